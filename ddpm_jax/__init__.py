@@ -1,0 +1,3 @@
+"""A JAX research framework for denoising diffusion models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""The one exception that ends a command in one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """A mistake that only the user can mend: the message says what, which value and what to do."""
