@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: pure functions that know of no network, device or config."""

@@ -1,0 +1,106 @@
+"""Training objectives: one number an example; the caller averages.
+
+The lecture notes' two versions are both here. Version 1 predicts the posterior mean and may be
+weighted by 1 / (2 sigma_i²); version 2 predicts the noise (Ho et al.'s L_simple, weight 1).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion import prediction as predictions
+from ddpm_jax.diffusion import process
+from ddpm_jax.diffusion.schedules import Schedule
+
+Weight = Callable[[jax.Array], jax.Array]
+
+
+def simple(
+    network: Callable[[jax.Array, jax.Array], jax.Array],
+    schedule: Schedule,
+    x0: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    *,
+    prediction: str = "eps",
+    weight: Weight | None = None,
+) -> jax.Array:
+    """The mean squared error of the network's output against its target, in the target's own units.
+
+    Args:
+      network: (x_t [B, ...], time [B]) -> output [B, ...], in the units of `prediction`.
+      schedule: the forward process.
+      x0: clean data, [B, ...].
+      t: [B], in (0, 1].
+      eps: standard normal noise, the shape of x0.
+      prediction: the network's target, a key of PARAMETERISATIONS. "eps" gives L_simple.
+      weight: t -> [B], multiplies the error; None for 1.
+
+    Returns:
+      [B], in float32 (float64 if the data are float64).
+
+    Raises:
+      ValueError: if shapes differ or the prediction is unknown.
+
+    Source: Ho et al. 2020, Algorithm 1 and equation 14; equation 8 for the posterior mean.
+    """
+    xt = process.add_noise(schedule, x0, t, eps)
+    target = predictions.encode(prediction, schedule, xt, t, predictions.Denoised(x0, eps))
+    output = network(xt, schedule.network_time(t))
+    error = mean_squared_error(output, target)
+    return error if weight is None else weight(t) * error
+
+
+def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean over all axes but the first of (output - target)², [B].
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    if output.shape != target.shape:
+        raise ValueError(f"output and target differ in shape: {output.shape} and {target.shape}")
+    # Half-precision networks still get a loss that can be summed.
+    dtype = jnp.promote_types(output.dtype, jnp.float32)
+    error = (output.astype(dtype) - target.astype(dtype)) ** 2
+    return error.reshape(error.shape[0], -1).mean(axis=1)
+
+
+def inverse_variance(schedule: Schedule, variance: str = "fixed_large") -> Weight:
+    """The weight 1 / (2 sigma_i²) that turns the posterior-mean error into a KL divergence.
+
+    Args:
+      schedule: a discrete schedule.
+      variance: sigma_i² is beta_i ("fixed_large") or beta-tilde_i ("fixed_small"). beta-tilde_1 is
+        0 (x_0 is known), so its weight would be infinite: step 1 takes beta-tilde_2.
+
+    Returns:
+      t -> the weight, the shape of t.
+
+    Raises:
+      ValueError: for another variance, a continuous schedule, or "fixed_small" with one step.
+
+    Source: Ho et al. 2020, equation 8; clipping at i = 2: Nichol & Dhariwal 2021, section 3.1.
+    """
+    first = 1 / schedule.num_steps
+    if variance == "fixed_large":
+        return lambda t: (
+            0.5 / process.transition_variance(schedule, predictions.previous_time(schedule, t), t)
+        )
+    if variance == "fixed_small":
+        if schedule.num_steps < 2:
+            raise ValueError("fixed_small needs a schedule of at least 2 steps: beta-tilde_1 is 0")
+
+        def weight(t: jax.Array) -> jax.Array:
+            t = jnp.maximum(t, 2 * first)
+            return 0.5 / process.posterior_variance(
+                schedule, predictions.previous_time(schedule, t), t
+            )
+
+        return weight
+    raise ValueError(f"variance must be fixed_large or fixed_small, got {variance!r}")
+
+
+def uniform_steps(key: jax.Array, num_steps: int) -> jax.Array:
+    """A time t = i / T with i uniform on 1..T, a scalar: the draw of Algorithm 1, line 3."""
+    return jax.random.randint(key, (), 1, num_steps + 1) / num_steps

@@ -1,0 +1,110 @@
+"""The forward process and its posterior, for any Gaussian path and any two times s < t.
+
+Each law is a Gaussian with a covariance that is a multiple of the identity, so a function returns
+its mean (the shape of x) and its variance ([B], one number an example).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.schedules import Schedule, expand
+
+
+class Gaussian(NamedTuple):
+    """An isotropic Gaussian: mean [B, ...] and variance, a scalar or [B]."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """mean + sqrt(variance) noise, with standard normal noise of the mean's shape."""
+        return self.mean + expand(jnp.sqrt(self.variance), self.mean) * noise
+
+
+def marginal(schedule: Schedule, x0: jax.Array, t: jax.Array) -> Gaussian:
+    """q(x_t | x_0) = N(alpha_t x_0, sigma_t² I), t [B] or a scalar.
+
+    Source: Ho et al. 2020, equation 4.
+    """
+    t = _time(t, x0)
+    return Gaussian(expand(schedule.alpha(t), x0) * x0, schedule.sigma(t) ** 2)
+
+
+def add_noise(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """x_t = alpha_t x_0 + sigma_t eps: a draw of q(x_t | x_0) when eps [B, ...] is standard normal.
+
+    Raises:
+      ValueError: if x0 and eps differ in shape.
+    """
+    if x0.shape != eps.shape:
+        raise ValueError(f"x0 and eps must have one shape, got {x0.shape} and {eps.shape}")
+    t = _time(t, x0)
+    return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
+
+
+def transition_variance(schedule: Schedule, s: jax.Array, t: jax.Array) -> jax.Array:
+    """The variance of q(x_t | x_s), sigma_t² - (alpha_t / alpha_s)² sigma_s²; beta_i for a step."""
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    return jnp.maximum(schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2, 0)
+
+
+def transition(schedule: Schedule, xs: jax.Array, s: jax.Array, t: jax.Array) -> Gaussian:
+    """The forward step q(x_t | x_s) for any s < t.
+
+    For neighbours s = t - 1/T this is q(x_i | x_{i-1}) = N(sqrt(1 - beta_i) x_{i-1}, beta_i I).
+
+    Source: Ho et al. 2020, equation 2; Kingma et al. 2021, appendix A for any pair of times.
+    """
+    s, t = _time(s, xs), _time(t, xs)
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    return Gaussian(expand(ratio, xs) * xs, transition_variance(schedule, s, t))
+
+
+def posterior_coefficients(
+    schedule: Schedule, s: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The weights of x_t and x_0 in the mean of q(x_s | x_t, x_0); each has the shape of t.
+
+    Source: Ho et al. 2020, equation 7.
+    """
+    variance_t = schedule.sigma(t) ** 2
+    weight_xt = schedule.alpha(t) / schedule.alpha(s) * schedule.sigma(s) ** 2 / variance_t
+    weight_x0 = schedule.alpha(s) * transition_variance(schedule, s, t) / variance_t
+    return weight_xt, weight_x0
+
+
+def posterior_mean(
+    schedule: Schedule, xt: jax.Array, x0: jax.Array, s: jax.Array, t: jax.Array
+) -> jax.Array:
+    """mu-tilde, the mean of q(x_s | x_t, x_0) for any s < t; x0 itself at s = 0.
+
+    Source: Ho et al. 2020, equation 7.
+    """
+    weight_xt, weight_x0 = posterior_coefficients(schedule, _time(s, xt), _time(t, xt))
+    return expand(weight_xt, xt) * xt + expand(weight_x0, x0) * x0
+
+
+def posterior_variance(schedule: Schedule, s: jax.Array, t: jax.Array) -> jax.Array:
+    """beta-tilde, the variance of q(x_s | x_t, x_0); 0 at s = 0.
+
+    Source: Ho et al. 2020, equation 7.
+    """
+    return transition_variance(schedule, s, t) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+
+
+def posterior(
+    schedule: Schedule, xt: jax.Array, x0: jax.Array, s: jax.Array, t: jax.Array
+) -> Gaussian:
+    """q(x_s | x_t, x_0) for any s < t."""
+    variance = posterior_variance(schedule, _time(s, xt), _time(t, xt))
+    return Gaussian(posterior_mean(schedule, xt, x0, s, t), variance)
+
+
+def _time(t: jax.Array, x: jax.Array) -> jax.Array:
+    """t in the dtype of x, so that float64 data meet float64 tables; checked against x's batch."""
+    t = jnp.asarray(t, x.dtype)
+    if t.shape not in ((), x.shape[:1]):
+        raise ValueError(f"t must be a scalar or [B], got {t.shape=} for x of shape {x.shape}")
+    return t

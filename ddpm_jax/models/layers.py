@@ -1,0 +1,127 @@
+"""The layers that the U-Net is made of."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def initializer(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Ho et al.'s weights: uniform, variance scale / fan_avg; a scale of 0 becomes 1e-10."""
+    return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+def sinusoidal_embedding(
+    time: jax.Array, width: int, *, freq_shift: float = 1.0, flip_sin_to_cos: bool = False
+) -> jax.Array:
+    """[sin, cos] of time at `width` // 2 frequencies from 1 down to about 1e-4. [B] -> [B, width].
+
+    Args:
+      time: in the network's units, [B].
+      width: channels of the result; an odd width is padded with a zero.
+      freq_shift: frequencies are 1e4^(-i / (width // 2 - freq_shift)); 1 in Ho et al.
+      flip_sin_to_cos: put the cosines first.
+
+    Source: Ho et al. 2020, appendix B (their code's get_timestep_embedding).
+    """
+    half = width // 2
+    exponent = -jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = time.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    embedding = jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+
+
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Every pixel twice along both axes. [B, H, W, C] -> [B, 2H, 2W, C]."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, swish, convolution, twice, with the embedding added (or scaling) in between.
+
+    Attributes:
+      width: output channels.
+      num_groups, norm_epsilon: of both GroupNorms.
+      dropout: rate, before the second convolution.
+      scale_shift_norm: the embedding scales and shifts the second norm (ADM), else it is added.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    width: int
+    num_groups: int = 32
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.0
+    scale_shift_norm: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, embedding: jax.Array, *, train: bool = False
+    ) -> jax.Array:  # [B, H, W, C], [B, E] -> [B, H, W, width]
+        def norm(name: str) -> nn.GroupNorm:
+            return nn.GroupNorm(
+                self.num_groups, epsilon=self.norm_epsilon, dtype=self.dtype, name=name
+            )
+
+        def conv(name: str, scale: float = 1.0) -> nn.Conv:
+            return nn.Conv(
+                self.width, (3, 3), dtype=self.dtype, kernel_init=initializer(scale), name=name
+            )
+
+        h = conv("conv_0")(nn.swish(norm("norm_0")(x)))
+        projected = nn.Dense(
+            self.width * (2 if self.scale_shift_norm else 1),
+            dtype=self.dtype,
+            kernel_init=initializer(),
+            name="embedding",
+        )(nn.swish(embedding))[:, None, None, :]
+        if self.scale_shift_norm:
+            scale, shift = jnp.split(projected, 2, axis=-1)
+            h = norm("norm_1")(h) * (1 + scale) + shift
+        else:
+            h = norm("norm_1")(h + projected)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
+        h = conv("conv_1", scale=0.0)(h)
+        if x.shape[-1] != self.width:
+            x = nn.Dense(self.width, dtype=self.dtype, kernel_init=initializer(), name="shortcut")(
+                x
+            )
+        return x + h
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, with a residual connection.
+
+    Attributes:
+      head_dim: channels of a head, dividing the channels; None for a single head.
+      num_groups, norm_epsilon: of the GroupNorm before it.
+      dtype: of the computation; the softmax runs in float32.
+    """
+
+    head_dim: int | None = None
+    num_groups: int = 32
+    norm_epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+        b, h, w, c = x.shape
+        head_dim = self.head_dim or c
+
+        def dense(name: str, scale: float = 1.0) -> nn.Dense:
+            return nn.Dense(c, dtype=self.dtype, kernel_init=initializer(scale), name=name)
+
+        y = nn.GroupNorm(self.num_groups, epsilon=self.norm_epsilon, dtype=self.dtype, name="norm")(
+            x
+        )
+        y = y.reshape(b, h * w, c)
+        query, key, value = (
+            dense(name)(y).reshape(b, h * w, c // head_dim, head_dim)
+            for name in ("query", "key", "value")
+        )
+        y = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
+        return x + dense("out", scale=0.0)(y)
