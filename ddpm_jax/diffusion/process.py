@@ -19,7 +19,12 @@ class Gaussian(NamedTuple):
     variance: jax.Array
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """mean + sqrt(variance) noise, with standard normal noise of the mean's shape."""
+        """mean + sqrt(variance) noise, with standard normal noise of the mean's shape.
+
+        Raises:
+          ValueError: if the noise has another shape.
+        """
+        _check_one_shape(mean=self.mean, noise=noise)
         return self.mean + expand(jnp.sqrt(self.variance), self.mean) * noise
 
 
@@ -38,8 +43,7 @@ def add_noise(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) -
     Raises:
       ValueError: if x0 and eps differ in shape.
     """
-    if x0.shape != eps.shape:
-        raise ValueError(f"x0 and eps must have one shape, got {x0.shape} and {eps.shape}")
+    _check_one_shape(x0=x0, eps=eps)
     t = _time(t, x0)
     return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
 
@@ -80,8 +84,12 @@ def posterior_mean(
 ) -> jax.Array:
     """mu-tilde, the mean of q(x_s | x_t, x_0) for any s < t; x0 itself at s = 0.
 
+    Raises:
+      ValueError: if xt and x0 differ in shape.
+
     Source: Ho et al. 2020, equation 7.
     """
+    _check_one_shape(xt=xt, x0=x0)
     weight_xt, weight_x0 = posterior_coefficients(schedule, _time(s, xt), _time(t, xt))
     return expand(weight_xt, xt) * xt + expand(weight_x0, x0) * x0
 
@@ -108,3 +116,9 @@ def _time(t: jax.Array, x: jax.Array) -> jax.Array:
     if t.shape not in ((), x.shape[:1]):
         raise ValueError(f"t must be a scalar or [B], got {t.shape=} for x of shape {x.shape}")
     return t
+
+
+def _check_one_shape(**arrays: jax.Array) -> None:
+    if len({array.shape for array in arrays.values()}) > 1:
+        shapes = " and ".join(str(array.shape) for array in arrays.values())
+        raise ValueError(f"{' and '.join(arrays)} must have one shape, got {shapes}")
