@@ -91,9 +91,6 @@ def test_the_posterior_is_that_of_diffusers(name, monkeypatch):
     exact = oracles.exact_alphas_cumprod(schedule.betas)[1:]
     peer.alphas_cumprod = torch.tensor(exact.astype(np.float64))
     peer.one = torch.tensor(1.0).double()
-        torch.tensor(exact.astype(np.float64)),
-        torch.tensor(1.0).double(),
-    )
     noise = iter(np.tile([1.0, -1.0], 10))
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor",
