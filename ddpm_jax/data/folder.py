@@ -1,0 +1,198 @@
+"""A folder of PNG and JPEG images as a source."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
+from ddpm_jax.data.images import BrokenImage, read_image
+from ddpm_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+LABELS_FILE = "labels.csv"
+
+
+def folder(
+    path: str | os.PathLike[str],
+    split: str,
+    image_size: tuple[int, int],
+    channels: int,
+    *,
+    holdout: float = 0.05,
+    labels_file: str | None = None,
+    on_error: str = "stop",
+) -> Tolerant:
+    """The images under a folder, recursively, scaled and cut to one size.
+
+    Labels come from `labels.csv` in the folder (or `labels_file`), rows `relative/path,label`
+    with an optional header; otherwise from the first subfolder of each path; otherwise there are
+    none. Integer labels are taken as they are, names are sorted into classes. Names that begin
+    with a dot are ignored.
+
+    Whether an image is held out depends on a hash of its relative path alone: adding files moves
+    no other file between the splits.
+
+    Args:
+      path: the folder.
+      split: "train" or "validation".
+      image_size: (H, W); see `images.fit`.
+      channels: 1 (grey) or 3 (RGB).
+      holdout: the share of the images that is held out for validation, in [0, 1); with two or
+        more images and holdout > 0 both splits have at least one.
+      labels_file: another labels file; a relative path is looked up in the folder.
+      on_error: "stop" or "skip" at a broken image; see `base.Tolerant`.
+
+    Returns:
+      A source of {"image": uint8 [H, W, C], "label": int32}, in the order of the paths.
+
+    Raises:
+      UserError: no such folder, no images, bad labels, an empty split, a bad argument.
+    """
+    root = Path(path).expanduser()
+    shape = check_size(image_size, channels)
+    if not root.is_dir():
+        raise UserError(f"no such folder: {root}; set data.data_dir to a folder of images")
+    files = sorted(_image_files(root))
+    if not files:
+        raise UserError(
+            f"no PNG or JPEG images under {root}; set data.data_dir to a folder of images"
+        )
+    class_names, labels = _labels(root, files, labels_file)
+    chosen = _split(files, holdout)[split]
+    if not chosen:
+        raise UserError(
+            f"{root} has {len(files)} image(s) and data.holdout={holdout} leaves none for the "
+            f"{split} split: add images or change data.holdout"
+        )
+    info = DataInfo(shape, len(class_names), 256, class_names)
+    return Tolerant(_FolderReader(root, chosen, [labels[file] for file in chosen], info), on_error)
+
+
+class _FolderReader:
+    def __init__(self, root: Path, files: Sequence[str], labels: Sequence[int], info: DataInfo):
+        self.info = info
+        self._root, self._files, self._labels = root, files, labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self._root / self._files[index]
+        height, width, channels = self.info.image_shape
+        try:
+            image = read_image(path, (height, width), channels)
+        except BrokenImage as error:
+            raise BrokenImage(f"broken image {path}: {error}") from error
+        return {"image": image, "label": np.int32(self._labels[index])}
+
+
+def _image_files(root: Path) -> Iterator[str]:
+    """Yields the relative posix path of every image under `root`."""
+    for current, folders, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(current)
+        # Links are followed (large data sets are often linked in), except back to a parent.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not (here + os.sep).startswith(
+                os.path.realpath(os.path.join(current, name)) + os.sep
+            )
+        ]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield (Path(current) / name).relative_to(root).as_posix()
+
+
+def _labels(
+    root: Path, files: Sequence[str], labels_file: str | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Returns the class names and {file: label}."""
+    path = root / (LABELS_FILE if labels_file is None else Path(labels_file).expanduser())
+    if path.is_file():
+        return _classes(path, _labels_in_file(path, files))
+    if labels_file is not None:
+        raise UserError(f"no such labels file: {path}; mend data.labels_file")
+    folders = {file: file.partition("/")[0] for file in files if "/" in file}
+    if not folders:
+        return (), dict.fromkeys(files, -1)
+    loose = next((file for file in files if file not in folders), None)
+    if loose is not None:
+        raise UserError(
+            f"{root / loose} lies in no subfolder, but {root} has one per class: move it into one, "
+            f"or write {LABELS_FILE}"
+        )
+    return _numbered(folders)
+
+
+def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
+    known = set(files)
+    labels: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        for number, row in enumerate(csv.reader(stream), start=1):
+            row = [cell.strip() for cell in row]
+            if not any(row):
+                continue
+            if number == 1 and not row[0].lower().endswith(SUFFIXES):
+                continue  # a header
+            if len(row) != 2 or not all(row):
+                raise UserError(
+                    f"{path}, line {number}: write relative/path,label; got {','.join(row)!r}"
+                )
+            file = PurePosixPath(row[0]).as_posix()
+            if file not in known:
+                raise UserError(
+                    f"{path}, line {number}: no such image: {row[0]!r}; mend or remove the row"
+                )
+            if labels.setdefault(file, row[1]) != row[1]:
+                raise UserError(f"{path}, line {number}: {row[0]!r} has two labels; remove one row")
+    unlabelled = [file for file in files if file not in labels]
+    if unlabelled:
+        raise UserError(
+            f"{path} has no row for {unlabelled[0]!r} ({len(unlabelled)} such image(s)): add the "
+            "rows, or remove the images"
+        )
+    return labels
+
+
+def _classes(path: Path, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    try:
+        numbers = {file: int(label) for file, label in labels.items()}
+    except ValueError:
+        return _numbered(labels)
+    if min(numbers.values()) < 0:
+        raise UserError(f"{path} has the label {min(numbers.values())}: integer labels start at 0")
+    return tuple(str(n) for n in range(max(numbers.values()) + 1)), numbers
+
+
+def _numbered(labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    class_names = tuple(sorted(set(labels.values())))
+    number = {name: n for n, name in enumerate(class_names)}
+    return class_names, {file: number[label] for file, label in labels.items()}
+
+
+def _split(files: Sequence[str], holdout: float) -> dict[str, list[str]]:
+    if not 0 <= holdout < 1:
+        raise UserError(f"data.holdout={holdout} must be at least 0 and below 1")
+    draws = {file: _draw(file) for file in files}
+    held_out = {file for file in files if draws[file] < holdout}
+    if holdout > 0 and len(files) > 1:
+        # The extremes of the draw, so that here too few files move when others are added.
+        held_out.add(min(files, key=draws.__getitem__))
+        held_out.discard(max(files, key=draws.__getitem__))
+    elif len(files) == 1:
+        held_out.clear()
+    return {
+        "train": [file for file in files if file not in held_out],
+        "validation": [file for file in files if file in held_out],
+    }
+
+
+def _draw(file: str) -> float:
+    """A number in [0, 1) that depends on the relative path alone."""
+    digest = hashlib.sha256(file.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
