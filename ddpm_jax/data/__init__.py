@@ -1,0 +1,26 @@
+"""Data: random-access sources of uint8 images, and batches as a pure function of (seed, step).
+
+    source = build_source("digits", "train")
+    batches = Batches(source, batch_size=64, seed=0)
+    batches.batch_at(0)["image"]            # float32 [64, 8, 8, 1] in [-1, 1]
+
+Importing this package is cheap: grain, scikit-learn and TFDS are imported where they are used.
+"""
+
+from ddpm_jax.data.base import DataInfo, Source
+from ddpm_jax.data.folder import folder
+from ddpm_jax.data.pipeline import Batches, evaluation_batches
+from ddpm_jax.data.sources import BUILT_IN, build_source, digits
+from ddpm_jax.data.tfds import tfds_source
+
+__all__ = [
+    "BUILT_IN",
+    "Batches",
+    "DataInfo",
+    "Source",
+    "build_source",
+    "digits",
+    "evaluation_batches",
+    "folder",
+    "tfds_source",
+]
