@@ -61,7 +61,7 @@ def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
     if output.shape != target.shape:
         raise ValueError(f"output and target differ in shape: {output.shape} and {target.shape}")
     # Half-precision networks still get a loss that can be summed.
-    dtype = jnp.promote_types(output.dtype, jnp.float32)
+    dtype = jnp.result_type(output.dtype, target.dtype, jnp.float32)
     error = (output.astype(dtype) - target.astype(dtype)) ** 2
     return error.reshape(error.shape[0], -1).mean(axis=1)
 
