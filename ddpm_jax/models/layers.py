@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
     Attributes:
       head_dim: channels of a head, dividing the channels; None for a single head.
-      num_groups, norm_epsilon: of the GroupNorm before it.
+      num_groups, norm_epsilon: of the GroupNorm before it; 0 groups for no norm at all.
       dtype: of the computation; the softmax runs in float32.
     """
 
@@ -115,9 +115,11 @@ class Attention(nn.Module):
         def dense(name: str, scale: float = 1.0) -> nn.Dense:
             return nn.Dense(c, dtype=self.dtype, kernel_init=initializer(scale), name=name)
 
-        y = nn.GroupNorm(self.num_groups, epsilon=self.norm_epsilon, dtype=self.dtype, name="norm")(
-            x
-        )
+        y = x
+        if self.num_groups:
+            y = nn.GroupNorm(
+                self.num_groups, epsilon=self.norm_epsilon, dtype=self.dtype, name="norm"
+            )(x)
         y = y.reshape(b, h * w, c)
         query, key, value = (
             dense(name)(y).reshape(b, h * w, c // head_dim, head_dim)

@@ -35,7 +35,8 @@ class UNet(nn.Module):
       head_dim: channels of an attention head; None for a single head.
       mid_attention: attention between the two blocks of the bottom.
       num_groups, norm_epsilon: of every GroupNorm.
-      mid_num_groups: of the bottom attention's GroupNorm; None for num_groups.
+      mid_num_groups: of the bottom attention's GroupNorm; None for num_groups, 0 for no norm there
+        (diffusers' networks with resnet_time_scale_shift="scale_shift" have none).
       embedding_dim: width of the embedding; None for 4 block_channels[0].
       scale_shift_norm: the embedding scales and shifts instead of being added (ADM).
       downsample_padding: 0 pads right and bottom (Ho et al.), 1 pads every side.
@@ -116,7 +117,7 @@ class UNet(nn.Module):
         width = self.block_channels[-1]
         h = block(width=width, name="mid_block_0")(h, embedding, train=train)
         if self.mid_attention:
-            groups = self.mid_num_groups or self.num_groups
+            groups = self.num_groups if self.mid_num_groups is None else self.mid_num_groups
             h = attention(num_groups=groups, name="mid_attention")(h)
         h = block(width=width, name="mid_block_1")(h, embedding, train=train)
 
