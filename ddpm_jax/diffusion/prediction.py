@@ -13,7 +13,8 @@ from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
 Conditions = dict[str, jax.Array] | jax.Array | None
-Network = Callable[[Any, jax.Array, jax.Array, Conditions], jax.Array]
+# apply(variables, xt, time, conditions) -> output
+Network = Callable[..., Any]
 
 
 class Denoised(NamedTuple):

@@ -1,0 +1,113 @@
+"""What every script's last line calls: flags in, one line and exit code 2 for a user's mistake."""
+
+import difflib
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+
+from ddpm_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "compile_cache",
+    None,
+    "where compiled programs are kept between starts, or 'off'; by default "
+    "JAX_COMPILATION_CACHE_DIR if set, else ddpm_jax/xla in the user's cache directory",
+)
+
+
+def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoReturn:
+    """Parse the flags, run `main`, and exit with what it returns (None is 0).
+
+    `--help` prints the calling module's docstring and flags and exits 0. A `UserError`, a flag that
+    does not exist or a value of the wrong type is printed in one line on stderr; the exit code is
+    then 2 (absl's own is 1).
+    """
+    argv = sys.argv if argv is None else argv
+    # Config files say `from configs import default`, and configs/ stands beside scripts/.
+    sys.path.append(str(Path(argv[0]).resolve().parents[1]))
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.main_module_help()}")
+        sys.exit(0)
+    try:
+        parse(argv)
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(argv: list[str]) -> None:
+    """Parse absl's flags. Raises UserError for anything wrong with them."""
+    if "config" in FLAGS:
+        _check_config(argv)
+    try:
+        positional = FLAGS(argv)[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if positional:
+        raise UserError(f"unexpected argument {positional[0]!r}: flags are written --name=value")
+
+
+def use_compile_cache() -> None:
+    """Switch jax's persistent compile cache on, as --compile_cache says."""
+    import jax  # here, so that scripts that never compile do not pay for it
+
+    chosen = FLAGS.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(chosen or root / "ddpm_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _check_config(argv: list[str]) -> None:
+    """Refuse a config file that does not load, and a --config.x that it has no field for.
+
+    ml_collections ends both in a traceback, so this comes before its parser.
+    """
+    joined = " ".join(argv[1:]).replace("-config ", "-config=").split(" ")
+    given = [a.lstrip("-") for a in joined if a.startswith(("--config", "-config"))]
+    files = [a.partition("=")[2] for a in given if a.startswith("config=")]
+    names = [a.partition("=")[0] for a in given if a.startswith("config.")]
+    if not files:
+        if names:
+            raise UserError(f"--{names[0]} has no config to change: give --config=FILE too")
+        return
+    path, _, argument = files[-1].partition(":")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        config = get_config(argument) if argument else get_config()
+    except Exception as error:  # a config file is the user's code: anything can come out of it
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"--config={path}: cannot load it ({reason}); see configs/") from error
+    fields = [f"config.{name}" for name in _leaves(config)]
+    for name in names:
+        if not any(field == name or field.startswith(f"{name}.") for field in fields):
+            raise UserError(f"--{name}: no such config field{suggest(name, fields)}")
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """'; did you mean X?' for the nearest known name, or '' when none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # the right field in the wrong group is still worth naming
+        last = name.rsplit(".", 1)[-1]
+        near = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,118 @@
+"""Measures of a trained model's samples, as a table and as a file."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax import config as configs
+from ddpm_jax import experiment
+from ddpm_jax.data import Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import fidelity
+
+Images = tuple[np.ndarray, np.ndarray]  # float [N, H, W, C] in [-1, 1], labels [N]
+Metric = Callable[[Images, Images, Images], float]
+
+# name -> (training data, held-out data, images to judge) -> value
+METRICS: dict[str, Metric] = {
+    "label_accuracy": lambda train, held_out, x: fidelity.label_accuracy(*train, *x),
+    "memorisation": lambda train, held_out, x: fidelity.memorisation_ratio(
+        train[0], held_out[0], x[0]
+    ),
+    "spread": lambda train, held_out, x: fidelity.spread_ratio(*train, *x),
+}
+NEEDS_LABELS = ("label_accuracy", "spread")
+
+
+def evaluate(
+    workdir: str | None,
+    *,
+    metrics: Sequence[str],
+    num_samples: int,
+    guidance_scales: Sequence[str] = (),
+    seed: int = 0,
+    step: int | None = None,
+    raw_params: bool = False,
+    name: str = "samples",
+) -> dict[str, Any]:
+    """Draw samples at each guidance scale, measure them, write DIR/eval/NAME.json.
+
+    Args:
+      workdir: of the run.
+      metrics: keys of METRICS.
+      num_samples: at each guidance scale.
+      guidance_scales: as text; none: the run's own, and 1 beside it if that is not 1.
+      seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
+      name: of the file.
+
+    Returns:
+      What the file holds: the protocol, the figures by guidance scale, and the held-out data's own.
+
+    Raises:
+      UserError: for anything that is missing or does not fit; nothing is written then.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the run to evaluate")
+    if unknown := [m for m in metrics if m not in METRICS]:
+        raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(METRICS)}")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
+    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    config = loaded.experiment.config
+    conditional = config.model.num_classes > 0
+    if not conditional and (wrong := [m for m in metrics if m in NEEDS_LABELS]):
+        raise UserError(f"--metrics={wrong[0]} needs labels, and this model is unconditional")
+    scales = _scales(guidance_scales, config.sample.guidance_scale)
+    train, held_out = (_arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
+
+    def measure(images: Images) -> dict[str, float]:
+        return {m: METRICS[m](train, held_out, images) for m in metrics}
+
+    results = []
+    for scale in scales:
+        drawn = loaded.sample(num_samples, seed=seed, guidance_scale=scale)
+        images = drawn.astype(np.float32) / 127.5 - 1, loaded.labels(num_samples)
+        results.append({"guidance_scale": scale, **measure(images)})
+    report = {
+        "checkpoint_step": loaded.step,
+        "parameters": "raw" if raw_params else "ema",
+        "num_samples": num_samples,
+        "sampler": config.sample.sampler,
+        "num_steps": config.sample.num_steps,
+        "seed": seed,
+        "data": config.data.name,
+        "samples": results,
+        "held_out_data": measure(held_out),
+    }
+    folder = Path(workdir) / "eval"
+    folder.mkdir(exist_ok=True)
+    configs.write_json(folder / f"{name}.json", report)
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures of a report as lines of a Markdown table."""
+    names = list(report["held_out_data"])
+    rows = [(f"samples, guidance_scale {r['guidance_scale']:g}", r) for r in report["samples"]]
+    rows.append(("held-out data", report["held_out_data"]))
+    lines = [f"| | {' | '.join(names)} |", "|" + " --- |" * (len(names) + 1)]
+    lines += [f"| {title} | {' | '.join(f'{r[n]:.3f}' for n in names)} |" for title, r in rows]
+    return "\n".join(lines)
+
+
+def _scales(given: Sequence[str], own: float) -> list[float]:
+    if not given:
+        return [own] if own == 1 else [own, 1.0]
+    try:
+        return [float(scale) for scale in given]
+    except ValueError as error:
+        raise UserError(f"--guidance_scale={','.join(given)}: need numbers, 1,2,3") from error
+
+
+def _arrays(source: Source) -> Images:
+    examples = [source[k] for k in range(len(source))]
+    images = np.stack([e["image"] for e in examples]).astype(np.float32)
+    return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])

@@ -1,0 +1,93 @@
+"""Samples of a trained model into files."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ddpm_jax import experiment
+from ddpm_jax.errors import UserError
+from ddpm_jax.reporting import figures
+
+GRID_IMAGES = 400
+
+
+def to_files(
+    workdir: str | None,
+    out: str | None,
+    *,
+    num_samples: int,
+    labels: Sequence[str] = (),
+    seed: int = 0,
+    step: int | None = None,
+    raw_params: bool = False,
+    **options: Any,
+) -> None:
+    """Draw images and write them to `out`: F.npz with a grid F.png beside it, or a folder of PNGs.
+
+    Args:
+      workdir: of the run.
+      out: the .npz file, or a folder.
+      num_samples, labels, seed: as in `Loaded.sample`; labels as text.
+      step, raw_params: as in `experiment.load`.
+      **options: fields of config.sample; None leaves the run's own.
+
+    Raises:
+      UserError: for anything that is missing or does not fit; nothing is written then.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the run to sample from")
+    target = _target(out)
+    try:
+        chosen = [int(label) for label in labels]
+    except ValueError as error:
+        raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
+    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    given = {name: value for name, value in options.items() if value is not None}
+    drawn_labels = loaded.labels(num_samples, chosen)
+    batches = []
+    with tqdm(total=num_samples, unit="image", disable=not sys.stderr.isatty()) as bar:
+        for batch in loaded.sample_batches(num_samples, labels=chosen, seed=seed, **given):
+            batches.append(batch)
+            bar.update(len(batch))
+    images = np.concatenate(batches)
+    if target.suffix == ".npz":
+        _save_npz(target, samples=images, labels=drawn_labels)
+        num_classes = loaded.experiment.config.model.num_classes
+        columns = num_classes if 0 < num_classes <= 20 and not chosen else None
+        picture = target.with_suffix(".png")
+        figures.save_png(picture, figures.grid(images[:GRID_IMAGES], columns))
+        print(f"{num_samples} samples in {target}, a grid in {picture}")
+        return
+    for k, (image, label) in enumerate(zip(images, drawn_labels, strict=True)):
+        name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
+        figures.save_png(target / name, image)
+    print(f"{num_samples} samples in {target}")
+
+
+def _target(out: str | None) -> Path:
+    """The file or folder to write, checked before anything is drawn."""
+    if not out:
+        raise UserError("--out is missing: name a file F.npz, or a folder for PNG files")
+    target = Path(out)
+    if target.suffix not in ("", ".npz") and not target.is_dir():
+        raise UserError(f"--out={out}: need a file F.npz or a folder, got {target.suffix!r}")
+    folder = target.parent if target.suffix == ".npz" else target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot write there ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out={out}: cannot write there (permission denied)")
+    return target
+
+
+def _save_npz(path: Path, **arrays: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(partial, path)

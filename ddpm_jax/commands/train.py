@@ -1,0 +1,297 @@
+"""A training run from its config and workdir: start, resume, watch, finish."""
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax import config as configs
+from ddpm_jax import experiment as experiments
+from ddpm_jax import sampling
+from ddpm_jax.data import Batches, Source, evaluation_batches
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.reporting import figures
+from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.training import loop, sharding
+from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.state import TrainState, digests
+
+# EX_TEMPFAIL: run the same command again.
+EXIT_STOPPED = 75
+
+# What may change between two starts of one run; everything else makes it another experiment.
+FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads")
+
+
+def train(config: ConfigDict, workdir: str | Path) -> int:
+    """Train in `workdir`, or go on with what is there; returns the exit code.
+
+    0 when the run is complete (or was already), 75 when a SIGINT or SIGTERM stopped it: the state
+    is then saved, and the same call goes on from it, to the same final state bit for bit.
+
+    Raises:
+      UserError: for a config, workdir or data set that does not fit. Nothing is written then.
+    """
+    workdir = Path(workdir)
+    check_workdir(workdir, config)
+    if _finished(workdir) >= config.train.num_steps:
+        print(
+            f"{workdir} has finished its {_finished(workdir):,} steps; "
+            "a larger --config.train.num_steps goes on from there",
+            file=sys.stderr,
+        )
+        return 0
+    experiment = experiments.build(config)
+    train_data = experiment.source("train")
+    validation_data = experiment.source("validation") if config.train.validate_every else None
+    batches = Batches(
+        train_data,
+        config.data.batch_size,
+        config.seed,
+        flip=config.data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    _make_writable(workdir)
+    configs.write(workdir, config)
+
+    with (
+        loop.StopSignal() as stop,
+        Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints,
+    ):
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, experiment.state_shapes())
+        else:
+            state = experiment.init_state()
+        num_steps = max(config.train.num_steps, start)
+        with (
+            MetricWriter(workdir, start) as writer,
+            Progress(start, num_steps, config.data.batch_size) as progress,
+        ):
+            progress.say(_opening(experiment, workdir, start, len(train_data)))
+            watch = Watch(experiment, validation_data, writer, progress, workdir)
+            period = config.train
+            every = functools.partial(loop.every, last=num_steps)
+            state, reached = loop.train(
+                state,
+                experiment.train_step(),
+                _placed(batches.iterate(start, num_threads=config.data.num_threads), experiment),
+                start=start,
+                num_steps=num_steps,
+                actions=[
+                    watch.metrics(num_steps, start),
+                    every(period.checkpoint_every, act=checkpoints.save),
+                    every(period.validate_every, act=watch.validate),
+                    every(period.sample_every, act=watch.sample),
+                ],
+                stop=lambda: stop.requested,
+            )
+            checkpoints.save(reached, state)
+            checkpoints.wait()
+            if skipped := sum(s.skipped for s in (train_data, validation_data) if s):
+                progress.say(f"{skipped} broken images were skipped")
+        if reached < num_steps:
+            print(
+                f"stopped and saved at step {reached:,} of {num_steps:,}; "
+                "run the same command again to go on",
+                file=sys.stderr,
+            )
+            return EXIT_STOPPED
+    configs.write_json(workdir / "final.json", {"step": reached, **digests(state)})
+    print(
+        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py "
+        f"--workdir={workdir} --num_samples=100 --out=samples.npz",
+        file=sys.stderr,
+    )
+    return 0
+
+
+class Watch:
+    """What looks at a run while it trains: metrics, validation, sample grids."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        validation_data: Source | None,
+        writer: MetricWriter,
+        progress: Progress,
+        workdir: Path,
+    ):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.writer = writer
+        self.progress = progress
+        self.workdir = workdir
+        self._validation_data = validation_data
+        self._validation_step = experiment.validation_step()
+        self._sample_fn = experiment.sample_fn()
+        self._paused = 0.0  # seconds since the last log that were not training
+
+    def metrics(self, last: int, start: int) -> loop.Action:
+        """Keeps every step's metrics; writes their means every config.train.log_every steps."""
+        means = loop.MeanMetrics()
+        logged: list[float] = [start, time.monotonic()]
+
+        def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
+            means.add(metrics)
+            self.progress.advance()
+            if step == start + 1:
+                logged[:] = step, time.monotonic()  # what came before was compilation
+            period = self.config.train.log_every
+            if not period or (step % period and step != last):
+                return
+            values = means.pop()
+            now = time.monotonic()
+            steps = max(step - logged[0], 1)
+            rate = steps / max(now - logged[1] - self._paused, 1e-9)
+            logged[:] = step, now
+            self._paused = 0.0
+            speed = {"images_per_second": rate * self.config.data.batch_size}
+            self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
+            self.progress.show(step, values["loss"], rate)
+
+        return action
+
+    def validate(self, step: int, state: TrainState) -> None:
+        """The loss of the moving average on held-out data, in all and by quarter of t.
+
+        The noise is the same at every call, so that the figures of one run can be compared.
+        """
+        assert self._validation_data is not None
+        began = time.monotonic()
+        key = jax.random.fold_in(state.key, np.uint32(2**32 - 1))
+        place = sharding.batch_sharding(self.experiment.mesh)
+        batches = evaluation_batches(
+            self._validation_data,
+            self.config.data.batch_size,
+            self.config.train.validate_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sums = [
+            jax.device_get(
+                self._validation_step(
+                    state.ema["default"],
+                    sharding.put_batch(batch, place),
+                    jax.random.fold_in(key, index),
+                )
+            )
+            for index, batch in enumerate(batches)
+        ]
+        values = loop.quarter_means(sums)
+        total = sum(s["quarter_loss_sum"].sum() for s in sums)
+        values["loss"] = float(total / sum(s["quarter_count"].sum() for s in sums))
+        self.writer.scalars(step, {f"validation_{name}": v for name, v in values.items()})
+        self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
+        self._paused += time.monotonic() - began
+
+    def sample(self, step: int, state: TrainState) -> None:
+        """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
+        began = time.monotonic()
+        config = self.config
+        num_classes = config.model.num_classes
+        labels = sampling.default_labels(config.sample.grid_size, num_classes)
+        images = sampling.draw_images(
+            self._sample_fn,
+            state.ema["default"],
+            labels,
+            seed=config.seed,
+            batch_size=experiments.padded_batch(self.experiment, len(labels)),
+        )
+        columns = num_classes if 0 < num_classes <= 20 else None
+        picture = figures.grid(np.concatenate(list(images)), columns)
+        path = self.workdir / "samples" / f"step_{step:06d}.png"
+        figures.save_png(path, picture)
+        self.writer.image(step, "samples", picture)
+        self.progress.say(f"step {step:,}: samples in {path}")
+        self._paused += time.monotonic() - began
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Refuse a workdir that holds another experiment. Raises UserError listing what differs."""
+    saved = configs.read(workdir)
+    if saved is None:
+        if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+            raise UserError(
+                f"{workdir} holds checkpoints but no config.json, so nobody can tell what they "
+                "are: start elsewhere with --workdir=NEW"
+            )
+        return
+    differing = [
+        f"{name} is {old!r} there, {new!r} here"
+        for name, old, new in configs.differences(saved, config)
+        if not name.startswith(FREE_FIELDS)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds another experiment: {'; '.join(differing)}. "
+            "Start this one elsewhere with --workdir=NEW"
+        )
+
+
+def dry_run(config: ConfigDict) -> dict[str, Any]:
+    """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data."""
+    experiment = experiments.build(config)
+    shapes = experiment.state_shapes()
+    compiled = experiment.train_step().lower(shapes, experiment.batch_shapes()).compile()
+    cost: Any = compiled.cost_analysis() or {}
+    memory: Any = compiled.memory_analysis()
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    batch = experiment.batch_shapes()
+    return {
+        "parameters": size(shapes.params),
+        "flop_per_step": int(cost.get("flops", 0)),
+        "state_bytes": int(memory.argument_size_in_bytes),
+        "workspace_bytes": int(memory.temp_size_in_bytes),
+        "devices": experiment.mesh.size,
+        "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
+        "num_steps": config.train.num_steps,
+    }
+
+
+def _placed(batches: Iterator[dict[str, np.ndarray]], experiment: Experiment) -> Iterator[Any]:
+    place = sharding.batch_sharding(experiment.mesh)
+    return (sharding.put_batch(batch, place) for batch in batches)
+
+
+def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.state_shapes().params))
+    verb = f"resuming at step {start:,}" if start else "training"
+    devices = experiment.mesh.devices.flat[0].platform
+    return (
+        f"{verb}: {parameters:,} parameters, {examples:,} images of {experiment.config.data.name}, "
+        f"{experiment.mesh.size} {devices} device(s), workdir {workdir}"
+    )
+
+
+def _finished(workdir: Path) -> int:
+    """The step of final.json, or 0."""
+    try:
+        return int(json.loads((workdir / "final.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _make_writable(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--workdir={workdir}: cannot write there ({reason})") from error

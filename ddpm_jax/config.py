@@ -1,0 +1,73 @@
+"""Configs as files and as differences: read, written, overridden, compared. Never executed."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax import cli
+from ddpm_jax.errors import UserError
+
+
+def read(workdir: str | Path) -> ConfigDict | None:
+    """The config that a run left in its workdir, or None. Raises UserError if it is damaged."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a config: {error}; name another --workdir") from error
+
+
+def write(workdir: str | Path, config: ConfigDict) -> None:
+    """Write DIR/config.json, whole or not at all."""
+    write_json(Path(workdir) / "config.json", config.to_dict())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDict:
+    """A copy of the config with some fields changed. Raises UserError for one that is not there."""
+    config = ConfigDict(config.to_dict())
+    for group, fields in groups.items():
+        for name, value in fields.items():
+            if name not in config[group]:
+                known = [f"{group}.{key}" for key in config[group]]
+                hint = cli.suggest(f"{group}.{name}", known)
+                raise UserError(f"no such config field {group}.{name}{hint}")
+            try:
+                config[group][name] = value
+            except TypeError as error:
+                raise UserError(f"config.{group}.{name}={value!r}: {error}") from error
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of every field that differs; None where there is none."""
+    left, right = (dict(_flatten(c.to_dict())) for c in (old, new))
+    names = sorted(left.keys() | right.keys())
+    return [(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where configs have tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

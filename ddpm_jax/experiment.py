@@ -1,0 +1,412 @@
+"""From a config to the parts of an experiment, and from a workdir to a trained model."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ddpm_jax import config as configs
+from ddpm_jax import data, samplers, sampling
+from ddpm_jax.diffusion import losses, prediction, schedules
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import UNet
+from ddpm_jax.training import checkpoints, optimizers, sharding, state, step
+
+# Choices by name.
+SCHEDULES = {"linear": schedules.linear, "cosine": schedules.cosine}
+SAMPLERS = {
+    "ancestral": lambda c: functools.partial(
+        samplers.ancestral, variance=c.diffusion.variance, clip_x0=c.sample.clip_x0
+    ),
+    "ddim": lambda c: functools.partial(samplers.ddim, eta=c.sample.eta, clip_x0=c.sample.clip_x0),
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What a config describes, built; pure functions and records, no weights, no data read.
+
+    Attributes:
+      config: the resolved config.
+      model: the network.
+      schedule: the forward process.
+      learning_rate, optimizer: optax's.
+      objective: (params, batch, key, train) -> (loss [B], t [B]).
+      mesh: the devices.
+      image_shape: (H, W, C).
+    """
+
+    config: ConfigDict
+    model: UNet
+    schedule: schedules.Schedule
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+    objective: step.Objective
+    mesh: Mesh
+    image_shape: tuple[int, int, int]
+
+    def init_params(self, key: jax.Array) -> Any:
+        """The network's initial parameters."""
+        xt = jnp.zeros((1, *self.image_shape))
+        return self.model.init(key, xt, jnp.zeros((1,)))["params"]
+
+    def init_state(self) -> state.TrainState:
+        """The state at step 0, placed on the mesh, a pure function of config.seed."""
+        return jax.jit(self._init_state, out_shardings=self.state_sharding())()
+
+    def state_shapes(self) -> state.TrainState:
+        """The state's shapes, dtypes and shardings, without computing it."""
+        shapes = jax.eval_shape(self._init_state)
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            shapes,
+            self.state_sharding(),
+        )
+
+    def state_sharding(self) -> state.TrainState:
+        """The sharding of each of the state's leaves."""
+        return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
+
+    def train_step(self) -> jax.stages.Wrapped:
+        """The jitted (state, batch) -> (state, metrics); the state is donated."""
+        pure = step.make_train_step(
+            self.objective,
+            self.optimizer,
+            self.learning_rate,
+            ema_decay=self.config.ema.decay,
+            ema_warmup=self.config.ema.warmup,
+        )
+        states = self.state_sharding()
+        return jax.jit(
+            pure,
+            in_shardings=(states, sharding.batch_sharding(self.mesh)),
+            out_shardings=(states, sharding.replicated(self.mesh)),
+            donate_argnums=0,
+        )
+
+    def validation_step(self) -> Callable[..., dict[str, jax.Array]]:
+        """The jitted (params, batch with "mask", key) -> loss sums and counts by quarter of t."""
+        return jax.jit(
+            step.make_validation_step(self.objective),
+            in_shardings=(None, sharding.batch_sharding(self.mesh), None),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a training batch, placed on the mesh."""
+        size = self.config.data.batch_size
+        place = sharding.batch_sharding(self.mesh)
+        return {
+            "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
+            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
+        }
+
+    def sample_fn(self) -> SampleFn:
+        """The compiled (params, keys [B], labels [B]) -> x_0 of config.sample."""
+        c = self.config
+        with _fields("sample"):
+            return sampling.make_sample_fn(
+                self.model.apply,
+                self.schedule,
+                _choose("sample.sampler", c.sample.sampler, SAMPLERS)(c),
+                num_steps=c.sample.num_steps,
+                prediction_name=c.diffusion.prediction,
+                image_shape=self.image_shape,
+                conditional=c.model.num_classes > 0,
+                guidance_scale=c.sample.guidance_scale,
+                mesh=self.mesh,
+            )
+
+    def source(self, split: str) -> data.Source:
+        """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
+        c = self.config.data
+        source = data.build_source(
+            c.name,
+            split,
+            data_dir=c.data_dir or None,
+            image_size=self.image_shape[:2],
+            channels=c.channels,
+            holdout=c.holdout,
+            labels_file=c.labels_file or None,
+            on_error=c.on_error,
+            train_split=c.train_split,
+            validation_split=c.validation_split,
+        )
+        classes = self.config.model.num_classes
+        if classes > source.info.num_classes:
+            raise UserError(
+                f"config.model.num_classes={classes}, but {c.name} has labels of "
+                f"{source.info.num_classes} classes: set it to that (0 trains without labels)"
+            )
+        if 0 < classes < source.info.num_classes:
+            raise UserError(
+                f"config.model.num_classes={classes}, but the labels of {c.name} go up to "
+                f"{source.info.num_classes - 1}: set it to {source.info.num_classes}"
+            )
+        return source
+
+    def _init_state(self) -> state.TrainState:
+        return state.init_state(self.init_params, self.optimizer, self.config.seed)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Build what a config describes.
+
+    Raises:
+      UserError: naming the field, for a value that is unknown or does not fit the others.
+    """
+    c = config
+    shape = image_shape(c)
+    with _fields("model"):
+        model = _unet(c)
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
+    with _fields("diffusion"):
+        schedule = _choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)(
+            num_steps=c.diffusion.num_steps
+        )
+        objective = _objective(c, model, schedule)
+    with _fields("optim"):
+        learning_rate = optimizers.learning_rate(
+            c.optim.learning_rate,
+            warmup_steps=c.optim.warmup_steps,
+            decay=c.optim.decay,
+            num_steps=c.train.num_steps,
+        )
+        optimizer = optimizers.optimizer(
+            c.optim.name,
+            learning_rate,
+            weight_decay=c.optim.weight_decay,
+            grad_clip=c.optim.grad_clip,
+        )
+    with _fields("mesh"):
+        mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
+    _check(c, mesh)
+    experiment = Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
+    experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
+    return experiment
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """A trained model, ready to use in a notebook: `load(workdir).sample(16)`.
+
+    Attributes:
+      experiment: what its config describes.
+      params: the parameters, the moving average unless raw ones were asked for.
+      step: of the checkpoint.
+    """
+
+    experiment: Experiment
+    params: Any
+    step: int
+
+    @property
+    def model(self) -> UNet:
+        """The network: model.apply({"params": params}, xt, time, labels)."""
+        return self.experiment.model
+
+    def sample(
+        self, num: int, *, labels: Sequence[int] = (), seed: int = 0, **options: Any
+    ) -> np.ndarray:
+        """`num` images, uint8 [num, H, W, C].
+
+        Args:
+          num: how many.
+          labels: classes, cycled; without them, image k is of class k mod num_classes.
+          seed: image k depends on (seed, k) alone.
+          **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
+
+        Raises:
+          UserError: for labels out of range, or options that do not fit.
+        """
+        batches = list(self.sample_batches(num, labels=labels, seed=seed, **options))
+        return np.concatenate(batches)
+
+    def sample_batches(
+        self, num: int, *, labels: Sequence[int] = (), seed: int = 0, **options: Any
+    ) -> Iterator[np.ndarray]:
+        """As `sample`, batch by batch."""
+        experiment = self.experiment
+        if options:
+            experiment = build(configs.override(experiment.config, {"sample": options}))
+        return sampling.draw_images(
+            experiment.sample_fn(),
+            self.params,
+            self.labels(num, labels),
+            seed=seed,
+            batch_size=padded_batch(experiment, num),
+        )
+
+    def labels(self, num: int, given: Sequence[int] = ()) -> np.ndarray:
+        """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
+        num_classes = self.experiment.config.model.num_classes
+        if num < 1:
+            raise UserError(f"the number of samples must be at least 1, got {num}")
+        if given and not num_classes:
+            raise UserError(
+                f"labels={','.join(map(str, given))}, but this model is unconditional: leave them "
+                "out, or train with config.model.num_classes set"
+            )
+        if bad := [label for label in given if not 0 <= label < num_classes]:
+            raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
+        return sampling.default_labels(num, num_classes, given)
+
+
+def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = False) -> Loaded:
+    """The model that was trained in `workdir`; nothing found there is executed.
+
+    Args:
+      workdir: of a run of scripts/train.py.
+      step: of the checkpoint; None for the latest.
+      raw_params: take the parameters themselves instead of their moving average.
+
+    Raises:
+      UserError: if there is no such run or checkpoint.
+    """
+    config = configs.read(workdir)
+    if config is None:
+        raise UserError(
+            f"no checkpoint in {workdir}: it has no config.json; train one there with "
+            "scripts/train.py, or name another --workdir"
+        )
+    # The devices of this machine, whatever trained it.
+    experiment = build(configs.override(config, {"mesh": {"data": -1, "fsdp": 1}}))
+    shapes = experiment.state_shapes()
+    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+        step = saved.check(step)
+        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
+    return Loaded(experiment, params, step)
+
+
+def padded_batch(experiment: Experiment, num: int) -> int:
+    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
+    devices = experiment.mesh.size
+    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """(H, W, C) of config.data. Raises UserError for a size that is none."""
+    size = tuple(config.data.image_size)
+    height, width = size * 2 if len(size) == 1 else size if len(size) == 2 else (0, 0)
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise UserError(f"config.data.image_size={size}: need (height, width), or one of both")
+    if config.data.channels not in (1, 3):
+        raise UserError(f"config.data.channels={config.data.channels}: need 1 or 3")
+    return height, width, config.data.channels
+
+
+def _unet(c: ConfigDict) -> UNet:
+    m = c.model
+    if m.name != "unet":
+        raise UserError(f"config.model.name={m.name!r}: need unet")
+    heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
+    for resolution in m.attention_resolutions:
+        if resolution not in heights:
+            raise UserError(
+                f"config.model.attention_resolutions={m.attention_resolutions}: the levels are "
+                f"{', '.join(map(str, heights))} pixels high"
+            )
+    return UNet(
+        block_channels=tuple(m.channels * k for k in m.channel_multipliers),
+        num_blocks=m.num_blocks,
+        attention_levels=tuple(heights.index(r) for r in m.attention_resolutions),
+        out_channels=c.data.channels,
+        num_classes=m.num_classes,
+        dropout=m.dropout,
+        head_dim=m.head_dim or None,
+        num_groups=m.num_groups,
+        dtype=_choose("model.dtype", m.dtype, DTYPES),
+    )
+
+
+def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step.Objective:
+    d = c.diffusion
+    prediction.parameterisation(d.prediction)
+    _choose("diffusion.loss", d.loss, {"simple": None})
+    weight = None
+    if _choose("diffusion.weighting", d.weighting, {"none": False, "inverse_variance": True}):
+        if d.prediction != "posterior_mean":
+            raise UserError(
+                f"config.diffusion.weighting={d.weighting} weights the posterior mean: set "
+                f"prediction=posterior_mean (it is {d.prediction}), or weighting=none"
+            )
+        weight = losses.inverse_variance(schedule, d.variance)
+    return step.make_objective(
+        model.apply,
+        schedule,
+        prediction=d.prediction,
+        weight=weight,
+        conditional=c.model.num_classes > 0,
+        label_dropout=d.label_dropout,
+    )
+
+
+def _check(c: ConfigDict, mesh: Mesh) -> None:
+    """What no single part can see: how the fields fit each other and the devices."""
+
+    def need(condition: bool, field: str, remedy: str) -> None:
+        if not condition:
+            group, name = field.split(".") if "." in field else (None, field)
+            value = c[group][name] if group else c[name]
+            raise UserError(f"config.{field}={value!r}: {remedy}")
+
+    need(0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
+    need(c.data.batch_size >= 1, "data.batch_size", "need at least 1")
+    need(
+        c.data.batch_size % mesh.size == 0,
+        "data.batch_size",
+        f"not divisible by the {mesh.size} devices of the mesh; take a multiple, or fewer devices "
+        "with config.mesh.data",
+    )
+    need(c.train.num_steps >= 1, "train.num_steps", "need at least 1")
+    need(c.train.keep_checkpoints >= 1, "train.keep_checkpoints", "need at least 1")
+    for name in ("log_every", "checkpoint_every", "sample_every", "validate_every"):
+        need(c.train[name] >= 0, f"train.{name}", "need at least 0 (0 is never)")
+    need(c.sample.batch_size >= 1, "sample.batch_size", "need at least 1")
+    need(c.sample.grid_size >= 1, "sample.grid_size", "need at least 1")
+    need(0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
+    need(0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
+    need(0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
+    unconditional = c.model.num_classes == 0
+    need(
+        not (unconditional and c.sample.guidance_scale != 1),
+        "sample.guidance_scale",
+        "an unconditional model cannot be guided; set 1, or config.model.num_classes",
+    )
+    need(
+        not (unconditional and c.diffusion.label_dropout),
+        "diffusion.label_dropout",
+        "there are no labels to drop; set 0, or config.model.num_classes",
+    )
+    need(
+        c.sample.guidance_scale == 1 or c.diffusion.label_dropout > 0,
+        "sample.guidance_scale",
+        "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
+    )
+
+
+def _choose(field: str, name: str, choices: dict[str, Any]) -> Any:
+    if name not in choices:
+        raise UserError(f"config.{field}={name!r}: need one of {', '.join(choices)}")
+    return choices[name]
+
+
+@contextlib.contextmanager
+def _fields(group: str) -> Iterator[None]:
+    """Library errors about values become the user's, with the group that the value stands in."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"config.{group}: {error}") from error

@@ -1,0 +1,44 @@
+"""Pictures: grids of samples as PNG files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# Smaller images are enlarged, each pixel to a square of whole pixels, or nobody could see them.
+MIN_TILE = 32
+
+
+def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Images side by side on white, row by row.
+
+    Args:
+      images: uint8 [N, H, W, C], C 1 or 3.
+      columns: images in a row; None for a square-ish grid.
+      padding: pixels between them.
+
+    Returns:
+      uint8 [rows, columns, C] pixels.
+    """
+    scale = max(1, -(-MIN_TILE // min(images.shape[1:3])))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    num, height, width, channels = images.shape
+    columns = min(columns or int(np.ceil(np.sqrt(num))), num)
+    rows = -(-num // columns)
+    cell = (height + padding, width + padding)
+    shape = (rows * cell[0] + padding, columns * cell[1] + padding, channels)
+    canvas = np.full(shape, 255, np.uint8)
+    for k, image in enumerate(images):
+        top, left = (k // columns) * cell[0] + padding, (k % columns) * cell[1] + padding
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def save_png(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 [H, W, C] (C 1 or 3) as PNG, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
+    os.replace(partial, path)

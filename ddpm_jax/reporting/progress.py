@@ -1,0 +1,65 @@
+"""The progress of a run on stderr: a bar on a terminal, else a plain line now and then."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+PLAIN_SECONDS = 10.0
+
+
+class Progress:
+    """Shows step, steps/s, images/s, loss and the time left.
+
+    Args:
+      start: the step that the run goes on from.
+      total: the step that it ends at.
+      batch_size: images of a step.
+      stream: where to write; stderr by default.
+    """
+
+    def __init__(self, start: int, total: int, batch_size: int, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._total = total
+        self._batch_size = batch_size
+        self._shown = time.monotonic()
+        self._bar: tqdm | None = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, step: int, loss: float, steps_per_second: float) -> None:
+        """New figures: onto the bar, or a line if the last one is some seconds old."""
+        images = steps_per_second * self._batch_size
+        if self._bar is not None:
+            self._bar.set_postfix({"images/s": f"{images:,.0f}", "loss": f"{loss:.4f}"})
+            return
+        if time.monotonic() - self._shown < PLAIN_SECONDS and step < self._total:
+            return
+        self._shown = time.monotonic()
+        left = tqdm.format_interval((self._total - step) / max(steps_per_second, 1e-9))
+        self.say(
+            f"step {step:,}/{self._total:,}  {steps_per_second:.1f} steps/s  "
+            f"{images:,.0f} images/s  loss {loss:.4f}  {left} left"
+        )
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)

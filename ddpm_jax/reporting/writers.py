@@ -1,0 +1,57 @@
+"""Where a run's numbers go: metrics.jsonl for programs, TensorBoard events for people."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class MetricWriter:
+    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR/tensorboard.
+
+    A run that goes on from step `start` drops the lines after it: those steps will come again.
+    """
+
+    def __init__(self, workdir: str | Path, start: int = 0):
+        from tensorboardX import SummaryWriter  # a second of imports that sampling need not pay
+
+        self._path = Path(workdir) / "metrics.jsonl"
+        if self._path.exists():
+            _keep_up_to(self._path, start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+        self._events.close()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line of JSON, {"step": step, **values}, and one event a value."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture, uint8 [H, W, C], as a TensorBoard event."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.flush()
+
+
+def _keep_up_to(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line that a crash cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)

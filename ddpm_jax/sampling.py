@@ -1,0 +1,122 @@
+"""From a network and a sampler to images: compiled batches, one key an image."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax import samplers
+from ddpm_jax.diffusion import guidance, prediction
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.training import sharding
+
+NO_LABEL = -1
+
+
+class Codec(NamedTuple):
+    """Between images in [-1, 1] and the space that the diffusion runs in."""
+
+    encode: Callable[[jax.Array], jax.Array]
+    decode: Callable[[jax.Array], jax.Array]
+
+
+PIXELS = Codec(encode=lambda x: x, decode=lambda x: x)
+
+
+def make_sample_fn(
+    apply_fn: Callable[..., Any],
+    schedule: Schedule,
+    sampler: Callable[..., jax.Array],
+    *,
+    num_steps: int,
+    prediction_name: str,
+    image_shape: tuple[int, int, int],
+    conditional: bool,
+    guidance_scale: float,
+    mesh: Mesh,
+) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """One compiled program (params, keys [B], labels [B]) -> x_0 [B, H, W, C].
+
+    Args:
+      apply_fn: the network's.
+      schedule: the path that it was trained on.
+      sampler: (denoise, schedule, times, key, x) -> x_0.
+      num_steps: of the sampler's grid.
+      prediction_name: what the network predicts.
+      image_shape: (H, W, C).
+      conditional: give the network the labels.
+      guidance_scale: w of classifier-free guidance; 1 is unguided.
+      mesh: the batch is split over its devices.
+
+    Raises:
+      ValueError: if num_steps does not fit the schedule.
+    """
+    times = samplers.grids.uniform(schedule, num_steps)
+
+    def sample(params: Any, keys: jax.Array, labels: jax.Array) -> jax.Array:
+        if conditional:
+            denoise = guidance.classifier_free_network(
+                apply_fn,
+                params,
+                schedule,
+                {"label": labels},
+                {"label": jnp.full_like(labels, NO_LABEL)},
+                guidance_scale,
+                prediction_name=prediction_name,
+            )
+        else:
+            denoise = prediction.denoiser(apply_fn, params, schedule, prediction=prediction_name)
+        keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        x = samplers.initial_noise(keys_start, schedule, times, (len(labels), *image_shape))
+        return sampler(denoise, schedule, times, keys_steps, x)
+
+    batch = sharding.batch_sharding(mesh)
+    return jax.jit(sample, in_shardings=(None, batch, batch), out_shardings=batch)
+
+
+def draw_images(
+    sample_fn: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    params: Any,
+    labels: Sequence[int] | np.ndarray,
+    *,
+    seed: int,
+    batch_size: int,
+    codec: Codec = PIXELS,
+) -> Iterator[np.ndarray]:
+    """One image a label, in batches of uint8 [b, H, W, C], image k a function of (seed, k) alone.
+
+    Every batch runs the same program: the last one is padded, and the padding dropped.
+
+    Args:
+      sample_fn: from `make_sample_fn`.
+      params: the network's.
+      labels: [N], -1 for no class.
+      seed: of the sample set.
+      batch_size: a multiple of the devices.
+      codec: its `decode` turns x_0 into images.
+    """
+    labels = np.asarray(labels, np.int32)
+    key = jax.random.key(seed)
+    for start in range(0, len(labels), batch_size):
+        chosen = labels[start : start + batch_size]
+        padded = np.pad(chosen, (0, batch_size - len(chosen)), constant_values=NO_LABEL)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
+        x0 = sample_fn(params, keys, jnp.asarray(padded))
+        yield to_uint8(codec.decode(x0))[: len(chosen)]
+
+
+def to_uint8(x: jax.Array) -> np.ndarray:
+    """[-1, 1] to 0..255, rounded; what lies outside is clipped."""
+    return np.asarray(jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5)).astype(np.uint8)
+
+
+def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.ndarray:
+    """int32 [num]: the given labels cycled, else k mod classes, or -1 where there are none."""
+    if given:
+        return np.resize(np.asarray(given, np.int32), num)
+    if num_classes:
+        return np.arange(num, dtype=np.int32) % num_classes
+    return np.full(num, NO_LABEL, np.int32)

@@ -1,0 +1,122 @@
+"""The training loop: one page; what happens besides a step is an action."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+Action = Callable[[int, TrainState, Metrics], None]
+
+
+class StopSignal:
+    """The first SIGINT or SIGTERM becomes a request to stop; the second acts as it always did."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+
+def train(
+    state: TrainState,
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    batches: Iterator[Any],
+    *,
+    start: int,
+    num_steps: int,
+    actions: Sequence[Action] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[TrainState, int]:
+    """Train from step `start` to `num_steps`, or until `stop()` is true after a step.
+
+    Args:
+      state: the state after `start` steps; its buffers are donated.
+      train_step: the compiled step.
+      batches: yields the batch of step `start`, then the next ones, placed on the devices.
+      start, num_steps: in batches consumed.
+      actions: called with (step, state, metrics) after every step.
+      stop: asked after every step.
+
+    Returns:
+      The state, and the number of steps that it has seen.
+    """
+    step = start
+    previous: Metrics = {}
+    for step in range(start + 1, num_steps + 1):
+        state, metrics = train_step(state, next(batches))
+        # One step stays queued behind the running one: the device never waits for the host, and
+        # the host never runs so far ahead that a stop would have to wait.
+        jax.block_until_ready(previous)
+        previous = metrics
+        for action in actions:
+            action(step, state, metrics)
+        if stop():
+            break
+    return state, step
+
+
+def every(period: int, last: int, act: Callable[[int, TrainState], None]) -> Action:
+    """An action every `period` steps and at step `last`; a period of 0 is never.
+
+    Raises:
+      ValueError: for a negative period.
+    """
+    if period < 0:
+        raise ValueError(f"need a period >= 0, got {period}")
+
+    def action(step: int, state: TrainState, metrics: Metrics) -> None:
+        if period and (step % period == 0 or step == last):
+            act(step, state)
+
+    return action
+
+
+class MeanMetrics:
+    """Means of the metrics since the last call of `pop`, fetched from the device only there."""
+
+    def __init__(self) -> None:
+        self._pending: list[Metrics] = []
+
+    def add(self, metrics: Metrics) -> None:
+        """Keep a step's metrics, on the device."""
+        self._pending.append(metrics)
+
+    def pop(self) -> dict[str, float]:
+        """Means over the steps kept, with the loss by quarter of t, and start anew."""
+        fetched = jax.device_get(self._pending)
+        self._pending = []
+        mean = {
+            name: float(np.mean([m[name] for m in fetched]))
+            for name in ("loss", "grad_norm", "learning_rate")
+        }
+        return mean | quarter_means(fetched)
+
+
+def quarter_means(metrics: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """loss_q1 .. loss_q4: the mean loss by quarter of t, where anything fell in the quarter."""
+    sums = np.sum([m["quarter_loss_sum"] for m in metrics], axis=0)
+    counts = np.sum([m["quarter_count"] for m in metrics], axis=0)
+    return {f"loss_q{q + 1}": float(sums[q] / counts[q]) for q in range(4) if counts[q]}

@@ -1,0 +1,67 @@
+"""Where arrays live: one mesh with the axes `data` and `fsdp`, on any number of devices."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Smaller leaves cost more to gather than they save.
+MIN_FSDP_SIZE = 2**14
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """A mesh [data, fsdp] over the first data * fsdp devices; data = -1 takes all that there are.
+
+    Raises:
+      ValueError: if the devices do not divide, or there are too few.
+    """
+    devices = jax.devices()
+    if fsdp < 1 or (data < 1 and data != -1):
+        raise ValueError(f"need fsdp >= 1 and data >= 1 (or -1 for all), got {data=}, {fsdp=}")
+    if data == -1:
+        if len(devices) % fsdp:
+            raise ValueError(f"{len(devices)} devices do not divide by {fsdp=}")
+        data = len(devices) // fsdp
+    if data * fsdp > len(devices):
+        raise ValueError(f"need {data} x {fsdp} devices, there are {len(devices)}")
+    # Auto: under the new default, Explicit, slicing a sharded table is an error.
+    return jax.make_mesh(
+        (data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices[: data * fsdp]
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over every device."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, shapes: Any) -> Any:
+    """A sharding for each leaf: large arrays are split along one axis over `fsdp`, the rest copied.
+
+    Args:
+      mesh: the mesh.
+      shapes: a pytree of arrays or ShapeDtypeStructs.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def of(leaf: Any) -> NamedSharding:
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+        if fsdp == 1 or not divisible or np.prod(leaf.shape) < MIN_FSDP_SIZE:
+            return replicated(mesh)
+        axis = max(divisible, key=lambda a: leaf.shape[a])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+    return jax.tree.map(of, shapes)
+
+
+def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's rows of a global batch, placed on its devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,51 @@
+"""Draw images from a trained model.
+
+  python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
+
+Writes `samples` uint8 [N, H, W, C] and `labels` int32 [N] (-1 without classes) into the .npz and a
+grid beside it, or one PNG an image if --out is a folder. What is not given comes from the run's
+config.
+"""
+
+from absl import flags
+
+from ddpm_jax import cli
+
+flags.DEFINE_string("workdir", None, "the run to sample from")
+flags.DEFINE_integer("num_samples", 100, "how many images")
+flags.DEFINE_string("out", None, "F.npz, or a folder for PNG files")
+flags.DEFINE_string("sampler", None, "ancestral or ddim")
+flags.DEFINE_integer("num_steps", None, "network calls of the sampler")
+flags.DEFINE_float("eta", None, "ddim's noise, 0 to 1")
+flags.DEFINE_float("guidance_scale", None, "0 ignores the label, 1 is unguided, above 1 guided")
+flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone")
+flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
+flags.DEFINE_integer("batch_size", None, "images of one call of the network")
+flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")
+flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
+flags.declare_key_flag("compile_cache")
+
+
+def main() -> None:
+    cli.use_compile_cache()
+    from ddpm_jax.commands import sample
+
+    f = flags.FLAGS
+    sample.to_files(
+        f.workdir,
+        f.out,
+        num_samples=f.num_samples,
+        labels=f.labels,
+        seed=f.seed,
+        step=f.step,
+        raw_params=f.raw_params,
+        sampler=f.sampler,
+        num_steps=f.num_steps,
+        eta=f.eta,
+        guidance_scale=f.guidance_scale,
+        batch_size=f.batch_size,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,40 @@
+"""Train a diffusion model, or go on with the run in --workdir.
+
+  python scripts/train.py --config=configs/digits.py --workdir=runs/digits
+
+Any field of the config can be set: --config.optim.learning_rate=1e-3. configs/default.py lists
+them all. Exit code 75 means stopped by a signal and saved: run the same command again.
+"""
+
+import json
+
+from absl import flags
+from ml_collections import config_flags
+
+from ddpm_jax import cli
+from ddpm_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment's config file")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives; what is there is resumed")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "print parameters, FLOP and memory of a step, and data shapes; then exit"
+)
+flags.declare_key_flag("compile_cache")
+
+
+def main() -> int | None:
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: name a file of configs/, say configs/digits.py")
+    cli.use_compile_cache()
+    from ddpm_jax.commands import train  # after the flags: a typing mistake answers at once
+
+    if _DRY_RUN.value:
+        print(json.dumps(train.dry_run(_CONFIG.value), indent=2))
+        return 0
+    if _WORKDIR.value is None:
+        raise UserError("--workdir is missing: name the folder that the run should live in")
+    return train.train(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
