@@ -85,7 +85,8 @@ def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[s
 
     `unet.apply({"params": params}, xt, time, label)` is then what `UNet2DModel` computes, with
     xt [B, H, W, C] instead of [B, C, H, W]. Weights of any float type become float32. diffusers has
-    no null class, so a class-conditional network comes back with `null_class=False`.
+    no null class, so a class-conditional network comes back with `null_class=False`: labels are
+    required, and one outside the table gives NaN.
 
     Args:
       directory: holds config.json and diffusion_pytorch_model.safetensors (or its shards). Nothing
