@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.optim.update(learning_rate=1e-3, warmup_steps=100, decay="cosine")
     config.ema.update(decay=0.995, warmup=True)
     config.train.update(
-        num_steps=2000,
+        num_steps=1500,
         log_every=50,
         checkpoint_every=500,
         sample_every=500,
@@ -33,6 +33,6 @@ def get_config() -> ConfigDict:
         validate_examples=320,
     )
     config.sample.update(
-        sampler="ddim", num_steps=50, guidance_scale=3.0, batch_size=100, grid_size=100
+        sampler="ddim", num_steps=50, guidance_scale=2.0, batch_size=100, grid_size=100
     )
     return config

@@ -1,0 +1,145 @@
+"""The speed and memory figures that README quotes, each a ratio or a reading of one run."""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax import experiment as experiments
+from ddpm_jax import sampling
+from ddpm_jax.commands.train import Watch
+from ddpm_jax.data import Batches
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.training import loop, sharding
+
+# Alternating blocks, so that a drift of the machine's speed falls on both sides alike.
+ROUNDS = 8
+BLOCK_STEPS = 25
+
+
+def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[str, Any]:
+    """Measure the experiment of a config on this machine; takes a few minutes for the digits.
+
+    Args:
+      config: the experiment.
+      train_script: scripts/train.py, for what a whole process costs.
+      config_file: the file that `config` came from.
+
+    Returns:
+      {"device": ..., "loop_over_step": ..., ...}; times in seconds, memory in MB.
+    """
+    experiment = experiments.build(config)
+    device = experiment.mesh.devices.flat[0]
+    return {
+        "device": f"{experiment.mesh.size} x {device.device_kind}, {os.cpu_count()} host cores",
+        "jax": jax.__version__,
+        **_loop_overhead(experiment),
+        **_sampling_speed(experiment),
+        **_processes(train_script, config_file),
+    }
+
+
+def _loop_overhead(experiment: Experiment) -> dict[str, float]:
+    """The whole loop (data, metrics, writers, progress) against the bare compiled step."""
+    config = experiment.config
+    state, step_fn = experiment.init_state(), experiment.train_step()
+    place = sharding.batch_sharding(experiment.mesh)
+    batches = Batches(experiment.source("train"), config.data.batch_size, config.seed)
+    fixed = sharding.put_batch(batches.batch_at(0), place)
+    stream = (sharding.put_batch(b, place) for b in batches.iterate())
+    state, _ = step_fn(state, fixed)  # compiles
+
+    bare, looped = [], []
+    total = ROUNDS * BLOCK_STEPS
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MetricWriter(folder) as writer,
+        Progress(0, total, config.data.batch_size) as progress,
+    ):
+        watch = Watch(experiment, None, writer, progress, Path(folder))
+        actions = [watch.metrics(total, 0)]
+        for done in range(0, total, BLOCK_STEPS):
+
+            def run_bare() -> None:
+                nonlocal state
+                for _ in range(BLOCK_STEPS):
+                    state, _ = step_fn(state, fixed)
+                jax.block_until_ready(state)
+
+            def run_loop(start: int = done) -> None:
+                nonlocal state
+                end = start + BLOCK_STEPS
+                state, _ = loop.train(
+                    state, step_fn, stream, start=start, num_steps=end, actions=actions
+                )
+                jax.block_until_ready(state)
+
+            bare.append(_seconds(run_bare) / BLOCK_STEPS)
+            looped.append(_seconds(run_loop) / BLOCK_STEPS)
+    return {
+        "bare_step": statistics.median(bare),
+        "loop_step": statistics.median(looped),
+        "loop_over_step": statistics.median(a / b for a, b in zip(looped, bare, strict=True)),
+    }
+
+
+def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
+    """Images a second of config.sample, compilation left out."""
+    params = experiment.init_state().params
+    sample_fn = experiment.sample_fn()
+    labels = sampling.default_labels(num, experiment.config.model.num_classes)
+    size = experiments.padded_batch(experiment, num)
+
+    def draw(labels: np.ndarray) -> None:
+        list(sampling.draw_images(sample_fn, params, labels, seed=0, batch_size=size))
+
+    draw(labels[:size])
+    return {"samples_per_second": num / _seconds(lambda: draw(labels))}
+
+
+def _processes(train_script: Path, config_file: str) -> dict[str, float]:
+    """A one-step run from an empty and from a filled compile cache, and a short run's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def train(name: str, *flags: str) -> float:
+            command = [
+                sys.executable,
+                str(train_script),
+                f"--config={config_file}",
+                f"--workdir={folder}/{name}",
+                f"--compile_cache={folder}/cache",
+                *flags,
+            ]
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            return time.perf_counter() - began
+
+        one_step = [
+            "--config.train.num_steps=1",
+            "--config.optim.decay=constant",
+            "--config.train.sample_every=0",
+            "--config.train.validate_every=0",
+        ]
+        cold, warm = train("cold", *one_step), train("warm", *one_step)
+        train("short", "--config.train.num_steps=150", "--config.train.checkpoint_every=50")
+        # Linux counts in kilobytes; the largest of the children.
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"one_step_run_cold": cold, "one_step_run_warm": warm, "peak_host_memory": peak}
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

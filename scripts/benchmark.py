@@ -1,0 +1,40 @@
+"""Measure speed and memory on this machine, quiet or the figures mean nothing.
+
+  python scripts/benchmark.py --out=benchmark.json
+
+loop_over_step: time of a step inside the training loop over the bare compiled step (1 is no cost).
+one_step_run_cold / warm: seconds of a whole process that trains one step, from an empty and from a
+filled compile cache. peak_host_memory: MB of a short run. The rest are seconds and images/s.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from ddpm_jax import cli
+from ddpm_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/digits.py", help_string="the experiment to measure"
+)
+_OUT = flags.DEFINE_string("out", None, "the JSON file to write")
+flags.declare_key_flag("compile_cache")
+
+
+def main() -> None:
+    if not _OUT.value:
+        raise UserError("--out is missing: name the JSON file to write")
+    cli.use_compile_cache()
+    from ddpm_jax.commands import benchmark
+
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    script = Path(__file__).with_name("train.py")
+    report = json.dumps(benchmark.benchmark(_CONFIG.value, script, config_file), indent=2)
+    Path(_OUT.value).write_text(report + "\n", encoding="utf-8")
+    print(report)
+
+
+if __name__ == "__main__":
+    cli.run(main)
