@@ -48,31 +48,27 @@ def network(name):
     return apply
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """The noise that our samplers draw, in order."""
-    noise, draw = [], base.normal
-
-    def recording(key, like):
-        # Drawn in float32 even for float64 data: a callback hands over no more.
-        z = draw(key, like.astype(jnp.float32))
-        jax.debug.callback(lambda z: noise.append(np.array(z)), z, ordered=True)
-        return z.astype(like.dtype)
-
-    monkeypatch.setattr(base, "normal", recording)
-    return noise
+KEY = jax.random.key(1)
 
 
 def ours(sampler, name, timesteps, dtype=np.float32, **options):
+    """Our trajectory over these timesteps, and the noise of its steps."""
     times = np.append(np.asarray(timesteps) + 1, 0) / SIZE
     denoise = prediction.denoiser(network(name), None, SCHEDULES[name])
-    with jax.enable_x64(dtype == np.float64):
-        x = jax.random.normal(jax.random.key(0), (4, 3), dtype)
+
+    def draw(x, s, t, key):
+        return base.normal(key, x)
+
+    @jax.jit
+    def run(x):
         _, path = sampler(
-            denoise, SCHEDULES[name], times, jax.random.key(1), x, return_trajectory=True, **options
+            denoise, SCHEDULES[name], times, KEY, x, return_trajectory=True, **options
         )
-        jax.effects_barrier()
-        return np.asarray(path)
+        _, noise = base.scan_steps(draw, times, KEY, x, return_trajectory=True)
+        return path, noise[1:]
+
+    with jax.enable_x64(dtype == np.float64):
+        return jax.tree.map(np.array, run(jax.random.normal(jax.random.key(0), (4, 3), dtype)))
 
 
 def exact(peer, name):
@@ -100,7 +96,7 @@ def assert_close(first, second, tolerance):
 
 
 def lend(monkeypatch, noise):
-    """Let diffusers' DDPM draw the recorded noise."""
+    """Let diffusers' DDPM draw the given noise."""
     noise = iter(noise)
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor",
@@ -112,13 +108,13 @@ def lend(monkeypatch, noise):
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_ancestral_sampling(name, variance, clip, dtype, recorded, monkeypatch):
+def test_ancestral_sampling(name, variance, clip, dtype, monkeypatch):
     peer = diffusers.DDPMScheduler(
         SIZE, beta_schedule=PEER_NAMES[name], variance_type=variance, clip_sample=clip
     )
     peer.set_timesteps(timesteps=list(UNEVEN))
-    path = ours(samplers.ancestral, name, UNEVEN, dtype, variance=variance, clip_x0=clip)
-    lend(monkeypatch, recorded)
+    path, noise = ours(samplers.ancestral, name, UNEVEN, dtype, variance=variance, clip_x0=clip)
+    lend(monkeypatch, noise)
     assert_close(
         path, theirs(name, UNEVEN, path[0], exact(peer, name).step), TOLERANCES[dtype, name]
     )
@@ -129,15 +125,14 @@ def test_ancestral_sampling(name, variance, clip, dtype, recorded, monkeypatch):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_ddim(name, eta, clip, dtype, recorded):
+def test_ddim(name, eta, clip, dtype):
     peer = diffusers.DDIMScheduler(
         SIZE, beta_schedule=PEER_NAMES[name], clip_sample=clip, timestep_spacing="trailing"
     )
     peer.set_timesteps(20)
     timesteps = peer.timesteps.numpy()
-    path = ours(samplers.ddim, name, timesteps, dtype, eta=eta, clip_x0=clip)
-    assert len(recorded) == (20 if eta else 0)
-    noise = iter(recorded)
+    path, noise = ours(samplers.ddim, name, timesteps, dtype, eta=eta, clip_x0=clip)
+    noise = iter(noise)
     exact(peer, name)
 
     def step(eps, index, x):
@@ -155,12 +150,12 @@ def test_ddim(name, eta, clip, dtype, recorded):
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-def test_the_whole_chain_of_ho_et_al(variance, recorded, monkeypatch):
+def test_the_whole_chain_of_ho_et_al(variance, monkeypatch):
     timesteps = range(SIZE - 1, -1, -1)
     peer = diffusers.DDPMScheduler(SIZE, variance_type=variance)
-    path = ours(samplers.ancestral, "linear", timesteps, variance=variance, clip_x0=True)
-    lend(monkeypatch, recorded)
+    path, noise = ours(samplers.ancestral, "linear", timesteps, variance=variance, clip_x0=True)
+    lend(monkeypatch, noise)
     as_it_is = theirs("linear", timesteps, path[0], peer.step, np.float32)
     assert_close(path, as_it_is, 3e-4)
-    lend(monkeypatch, recorded)
+    lend(monkeypatch, noise)
     assert_close(path, theirs("linear", timesteps, path[0], exact(peer, "linear").step), 2e-5)
