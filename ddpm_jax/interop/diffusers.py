@@ -5,7 +5,6 @@ our parameters with diffusers' tensors, and serves both directions.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,70 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
+from ddpm_jax.interop import safetensor_files, unet2d_config
+from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models import UNet
-
-try:
-    import safetensors
-    import safetensors.numpy
-except ImportError as error:
-    raise ImportError(
-        "ddpm_jax.interop needs safetensors: pip install 'ddpm_jax[interop]'"
-    ) from error
-
-_VERSION = "0.42.1"
-# The defaults of UNet2DModel.__init__ in diffusers _VERSION: what a field that config.json leaves
-# out means. They are not the defaults of our UNet.
-_DEFAULTS: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "center_input_sample": False,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (224, 448, 672, 896),
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "dropout": 0.0,
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "attn_norm_num_groups": None,
-    "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
-    "add_attention": True,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "num_train_timesteps": None,
-}
-# What says nothing about the network: diffusers' bookkeeping, and what its EMAModel adds when it
-# saves the averaged weights.
-_BOOKKEEPING = {
-    "_class_name",
-    "_commit_hash",
-    "_diffusers_version",
-    "_name_or_path",
-    "decay",
-    "inv_gamma",
-    "min_decay",
-    "optimization_step",
-    "power",
-    "update_after_step",
-    "use_ema_warmup",
-}
-_CLASS = "UNet2DModel"
-_CONFIG = "config.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_INDEX = "diffusion_pytorch_model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[str, Any]]:
@@ -101,10 +41,10 @@ def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[s
     """
     directory = Path(directory)
     _check_directory(directory)
-    config = _read_config(directory / _CONFIG)
-    unet = _unet(config)
+    config = unet2d_config.read(directory / CONFIG)
+    unet = unet2d_config.to_unet(config)
     shapes = _shapes(unet, config["in_channels"])
-    weights = _read_weights(directory)
+    weights = safetensor_files.read(directory)
 
     params: dict[str, Any] = {}
     for row in _rows(unet):
@@ -164,7 +104,7 @@ def unet_to_diffusers(
             f"params has no conv_in/kernel [3, 3, in, out]; its keys are {sorted(params)[:4]}"
         )
     in_channels = int(kernel.shape[2])
-    config = _config(unet, in_channels, sample_size)
+    config = unet2d_config.from_unet(unet, in_channels, sample_size)
     shapes = _shapes(unet, in_channels)
     for path in sorted({*shapes, *leaves}):
         have = tuple(np.shape(leaves[path])) if path in leaves else "nothing"
@@ -181,12 +121,12 @@ def unet_to_diffusers(
 
     directory.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed: a process killed here leaves no half-written file behind.
-    partial = directory / f"{_WEIGHTS}.partial"
+    partial = directory / f"{safetensor_files.WEIGHTS}.partial"
     safetensors.numpy.save_file(weights, partial, metadata={"format": "pt"})
-    partial.replace(directory / _WEIGHTS)
-    partial = directory / f"{_CONFIG}.partial"
+    partial.replace(directory / safetensor_files.WEIGHTS)
+    partial = directory / f"{CONFIG}.partial"
     partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    partial.replace(directory / _CONFIG)
+    partial.replace(directory / CONFIG)
 
 
 # The table: our parameters and diffusers' tensors.
@@ -229,8 +169,6 @@ _ATTENTION: _Modules = (
     ("value", "to_v", "dense"),
     ("out", "to_out.0", "dense"),
 )
-# What diffusers called them in its first releases.
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class _Row(NamedTuple):
@@ -309,205 +247,12 @@ def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[
     return leaves
 
 
-# The fields of config.json.
-
-
-class _Field(NamedTuple):
-    holds: Callable[[Any], bool]
-    supported: str
-
-
-def _is_int(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _one_of(*values: Any) -> _Field:
-    # In Python True == 1, which would let downsample_padding be true.
-    def holds(value: Any) -> bool:
-        return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
-
-    return _Field(holds, " or ".join(json.dumps(value) for value in values))
-
-
-def _list_of(holds: Callable[[Any], bool], supported: str) -> _Field:
-    return _Field(
-        lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(holds, value)),
-        f"a list of {supported}",
-    )
-
-
-def _block_kind(value: Any) -> str:
-    # diffusers strips the prefix too: its first releases wrote "UNetResDownBlock2D".
-    return value.removeprefix("UNetRes") if isinstance(value, str) else ""
-
-
-_COUNT = _Field(_is_int, "a whole number from 1")
-_COUNT_OR_NULL = _Field(lambda value: value is None or _is_int(value), "null or a whole number")
-_SWITCH = _one_of(False, True)
-_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
-_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
-_FIELDS: dict[str, _Field] = {
-    # The size of the images is no property of the network, only a hint to pipelines.
-    "sample_size": _Field(
-        lambda value: (
-            value is None
-            or _is_int(value)
-            or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_int, value)))
-        ),
-        "null, a whole number or two",
-    ),
-    "in_channels": _COUNT,
-    "out_channels": _COUNT,
-    "center_input_sample": _one_of(False),
-    "time_embedding_type": _one_of("positional"),
-    "time_embedding_dim": _COUNT_OR_NULL,
-    "freq_shift": _Field(_is_number, "a number"),
-    "flip_sin_to_cos": _SWITCH,
-    "down_block_types": _list_of(
-        lambda v: _block_kind(v) in _DOWN_BLOCKS, " or ".join(_DOWN_BLOCKS)
-    ),
-    "mid_block_type": _one_of("UNetMidBlock2D"),
-    "up_block_types": _list_of(lambda v: _block_kind(v) in _UP_BLOCKS, " or ".join(_UP_BLOCKS)),
-    "block_out_channels": _list_of(_is_int, "whole numbers from 1"),
-    "layers_per_block": _COUNT,
-    "mid_block_scale_factor": _one_of(1),
-    "downsample_padding": _one_of(0, 1),
-    "downsample_type": _one_of("conv"),
-    "upsample_type": _one_of("conv"),
-    "dropout": _Field(lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "act_fn": _one_of("silu", "swish"),
-    "attention_head_dim": _COUNT_OR_NULL,
-    "norm_num_groups": _COUNT,
-    "attn_norm_num_groups": _COUNT_OR_NULL,
-    "norm_eps": _Field(lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "resnet_time_scale_shift": _one_of("default", "scale_shift"),
-    "add_attention": _SWITCH,
-    "class_embed_type": _one_of(None),
-    "num_class_embeds": _COUNT_OR_NULL,
-    # Only a learned time embedding, refused above, has a row per time step.
-    "num_train_timesteps": _COUNT_OR_NULL,
-}
-
-
-def _refuse(name: str, value: Any, supported: str) -> ValueError:
-    return ValueError(f"config.json: {name} is {json.dumps(value)}; supported: {supported}")
-
-
-def _unet(config: Mapping[str, Any]) -> UNet:
-    """The U-Net that a checked config describes."""
-    channels = tuple(config["block_out_channels"])
-    down = [_block_kind(kind) for kind in config["down_block_types"]]
-    up = [_block_kind(kind) for kind in config["up_block_types"]]
-    for name in ("down_block_types", "up_block_types"):
-        if len(config[name]) != len(channels):
-            raise _refuse(
-                name, config[name], f"one for each of the {len(channels)} block_out_channels"
-            )
-    attends = [kind == "AttnDownBlock2D" for kind in down]
-    if [kind == "AttnUpBlock2D" for kind in up] != attends[::-1]:
-        mirror = ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in attends[::-1]]
-        raise _refuse(
-            "up_block_types",
-            config["up_block_types"],
-            f"{json.dumps(mirror)}, the mirror of down_block_types (attention at the same levels)",
-        )
-    scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
-    groups, mid_groups = config["norm_num_groups"], config["attn_norm_num_groups"]
-    mid_attention = config["add_attention"]
-    if mid_groups == groups or not mid_attention:
-        mid_groups = None
-    elif mid_groups is None and scale_shift:
-        # diffusers builds this attention without a norm unless its groups are named.
-        mid_groups = 0
-    head_dim = config["attention_head_dim"]
-    for width in channels:
-        if width % groups:
-            raise _refuse("norm_num_groups", groups, f"divisors of {width} of block_out_channels")
-    if mid_groups and channels[-1] % mid_groups:
-        raise _refuse("attn_norm_num_groups", mid_groups, f"divisors of {channels[-1]} channels")
-    attending = [width for width, attention in zip(channels, attends, strict=True) if attention]
-    for width in attending + [channels[-1]] * mid_attention:
-        if head_dim and width % head_dim:
-            raise _refuse("attention_head_dim", head_dim, f"null or divisors of {width} channels")
-    classes = config["num_class_embeds"]
-    return UNet(
-        block_channels=channels,
-        num_blocks=config["layers_per_block"],
-        attention_levels=tuple(level for level, attention in enumerate(attends) if attention),
-        out_channels=config["out_channels"],
-        num_classes=classes or 0,
-        # diffusers has none; without classes the field means nothing and keeps its default.
-        null_class=classes is None,
-        dropout=float(config["dropout"]),
-        head_dim=head_dim,
-        mid_attention=mid_attention,
-        num_groups=groups,
-        norm_epsilon=float(config["norm_eps"]),
-        mid_num_groups=mid_groups,
-        embedding_dim=config["time_embedding_dim"],
-        scale_shift_norm=scale_shift,
-        downsample_padding=config["downsample_padding"],
-        freq_shift=float(config["freq_shift"]),
-        flip_sin_to_cos=config["flip_sin_to_cos"],
-    )
-
-
-def _config(
-    unet: UNet, in_channels: int, sample_size: int | tuple[int, int] | None
-) -> dict[str, Any]:
-    """What diffusers writes about this U-Net; every field, so that no default of its can change."""
-    mid_groups = unet.mid_num_groups if unet.mid_attention else None
-    if mid_groups is None and unet.mid_attention and unet.scale_shift_norm:
-        mid_groups = unet.num_groups
-    elif mid_groups == 0:
-        if not unet.scale_shift_norm:
-            raise ValueError(
-                "mid_num_groups=0 (attention without a norm) without scale_shift_norm has no "
-                "counterpart in diffusers' UNet2DModel"
-            )
-        mid_groups = None
-    levels = range(len(unet.block_channels))
-    attends = [level in unet.attention_levels for level in levels]
-    classes = unet.num_classes + int(unet.null_class) if unet.num_classes else None
-    shift = unet.freq_shift
-    config = {
-        **_DEFAULTS,
-        "sample_size": sample_size,
-        "in_channels": in_channels,
-        "out_channels": unet.out_channels,
-        "time_embedding_dim": unet.embedding_dim,
-        "freq_shift": int(shift) if shift == int(shift) else shift,
-        "flip_sin_to_cos": unet.flip_sin_to_cos,
-        "down_block_types": [_DOWN_BLOCKS[attention] for attention in attends],
-        "up_block_types": [_UP_BLOCKS[attention] for attention in attends[::-1]],
-        "block_out_channels": list(unet.block_channels),
-        "layers_per_block": unet.num_blocks,
-        "downsample_padding": int(bool(unet.downsample_padding)),
-        "dropout": unet.dropout,
-        "attention_head_dim": unet.head_dim,
-        "norm_num_groups": unet.num_groups,
-        "attn_norm_num_groups": mid_groups,
-        "norm_eps": unet.norm_epsilon,
-        "resnet_time_scale_shift": "scale_shift" if unet.scale_shift_norm else "default",
-        "add_attention": unet.mid_attention,
-        "num_class_embeds": classes,
-    }
-    for name, value in config.items():
-        if not _FIELDS[name].holds(value):
-            raise ValueError(f"diffusers' {name} cannot be {value!r}: {_FIELDS[name].supported}")
-    return {"_class_name": _CLASS, "_diffusers_version": _VERSION, **config}
-
-
 # The files.
 
 
 def _check_directory(directory: Path) -> None:
-    if directory.suffix in _PICKLES and not directory.is_dir():
-        raise _pickle(directory)
+    if directory.suffix in safetensor_files.PICKLES and not directory.is_dir():
+        raise safetensor_files.pickle_error(directory)
     if directory.is_file():
         raise ValueError(f"{directory} is a file; give the directory that save_pretrained wrote")
     if not directory.is_dir():
@@ -515,107 +260,21 @@ def _check_directory(directory: Path) -> None:
             f"no directory {directory}; give one that save_pretrained wrote on this machine "
             "(nothing is downloaded)"
         )
-    if not (directory / _CONFIG).is_file():
+    if not (directory / CONFIG).is_file():
         if (directory / "model_index.json").is_file():
             raise ValueError(
                 f"{directory} holds a pipeline; give its network: {directory / 'unet'}"
             )
-        raise ValueError(f"{directory} has no {_CONFIG}; give what save_pretrained wrote")
-
-
-def _pickle(path: Path) -> ValueError:
-    return ValueError(
-        f"{path} is a pickle, which can execute code when it is read; load it where you trust it "
-        "and save it again: unet.save_pretrained(directory, safe_serialization=True)"
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Every field of UNet2DModel: the file's value, checked, or diffusers' default."""
-    given = _read_json(path)
-    if given.get("_class_name") != _CLASS:
-        raise _refuse("_class_name", given.get("_class_name"), f'"{_CLASS}"')
-    for name in given:
-        if name not in _DEFAULTS and name not in _BOOKKEEPING:
-            raise _refuse(
-                name, given[name], f"the fields of {_CLASS} in diffusers {_VERSION}; not this one"
-            )
-    config = {name: given.get(name, default) for name, default in _DEFAULTS.items()}
-    for name, value in config.items():
-        if not _FIELDS[name].holds(value):
-            raise _refuse(name, value, _FIELDS[name].supported)
-    return config
-
-
-def _read_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Every tensor by its present name, in the file's own float type."""
-    if (directory / _INDEX).is_file():  # diffusers too takes the shards where both are there
-        shards = _read_json(directory / _INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
-            raise ValueError(f"{directory / _INDEX} has no weight_map of file names")
-        files = sorted(set(shards.values()))
-    else:
-        files = [_WEIGHTS]
-    weights: dict[str, np.ndarray] = {}
-    for file in files:
-        path = directory / file
-        if Path(file).name != file:
-            raise ValueError(f"{directory / _INDEX} names {file}, outside the directory")
-        if path.suffix != ".safetensors":
-            raise _pickle(path)
-        if not path.is_file():
-            raise _no_weights(directory, file)
-        for name, tensor in _read_tensors(path):
-            if ".attentions." in name:
-                for old, new in _OLD_NAMES.items():
-                    name = name.replace(f".{old}.", f".{new}.")
-            if name in weights:
-                raise ValueError(f"{directory}: tensor {name} is there twice")
-            weights[name] = tensor
-    return weights
-
-
-def _no_weights(directory: Path, file: str) -> ValueError:
-    there = sorted(path.name for path in directory.iterdir())
-    if not any(name.endswith(".safetensors") for name in there):
-        for name in there:
-            if name.endswith(_PICKLES):
-                return _pickle(directory / name)
-    return ValueError(f"{directory} has no {file}; it holds {', '.join(there)}")
-
-
-def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        tensors = safetensors.deserialize(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    # numpy has no bfloat16 of its own, so safetensors.numpy cannot read such a file.
-    dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
-    for name, tensor in tensors:
-        if tensor["dtype"] not in dtypes:
-            raise ValueError(
-                f"{path}: tensor {name} is {tensor['dtype']}; supported: {', '.join(dtypes)}"
-            )
-        flat = np.frombuffer(tensor["data"], np.dtype(dtypes[tensor["dtype"]]))
-        yield name, flat.reshape(tensor["shape"])
+        raise ValueError(f"{directory} has no {CONFIG}; give what save_pretrained wrote")
 
 
 def _check_target(directory: Path) -> None:
     """Refuses a directory whose files an export would destroy or be hidden by."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; give a directory")
-    config = directory / _CONFIG
-    if config.exists() and _read_json(config).get("_class_name") != _CLASS:
-        raise ValueError(f"{config} is not diffusers' {_CLASS}'s; give another directory")
-    if (directory / _INDEX).exists():
-        raise ValueError(f"{directory / _INDEX} would hide the new weights; give another directory")
+    config, index = directory / CONFIG, directory / safetensor_files.INDEX
+    theirs = unet2d_config.CLASS
+    if config.exists() and unet2d_config.read_json(config).get("_class_name") != theirs:
+        raise ValueError(f"{config} is not diffusers' {theirs}'s; give another directory")
+    if index.exists():
+        raise ValueError(f"{index} would hide the new weights; give another directory")

@@ -16,7 +16,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import safetensors.numpy  # noqa: E402
 
-from ddpm_jax.interop import diffusers as interop  # noqa: E402
+from ddpm_jax.interop import unet2d_config  # noqa: E402
 from ddpm_jax.interop.diffusers import unet_from_diffusers, unet_to_diffusers  # noqa: E402
 from ddpm_jax.models import UNet  # noqa: E402
 
@@ -287,7 +287,7 @@ def test_our_network_runs_in_diffusers(fields, tmp_path):
 def test_fields_left_out_take_the_defaults_of_diffusers(tmp_path):
     parameters = inspect.signature(diffusers.UNet2DModel.__init__).parameters
     theirs = {name: p.default for name, p in parameters.items() if name != "self"}
-    assert theirs == interop._DEFAULTS
+    assert theirs == unet2d_config.DEFAULTS
 
     directory = save(tmp_path)
     left_out = ("attention_head_dim", "norm_eps", "flip_sin_to_cos", "freq_shift", "add_attention")
@@ -536,4 +536,4 @@ def test_an_export_replaces_an_earlier_one(saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, doubled, read)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", WEIGHTS]
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config.keys() == interop._DEFAULTS.keys() | {"_class_name", "_diffusers_version"}
+    assert config.keys() == unet2d_config.DEFAULTS.keys() | {"_class_name", "_diffusers_version"}

@@ -1,0 +1,78 @@
+"""The weights of a diffusers model: safetensors read whole, pickles refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from ddpm_jax.interop.unet2d_config import read_json
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+# What diffusers called them in its first releases.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def read(directory: Path) -> dict[str, np.ndarray]:
+    """Every tensor by its present name, in the file's own float type."""
+    if (directory / INDEX).is_file():  # diffusers too takes the shards where both are there
+        shards = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
+            raise ValueError(f"{directory / INDEX} has no weight_map of file names")
+        files = sorted(set(shards.values()))
+    else:
+        files = [WEIGHTS]
+    weights: dict[str, np.ndarray] = {}
+    for file in files:
+        path = directory / file
+        if Path(file).name != file:
+            raise ValueError(f"{directory / INDEX} names {file}, outside the directory")
+        if path.suffix != ".safetensors":
+            raise pickle_error(path)
+        if not path.is_file():
+            raise _no_weights(directory, file)
+        for name, tensor in _read_tensors(path):
+            if ".attentions." in name:
+                for old, new in _OLD_NAMES.items():
+                    name = name.replace(f".{old}.", f".{new}.")
+            if name in weights:
+                raise ValueError(f"{directory}: tensor {name} is there twice")
+            weights[name] = tensor
+    return weights
+
+
+def _no_weights(directory: Path, file: str) -> ValueError:
+    there = sorted(path.name for path in directory.iterdir())
+    if not any(name.endswith(".safetensors") for name in there):
+        for name in there:
+            if name.endswith(PICKLES):
+                return pickle_error(directory / name)
+    return ValueError(f"{directory} has no {file}; it holds {', '.join(there)}")
+
+
+def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        tensors = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    # numpy has no bfloat16 of its own, so safetensors.numpy cannot read such a file.
+    dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in dtypes:
+            raise ValueError(
+                f"{path}: tensor {name} is {tensor['dtype']}; supported: {', '.join(dtypes)}"
+            )
+        flat = np.frombuffer(tensor["data"], np.dtype(dtypes[tensor["dtype"]]))
+        yield name, flat.reshape(tensor["shape"])
+
+
+def pickle_error(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is a pickle, which can execute code when it is read; load it where you trust it "
+        "and save it again: unet.save_pretrained(directory, safe_serialization=True)"
+    )
