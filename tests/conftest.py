@@ -1,4 +1,4 @@
-"""Settings that make the tests strict: 8 virtual devices, no silent broadcasting, one compile cache."""
+"""Strict settings: 8 virtual devices, no silent broadcasting, one compile cache."""
 
 import os
 import tempfile
@@ -12,6 +12,6 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

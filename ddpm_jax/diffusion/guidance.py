@@ -48,7 +48,12 @@ def classifier_free_network(
       conditions: named arrays [B, ...].
       null_conditions: the same names, what the network was shown when a condition was dropped.
       scale: w, as in `classifier_free`.
+
+    Raises:
+      ValueError: if the two sets of conditions differ in their names.
     """
+    if conditions.keys() != null_conditions.keys():
+        raise ValueError(f"need the same names, got {[*conditions]} and {[*null_conditions]}")
 
     def branch(chosen: dict[str, jax.Array]) -> Denoiser:
         return prediction.denoiser(

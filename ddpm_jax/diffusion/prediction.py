@@ -34,16 +34,10 @@ class Denoised(NamedTuple):
 Denoiser = Callable[[jax.Array, jax.Array], Denoised]
 
 
-class _Levels(NamedTuple):
+def _levels(schedule: Schedule, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """alpha and sigma at t, shaped to multiply x."""
-
-    alpha: jax.Array
-    sigma: jax.Array
-
-
-def _levels(schedule: Schedule, x: jax.Array, t: jax.Array) -> _Levels:
-    t = jnp.asarray(t, x.dtype)
-    return _Levels(expand(schedule.alpha(t), x), expand(schedule.sigma(t), x))
+    t = process.time_like(t, x)
+    return expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
 
 
 def from_x0(schedule: Schedule, xt: jax.Array, t: jax.Array, x0: jax.Array) -> Denoised:
@@ -67,14 +61,15 @@ def from_v(schedule: Schedule, xt: jax.Array, t: jax.Array, v: jax.Array) -> Den
 
 def from_score(schedule: Schedule, xt: jax.Array, t: jax.Array, score: jax.Array) -> Denoised:
     """score = -eps / sigma, the gradient of log q(x_t) (Song et al. 2021)."""
-    return from_eps(schedule, xt, t, -_levels(schedule, xt, t).sigma * score)
+    _, sigma = _levels(schedule, xt, t)
+    return from_eps(schedule, xt, t, -sigma * score)
 
 
 def from_posterior_mean(
     schedule: Schedule, xt: jax.Array, t: jax.Array, mean: jax.Array
 ) -> Denoised:
     """mean = mu-tilde(x_t, x_0) of the step from t to t - 1/T (Ho et al. 2020, equation 7)."""
-    t = jnp.asarray(t, xt.dtype)
+    t = process.time_like(t, xt)
     weights = process.posterior_coefficients(schedule, previous_time(schedule, t), t)
     weight_xt, weight_x0 = (expand(w, xt) for w in weights)
     return from_x0(schedule, xt, t, (mean - weight_xt * xt) / weight_x0)
@@ -98,14 +93,15 @@ def to_v(schedule: Schedule, xt: jax.Array, t: jax.Array, denoised: Denoised) ->
 
 def to_score(schedule: Schedule, xt: jax.Array, t: jax.Array, denoised: Denoised) -> jax.Array:
     """The score -eps / sigma of q(x_t); t > 0."""
-    return -denoised.eps / _levels(schedule, xt, t).sigma
+    _, sigma = _levels(schedule, xt, t)
+    return -denoised.eps / sigma
 
 
 def to_posterior_mean(
     schedule: Schedule, xt: jax.Array, t: jax.Array, denoised: Denoised
 ) -> jax.Array:
     """mu-tilde(x_t, x_0) of the step from t to t - 1/T; needs a discrete schedule."""
-    t = jnp.asarray(t, xt.dtype)
+    t = process.time_like(t, xt)
     return process.posterior_mean(schedule, xt, denoised.x0, previous_time(schedule, t), t)
 
 

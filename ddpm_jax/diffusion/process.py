@@ -33,7 +33,7 @@ def marginal(schedule: Schedule, x0: jax.Array, t: jax.Array) -> Gaussian:
 
     Source: Ho et al. 2020, equation 4.
     """
-    t = _time(t, x0)
+    t = time_like(t, x0)
     return Gaussian(expand(schedule.alpha(t), x0) * x0, schedule.sigma(t) ** 2)
 
 
@@ -44,7 +44,7 @@ def add_noise(schedule: Schedule, x0: jax.Array, t: jax.Array, eps: jax.Array) -
       ValueError: if x0 and eps differ in shape.
     """
     _check_one_shape(x0=x0, eps=eps)
-    t = _time(t, x0)
+    t = time_like(t, x0)
     return expand(schedule.alpha(t), x0) * x0 + expand(schedule.sigma(t), x0) * eps
 
 
@@ -61,7 +61,7 @@ def transition(schedule: Schedule, xs: jax.Array, s: jax.Array, t: jax.Array) ->
 
     Source: Ho et al. 2020, equation 2; Kingma et al. 2021, appendix A for any pair of times.
     """
-    s, t = _time(s, xs), _time(t, xs)
+    s, t = time_like(s, xs), time_like(t, xs)
     ratio = schedule.alpha(t) / schedule.alpha(s)
     return Gaussian(expand(ratio, xs) * xs, transition_variance(schedule, s, t))
 
@@ -90,7 +90,7 @@ def posterior_mean(
     Source: Ho et al. 2020, equation 7.
     """
     _check_one_shape(xt=xt, x0=x0)
-    weight_xt, weight_x0 = posterior_coefficients(schedule, _time(s, xt), _time(t, xt))
+    weight_xt, weight_x0 = posterior_coefficients(schedule, time_like(s, xt), time_like(t, xt))
     return expand(weight_xt, xt) * xt + expand(weight_x0, x0) * x0
 
 
@@ -106,13 +106,19 @@ def posterior(
     schedule: Schedule, xt: jax.Array, x0: jax.Array, s: jax.Array, t: jax.Array
 ) -> Gaussian:
     """q(x_s | x_t, x_0) for any s < t."""
-    variance = posterior_variance(schedule, _time(s, xt), _time(t, xt))
+    variance = posterior_variance(schedule, time_like(s, xt), time_like(t, xt))
     return Gaussian(posterior_mean(schedule, xt, x0, s, t), variance)
 
 
-def _time(t: jax.Array, x: jax.Array) -> jax.Array:
-    """t in the dtype of x, so that float64 data meet float64 tables; checked against x's batch."""
-    t = jnp.asarray(t, x.dtype)
+def time_like(t: jax.Array, x: jax.Array) -> jax.Array:
+    """t for data x [B, ...]: float64 if x is, so that it reads float64 tables, else float32.
+
+    Never half precision, in which neighbouring steps are one time.
+
+    Raises:
+      ValueError: if t is neither a scalar nor [B].
+    """
+    t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
     if t.shape not in ((), x.shape[:1]):
         raise ValueError(f"t must be a scalar or [B], got {t.shape=} for x of shape {x.shape}")
     return t

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
-# (x, s [B], t [B], noise source) -> x at s
+# (x, s [B], t [B], key) -> x at s
 Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -30,9 +30,11 @@ def scan_steps(
       x at times[-1]; with return_trajectory, that and [num_steps + 1, B, ...], the start included.
 
     Raises:
-      ValueError: if the times do not descend strictly within [0, 1], or the keys are neither a
-        scalar nor [B].
+      ValueError: if the times do not descend strictly within [0, 1], the keys are neither a scalar
+        nor [B], or x is neither float32 nor float64.
     """
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}: only a network may be less")
     times = check_times(times)
     keys = as_keys(key)
     if keys.shape not in ((), x.shape[:1]):

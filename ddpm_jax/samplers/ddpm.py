@@ -27,7 +27,7 @@ def ancestral(
     clip_x0: bool = False,
     return_trajectory: bool = False,
 ) -> Any:
-    """Draw x_s ~ N(mu-tilde(x_t, x_0-hat), sigma² I) down the grid; no noise at the last step.
+    """Draw x_s ~ N(mu-tilde(x_t, x_0-hat), sigma² I) down the grid; no noise at s = 0.
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised.
@@ -52,12 +52,11 @@ def ancestral(
     step_variance = VARIANCES[variance]
     if clip_x0:
         denoise = guidance.clip_x0(denoise, schedule)
-    last_time = base.check_times(times)[-1]
 
     def step(x: jax.Array, s: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         mean = process.posterior_mean(schedule, x, denoise(x, t).x0, s, t)
         std = jnp.sqrt(step_variance(schedule, s, t))
-        std = jnp.where(s > jnp.asarray(last_time, s.dtype), std, 0)
+        std = jnp.where(s > 0, std, 0)  # at s = 0, beta is not 0 but x_0 is not noised
         return mean + expand(std, x) * base.normal(key, x)
 
     return base.scan_steps(step, times, key, x, return_trajectory=return_trajectory)

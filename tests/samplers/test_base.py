@@ -202,3 +202,9 @@ def test_bad_input_is_refused(name):
         sample(name, jax.random.split(jax.random.key(0), 3), start())
     with pytest.raises(ValueError, match=r"descend strictly.*grids"):
         sample(name, jax.random.key(0), start(), times=TIMES[::-1])
+
+
+def test_half_precision_is_refused():
+    x = jnp.zeros((2, 3), jnp.bfloat16)
+    with pytest.raises(ValueError, match="float32 or float64, got bfloat16"):
+        base.scan_steps(lambda x, s, t, key: x, [1.0, 0.0], jax.random.key(0), x)
