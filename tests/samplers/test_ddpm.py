@@ -152,3 +152,25 @@ def test_an_unknown_variance_is_refused():
             jnp.ones((1, 1)),
             variance="learned",
         )
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_a_chain_run_in_two_halves_has_the_law_of_the_whole(variance):
+    # The first half ends above 0, where its last step is noised like any other.
+    schedule, data, n = schedules.linear(50), oracles.Gaussian(0.6, 0.05), 40_000
+    nodes = np.arange(50, -1, -1)
+    mean, spread = oracles.ancestral_law(schedule.betas, nodes, 0.6, 0.05, variance)
+    x = samplers.initial_noise(jax.random.key(0), schedule, [1.0], (n, 1))
+    # The noise left out at this seam would shrink the final variance by more than the bound.
+    for half in (nodes[:46], nodes[45:]):
+        x = samplers.ancestral(
+            data.denoiser(schedule),
+            schedule,
+            half / 50,
+            jax.random.key(half[0]),
+            x,
+            variance=variance,
+        )
+    out = np.asarray(x)
+    assert abs(out.mean() - mean) < 4 * np.sqrt(spread / n)
+    assert abs(out.var() / spread - 1) < 4 * np.sqrt(2 / n)
