@@ -75,25 +75,33 @@ def _check_config(argv: list[str]) -> None:
 
     ml_collections ends both in a traceback, so this comes before its parser.
     """
-    joined = " ".join(argv[1:]).replace("-config ", "-config=").split(" ")
-    given = [a.lstrip("-") for a in joined if a.startswith(("--config", "-config"))]
+    words = argv[1:]
+    for i in range(len(words) - 1):
+        if words[i] in ("--config", "-config"):  # --config FILE is --config=FILE
+            words[i] += f"={words[i + 1]}"
+    # --noconfig.x is --config.x=false.
+    given = [w.lstrip("-").removeprefix("no") for w in words if w.startswith("-")]
     files = [a.partition("=")[2] for a in given if a.startswith("config=")]
     names = [a.partition("=")[0] for a in given if a.startswith("config.")]
     if not files:
         if names:
             raise UserError(f"--{names[0]} has no config to change: give --config=FILE too")
         return
-    path, _, argument = files[-1].partition(":")
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-        config = get_config(argument) if argument else get_config()
-    except Exception as error:  # a config file is the user's code: anything can come out of it
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"--config={path}: cannot load it ({reason}); see configs/") from error
-    fields = [f"config.{name}" for name in _leaves(config)]
+    fields = [f"config.{name}" for name in _leaves(load_config_file(files[-1]))]
     for name in names:
         if not any(field == name or field.startswith(f"{name}.") for field in fields):
             raise UserError(f"--{name}: no such config field{suggest(name, fields)}")
+
+
+def load_config_file(name: str) -> Any:
+    """The config of FILE or FILE:ARGUMENT. Raises UserError where it does not load."""
+    path, _, argument = name.partition(":")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        return get_config(argument) if argument else get_config()
+    except Exception as error:  # a config file is the user's code: anything can come out of it
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"--config={path}: cannot load it ({reason}); see configs/") from error
 
 
 def suggest(name: str, known: list[str]) -> str:
