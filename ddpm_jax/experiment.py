@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,26 @@ SAMPLERS = {
     "ddim": lambda c: functools.partial(samplers.ddim, eta=c.sample.eta, clip_x0=c.sample.clip_x0),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# The least value of whole-number fields.
+AT_LEAST = {
+    "data.batch_size": 1,
+    "data.num_threads": 0,
+    "model.channels": 1,
+    "model.num_blocks": 1,
+    "model.num_groups": 1,
+    "model.head_dim": 0,
+    "model.num_classes": 0,
+    "train.num_steps": 1,
+    "train.keep_checkpoints": 1,
+    "train.validate_examples": 1,
+    "train.log_every": 0,
+    "train.checkpoint_every": 0,
+    "train.sample_every": 0,
+    "train.validate_every": 0,
+    "sample.batch_size": 1,
+    "sample.grid_size": 1,
+}
 
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -168,6 +190,7 @@ def build(config: ConfigDict) -> Experiment:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
     c = config
+    _check_ranges(c)
     shape = image_shape(c)
     with _fields("model"):
         model = _unet(c)
@@ -192,7 +215,7 @@ def build(config: ConfigDict) -> Experiment:
         )
     with _fields("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
-    _check(c, mesh)
+    _check_fit(c, mesh)
     experiment = Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
     experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
     return experiment
@@ -353,32 +376,34 @@ def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step
     )
 
 
-def _check(c: ConfigDict, mesh: Mesh) -> None:
-    """What no single part can see: how the fields fit each other and the devices."""
+def _check_ranges(c: ConfigDict) -> None:
+    """Each field by itself, before anything is built from it."""
+    for field, least in AT_LEAST.items():
+        _need(c, _value(c, field) >= least, field, f"need at least {least}")
+    _need(c, 0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
+    multipliers = c.model.channel_multipliers
+    fits = len(multipliers) > 0 and min(multipliers) >= 1
+    _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
+    _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
+    _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
+    _choose("diffusion.variance", c.diffusion.variance, samplers.ddpm.VARIANCES)
+    for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
+        _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
+    _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
+    _need(c, 0 <= c.sample.eta <= 1, "sample.eta", "need 0 to 1")
+    finite = math.isfinite(c.sample.guidance_scale)
+    _need(c, finite, "sample.guidance_scale", "need a finite number")
 
-    def need(condition: bool, field: str, remedy: str) -> None:
-        if not condition:
-            group, name = field.split(".") if "." in field else (None, field)
-            value = c[group][name] if group else c[name]
-            raise UserError(f"config.{field}={value!r}: {remedy}")
 
-    need(0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
-    need(c.data.batch_size >= 1, "data.batch_size", "need at least 1")
+def _check_fit(c: ConfigDict, mesh: Mesh) -> None:
+    """What no single field shows: how they fit each other and the devices."""
+    need = functools.partial(_need, c)
     need(
         c.data.batch_size % mesh.size == 0,
         "data.batch_size",
         f"not divisible by the {mesh.size} devices of the mesh; take a multiple, or fewer devices "
         "with config.mesh.data",
     )
-    need(c.train.num_steps >= 1, "train.num_steps", "need at least 1")
-    need(c.train.keep_checkpoints >= 1, "train.keep_checkpoints", "need at least 1")
-    for name in ("log_every", "checkpoint_every", "sample_every", "validate_every"):
-        need(c.train[name] >= 0, f"train.{name}", "need at least 0 (0 is never)")
-    need(c.sample.batch_size >= 1, "sample.batch_size", "need at least 1")
-    need(c.sample.grid_size >= 1, "sample.grid_size", "need at least 1")
-    need(0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
-    need(0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
-    need(0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
     unconditional = c.model.num_classes == 0
     need(
         not (unconditional and c.sample.guidance_scale != 1),
@@ -395,6 +420,16 @@ def _check(c: ConfigDict, mesh: Mesh) -> None:
         "sample.guidance_scale",
         "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
     )
+
+
+def _value(c: ConfigDict, field: str) -> Any:
+    """The value of a dotted name."""
+    return functools.reduce(operator.getitem, field.split("."), c)
+
+
+def _need(c: ConfigDict, condition: bool, field: str, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"config.{field}={_value(c, field)!r}: {remedy}")
 
 
 def _choose(field: str, name: str, choices: dict[str, Any]) -> Any:
