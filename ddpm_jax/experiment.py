@@ -304,8 +304,9 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
             f"no checkpoint in {workdir}: it has no config.json; train one there with "
             "scripts/train.py, or name another --workdir"
         )
-    # The devices of this machine, whatever trained it.
-    experiment = build(configs.override(config, {"mesh": {"data": -1, "fsdp": 1}}))
+    # The devices of this machine, whatever trained it, as many as the batch divides by.
+    devices = math.gcd(jax.device_count(), config.data.batch_size)
+    experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
     shapes = experiment.state_shapes()
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         step = saved.check(step)
