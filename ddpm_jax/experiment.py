@@ -275,6 +275,7 @@ class Loaded:
     def labels(self, num: int, given: Sequence[int] = ()) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
         num_classes = self.experiment.config.model.num_classes
+        given = [int(label) for label in given]  # an array has no truth value
         if num < 1:
             raise UserError(f"the number of samples must be at least 1, got {num}")
         if given and not num_classes:
