@@ -18,7 +18,10 @@ def read(workdir: str | Path) -> ConfigDict | None:
     if not path.is_file():
         return None
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text(encoding="utf-8"))))
+        content = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        return ConfigDict(content)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a config: {error}; name another --workdir") from error
 
