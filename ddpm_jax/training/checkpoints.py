@@ -65,7 +65,7 @@ class Checkpoints:
         """The state at `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
 
         Raises:
-          UserError: if there is no such step.
+          UserError: if there is no such step, or it is damaged.
         """
         saved = self._restore(step, ocp.args.StandardRestore(_to_arrays(like)))
         key = jax.random.wrap_key_data(saved.pop("key"))
@@ -75,7 +75,7 @@ class Checkpoints:
         """Only the parameters at `step`: "raw", or the moving average of that name.
 
         Raises:
-          UserError: if there is no such step.
+          UserError: if there is no such step, or it is damaged.
         """
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
@@ -100,7 +100,13 @@ class Checkpoints:
     def _restore(self, step: int, args: Any) -> Any:
         self.check(step)
         assert self._manager is not None
-        return self._manager.restore(step, args=args)
+        try:
+            return self._manager.restore(step, args=args)
+        except (ValueError, KeyError, OSError) as error:  # what Orbax raises on missing parts
+            raise UserError(
+                f"cannot read the checkpoint {self.directory / str(step)} ({error}); "
+                "move it away to use the one before it"
+            ) from error
 
 
 def _to_arrays(state: TrainState) -> dict[str, Any]:
