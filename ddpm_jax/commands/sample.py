@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ def to_files(
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     given = {name: value for name, value in options.items() if value is not None}
     drawn_labels = loaded.labels(num_samples, chosen)
+    drawing = loaded.sample_batches(num_samples, labels=chosen, seed=seed, **given)
+    _make_writable(target)
     batches = []
     with tqdm(total=num_samples, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for batch in loaded.sample_batches(num_samples, labels=chosen, seed=seed, **given):
+        for batch in drawing:
             batches.append(batch)
             bar.update(len(batch))
     images = np.concatenate(batches)
@@ -70,20 +73,26 @@ def to_files(
 
 
 def _target(out: str | None) -> Path:
-    """The file or folder to write, checked before anything is drawn."""
+    """The file or folder to write."""
     if not out:
         raise UserError("--out is missing: name a file F.npz, or a folder for PNG files")
     target = Path(out)
     if target.suffix not in ("", ".npz") and not target.is_dir():
         raise UserError(f"--out={out}: need a file F.npz or a folder, got {target.suffix!r}")
+    if target.suffix == ".npz" and target.is_dir():
+        raise UserError(f"--out={out} is a folder: need a file F.npz, or another folder's name")
+    return target
+
+
+def _make_writable(target: Path) -> None:
+    """Make the folder that is written to, and try it, before anything is drawn."""
     folder = target.parent if target.suffix == ".npz" else target
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(f"--out={out}: cannot write there ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--out={out}: cannot write there (permission denied)")
-    return target
+        raise UserError(f"--out={target}: cannot write there ({error.strerror})") from error
 
 
 def _save_npz(path: Path, **arrays: Any) -> None:
