@@ -91,9 +91,10 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
                 num_steps=num_steps,
                 actions=[
                     watch.metrics(num_steps, start),
-                    every(period.checkpoint_every, act=checkpoints.save),
                     every(period.validate_every, act=watch.validate),
                     every(period.sample_every, act=watch.sample),
+                    # Last: what a checkpoint's step shows is on disk before the checkpoint is.
+                    every(period.checkpoint_every, act=checkpoints.save),
                 ],
                 stop=lambda: stop.requested,
             )
