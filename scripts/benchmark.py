@@ -11,13 +11,14 @@ import json
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/digits.py", help_string="the experiment to measure"
+_CONFIG = flags.DEFINE_string(
+    "config",
+    str(Path(__file__).parents[1] / "configs" / "digits.py"),
+    "the experiment to measure",
 )
 _OUT = flags.DEFINE_string("out", None, "the JSON file to write")
 flags.declare_key_flag("compile_cache")
@@ -29,9 +30,9 @@ def main() -> None:
     cli.use_compile_cache()
     from ddpm_jax.commands import benchmark
 
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    config = cli.load_config_file(_CONFIG.value)
     script = Path(__file__).with_name("train.py")
-    report = json.dumps(benchmark.benchmark(_CONFIG.value, script, config_file), indent=2)
+    report = json.dumps(benchmark.benchmark(config, script, _CONFIG.value), indent=2)
     Path(_OUT.value).write_text(report + "\n", encoding="utf-8")
     print(report)
 
