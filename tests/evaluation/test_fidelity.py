@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from ddpm_jax.data import digits
+from ddpm_jax.evaluation import fidelity
+
+
+def arrays(split):
+    source = digits(split)
+    examples = [source[k] for k in range(len(source))]
+    images = np.stack([e["image"] for e in examples]) / 8.0 - 1
+    return images, np.array([e["label"] for e in examples])
+
+
+@pytest.fixture(scope="module")
+def train():
+    return arrays("train")
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return arrays("validation")
+
+
+def test_held_out_digits_show_their_label_as_in_scikit_learns_own_example(train, held_out):
+    from sklearn.svm import SVC
+
+    # gamma = 0.001 on pixels of 0..16 is the example's, and so must be the share that it gets.
+    classifier = SVC(gamma=0.001).fit((train[0].reshape(-1, 64) + 1) * 8, train[1])
+    own = classifier.score((held_out[0].reshape(-1, 64) + 1) * 8, held_out[1])
+    accuracy = fidelity.label_accuracy(*train, *held_out)
+    assert accuracy == own == 356 / 360
+
+
+def test_wrong_labels_are_wrong(train, held_out):
+    images, labels = held_out
+    assert fidelity.label_accuracy(*train, images, (labels + 1) % 10) < 0.02
+    half = np.where(np.arange(len(labels)) % 2, labels, (labels + 1) % 10)
+    assert fidelity.label_accuracy(*train, images, half) == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_nearest_distance_is_the_least_of_all():
+    rng = np.random.default_rng(0)
+    references, images = rng.normal(size=(20, 3, 2, 1)), rng.normal(size=(7, 3, 2, 1))
+    expected = [min(np.linalg.norm(i - r) for r in references) for i in images]
+    np.testing.assert_allclose(fidelity.nearest_distances(references, images), expected)
+
+
+def test_copies_are_memorised_and_held_out_images_are_not(train, held_out):
+    images = train[0]
+    assert fidelity.memorisation_ratio(images, held_out[0], images[5:105]) == 0
+    assert fidelity.memorisation_ratio(images, held_out[0], held_out[0]) == 1
+    noise = np.random.default_rng(0).uniform(-1, 1, (100, 8, 8, 1))
+    assert fidelity.memorisation_ratio(images, held_out[0], noise) > 1.5
+
+
+def test_memorisation_is_a_ratio_of_distances():
+    # All on a line: samples lie 1 from the training set, held-out images 4.
+    train, held_out, samples = ([[0.0], [10.0]], [[14.0]], [[1.0], [11.0]])
+    assert fidelity.memorisation_ratio(*map(np.array, (train, held_out, samples))) == 0.25
+
+
+def test_a_set_is_as_spread_as_itself_and_a_constant_not_at_all(train):
+    images, labels = train
+    assert fidelity.spread_ratio(images, labels, images, labels) == 1
+    constant = np.stack([images[labels == c].mean(axis=0) for c in range(10)])[labels]
+    assert fidelity.spread_ratio(images, labels, constant, labels) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.9, 3.0])
+def test_the_spread_is_in_units_of_the_pixels(train, scale):
+    images, labels = train
+    means = np.stack([images[labels == c].mean(axis=0) for c in range(10)])[labels]
+    # Shrunk within the classes; what lies between them does not count.
+    shrunk = 7 * means + scale * (images - means)
+    assert fidelity.spread_ratio(images, labels, shrunk, labels) == pytest.approx(scale)
+
+
+def test_the_spread_compares_the_classes_that_were_drawn(train):
+    images, labels = train
+    ones = labels == 1
+    assert fidelity.spread_ratio(images, labels, images[ones], labels[ones]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="class 11"):
+        fidelity.spread_ratio(images, labels, images[:2], np.array([1, 11]))
