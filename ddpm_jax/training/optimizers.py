@@ -22,9 +22,8 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: str, num_steps: int)
     if decay == "constant":
         after: optax.Schedule = optax.constant_schedule(peak)
     elif decay == "cosine":
-        if warmup_steps >= num_steps:
-            raise ValueError(f"a cosine needs {warmup_steps=} below {num_steps=}")
-        after = optax.cosine_decay_schedule(peak, num_steps - warmup_steps)
+        # A run that ends within its warm-up never comes to the cosine.
+        after = optax.cosine_decay_schedule(peak, max(num_steps - warmup_steps, 1))
     else:
         raise ValueError(f"decay must be constant or cosine, got {decay!r}")
     if warmup_steps == 0:
