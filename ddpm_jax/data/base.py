@@ -85,6 +85,7 @@ class Tolerant:
 
     @property
     def skipped(self) -> int:
+        """How many distinct broken images were replaced so far."""
         return len(self._broken)
 
     def __len__(self) -> int:

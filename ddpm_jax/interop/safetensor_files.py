@@ -72,6 +72,7 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def pickle_error(path: Path) -> ValueError:
+    """What to raise for a pickle, with the remedy."""
     return ValueError(
         f"{path} is a pickle, which can execute code when it is read; load it where you trust it "
         "and save it again: unet.save_pretrained(directory, safe_serialization=True)"
