@@ -1,0 +1,137 @@
+"""The house plan: which way imports point, and that everything public says what it is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ddpm_jax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+EVERYWHERE = {"errors"}
+
+# What each part may import of the others.
+MATHS = {"diffusion"}
+SAMPLING = MATHS | {"samplers"}
+BUILT = SAMPLING | {"models", "data"}
+ALLOWED = {
+    "errors": set(),
+    "diffusion": set(),
+    "samplers": MATHS,
+    "models": SAMPLING,
+    "data": SAMPLING,
+    "training": BUILT,
+    "evaluation": BUILT,
+    "interop": BUILT,
+    "reporting": BUILT,
+    "cli": set(),
+    "config": {"cli"},
+    # One level: they see each other, and everything below.
+    "sampling": BUILT | {"training", "config", "cli"},
+    "experiment": BUILT | {"training", "config", "cli", "sampling"},
+    "commands": None,  # all of the package
+}
+SCRIPTS_SEE = {"commands", "cli", "errors", "data"}
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            # `from ddpm_jax import x` imports the module ddpm_jax.x.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    if part == "__init__":
+        assert not list(imports(path))
+        return
+    assert part in ALLOWED, f"{part} has no place in the house plan: give it one here"
+    allowed = ALLOWED[part]
+    for name in imports(path):
+        if name.split(".")[0] == "ddpm_jax" and allowed is not None:
+            other = name.split(".")[1]
+            assert other in {part} | allowed | EVERYWHERE, f"{named(path)} imports {name}"
+        assert name.split(".")[0] not in ("configs", "scripts", "tests")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_libraries_stay_where_they_belong(path):
+    part = part_of(path)
+    for name in imports(path):
+        library = name.split(".")[0]
+        assert library not in ("torch", "tensorflow", "diffusers", "transformers"), named(path)
+        if library == "flax":
+            assert part == "models", f"{named(path)} imports {name}"
+        if library == "ml_collections":
+            assert part in ("config", "experiment", "commands"), f"{named(path)} imports {name}"
+        if library == "absl" and name.split(".")[1] == "flags":
+            assert part == "cli", f"{named(path)} imports {name}"
+        if part in ("diffusion", "samplers") and library != "ddpm_jax":
+            known = (
+                "jax",
+                "numpy",
+                "collections",
+                "dataclasses",
+                "functools",
+                "operator",
+                "typing",
+            )
+            assert library in (*known, "math"), f"{named(path)} imports {name}"
+            assert "sharding" not in name, "the mathematics knows of no devices"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=named)
+def test_a_script_parses_and_calls(path):
+    for name in imports(path):
+        if name.split(".")[0] == "ddpm_jax":
+            assert name.split(".")[1] in SCRIPTS_SEE, f"{named(path)} imports {name}"
+    assert len(path.read_text().splitlines()) <= 70
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=named)
+def test_a_config_is_the_default_plus_its_difference(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    libraries = {name.split(".")[0] for name in imports(path)}
+    assert libraries <= {"ml_collections", "configs"}
+    if path.stem != "default":
+        body = ast.parse(path.read_text()).body
+        get_config = next(n for n in body if isinstance(n, ast.FunctionDef))
+        assert get_config.end_lineno - get_config.lineno < 40
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_whatever_is_public_says_what_it_is(path):
+    module = ast.parse(path.read_text())
+    assert ast.get_docstring(module), f"{named(path)} has no docstring"
+    missing = list(undocumented(module.body))
+    assert not missing, f"{named(path)}: no docstring in {', '.join(missing)}"
+
+
+def undocumented(body, prefix="", protocol=False):
+    """The public functions, classes and methods without a docstring."""
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        # A protocol's attribute is told by the class.
+        if not ast.get_docstring(node) and not protocol:
+            yield prefix + node.name
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base).split("[")[0] for base in node.bases}
+            yield from undocumented(node.body, f"{prefix}{node.name}.", "Protocol" in bases)
