@@ -27,7 +27,7 @@ ALLOWED = {
     "cli": set(),
     "config": {"cli"},
     # One level: they see each other, and everything below.
-    "sampling": BUILT | {"training", "config", "cli"},
+    "sampling": BUILT | {"training"},
     "experiment": BUILT | {"training", "config", "cli", "sampling"},
     "commands": None,  # all of the package
 }
