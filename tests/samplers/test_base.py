@@ -65,11 +65,18 @@ def test_an_image_does_not_depend_on_its_neighbours(name):
     assert (np.abs(np.delete(first - second, 3, axis=0)).max(axis=1) > 0).all()
 
 
-def draws(key, x, num_steps):
+def random_bits(key, x):
+    """24 random bits for every number of x, from the keys that the noise is drawn with."""
+    if key.ndim:
+        return jax.vmap(random_bits)(key, x)
+    return (jax.random.bits(key, x.shape) >> 8).astype(jnp.float32)
+
+
+def draws(key, x, num_steps, draw=base.normal):
     """The noise of every step of a scan, [num_steps, B, ...]."""
 
     def step(x, s, t, key):
-        return base.normal(key, x)
+        return draw(key, x)
 
     times = np.linspace(1, 0, num_steps + 1)
     return base.scan_steps(step, times, key, x, return_trajectory=True)[1][1:]
@@ -163,11 +170,15 @@ def on_8_devices(function, key, x):
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_8_devices_draw_what_1_draws_bit_for_bit(per_image):
+def test_8_devices_draw_what_1_draws(per_image):
     key, x = jax.random.key(8), start(16)
     key = jax.random.split(key, 16) if per_image else key
     noise = functools.partial(draws, num_steps=10)
-    np.testing.assert_array_equal(on_8_devices(noise, key, x), jax.jit(noise)(key, x))
+    # The random bits are the same. Their way to a normal number may round differently where fewer
+    # rows of a batch share a vector register: jax 0.10 never did, jax 0.12 does in the last place.
+    np.testing.assert_array_max_ulp(on_8_devices(noise, key, x), jax.jit(noise)(key, x), maxulp=2)
+    bits = functools.partial(draws, num_steps=10, draw=random_bits)
+    np.testing.assert_array_equal(on_8_devices(bits, key, x), jax.jit(bits)(key, x))
 
 
 @each_sampler
