@@ -175,8 +175,8 @@ def test_8_devices_draw_what_1_draws(per_image):
     key = jax.random.split(key, 16) if per_image else key
     noise = functools.partial(draws, num_steps=10)
     # The random bits are the same. Their way to a normal number may round differently where fewer
-    # rows of a batch share a vector register: jax 0.10 never did, jax 0.12 does in the last place.
-    np.testing.assert_array_max_ulp(on_8_devices(noise, key, x), jax.jit(noise)(key, x), maxulp=2)
+    # rows of a batch share a vector register: jax 0.10 never does, jax 0.12 does by up to 3 ulp.
+    np.testing.assert_array_max_ulp(on_8_devices(noise, key, x), jax.jit(noise)(key, x), maxulp=4)
     bits = functools.partial(draws, num_steps=10, draw=random_bits)
     np.testing.assert_array_equal(on_8_devices(bits, key, x), jax.jit(bits)(key, x))
 
