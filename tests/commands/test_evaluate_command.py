@@ -1,0 +1,69 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny_runs
+
+from ddpm_jax import experiment
+from ddpm_jax.commands import evaluate
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import fidelity
+
+
+def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    before = tiny_runs.snapshot(workdir)
+    flags = ["--num_samples=40", "--guidance_scale=2,0", "--seed=5", "--name=few"]
+    done = tiny_runs.script("evaluate", f"--workdir={workdir}", *flags)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((workdir / "eval" / "few.json").read_text())
+    # It adds its file and touches nothing else.
+    after = tiny_runs.snapshot(workdir)
+    assert {name for name in after if after[name] != before.get(name)} == {"eval", "eval/few.json"}
+
+    assert [entry["guidance_scale"] for entry in report["samples"]] == [2.0, 0.0]
+    held_out = report["held_out_data"]
+    assert held_out["label_accuracy"] == pytest.approx(356 / 360)
+    assert held_out["memorisation"] == 1
+    assert (report["checkpoint_step"], report["num_samples"], report["seed"]) == (800, 40, 5)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "| | label_accuracy | memorisation | spread |"
+    assert lines[-1].startswith("| held-out data | 0.989 | 1.000 | ")
+    assert len(lines) == 5
+
+    # The figures are those of the samples that the protocol names.
+    loaded = experiment.load(workdir)
+    images = loaded.sample(40, seed=5, guidance_scale=2.0) / 127.5 - 1
+    source = loaded.experiment.source("train")
+    real = np.stack([source[k]["image"] for k in range(len(source))]) / 8.0 - 1
+    labels = np.array([source[k]["label"] for k in range(len(source))])
+    spread = fidelity.spread_ratio(real, labels, images, np.arange(40) % 10)
+    assert report["samples"][0]["spread"] == pytest.approx(spread, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"metrics": ["fidd"]}, "fidd"),
+        ({"name": "a/b"}, "a/b"),
+        ({"guidance_scales": ["two"]}, "two"),
+        ({"num_samples": 0}, "at least 1"),
+        ({"step": 3}, "there are 700, 800"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_written(finished_run, options, named):
+    before = tiny_runs.snapshot(finished_run.workdir)
+    options = {"metrics": ["spread"], "num_samples": 4} | options
+    with pytest.raises(UserError, match=named):
+        evaluate.evaluate(str(finished_run.workdir), **options)
+    assert tiny_runs.snapshot(finished_run.workdir) == before
+
+
+def test_labels_cannot_be_measured_without_classes(unconditional_run):
+    with pytest.raises(UserError, match=r"label_accuracy.*unconditional"):
+        evaluate.evaluate(
+            str(unconditional_run.workdir), metrics=["memorisation", "label_accuracy"],
+            num_samples=4,
+        )  # fmt: skip

@@ -1,0 +1,197 @@
+"""A run that was stopped ends in the state of a run that was not, bit for bit."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import termios
+import threading
+import time
+
+import pytest
+import tiny_runs
+from tiny_runs import tiny_config
+
+from ddpm_jax.commands import train
+from ddpm_jax.reporting.progress import Progress
+
+NUM_STEPS = 24
+REMEDY = "run the same command again to go on"
+
+
+def short_config(**changes):
+    """Few steps with everything that draws at random: dropout, label drops and flips."""
+    silent = {"sample_every": 0, "validate_every": 0}
+    groups = {
+        "train": {"num_steps": NUM_STEPS, "checkpoint_every": 10, "log_every": 3} | silent,
+        "model": {"dropout": 0.1},
+        "data": {"flip": True},
+        "optim": {"decay": "constant"},
+    }
+    for group, fields in changes.items():
+        groups[group] = groups.get(group, {}) | fields
+    return tiny_config(**groups)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The workdir of a run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("straight")
+    assert train.train(short_config(), workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Sends this process a signal in the middle of chosen steps: signal_at({7: SIGTERM})."""
+
+    def arrange(signals):
+        steps = {"now": 0}
+        begin, advance = Progress.__init__, Progress.advance
+
+        def begin_at(self, start, *args, **kwargs):
+            steps["now"] = start
+            begin(self, start, *args, **kwargs)
+
+        def advance_and_signal(self):
+            advance(self)
+            steps["now"] += 1
+            if steps["now"] in signals:
+                os.kill(os.getpid(), signals.pop(steps["now"]))
+
+        monkeypatch.setattr(Progress, "__init__", begin_at)
+        monkeypatch.setattr(Progress, "advance", advance_and_signal)
+
+    return arrange
+
+
+def test_stops_anywhere_leave_no_trace(straight, tmp_path, signal_at, capsys):
+    # The first step, on a checkpoint, and the last but one.
+    stops = {1: signal.SIGTERM, 10: signal.SIGINT, 23: signal.SIGTERM}
+    signal_at(dict(stops))
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    for step in stops:
+        assert train.train(short_config(), tmp_path) == 75
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            said == f"stopped and saved at step {step} of 24; run the same command again to go on"
+        )
+        assert not (tmp_path / "final.json").exists()
+        assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert train.train(short_config(), tmp_path) == 0
+    assert "resuming at step 23" in capsys.readouterr().err
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+    logged = [line["step"] for line in tiny_runs.metrics(tmp_path)]
+    assert logged == [line["step"] for line in tiny_runs.metrics(straight)] == [*range(3, 25, 3)]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(straight, tmp_path, capsys):
+    assert train.train(short_config(train={"num_steps": 11}), tmp_path) == 0
+    shorter = tiny_runs.final(tmp_path)
+    assert shorter["step"] == 11
+    assert train.train(short_config(), tmp_path) == 0
+    assert "resuming at step 11" in capsys.readouterr().err
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+    # What the digests could hide: that they see nothing.
+    assert not set(shorter.values()) & set(tiny_runs.final(tmp_path).values())
+
+
+def test_a_signal_at_the_last_step_is_a_finished_run(straight, tmp_path, signal_at):
+    signal_at({NUM_STEPS: signal.SIGTERM})
+    assert train.train(short_config(), tmp_path) == 0
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+
+
+def test_a_run_that_lost_its_last_word_says_it_again(straight, tmp_path):
+    # Killed behind the last checkpoint and before final.json.
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "final.json").unlink()
+    assert train.train(short_config(), tmp_path) == 0
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+
+
+def test_a_run_needs_neither_metrics_nor_checkpoints_on_the_way(straight, tmp_path):
+    config = short_config(train={"log_every": 0, "checkpoint_every": 0})
+    assert train.train(config, tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "final.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+    assert tiny_runs.metrics(tmp_path) == []
+    # The last state is kept all the same.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["24"]
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+
+
+def last_step(workdir):
+    try:
+        return max((line["step"] for line in tiny_runs.metrics(workdir)), default=0)
+    except (FileNotFoundError, ValueError):  # not there yet, or a line half written
+        return 0
+
+
+def interrupt(process, workdir, step, number):
+    """Send the signal as soon as the run has logged the step; return its exit code."""
+    until = time.monotonic() + 120
+    while last_step(workdir) < step:
+        assert process.poll() is None, f"ended before step {step}"
+        assert time.monotonic() < until
+        time.sleep(0.003)
+    process.send_signal(number)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_processes_that_are_stopped_and_killed_end_as_one_that_is_not(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    command = ["train", *tiny_runs.tiny_flags(workdir)]
+
+    process = tiny_runs.start(*command, stderr=subprocess.PIPE)
+    assert interrupt(process, workdir, 40, signal.SIGTERM) == 75
+    said = process.stderr.read().splitlines()[-1]
+    stopped = re.fullmatch(rf"stopped and saved at step (\d+) of 800; {REMEDY}", said)
+    assert stopped, said
+    assert 40 <= int(stopped[1]) < 800
+    assert (workdir / "checkpoints" / stopped[1]).is_dir()
+
+    # On a terminal this time, as Ctrl-C would be.
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    process = tiny_runs.start(*command, stderr=terminal)
+    os.close(terminal)
+    shown = []
+    reader = threading.Thread(target=_read_all, args=(screen, shown))
+    reader.start()
+    assert interrupt(process, workdir, int(stopped[1]) + 60, signal.SIGINT) == 75
+    reader.join()
+    text = b"".join(shown).decode()
+    assert f"resuming at step {stopped[1]}" in text
+    assert re.search(r"\r[^\r]*\| \d+/800 \[.*step/s.*images/s=.*loss=0\.\d{4}", text), text
+    assert "stopped and saved at step" in text
+
+    process = tiny_runs.start(*command, stderr=subprocess.DEVNULL)
+    assert interrupt(process, workdir, 330, signal.SIGKILL) == -signal.SIGKILL
+    assert not (workdir / "final.json").exists()
+
+    done = tiny_runs.script(*command)
+    assert done.returncode == 0, done.stderr
+    resumed = int(re.search(r"resuming at step (\d+)", done.stderr)[1])
+    assert resumed % 100 == 0  # nobody could save at the kill
+    assert tiny_runs.final(workdir) == tiny_runs.final(finished_run.workdir)
+
+    ours, theirs = (tiny_runs.metrics(folder) for folder in (workdir, finished_run.workdir))
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    validation = [[x for x in lines if "validation_loss" in x] for lines in (ours, theirs)]
+    assert validation[0] == validation[1]
+    same = ("samples/step_000400.png", "samples/step_000800.png", "config.json")
+    for name in same:
+        assert (workdir / name).read_bytes() == (finished_run.workdir / name).read_bytes()
+
+
+def _read_all(screen, shown):
+    try:
+        while chunk := os.read(screen, 65536):
+            shown.append(chunk)
+    except OSError:  # the other end is closed
+        os.close(screen)

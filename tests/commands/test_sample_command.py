@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+
+from ddpm_jax import experiment
+from ddpm_jax.commands import sample
+from ddpm_jax.reporting import figures
+
+
+@pytest.fixture
+def draw(finished_run, tmp_path):
+    """Draws with the command into an .npz and returns what it holds."""
+    number = iter(range(100))
+
+    def of(num_samples, **options):
+        out = tmp_path / f"drawn_{next(number)}.npz"
+        sample.to_files(str(finished_run.workdir), str(out), num_samples=num_samples, **options)
+        with np.load(out) as held:
+            return dict(held)
+
+    return of
+
+
+def grey_levels(a, b):
+    """The largest difference, in grey levels."""
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def test_the_file_holds_images_and_labels_and_a_grid_lies_beside_it(finished_run, tmp_path, capsys):
+    out = tmp_path / "new" / "a.npz"
+    sample.to_files(str(finished_run.workdir), str(out), num_samples=12)
+    with np.load(out) as held:
+        assert set(held) == {"samples", "labels"}
+        images, labels = held["samples"], held["labels"]
+    assert (images.shape, images.dtype) == ((12, 8, 8, 1), np.uint8)
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert len(np.unique(images)) > 20
+    with Image.open(out.with_suffix(".png")) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), figures.grid(images, 10)[..., 0])
+    assert sorted(p.name for p in out.parent.iterdir()) == ["a.npz", "a.png"]
+    assert capsys.readouterr().out == f"12 samples in {out}, a grid in {out.with_suffix('.png')}\n"
+
+
+def test_an_image_depends_on_its_seed_and_number_alone(draw):
+    whole = draw(20, batch_size=24)["samples"]
+    assert grey_levels(draw(20, batch_size=8)["samples"], whole) <= 1
+    assert grey_levels(draw(5, batch_size=8)["samples"], whole[:5]) <= 1
+    other = draw(20, batch_size=24, seed=1)["samples"]
+    assert grey_levels(other, whole) > 50
+    # No two are the same noise.
+    assert len(np.unique(whole.reshape(20, -1), axis=0)) == 20
+
+
+def test_given_labels_cycle_and_count(draw, finished_run):
+    default = draw(8)
+    labelled = draw(8, labels=["3", "1"])
+    assert labelled["labels"].tolist() == [3, 1, 3, 1, 3, 1, 3, 1]
+    # Image 1 has class 1 either way, image 0 has not.
+    assert grey_levels(labelled["samples"][1], default["samples"][1]) <= 1
+    assert grey_levels(labelled["samples"][0], default["samples"][0]) > 1
+
+
+def test_guidance_leans_on_the_label_and_scale_0_ignores_it(draw):
+    ignored = [draw(8, labels=[label], guidance_scale=0.0)["samples"] for label in "27"]
+    np.testing.assert_array_equal(*ignored)
+    guided = [draw(8, labels=[label], guidance_scale=4.0)["samples"] for label in "27"]
+    assert grey_levels(*guided) > 1
+
+
+def test_the_average_is_drawn_unless_the_raw_parameters_are_asked_for(draw, finished_run):
+    average, raw = draw(8), draw(8, raw_params=True)
+    assert grey_levels(average["samples"], raw["samples"]) > 1
+    loaded = experiment.load(finished_run.workdir, raw_params=True)
+    np.testing.assert_array_equal(loaded.sample(8), raw["samples"])
+
+
+def test_an_older_checkpoint_can_be_asked_for(draw):
+    latest, last, older = (draw(8, step=step)["samples"] for step in (None, 800, 700))
+    np.testing.assert_array_equal(latest, last)
+    assert grey_levels(latest, older) > 1
+
+
+def test_a_folder_gets_a_png_an_image(finished_run, draw, tmp_path):
+    folder = tmp_path / "new" / "images"
+    sample.to_files(str(finished_run.workdir), str(folder), num_samples=3, labels=["4", "0"])
+    names = ["000000_class_4.png", "000001_class_0.png", "000002_class_4.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    drawn = draw(3, labels=["4", "0"])["samples"]
+    for name, image in zip(names, drawn, strict=True):
+        with Image.open(folder / name) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), image[..., 0])
+
+
+def test_a_model_without_classes_gives_the_label_minus_1(unconditional_run, tmp_path):
+    sample.to_files(str(unconditional_run.workdir), str(tmp_path / "a.npz"), num_samples=3)
+    with np.load(tmp_path / "a.npz") as held:
+        assert held["labels"].tolist() == [-1, -1, -1]
+        assert held["samples"].shape == (3, 8, 12, 3)
+    sample.to_files(str(unconditional_run.workdir), str(tmp_path / "b"), num_samples=1)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["000000.png"]
+
+
+def test_the_script_draws_what_the_package_does(finished_run, tmp_path):
+    # One device and a padded last batch there, eight devices and one batch here.
+    flags = ["--num_samples=7", "--seed=3", "--labels=2,5,9", "--sampler=ancestral",
+             "--num_steps=10", "--guidance_scale=1.5", "--batch_size=4"]  # fmt: skip
+    out = tmp_path / "a.npz"
+    done = tiny_runs.script("sample", f"--workdir={finished_run.workdir}", f"--out={out}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7 samples in ")
+    with np.load(out) as held:
+        assert held["labels"].tolist() == [2, 5, 9, 2, 5, 9, 2]
+        theirs = held["samples"]
+    ours = experiment.load(finished_run.workdir).sample(
+        7, seed=3, labels=[2, 5, 9], sampler="ancestral", num_steps=10, guidance_scale=1.5
+    )
+    assert grey_levels(ours, theirs) <= 1

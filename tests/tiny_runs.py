@@ -1,0 +1,111 @@
+"""A run so small that its training takes a second, by the command itself or in this process."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import digits
+from ddpm_jax import config as configs
+
+ROOT = Path(__file__).parents[1]
+
+# What makes configs/digits.py tiny; {"group.field": value}.
+TINY = {
+    "data.batch_size": 8,
+    "model.channels": 8,
+    "model.channel_multipliers": (1,),
+    "model.num_blocks": 1,
+    "model.num_groups": 4,
+    "diffusion.num_steps": 10,
+    "diffusion.label_dropout": 0.1,
+    "optim.learning_rate": 1e-3,
+    "optim.decay": "cosine",
+    "optim.warmup_steps": 10,
+    "ema.decay": 0.99,
+    "train.num_steps": 800,
+    "train.log_every": 10,
+    "train.checkpoint_every": 100,
+    "train.keep_checkpoints": 2,
+    "train.sample_every": 400,
+    "train.validate_every": 400,
+    "train.validate_examples": 20,
+    "sample.sampler": "ddim",
+    "sample.guidance_scale": 2.0,
+    "sample.num_steps": 5,
+    "sample.batch_size": 16,
+    "sample.grid_size": 20,
+    "mesh.data": 1,
+}
+
+
+def tiny_config(**changes) -> ConfigDict:
+    """The tiny run's config, changed: tiny_config(train={"num_steps": 3})."""
+    groups: dict = {}
+    for name, value in TINY.items():
+        group, field = name.split(".")
+        groups.setdefault(group, {})[field] = value
+    return configs.override(configs.override(digits.get_config(), groups), changes)
+
+
+def tiny_flags(workdir, **changes) -> list[str]:
+    """The flags of scripts/train.py for the same; a double underscore stands for the dot."""
+    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["--config=configs/digits.py", f"--workdir={workdir}", *overrides]
+
+
+def environment() -> dict[str, str]:
+    """A script's environment: one CPU device, the tests' compile cache."""
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+
+
+def script(name, *flags, **options) -> subprocess.CompletedProcess:
+    """Run scripts/NAME.py to its end, from the root."""
+    return subprocess.run(
+        [sys.executable, f"scripts/{name}.py", *map(str, flags)],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
+def start(name, *flags, **options) -> subprocess.Popen:
+    """Start scripts/NAME.py."""
+    return subprocess.Popen(
+        [sys.executable, f"scripts/{name}.py", *map(str, flags)],
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        **options,
+    )
+
+
+def snapshot(folder) -> dict[str, str]:
+    """{relative path: sha256} of every file under a folder, and of every folder: "folder"."""
+    folder = Path(folder)
+    return {
+        path.relative_to(folder).as_posix(): "folder"
+        if path.is_dir()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def metrics(workdir) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    text = (Path(workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def final(workdir) -> dict:
+    """What final.json holds."""
+    return json.loads((Path(workdir) / "final.json").read_text())
