@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import tiny_runs
+from ml_collections import ConfigDict
+
+from configs import default
+from ddpm_jax import config as configs
+from ddpm_jax.errors import UserError
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = default.get_config()
+    configs.write(tmp_path, config)
+    back = configs.read(tmp_path)
+    assert back == config
+    assert isinstance(back.data.image_size, tuple)
+    assert isinstance(back.model.channel_multipliers, tuple)
+    assert configs.differences(config, back) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_no_file_is_no_config(tmp_path):
+    assert configs.read(tmp_path) is None
+    assert configs.read(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"x"', b"\xff\xfe"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json is not a config"):
+        configs.read(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    configs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        configs.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_an_override_changes_a_copy():
+    config = default.get_config()
+    changed = configs.override(config, {"optim": {"learning_rate": 1.0}, "mesh": {"data": 2}})
+    assert (changed.optim.learning_rate, changed.mesh.data) == (1.0, 2)
+    assert config == default.get_config()
+    assert configs.differences(config, changed) == [
+        ("mesh.data", -1, 2),
+        ("optim.learning_rate", 2e-4, 1.0),
+    ]
+
+
+def test_an_override_of_nothing_or_of_another_type_is_refused():
+    config = default.get_config()
+    with pytest.raises(UserError, match=r"sample\.num_step; did you mean sample\.num_steps"):
+        configs.override(config, {"sample": {"num_step": 3}})
+    with pytest.raises(UserError, match=r"config\.sample\.num_steps='few'"):
+        configs.override(config, {"sample": {"num_steps": "few"}})
+
+
+def test_differences_see_fields_that_only_one_has():
+    old, new = ConfigDict({"a": {"b": 1}}), ConfigDict({"a": {"c": (2,)}, "d": 0})
+    assert configs.differences(old, new) == [
+        ("a.b", 1, None), ("a.c", None, (2,)), ("d", None, 0)
+    ]  # fmt: skip
+
+
+def test_the_tiny_run_is_made_of_known_fields():
+    # The helper of the command tests speaks of fields that exist; so do all configs.
+    assert not configs.differences(tiny_runs.tiny_config(), tiny_runs.tiny_config())

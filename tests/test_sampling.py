@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import sampling
+
+
+def fake_sample_fn(params, keys, labels):
+    """An image whose pixels tell its key and its label."""
+    bits = jax.vmap(lambda key: jax.random.uniform(key, (2, 2, 1), minval=-1))(keys)
+    return bits * params + 0 * labels[:, None, None, None]
+
+
+def drawn(num, batch_size, seed=0, **options):
+    labels = np.zeros(num, np.int32)
+    batches = sampling.draw_images(
+        fake_sample_fn, 1.0, labels, seed=seed, batch_size=batch_size, **options
+    )
+    return np.concatenate(list(batches))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 16])
+def test_an_image_is_a_function_of_its_seed_and_number(batch_size):
+    np.testing.assert_array_equal(drawn(10, batch_size), drawn(10, 10))
+    np.testing.assert_array_equal(drawn(3, batch_size), drawn(10, 10)[:3])
+    assert (drawn(10, batch_size, seed=1) != drawn(10, 10)).mean() > 0.9
+
+
+def test_every_batch_has_the_same_size():
+    seen = []
+
+    def spy(params, keys, labels):
+        seen.append((keys.shape, np.asarray(labels).tolist()))
+        return jnp.zeros((len(labels), 1, 1, 1))
+
+    batches = list(sampling.draw_images(spy, None, [3, 1, 4, 1, 5], seed=0, batch_size=4))
+    assert seen == [((4,), [3, 1, 4, 1]), ((4,), [5, -1, -1, -1])]
+    assert [len(batch) for batch in batches] == [4, 1]
+
+
+def test_a_codec_decodes_before_the_pixels_are_made():
+    double = sampling.Codec(encode=lambda x: x / 2, decode=lambda z: 2 * z)
+    plain = drawn(4, 4).astype(float) / 127.5 - 1
+    doubled = drawn(4, 4, codec=double).astype(float) / 127.5 - 1
+    np.testing.assert_allclose(doubled, np.clip(2 * plain, -1, 1), atol=0.02)
+
+
+def test_every_grey_level_comes_back():
+    levels = np.arange(256)
+    np.testing.assert_array_equal(sampling.to_uint8(jnp.asarray(levels / 127.5 - 1)), levels)
+    outside = sampling.to_uint8(jnp.array([-7.0, -1.0, 1.0, 7.0]))
+    assert outside.tolist() == [0, 0, 255, 255]
+    assert outside.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("num", "num_classes", "given", "labels"),
+    [
+        (5, 3, (), [0, 1, 2, 0, 1]),
+        (5, 3, (2, 0), [2, 0, 2, 0, 2]),
+        (1, 3, (2, 0), [2]),
+        (3, 0, (), [-1, -1, -1]),
+    ],
+)
+def test_labels_cycle(num, num_classes, given, labels):
+    ours = sampling.default_labels(num, num_classes, given)
+    assert ours.dtype == np.int32
+    assert ours.tolist() == labels
