@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import tiny_runs
 from ml_collections import ConfigDict
 
 from configs import default
@@ -64,8 +63,3 @@ def test_differences_see_fields_that_only_one_has():
     assert configs.differences(old, new) == [
         ("a.b", 1, None), ("a.c", None, (2,)), ("d", None, 0)
     ]  # fmt: skip
-
-
-def test_the_tiny_run_is_made_of_known_fields():
-    # The helper of the command tests speaks of fields that exist; so do all configs.
-    assert not configs.differences(tiny_runs.tiny_config(), tiny_runs.tiny_config())

@@ -35,8 +35,9 @@ def test_draws_do_not_depend_on_the_rest_of_the_batch():
     images = jnp.zeros((8, *SHAPE))
     whole = step.draw(KEY, images, 1000, 0.5)
     half = step.draw(KEY, images[:4], 1000, 0.5)
-    for ours, theirs in zip(whole, half, strict=True):
-        np.testing.assert_array_equal(ours[:4], theirs)
+    np.testing.assert_array_equal(whole.t[:4], half.t)
+    np.testing.assert_array_equal(whole.drop[:4], half.drop)
+    np.testing.assert_array_max_ulp(np.asarray(whole.eps[:4]), np.asarray(half.eps), maxulp=4)
     assert len(np.unique(whole.t)) > 4
     assert len(np.unique(whole.eps)) == whole.eps.size
 
@@ -49,8 +50,11 @@ def test_draws_do_not_depend_on_the_devices():
         draw = jax.jit(lambda: step.draw(KEY, images, 1000, 0.5), out_shardings=rows)
         drawn.append(draw())
     assert len(drawn[1].eps.devices()) == 8
-    for one, eight in zip(*drawn, strict=True):
-        np.testing.assert_array_equal(one, eight)
+    one, eight = drawn
+    np.testing.assert_array_equal(one.t, eight.t)
+    np.testing.assert_array_equal(one.drop, eight.drop)
+    # The bits are the same; from them to a normal, other loops may round apart.
+    np.testing.assert_array_max_ulp(np.asarray(one.eps), np.asarray(eight.eps), maxulp=4)
 
 
 def test_draws_have_their_laws():
