@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import config as configs
 from ddpm_jax import data, samplers, sampling
+from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import losses, prediction, schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import UNet
@@ -32,26 +32,6 @@ SAMPLERS = {
     "ddim": lambda c: functools.partial(samplers.ddim, eta=c.sample.eta, clip_x0=c.sample.clip_x0),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-# The least value of whole-number fields.
-AT_LEAST = {
-    "data.batch_size": 1,
-    "data.num_threads": 0,
-    "model.channels": 1,
-    "model.num_blocks": 1,
-    "model.num_groups": 1,
-    "model.head_dim": 0,
-    "model.num_classes": 0,
-    "train.num_steps": 1,
-    "train.keep_checkpoints": 1,
-    "train.validate_examples": 1,
-    "train.log_every": 0,
-    "train.checkpoint_every": 0,
-    "train.sample_every": 0,
-    "train.validate_every": 0,
-    "sample.batch_size": 1,
-    "sample.grid_size": 1,
-}
 
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -142,7 +122,7 @@ class Experiment:
             return sampling.make_sample_fn(
                 self.model.apply,
                 self.schedule,
-                _choose("sample.sampler", c.sample.sampler, SAMPLERS)(c),
+                choose("sample.sampler", c.sample.sampler, SAMPLERS)(c),
                 num_steps=c.sample.num_steps,
                 prediction_name=c.diffusion.prediction,
                 image_shape=self.image_shape,
@@ -190,13 +170,14 @@ def build(config: ConfigDict) -> Experiment:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
     c = config
-    _check_ranges(c)
+    check_ranges(c)
+    choose("diffusion.variance", c.diffusion.variance, samplers.ddpm.VARIANCES)
     shape = image_shape(c)
     with _fields("model"):
         model = _unet(c)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
     with _fields("diffusion"):
-        schedule = _choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)(
+        schedule = choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)(
             num_steps=c.diffusion.num_steps
         )
         objective = _objective(c, model, schedule)
@@ -215,7 +196,7 @@ def build(config: ConfigDict) -> Experiment:
         )
     with _fields("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
-    _check_fit(c, mesh)
+    check_fit(c, mesh.size)
     experiment = Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
     experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
     return experiment
@@ -321,17 +302,6 @@ def padded_batch(experiment: Experiment, num: int) -> int:
     return -(-min(experiment.config.sample.batch_size, num) // devices) * devices
 
 
-def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) of config.data. Raises UserError for a size that is none."""
-    size = tuple(config.data.image_size)
-    height, width = size * 2 if len(size) == 1 else size if len(size) == 2 else (0, 0)
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise UserError(f"config.data.image_size={size}: need (height, width), or one of both")
-    if config.data.channels not in (1, 3):
-        raise UserError(f"config.data.channels={config.data.channels}: need 1 or 3")
-    return height, width, config.data.channels
-
-
 def _unet(c: ConfigDict) -> UNet:
     m = c.model
     if m.name != "unet":
@@ -352,16 +322,16 @@ def _unet(c: ConfigDict) -> UNet:
         dropout=m.dropout,
         head_dim=m.head_dim or None,
         num_groups=m.num_groups,
-        dtype=_choose("model.dtype", m.dtype, DTYPES),
+        dtype=choose("model.dtype", m.dtype, DTYPES),
     )
 
 
 def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step.Objective:
     d = c.diffusion
     prediction.parameterisation(d.prediction)
-    _choose("diffusion.loss", d.loss, {"simple": None})
+    choose("diffusion.loss", d.loss, {"simple": None})
     weight = None
-    if _choose("diffusion.weighting", d.weighting, {"none": False, "inverse_variance": True}):
+    if choose("diffusion.weighting", d.weighting, {"none": False, "inverse_variance": True}):
         if d.prediction != "posterior_mean":
             raise UserError(
                 f"config.diffusion.weighting={d.weighting} weights the posterior mean: set "
@@ -376,68 +346,6 @@ def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step
         conditional=c.model.num_classes > 0,
         label_dropout=d.label_dropout,
     )
-
-
-def _check_ranges(c: ConfigDict) -> None:
-    """Each field by itself, before anything is built from it."""
-    for field, least in AT_LEAST.items():
-        _need(c, _value(c, field) >= least, field, f"need at least {least}")
-    _need(c, 0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
-    multipliers = c.model.channel_multipliers
-    fits = len(multipliers) > 0 and min(multipliers) >= 1
-    _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
-    _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
-    _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
-    _choose("diffusion.variance", c.diffusion.variance, samplers.ddpm.VARIANCES)
-    for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
-        _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
-    _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
-    _need(c, 0 <= c.sample.eta <= 1, "sample.eta", "need 0 to 1")
-    finite = math.isfinite(c.sample.guidance_scale)
-    _need(c, finite, "sample.guidance_scale", "need a finite number")
-
-
-def _check_fit(c: ConfigDict, mesh: Mesh) -> None:
-    """What no single field shows: how they fit each other and the devices."""
-    need = functools.partial(_need, c)
-    need(
-        c.data.batch_size % mesh.size == 0,
-        "data.batch_size",
-        f"not divisible by the {mesh.size} devices of the mesh; take a multiple, or fewer devices "
-        "with config.mesh.data",
-    )
-    unconditional = c.model.num_classes == 0
-    need(
-        not (unconditional and c.sample.guidance_scale != 1),
-        "sample.guidance_scale",
-        "an unconditional model cannot be guided; set 1, or config.model.num_classes",
-    )
-    need(
-        not (unconditional and c.diffusion.label_dropout),
-        "diffusion.label_dropout",
-        "there are no labels to drop; set 0, or config.model.num_classes",
-    )
-    need(
-        c.sample.guidance_scale == 1 or c.diffusion.label_dropout > 0,
-        "sample.guidance_scale",
-        "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
-    )
-
-
-def _value(c: ConfigDict, field: str) -> Any:
-    """The value of a dotted name."""
-    return functools.reduce(operator.getitem, field.split("."), c)
-
-
-def _need(c: ConfigDict, condition: bool, field: str, remedy: str) -> None:
-    if not condition:
-        raise UserError(f"config.{field}={_value(c, field)!r}: {remedy}")
-
-
-def _choose(field: str, name: str, choices: dict[str, Any]) -> Any:
-    if name not in choices:
-        raise UserError(f"config.{field}={name!r}: need one of {', '.join(choices)}")
-    return choices[name]
 
 
 @contextlib.contextmanager

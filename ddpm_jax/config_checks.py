@@ -1,0 +1,103 @@
+"""What a config's values must be, each by itself and together, before anything is built."""
+
+import functools
+import math
+import operator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.errors import UserError
+
+# The least value of whole-number fields.
+AT_LEAST = {
+    "data.batch_size": 1,
+    "data.num_threads": 0,
+    "model.channels": 1,
+    "model.num_blocks": 1,
+    "model.num_groups": 1,
+    "model.head_dim": 0,
+    "model.num_classes": 0,
+    "train.num_steps": 1,
+    "train.keep_checkpoints": 1,
+    "train.validate_examples": 1,
+    "train.log_every": 0,
+    "train.checkpoint_every": 0,
+    "train.sample_every": 0,
+    "train.validate_every": 0,
+    "sample.batch_size": 1,
+    "sample.grid_size": 1,
+}
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """(H, W, C) of config.data. Raises UserError for a size that is none."""
+    size = tuple(config.data.image_size)
+    height, width = size * 2 if len(size) == 1 else size if len(size) == 2 else (0, 0)
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise UserError(f"config.data.image_size={size}: need (height, width), or one of both")
+    if config.data.channels not in (1, 3):
+        raise UserError(f"config.data.channels={config.data.channels}: need 1 or 3")
+    return height, width, config.data.channels
+
+
+def check_ranges(c: ConfigDict) -> None:
+    """Each field by itself. Raises UserError naming the field, its value and what it needs."""
+    for field, least in AT_LEAST.items():
+        _need(c, _value(c, field) >= least, field, f"need at least {least}")
+    _need(c, 0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
+    multipliers = c.model.channel_multipliers
+    fits = len(multipliers) > 0 and min(multipliers) >= 1
+    _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
+    _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
+    _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
+    for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
+        _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
+    _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
+    _need(c, 0 <= c.sample.eta <= 1, "sample.eta", "need 0 to 1")
+    finite = math.isfinite(c.sample.guidance_scale)
+    _need(c, finite, "sample.guidance_scale", "need a finite number")
+
+
+def check_fit(c: ConfigDict, devices: int) -> None:
+    """How the fields fit each other and the number of devices. Raises UserError as above."""
+    need = functools.partial(_need, c)
+    need(
+        c.data.batch_size % devices == 0,
+        "data.batch_size",
+        f"not divisible by the {devices} devices of the mesh; take a multiple, or fewer devices "
+        "with config.mesh.data",
+    )
+    unconditional = c.model.num_classes == 0
+    need(
+        not (unconditional and c.sample.guidance_scale != 1),
+        "sample.guidance_scale",
+        "an unconditional model cannot be guided; set 1, or config.model.num_classes",
+    )
+    need(
+        not (unconditional and c.diffusion.label_dropout),
+        "diffusion.label_dropout",
+        "there are no labels to drop; set 0, or config.model.num_classes",
+    )
+    need(
+        c.sample.guidance_scale == 1 or c.diffusion.label_dropout > 0,
+        "sample.guidance_scale",
+        "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
+    )
+
+
+def _value(c: ConfigDict, field: str) -> Any:
+    """The value of a dotted name."""
+    return functools.reduce(operator.getitem, field.split("."), c)
+
+
+def _need(c: ConfigDict, condition: bool, field: str, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"config.{field}={_value(c, field)!r}: {remedy}")
+
+
+def choose(field: str, name: str, choices: dict[str, Any]) -> Any:
+    """The choice of that name. Raises UserError listing the choices where there is none."""
+    if name not in choices:
+        raise UserError(f"config.{field}={name!r}: need one of {', '.join(choices)}")
+    return choices[name]
