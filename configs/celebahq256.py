@@ -3,7 +3,8 @@
 Paper: Denoising Diffusion Probabilistic Models, appendix B.
 Data: TFDS celeb_a_hq/256, prepared once from files that you download by hand (TFDS says which):
   python scripts/prepare_data.py --dataset=celeb_a_hq/256 --data_dir=DIR
-Hardware: the paper's TPU v3-8 ran 2.2 steps/s, so about 63 hours for 500,000 steps.
+Hardware: the paper's TPU v3-8 ran 2.2 steps/s, so about 63 hours for 500,000 steps. --dry_run
+  counts some 180 GB of workspace for the batch of 64 on one device: spread it over eight or more.
 Expected: the paper shows samples and gives no FID for this data set; not rerun here.
 Command: python scripts/train.py --config=configs/celebahq256.py --workdir=runs/celebahq256 \
   --config.data.data_dir=DIR

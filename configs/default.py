@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     data.validation_split = "test"
     data.holdout = 0.05  # folder: the share kept for validation
     data.labels_file = ""  # folder: CSV of path,label; "" looks for labels.csv, then subfolders
-    data.on_error = "stop"  # folder: stop at a broken image, or skip it
+    data.on_error = "stop"  # stop at a broken image, or skip it
     data.num_threads = 2  # that read and decode images
 
     config.model = model = ConfigDict()
@@ -76,4 +76,4 @@ def get_config() -> ConfigDict:
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices that split the batch; -1 is all
     mesh.fsdp = 1  # devices that split the parameters (and the batch)
-    return config
+    return config.lock()  # a misspelt field in a config file is an error

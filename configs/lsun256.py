@@ -2,7 +2,7 @@
 
 Paper: Denoising Diffusion Probabilistic Models, appendix B. One category a run, named after a
 colon: configs/lsun256.py:bedroom, :cat, or :church_outdoor, which is the default.
-Data: TFDS lsun/CATEGORY, prepared once:
+Data: TFDS lsun/CATEGORY, prepared once; TFDS's LSUN needs tensorflow_io besides TensorFlow:
   python scripts/prepare_data.py --dataset=lsun/church_outdoor --data_dir=DIR
 Hardware: the paper's TPU v3-8 ran 2.2 steps/s: about 150 hours for church_outdoor.
 Expected: FID 7.89 church, 6.36 bedroom, 19.75 cat (the paper's figures); not rerun here.
@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from configs import celebahq256
 
-# category -> steps, random flips. The paper flips all but bedrooms; its code's comments say cats.
+SPLITS = ("train", "validation")
+# category -> steps, random flips, splits. The paper flips all but bedrooms; its code's comments say
+# all but cats. TFDS has no validation images of cats, so the last 1,000 are held out.
 CATEGORIES = {
-    "church_outdoor": (1_200_000, True),
-    "bedroom": (2_400_000, False),
-    "cat": (1_800_000, True),
+    "church_outdoor": (1_200_000, True, SPLITS),
+    "bedroom": (2_400_000, False, SPLITS),
+    "cat": (1_800_000, True, ("train[:-1000]", "train[-1000:]")),
 }
 
 
@@ -26,7 +28,7 @@ def get_config(category: str = "church_outdoor") -> ConfigDict:
     if category not in CATEGORIES:
         raise ValueError(f"category must be one of {', '.join(CATEGORIES)}, got {category!r}")
     config = celebahq256.get_config()
-    config.train.num_steps, config.data.flip = CATEGORIES[category]
+    config.train.num_steps, config.data.flip, splits = CATEGORIES[category]
     config.data.name = f"lsun/{category}"
-    config.data.update(train_split="train", validation_split="validation")
+    config.data.train_split, config.data.validation_split = splits
     return config

@@ -51,6 +51,11 @@ def parse(argv: list[str]) -> None:
         _check_config(argv)
     try:
         positional = FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        own = [f.name for f in FLAGS.get_key_flags_for_module(argv[0])] or list(FLAGS)
+        raise UserError(
+            f"--{error.flagname}: no such flag{suggest(error.flagname, own)}"
+        ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if positional:

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
+from ddpm_jax.config_checks import image_shape
 from ddpm_jax.errors import UserError
 
 
@@ -52,6 +53,16 @@ def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDic
             except TypeError as error:
                 raise UserError(f"config.{group}.{name}={value!r}: {error}") from error
     return config
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The config as a run keeps it: folders absolute, image sizes as (height, width).
+
+    So a run is found to be the same wherever it is started from, and can be evaluated there.
+    """
+    paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
+    size = image_shape(config)[:2]
+    return override(config, {"data": {**paths, "image_size": size}})
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -69,16 +69,12 @@ def check_fit(c: ConfigDict, devices: int) -> None:
         "with config.mesh.data",
     )
     unconditional = c.model.num_classes == 0
-    need(
-        not (unconditional and c.sample.guidance_scale != 1),
-        "sample.guidance_scale",
-        "an unconditional model cannot be guided; set 1, or config.model.num_classes",
+    remedy = (
+        "an unconditional model (config.model.num_classes=0) needs sample.guidance_scale=1 and "
+        "diffusion.label_dropout=0"
     )
-    need(
-        not (unconditional and c.diffusion.label_dropout),
-        "diffusion.label_dropout",
-        "there are no labels to drop; set 0, or config.model.num_classes",
-    )
+    need(not (unconditional and c.sample.guidance_scale != 1), "sample.guidance_scale", remedy)
+    need(not (unconditional and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
     need(
         c.sample.guidance_scale == 1 or c.diffusion.label_dropout > 0,
         "sample.guidance_scale",

@@ -287,8 +287,14 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
             "scripts/train.py, or name another --workdir"
         )
     # The devices of this machine, whatever trained it, as many as the batch divides by.
-    devices = math.gcd(jax.device_count(), config.data.batch_size)
-    experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
+    try:
+        devices = math.gcd(jax.device_count(), config.data.batch_size)
+        experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
+    except (AttributeError, KeyError) as error:
+        reason = str(error).strip("\"'").splitlines()[0]
+        raise UserError(
+            f"{workdir}/config.json has no field {reason}: another version wrote it"
+        ) from error
     shapes = experiment.state_shapes()
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         step = saved.check(step)

@@ -16,7 +16,7 @@ from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 
 _CONFIG = flags.DEFINE_string(
-    "config",
+    "config_file",
     str(Path(__file__).parents[1] / "configs" / "digits.py"),
     "the experiment to measure",
 )
@@ -27,6 +27,10 @@ flags.declare_key_flag("compile_cache")
 def main() -> None:
     if not _OUT.value:
         raise UserError("--out is missing: name the JSON file to write")
+    try:
+        Path(_OUT.value).touch()  # now, not after minutes of measuring
+    except OSError as error:
+        raise UserError(f"--out={_OUT.value}: cannot write there ({error.strerror})") from error
     cli.use_compile_cache()
     from ddpm_jax.commands import benchmark
 

@@ -2,9 +2,9 @@
 
   python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
 
-Writes `samples` uint8 [N, H, W, C] and `labels` int32 [N] (-1 without classes) into the .npz and a
-grid beside it, or one PNG an image if --out is a folder. What is not given comes from the run's
-config.
+--out=F.npz gets `samples` uint8 [N, H, W, C] and `labels` int32 [N] (-1 without classes), and a
+grid F.png beside it; --out=F.png only the grid; a folder one PNG an image. What is not given comes
+from the run's config.
 """
 
 from absl import flags
@@ -13,12 +13,12 @@ from ddpm_jax import cli
 
 flags.DEFINE_string("workdir", None, "the run to sample from")
 flags.DEFINE_integer("num_samples", 100, "how many images")
-flags.DEFINE_string("out", None, "F.npz, or a folder for PNG files")
+flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
 flags.DEFINE_string("sampler", None, "ancestral or ddim")
 flags.DEFINE_integer("num_steps", None, "network calls of the sampler")
 flags.DEFINE_float("eta", None, "ddim's noise, 0 to 1")
 flags.DEFINE_float("guidance_scale", None, "0 ignores the label, 1 is unguided, above 1 guided")
-flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone")
+flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
 flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
 flags.DEFINE_integer("batch_size", None, "images of one call of the network")
 flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")

@@ -25,7 +25,7 @@ ALLOWED = {
     "interop": BUILT,
     "reporting": BUILT,
     "cli": set(),
-    "config": {"cli"},
+    "config": {"cli", "config_checks"},
     "config_checks": set(),
     # One level: they see each other, and everything below.
     "sampling": BUILT | {"training"},

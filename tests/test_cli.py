@@ -53,7 +53,7 @@ def test_a_bug_keeps_its_traceback(run):
 @pytest.mark.parametrize(
     ("argument", "named"),
     [
-        ("--compile_cash=x", "'compile_cash'. Did you mean: compile_cache"),
+        ("--compile_cash=x", "--compile_cash: no such flag; did you mean compile_cache?"),
         ("x", "unexpected argument 'x'"),
         ("--compile_cache", "compile_cache"),
     ],

@@ -12,7 +12,7 @@ def test_a_config_survives_its_file(tmp_path):
     config = default.get_config()
     configs.write(tmp_path, config)
     back = configs.read(tmp_path)
-    assert back == config
+    assert back.to_dict() == config.to_dict()
     assert isinstance(back.data.image_size, tuple)
     assert isinstance(back.model.channel_multipliers, tuple)
     assert configs.differences(config, back) == []
@@ -63,3 +63,20 @@ def test_differences_see_fields_that_only_one_has():
     assert configs.differences(old, new) == [
         ("a.b", 1, None), ("a.c", None, (2,)), ("d", None, 0)
     ]  # fmt: skip
+
+
+def test_a_misspelt_field_in_a_config_file_is_refused():
+    with pytest.raises(KeyError, match="batch_sise"):
+        default.get_config().data.update(batch_sise=3)
+
+
+def test_a_run_keeps_its_folders_absolute_and_its_size_as_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configs.override(
+        default.get_config(), {"data": {"data_dir": "images", "image_size": (8,)}}
+    )
+    data = configs.resolve(config).data
+    assert data.data_dir == str(tmp_path / "images")
+    assert data.image_size == (8, 8)
+    once = configs.resolve(config)
+    assert configs.differences(once, configs.resolve(once)) == []

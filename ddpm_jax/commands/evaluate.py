@@ -56,6 +56,8 @@ def evaluate(
     """
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
+    if not metrics:
+        raise UserError(f"--metrics is empty: need some of {', '.join(METRICS)}")
     if unknown := [m for m in metrics if m not in METRICS]:
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(METRICS)}")
     if not re.fullmatch(r"[\w.-]+", name):

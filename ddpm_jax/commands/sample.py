@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 
 GRID_IMAGES = 400
+FILES = (".npz", ".png")
 
 
 def to_files(
@@ -28,11 +29,11 @@ def to_files(
     raw_params: bool = False,
     **options: Any,
 ) -> None:
-    """Draw images and write them to `out`: F.npz with a grid F.png beside it, or a folder of PNGs.
+    """Draw images into `out`: F.npz with a grid F.png beside it, F.png alone, or a folder of PNGs.
 
     Args:
       workdir: of the run.
-      out: the .npz file, or a folder.
+      out: the .npz or .png file, or a folder.
       num_samples, labels, seed: as in `Loaded.sample`; labels as text.
       step, raw_params: as in `experiment.load`.
       **options: fields of config.sample; None leaves the run's own.
@@ -58,13 +59,16 @@ def to_files(
             batches.append(batch)
             bar.update(len(batch))
     images = np.concatenate(batches)
-    if target.suffix == ".npz":
-        _save_npz(target, samples=images, labels=drawn_labels)
+    if target.suffix in FILES:
         num_classes = loaded.experiment.config.model.num_classes
         columns = num_classes if 0 < num_classes <= 20 and not chosen else None
         picture = target.with_suffix(".png")
         figures.save_png(picture, figures.grid(images[:GRID_IMAGES], columns))
-        print(f"{num_samples} samples in {target}, a grid in {picture}")
+        if target.suffix == ".npz":
+            _save_npz(target, samples=images, labels=drawn_labels)
+            print(f"{num_samples} samples in {target}, a grid in {picture}")
+        else:
+            print(f"a grid of {min(num_samples, GRID_IMAGES)} samples in {picture}")
         return
     for k, (image, label) in enumerate(zip(images, drawn_labels, strict=True)):
         name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
@@ -75,18 +79,21 @@ def to_files(
 def _target(out: str | None) -> Path:
     """The file or folder to write."""
     if not out:
-        raise UserError("--out is missing: name a file F.npz, or a folder for PNG files")
+        raise UserError("--out is missing: name a file F.npz or F.png, or a folder for PNG files")
     target = Path(out)
-    if target.suffix not in ("", ".npz") and not target.is_dir():
-        raise UserError(f"--out={out}: need a file F.npz or a folder, got {target.suffix!r}")
-    if target.suffix == ".npz" and target.is_dir():
+    if target.suffix not in ("", *FILES) and not target.is_dir() and not out.endswith("/"):
+        raise UserError(
+            f"--out={out}: need a file F.npz or F.png, or a folder (end its name with / if it has "
+            "a dot)"
+        )
+    if target.suffix in FILES and target.is_dir():
         raise UserError(f"--out={out} is a folder: need a file F.npz, or another folder's name")
     return target
 
 
 def _make_writable(target: Path) -> None:
     """Make the folder that is written to, and try it, before anything is drawn."""
-    folder = target.parent if target.suffix == ".npz" else target
+    folder = target.parent if target.suffix in FILES else target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

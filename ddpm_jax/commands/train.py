@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -30,7 +31,7 @@ from ddpm_jax.training.state import TrainState, digests
 EXIT_STOPPED = 75
 
 # What may change between two starts of one run; everything else makes it another experiment.
-FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads")
+FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
 
 
 def train(config: ConfigDict, workdir: str | Path) -> int:
@@ -42,7 +43,11 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
     Raises:
       UserError: for a config, workdir or data set that does not fit. Nothing is written then.
     """
-    workdir = Path(workdir)
+    with loop.StopSignal() as stop:
+        return _train(configs.resolve(config), Path(workdir), stop)
+
+
+def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
     check_workdir(workdir, config)
     if _finished(workdir) >= config.train.num_steps:
         print(
@@ -63,17 +68,15 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         process_count=jax.process_count(),
     )
     _make_writable(workdir)
-    configs.write(workdir, config)
 
-    with (
-        loop.StopSignal() as stop,
-        Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints,
-    ):
+    failures: list[UserError] = []
+    with Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints:
         start = checkpoints.latest() or 0
         if start:
             state = checkpoints.restore(start, experiment.state_shapes())
         else:
             state = experiment.init_state()
+        configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
         with (
             MetricWriter(workdir, start) as writer,
@@ -86,7 +89,11 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
             state, reached = loop.train(
                 state,
                 experiment.train_step(),
-                _placed(batches.iterate(start, num_threads=config.data.num_threads), experiment),
+                _placed(
+                    batches.iterate(start, num_threads=config.data.num_threads),
+                    experiment,
+                    failures,
+                ),
                 start=start,
                 num_steps=num_steps,
                 actions=[
@@ -101,7 +108,9 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
             checkpoints.save(reached, state)
             checkpoints.wait()
             if skipped := sum(s.skipped for s in (train_data, validation_data) if s):
-                progress.say(f"{skipped} broken images were skipped")
+                progress.say(f"broken images skipped: {skipped}")
+        if failures:
+            raise UserError(f"{failures[0]} (saved at step {reached:,}, to go on from there)")
         if reached < num_steps:
             print(
                 f"stopped and saved at step {reached:,} of {num_steps:,}; "
@@ -145,12 +154,14 @@ class Watch:
         logged: list[float] = [start, time.monotonic()]
 
         def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
-            means.add(metrics)
             self.progress.advance()
             if step == start + 1:
                 logged[:] = step, time.monotonic()  # what came before was compilation
             period = self.config.train.log_every
-            if not period or (step % period and step != last):
+            if not period:
+                return
+            means.add(metrics)
+            if step % period and step != last:
                 return
             values = means.pop()
             now = time.monotonic()
@@ -161,6 +172,11 @@ class Watch:
             speed = {"images_per_second": rate * self.config.data.batch_size}
             self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
             self.progress.show(step, values["loss"], rate)
+            if not math.isfinite(values["loss"]):
+                self.progress.say(
+                    f"step {step:,}: the loss is {values['loss']}; what follows is of no use. "
+                    "Stop, and try a smaller config.optim.learning_rate"
+                )
 
         return action
 
@@ -220,21 +236,28 @@ class Watch:
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Refuse a workdir that holds another experiment. Raises UserError listing what differs."""
+    """Refuse a workdir that holds another experiment. Raises UserError listing what differs.
+
+    Without a checkpoint there is nothing to lose: a run that died at its first steps (of too large
+    a batch, say) can be tried again there with other settings.
+    """
+    folder = workdir / "checkpoints"
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return
     saved = configs.read(workdir)
     if saved is None:
-        if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
-            raise UserError(
-                f"{workdir} holds checkpoints but no config.json, so nobody can tell what they "
-                "are: start elsewhere with --workdir=NEW"
-            )
-        return
+        raise UserError(
+            f"{workdir} holds checkpoints but no config.json, so nobody can tell what they are: "
+            "start elsewhere with --workdir=NEW"
+        )
     differing = [
         f"{name} is {old!r} there, {new!r} here"
         for name, old, new in configs.differences(saved, config)
         if not name.startswith(FREE_FIELDS)
     ]
     if differing:
+        if len(differing) > 10:
+            differing = [*differing[:10], f"and {len(differing) - 10} more"]
         raise UserError(
             f"{workdir} holds another experiment: {'; '.join(differing)}. "
             "Start this one elsewhere with --workdir=NEW"
@@ -265,9 +288,16 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _placed(batches: Iterator[dict[str, np.ndarray]], experiment: Experiment) -> Iterator[Any]:
+def _placed(
+    batches: Iterator[dict[str, np.ndarray]], experiment: Experiment, failures: list[UserError]
+) -> Iterator[Any]:
+    """The batches on their devices; data that cannot be read end them, so that the run is saved."""
     place = sharding.batch_sharding(experiment.mesh)
-    return (sharding.put_batch(batch, place) for batch in batches)
+    try:
+        for batch in batches:
+            yield sharding.put_batch(batch, place)
+    except UserError as error:
+        failures.append(error)
 
 
 def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -> str:

@@ -66,7 +66,8 @@ def folder(
     if not chosen:
         raise UserError(
             f"{root} has {len(files)} image(s) and data.holdout={holdout} leaves none for the "
-            f"{split} split: add images or change data.holdout"
+            f"{split} split: add images, change data.holdout, or train without a validation loss "
+            "(train.validate_every=0)"
         )
     info = DataInfo(shape, len(class_names), 256, class_names)
     return Tolerant(_FolderReader(root, chosen, [labels[file] for file in chosen], info), on_error)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -123,7 +124,7 @@ def _download_and_prepare(builder: Any, dataset: str) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
-        if "tensorflow" in str(error).lower():
+        if re.search(r"No module named 'tensorflow['.]", str(error)):  # not tensorflow_io
             raise UserError(_no_tensorflow(dataset)) from error
         raise UserError(f"preparing {dataset} needs another package: {_one_line(error)}") from error
     except failures as error:

@@ -62,15 +62,12 @@ def classifier_free_network(
 
     if scale in (0, 1):
         return branch(conditions if scale == 1 else null_conditions)
-    both = {k: jnp.concatenate([null_conditions[k], conditions[k]]) for k in conditions}
-    denoise_both = branch(both)
+    denoise_both = branch({k: _interleave(null_conditions[k], conditions[k]) for k in conditions})
 
     def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
-        out = denoise_both(jnp.concatenate([xt, xt]), jnp.concatenate([t, t]))
-        batch = xt.shape[0]
+        out = denoise_both(_interleave(xt, xt), _interleave(t, t))
         first, second = (
-            jax.tree.map(operator.itemgetter(part), out)
-            for part in (slice(None, batch), slice(batch, None))
+            jax.tree.map(operator.itemgetter(slice(offset, None, 2)), out) for offset in (0, 1)
         )
         return _mix(first, second, scale)
 
@@ -101,6 +98,11 @@ def map_x0(
         return Denoised(x0, eps, out.variance_fraction)
 
     return changed
+
+
+def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Two [B, ...] as one [2B, ...], example beside example: both stay on the example's device."""
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
 def _mix(unconditional: Denoised, conditional: Denoised, scale: float) -> Denoised:

@@ -1,5 +1,6 @@
 """The progress of a run on stderr: a bar on a terminal, else a plain line now and then."""
 
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -25,7 +26,7 @@ class Progress:
         self._batch_size = batch_size
         self._shown = time.monotonic()
         self._bar: tqdm | None = None
-        if self._stream.isatty():
+        if self._stream.isatty() and _has_width(self._stream):
             self._bar = tqdm(
                 total=total, initial=start, unit="step", file=self._stream, dynamic_ncols=True
             )
@@ -63,3 +64,11 @@ class Progress:
             self._bar.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
+
+
+def _has_width(stream: TextIO) -> bool:
+    """False for a terminal 0 columns wide, on which tqdm would print nothing at all."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        return True

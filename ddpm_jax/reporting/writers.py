@@ -1,6 +1,7 @@
 """Where a run's numbers go: metrics.jsonl for programs, TensorBoard events for people."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ class MetricWriter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of JSON, {"step": step, **values}, and one event a value."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON has no NaN: what is not finite is null there.
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)

@@ -21,7 +21,7 @@ def scan_steps(
     Args:
       step: (x [B, ...], s [B], t [B], key) -> x at time s < t. The key is this step's own, a scalar
         or [B], for `normal`.
-      times: descending, [num_steps + 1].
+      times: descending, [num_steps + 1], concrete: the grid is part of the compiled program.
       key: a scalar key, or [B] keys (one an image, which then depends on no other image).
       x: the start, x at times[0], [B, ...].
       return_trajectory: also return x at every time.

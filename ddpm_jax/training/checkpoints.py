@@ -11,8 +11,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from ddpm_jax.errors import UserError
 from ddpm_jax.training.state import TrainState
 
-# Orbax tells every step of every save at INFO and WARNING; a run prints its own one line.
-logging.getLogger("absl").setLevel(logging.ERROR)
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Orbax tells each stage of each save, through absl's logger; a run prints its own one line."""
+    return "orbax" not in record.pathname or record.levelno >= logging.ERROR
 
 
 class Checkpoints:
@@ -24,6 +26,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, keep: int = 3, read_only: bool = False):
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._manager = None
+        logging.getLogger("absl").addFilter(_worth_saying)
         if read_only and not self.directory.is_dir():
             return
         self._manager = ocp.CheckpointManager(
@@ -65,7 +68,7 @@ class Checkpoints:
         """The state at `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
 
         Raises:
-          UserError: if there is no such step, or it is damaged.
+          UserError: if there is no such step, or its files cannot be read.
         """
         saved = self._restore(step, ocp.args.StandardRestore(_to_arrays(like)))
         key = jax.random.wrap_key_data(saved.pop("key"))
@@ -75,7 +78,7 @@ class Checkpoints:
         """Only the parameters at `step`: "raw", or the moving average of that name.
 
         Raises:
-          UserError: if there is no such step, or it is damaged.
+          UserError: if there is no such step, or its files cannot be read.
         """
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
@@ -102,9 +105,10 @@ class Checkpoints:
         assert self._manager is not None
         try:
             return self._manager.restore(step, args=args)
-        except (ValueError, KeyError, OSError) as error:  # what Orbax raises on missing parts
+        except Exception as error:  # Orbax has no exception of its own for a damaged step
+            reason = str(error).strip().splitlines()[0][:200]
             raise UserError(
-                f"cannot read the checkpoint {self.directory / str(step)} ({error}); "
+                f"cannot read the checkpoint {self.directory / str(step)} ({reason}); "
                 "move it away to use the one before it"
             ) from error
 

@@ -1,6 +1,7 @@
 """The training loop: one page; what happens besides a step is an action."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,7 +23,9 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # Python lets only the main thread handle signals; elsewhere (a notebook's) they stay as is.
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -50,7 +53,7 @@ def train(
     actions: Sequence[Action] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, int]:
-    """Train from step `start` to `num_steps`, or until `stop()` is true after a step.
+    """Train from step `start` to `num_steps`, until `stop()` is true or the batches end.
 
     Args:
       state: the state after `start` steps; its buffers are donated.
@@ -63,10 +66,11 @@ def train(
     Returns:
       The state, and the number of steps that it has seen.
     """
-    step = start
+    reached = start
     previous: Metrics = {}
-    for step in range(start + 1, num_steps + 1):
-        state, metrics = train_step(state, next(batches))
+    for step, batch in zip(range(start + 1, num_steps + 1), batches, strict=False):
+        state, metrics = train_step(state, batch)
+        reached = step
         # One step stays queued behind the running one: the device never waits for the host, and
         # the host never runs so far ahead that a stop would have to wait.
         jax.block_until_ready(previous)
@@ -75,7 +79,7 @@ def train(
             action(step, state, metrics)
         if stop():
             break
-    return state, step
+    return state, reached
 
 
 def every(period: int, last: int, act: Callable[[int, TrainState], None]) -> Action:

@@ -43,6 +43,13 @@ def test_the_file_holds_images_and_labels_and_a_grid_lies_beside_it(finished_run
     assert capsys.readouterr().out == f"12 samples in {out}, a grid in {out.with_suffix('.png')}\n"
 
 
+def test_a_png_gets_the_grid_alone(finished_run, tmp_path):
+    sample.to_files(str(finished_run.workdir), str(tmp_path / "a.npz"), num_samples=12)
+    sample.to_files(str(finished_run.workdir), str(tmp_path / "b.png"), num_samples=12)
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    assert not (tmp_path / "b.npz").exists()
+
+
 def test_an_image_depends_on_its_seed_and_number_alone(draw):
     whole = draw(20, batch_size=24)["samples"]
     assert grey_levels(draw(20, batch_size=8)["samples"], whole) <= 1

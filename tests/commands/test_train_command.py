@@ -135,4 +135,4 @@ def test_images_need_be_neither_square_nor_labelled(unconditional_run):
 
 
 def test_a_broken_image_is_skipped_and_counted(unconditional_run):
-    assert "1 broken images were skipped" in unconditional_run.stderr
+    assert "broken images skipped: 1" in unconditional_run.stderr

@@ -1,0 +1,93 @@
+"""Runs that meet broken data, diverge, or died before their first checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+from tiny_runs import tiny_config
+
+from ddpm_jax import config as configs
+from ddpm_jax.commands import train
+from ddpm_jax.errors import UserError
+
+QUICK = {
+    "num_steps": 12,
+    "log_every": 4,
+    "checkpoint_every": 100,
+    "sample_every": 0,
+    "validate_every": 0,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve images, one of which is cut short."""
+    images = tmp_path / "images"
+    images.mkdir()
+    noise = np.random.default_rng(0)
+    for k in range(12):
+        pixels = noise.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{k:02d}.png")
+    broken = images / "07.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    return images
+
+
+def folder_config(folder, on_error):
+    return tiny_config(
+        data={"name": "folder", "data_dir": str(folder), "on_error": on_error, "holdout": 0.0,
+              "batch_size": 2},
+        model={"num_classes": 0},
+        diffusion={"label_dropout": 0.0},
+        sample={"guidance_scale": 1.0},
+        optim={"decay": "constant"},
+        train=QUICK,
+    )  # fmt: skip
+
+
+def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match=r"07\.png.*data\.on_error=skip.*saved at step \d"):
+        train.train(folder_config(folder, "stop"), workdir)
+    assert not (workdir / "final.json").exists()
+    (reached,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
+    # The 12 images of an epoch last 6 steps, so the broken one comes within them.
+    assert reached < 6
+
+    assert train.train(folder_config(folder, "skip"), workdir) == 0
+    said = capsys.readouterr().err
+    if reached:
+        assert f"resuming at step {reached}" in said
+    assert "broken images skipped: 1" in said
+    assert tiny_runs.final(workdir)["step"] == 12
+    # Skipping from the start gives the same run: what was replaced is a function of the index.
+    assert train.train(folder_config(folder, "skip"), tmp_path / "straight") == 0
+    assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "straight")
+
+
+def test_a_loss_that_is_not_finite_is_said_and_written_as_null(tmp_path, capsys):
+    config = tiny_config(
+        train=QUICK, optim={"decay": "constant", "learning_rate": 1e30, "grad_clip": 0.0}
+    )
+    assert train.train(config, tmp_path) == 0
+    assert "the loss is nan" in capsys.readouterr().err
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line, parse_constant=refuse)["loss"] for line in lines]
+    assert losses[-1] is None
+
+
+def test_a_run_that_died_before_its_first_checkpoint_can_be_tried_with_other_settings(tmp_path):
+    configs.write(tmp_path, tiny_config(data={"batch_size": 1024}, train=QUICK))
+    retried = tiny_config(optim={"decay": "constant"}, train=QUICK | {"log_every": 0})
+    assert train.train(retried, tmp_path) == 0
+    assert configs.read(tmp_path).data.batch_size == 8
+    # log_every=0 is never.
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    with pytest.raises(UserError, match=r"data\.batch_size is 8 there, 1024 here"):
+        train.train(tiny_config(data={"batch_size": 1024}, train=QUICK), tmp_path)
