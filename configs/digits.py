@@ -1,8 +1,9 @@
 """Class-conditional DDPM on 1,797 real 8x8 digits: the quickstart, nothing to download.
 
 Data: the UCI optical digits that scikit-learn carries, 80% for training.
-Hardware: 2 CPU cores, under 5 minutes.
-Expected: see the table in README.md, measured by scripts/evaluate.py.
+Hardware: 2 CPU cores, 3 min 16 s as measured.
+Expected, from scripts/evaluate.py on 500 samples: an SVM reads 1.000 of them as their label (0.982
+  unguided, 0.989 of held-out real digits); README.md has the other figures.
 Command: python scripts/train.py --config=configs/digits.py --workdir=runs/digits
 """
 
