@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax import cli
+from ddpm_jax import cli, files
 from ddpm_jax.config_checks import image_shape
 from ddpm_jax.errors import UserError
 
@@ -29,14 +29,7 @@ def read(workdir: str | Path) -> ConfigDict | None:
 
 def write(workdir: str | Path, config: ConfigDict) -> None:
     """Write DIR/config.json, whole or not at all."""
-    write_json(Path(workdir) / "config.json", config.to_dict())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write_json(Path(workdir) / "config.json", config.to_dict())
 
 
 def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDict:

@@ -12,8 +12,7 @@ from ddpm_jax import samplers
 from ddpm_jax.diffusion import guidance, prediction
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.training import sharding
-
-NO_LABEL = -1
+from ddpm_jax.training.step import NULL_LABEL
 
 
 class Codec(NamedTuple):
@@ -63,7 +62,7 @@ def make_sample_fn(
                 params,
                 schedule,
                 {"label": labels},
-                {"label": jnp.full_like(labels, NO_LABEL)},
+                {"label": jnp.full_like(labels, NULL_LABEL)},
                 guidance_scale,
                 prediction_name=prediction_name,
             )
@@ -102,7 +101,7 @@ def draw_images(
     key = jax.random.key(seed)
     for start in range(0, len(labels), batch_size):
         chosen = labels[start : start + batch_size]
-        padded = np.pad(chosen, (0, batch_size - len(chosen)), constant_values=NO_LABEL)
+        padded = np.pad(chosen, (0, batch_size - len(chosen)), constant_values=NULL_LABEL)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
         x0 = sample_fn(params, keys, jnp.asarray(padded))
         yield to_uint8(codec.decode(x0))[: len(chosen)]
@@ -119,4 +118,4 @@ def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.
         return np.resize(np.asarray(given, np.int32), num)
     if num_classes:
         return np.arange(num, dtype=np.int32) % num_classes
-    return np.full(num, NO_LABEL, np.int32)
+    return np.full(num, NULL_LABEL, np.int32)

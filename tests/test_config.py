@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from ddpm_jax import config as configs
+from ddpm_jax import files
 from ddpm_jax.errors import UserError
 
 
@@ -33,9 +34,9 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    configs.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        configs.write_json(path, {"a": object()})
+        files.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
 
 

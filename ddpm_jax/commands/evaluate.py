@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import config as configs
-from ddpm_jax import experiment
+from ddpm_jax import experiment, files
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
@@ -91,7 +90,7 @@ def evaluate(
     }
     folder = Path(workdir) / "eval"
     folder.mkdir(exist_ok=True)
-    configs.write_json(folder / f"{name}.json", report)
+    files.write_json(folder / f"{name}.json", report)
     return report
 
 

@@ -1,6 +1,5 @@
 """Samples of a trained model into files."""
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ddpm_jax import experiment
+from ddpm_jax import experiment, files
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 
@@ -61,7 +60,7 @@ def to_files(
     images = np.concatenate(batches)
     if target.suffix in FILES:
         num_classes = loaded.experiment.config.model.num_classes
-        columns = num_classes if 0 < num_classes <= 20 and not chosen else None
+        columns = None if chosen else figures.class_columns(num_classes)
         picture = target.with_suffix(".png")
         figures.save_png(picture, figures.grid(images[:GRID_IMAGES], columns))
         if target.suffix == ".npz":
@@ -103,7 +102,5 @@ def _make_writable(target: Path) -> None:
 
 
 def _save_npz(path: Path, **arrays: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with files.whole(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(partial, path)

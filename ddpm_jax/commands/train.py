@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import config as configs
 from ddpm_jax import experiment as experiments
-from ddpm_jax import sampling
+from ddpm_jax import files, sampling
 from ddpm_jax.data import Batches, Source, evaluation_batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
@@ -118,7 +118,7 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                 file=sys.stderr,
             )
             return EXIT_STOPPED
-    configs.write_json(workdir / "final.json", {"step": reached, **digests(state)})
+    files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
     print(
         f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py "
         f"--workdir={workdir} --num_samples=100 --out=samples.npz",
@@ -226,7 +226,7 @@ class Watch:
             seed=config.seed,
             batch_size=experiments.padded_batch(self.experiment, len(labels)),
         )
-        columns = num_classes if 0 < num_classes <= 20 else None
+        columns = figures.class_columns(num_classes)
         picture = figures.grid(np.concatenate(list(images)), columns)
         path = self.workdir / "samples" / f"step_{step:06d}.png"
         figures.save_png(path, picture)

@@ -4,7 +4,6 @@ Neither torch nor diffusers is needed: the files are JSON and raw arrays. One ta
 our parameters with diffusers' tensors, and serves both directions.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from ddpm_jax import files
 from ddpm_jax.interop import safetensor_files, unet2d_config
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models import UNet
@@ -120,13 +120,9 @@ def unet_to_diffusers(
     }
 
     directory.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed: a process killed here leaves no half-written file behind.
-    partial = directory / f"{safetensor_files.WEIGHTS}.partial"
-    safetensors.numpy.save_file(weights, partial, metadata={"format": "pt"})
-    partial.replace(directory / safetensor_files.WEIGHTS)
-    partial = directory / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    partial.replace(directory / CONFIG)
+    with files.whole(directory / safetensor_files.WEIGHTS) as partial:
+        safetensors.numpy.save_file(weights, partial, metadata={"format": "pt"})
+    files.write_json(directory / CONFIG, config)
 
 
 # The table: our parameters and diffusers' tensors.

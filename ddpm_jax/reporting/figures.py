@@ -1,13 +1,16 @@
 """Pictures: grids of samples as PNG files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ddpm_jax import files
+
 # Smaller images are enlarged, each pixel to a square of whole pixels, or nobody could see them.
 MIN_TILE = 32
+# With more classes than this, a column each would make a grid too wide to look at.
+MAX_CLASS_COLUMNS = 20
 
 
 def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
@@ -35,10 +38,15 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
     return canvas
 
 
+def class_columns(num_classes: int) -> int | None:
+    """Columns of a grid whose image k is of class k mod num_classes: one a class, if they fit."""
+    return num_classes if 0 < num_classes <= MAX_CLASS_COLUMNS else None
+
+
 def save_png(path: str | Path, image: np.ndarray) -> None:
     """Write uint8 [H, W, C] (C 1 or 3) as PNG, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
-    os.replace(partial, path)
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    with files.whole(path) as partial:
+        Image.fromarray(pixels).save(partial, format="PNG")

@@ -2,11 +2,12 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ddpm_jax import files
 
 
 class MetricWriter:
@@ -55,6 +56,5 @@ def _keep_up_to(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    with files.whole(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
