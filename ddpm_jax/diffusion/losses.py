@@ -10,20 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion import prediction as predictions
-from ddpm_jax.diffusion import process
+from ddpm_jax.diffusion import process, weightings
+from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.weightings import Weighting
 
+# (x_t [B, ...], time [B]) -> output [B, ...]
+Network = Callable[[jax.Array, jax.Array], jax.Array]
 Weight = Callable[[jax.Array], jax.Array]
 
 
 def simple(
-    network: Callable[[jax.Array, jax.Array], jax.Array],
+    network: Network,
     schedule: Schedule,
     x0: jax.Array,
     t: jax.Array,
     eps: jax.Array,
     *,
-    prediction: str = "eps",
+    prediction: str | Parameterisation = "eps",
     weight: Weight | None = None,
 ) -> jax.Array:
     """The mean squared error of the network's output against its target, in the target's own units.
@@ -34,7 +38,8 @@ def simple(
       x0: clean data, [B, ...].
       t: [B], in (0, 1].
       eps: standard normal noise, the shape of x0.
-      prediction: the network's target, a key of PARAMETERISATIONS. "eps" gives L_simple.
+      prediction: the network's target, a key of PARAMETERISATIONS or one itself. "eps" gives
+        L_simple.
       weight: t -> [B], multiplies the error; None for 1.
 
     Returns:
@@ -47,9 +52,77 @@ def simple(
     """
     xt = process.add_noise(schedule, x0, t, eps)
     target = predictions.encode(prediction, schedule, xt, t, predictions.Denoised(x0, eps))
-    output = network(xt, schedule.network_time(t))
-    error = mean_squared_error(output, target)
+    error = mean_squared_error(_call(network, schedule, xt, t, prediction), target)
     return error if weight is None else weight(t) * error
+
+
+def weighted(
+    network: Network,
+    schedule: Schedule,
+    x0: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    *,
+    prediction: str | Parameterisation = "eps",
+    weighting: Weighting | None = None,
+) -> jax.Array:
+    """w(t) times the mean squared error of eps, whatever the network predicts.
+
+    Computed as w (d eps / d output)² times the error of the output, so nothing is divided by a
+    level that vanishes: the product is finite, and has its limit, where alpha or sigma reaches 0.
+
+    Args:
+      network, schedule, x0, t, eps, prediction: as in `simple`.
+      weighting: one of `weightings`; None for 1.
+
+    Returns:
+      [B], as `simple`.
+
+    Raises:
+      ValueError: as `simple`.
+
+    Source: Kingma & Gao 2023, equation 2 and appendix D (parameterisations).
+    """
+    error = simple(network, schedule, x0, t, eps, prediction=prediction)
+    return error_weight(schedule, process.time_like(t, x0), prediction, weighting) * error
+
+
+def error_weight(
+    schedule: Schedule,
+    t: jax.Array,
+    prediction: str | Parameterisation,
+    weighting: Weighting | None = None,
+) -> jax.Array:
+    """What multiplies the error of the output so that the error of eps has weight w(t); [B].
+
+    Raises:
+      ValueError: for an unknown prediction.
+    """
+    # Both factors of the bounded path: where one vanishes, the other stays finite.
+    scale = predictions.parameterisation(prediction).eps_scale(weightings.bounded(schedule), t)
+    return scale**2 if weighting is None else weighting(schedule, t) * scale**2
+
+
+def score_matching(
+    network: Network,
+    schedule: Schedule,
+    x0: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    *,
+    prediction: str | Parameterisation = "score",
+    weighting: Weighting | None = None,
+) -> jax.Array:
+    """Denoising score matching: w sigma² times the mean squared error of the score -eps / sigma.
+
+    The factor sigma² is Song & Ermon's: every noise level then weighs about the same. It makes the
+    loss an eps-MSE, so this is `weighted` under its other name, with a score network by default.
+
+    Args, Returns, Raises: as `weighted`.
+
+    Source: Vincent 2011, equation 9; Song & Ermon 2019, equations 5 and 6.
+    """
+    return weighted(network, schedule, x0, t, eps, prediction=prediction, weighting=weighting)
 
 
 def mean_squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
@@ -104,3 +177,15 @@ def inverse_variance(schedule: Schedule, variance: str = "fixed_large") -> Weigh
 def uniform_steps(key: jax.Array, num_steps: int) -> jax.Array:
     """A time t = i / T with i uniform on 1..T, a scalar: the draw of Algorithm 1, line 3."""
     return jax.random.randint(key, (), 1, num_steps + 1) / num_steps
+
+
+def _call(
+    network: Network,
+    schedule: Schedule,
+    xt: jax.Array,
+    t: jax.Array,
+    prediction: str | Parameterisation,
+) -> jax.Array:
+    """The network's output at t, shown x_t in the units that it wants."""
+    shown = predictions.parameterisation(prediction).scale_input(schedule, xt, t)
+    return network(shown, schedule.network_time(t))

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.stats as jstats
 import numpy as np
 import oracles
 import pytest
 from scipy import integrate, stats
 
-from ddpm_jax.diffusion import losses, prediction, process, schedules
+from ddpm_jax.diffusion import losses, prediction, process, schedules, weightings
 
 STEPS = 100
 SCHEDULE = schedules.linear(STEPS)
@@ -28,12 +29,16 @@ def batch():
     return x0, jnp.asarray(T), eps
 
 
-def network_of(denoise, form):
-    """The network that predicts `form` and, decoded, is `denoise`."""
+def network_of(denoise, form, schedule=SCHEDULE, t=T):
+    """The network that predicts `form` and, decoded, is `denoise`; only at these times."""
+    t = jnp.asarray(t)
 
-    def network(xt, time):
-        t = (time + 1) / STEPS
-        return prediction.encode(form, SCHEDULE, xt, t, denoise(xt, t))
+    def network(shown, time):
+        np.testing.assert_allclose(time, schedule.network_time(t))
+        # What it is shown is x_t times a number of t alone.
+        ones = jnp.ones_like(shown)
+        xt = shown / prediction.parameterisation(form).scale_input(schedule, ones, t)
+        return prediction.encode(form, schedule, xt, t, denoise(xt, t))
 
     return network
 
@@ -167,10 +172,210 @@ def test_the_exact_denoiser_pays_the_posterior_variance_of_eps():
     key_x, key_eps = jax.random.split(jax.random.key(1))
     x0 = DATA.sample(key_x, (n, 1), jnp.float64)
     eps = jax.random.normal(key_eps, (n, 1), jnp.float64)
-    network = network_of(DATA.denoiser(SCHEDULE), "eps")
-    loss = losses.simple(network, SCHEDULE, x0, jnp.full(n, i / STEPS), eps)
+    t = jnp.full(n, i / STEPS)
+    network = network_of(DATA.denoiser(SCHEDULE), "eps", t=t)
+    loss = losses.simple(network, SCHEDULE, x0, t, eps)
     least = BARS[i] * 0.5 / (BARS[i] * 0.5 + 1 - BARS[i])
     assert abs(loss.mean() / least - 1) < 4 * np.sqrt(2 / n)
+
+
+PATHS = {
+    "linear": SCHEDULE,
+    "zero_terminal_snr": schedules.zero_terminal_snr(SCHEDULE),
+    "vp": schedules.vp_continuous(),
+    "sub_vp": schedules.sub_vp(),
+    "ve": schedules.ve(),
+    "edm": schedules.edm(),
+    "flow": schedules.flow(),
+}
+ANY_PATH = [form for form in FORMS if form != "posterior_mean"]
+WEIGHTINGS = {
+    "constant": weightings.constant(),
+    "snr": weightings.snr(),
+    "min_snr": weightings.min_snr(),
+    "p2": weightings.p2(),
+    "sigmoid": weightings.sigmoid(-1.0),
+    "edm": weightings.edm(),
+    "truncated_snr": weightings.truncated_snr(),
+    "likelihood": weightings.likelihood(),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [(path, form) for path in ("linear", "sub_vp", "ve", "edm", "flow") for form in ANY_PATH]
+    + [("linear", "posterior_mean")],
+)
+def test_a_weighting_multiplies_the_error_of_eps_whatever_is_predicted(path, form):
+    schedule = PATHS[path]
+    x0, t, eps = batch()
+    t = t if path == "linear" else jnp.asarray([0.02, 0.1, 0.3, 0.6, 0.9])
+    denoise = DATA.denoiser(schedule)
+    xt = process.add_noise(schedule, x0, t, eps)
+    error = np.square(denoise(xt, t).eps - eps).mean(axis=(1, 2))
+    loss = losses.weighted(
+        network_of(denoise, form, schedule, t),
+        schedule,
+        x0,
+        t,
+        eps,
+        prediction=form,
+        weighting=lambda schedule, t: jnp.arange(1.0, 6.0) / t,
+    )
+    np.testing.assert_allclose(loss, np.arange(1, 6) / t * error, rtol=1e-6)
+    plain = losses.weighted(
+        network_of(denoise, form, schedule, t), schedule, x0, t, eps, prediction=form
+    )
+    np.testing.assert_allclose(plain, error, rtol=1e-6)
+
+
+def both(path, form, t, weighting):
+    """The loss in a prediction's own units, and the weighted loss of an eps-network."""
+    schedule = PATHS[path]
+    x0, eps = batch()[::2]
+    t, denoise = jnp.asarray(t), DATA.denoiser(PATHS[path])
+    own = losses.simple(
+        network_of(denoise, form, schedule, t), schedule, x0, t, eps, prediction=form
+    )
+    network = network_of(denoise, "eps", schedule, t)
+    return own, losses.weighted(network, schedule, x0, t, eps, weighting=weighting)
+
+
+TIMES = np.array([0.01, 0.1, 0.3, 0.7, 0.95])
+
+
+def test_the_networks_own_loss_of_edm_is_eps_loss_under_edm_weighting():
+    # Karras et al. 2022, equation 8: lambda c_out² = 1.
+    for path in ("edm", "vp", "flow"):
+        own, weighted = both(path, "edm", TIMES, weightings.edm())
+        np.testing.assert_allclose(own, weighted, rtol=1e-9)
+
+
+def test_flow_matching_is_a_weighted_eps_loss():
+    # On its path eps - x_0 - F has error (1 + 1 / sqrt SNR)² times that of eps: Kingma & Gao 2023.
+    own, weighted = both(
+        "flow",
+        "flow",
+        TIMES,
+        weightings.of_log_snr(lambda log_snr: (1 + jnp.exp(-0.5 * log_snr)) ** 2),
+    )
+    np.testing.assert_allclose(own, weighted, rtol=1e-9)
+
+
+def test_score_matching_weighted_by_the_variance_is_l_simple():
+    x0, t, eps = batch()
+    for path in ("linear", "ve"):
+        schedule = PATHS[path]
+        network = network_of(DATA.denoiser(schedule), "score", schedule, t)
+        xt = process.add_noise(schedule, x0, t, eps)
+        # By its definition: the score of q(x_t | x_0) is a derivative of the normal's log density.
+        std = schedule.sigma(t)[:, None, None]
+        mean = schedule.alpha(t)[:, None, None] * x0
+        target = jax.grad(lambda x, m=mean, s=std: jstats.norm.logpdf(x, m, s).sum())(xt)
+        error = np.square(network(xt, schedule.network_time(t)) - target).mean(axis=(1, 2))
+        loss = losses.score_matching(network, schedule, x0, t, eps)
+        np.testing.assert_allclose(loss, schedule.sigma(t) ** 2 * error, rtol=1e-9)
+        of_eps = network_of(DATA.denoiser(schedule), "eps", schedule, t)
+        np.testing.assert_allclose(loss, losses.simple(of_eps, schedule, x0, t, eps), rtol=1e-9)
+
+
+@pytest.mark.parametrize("path", ["vp", "sub_vp", "ve", "flow"])
+def test_the_likelihood_loss_integrates_to_the_information_about_the_data(path):
+    # With the exact denoiser the continuous bound is tight: its integrand is the fall of the
+    # mutual information I(x_0; x_t) = 1/2 log(1 + v SNR) (Guo, Shamai & Verdu 2005, eq. 23).
+    schedule, low, high = PATHS[path], 0.05, 0.97
+    # The error is quadratic: four points with the first two moments give its mean exactly.
+    ones = jnp.asarray([1.0, 1, -1, -1])[:, None], jnp.asarray([1.0, -1, 1, -1])[:, None]
+    x0, eps = DATA.mean + np.sqrt(DATA.variance) * ones[0], ones[1]
+
+    @jax.jit
+    def integrand(t):
+        t = jnp.full(4, t)
+        xt = process.add_noise(schedule, x0, t, eps)
+        output = DATA.denoiser(schedule)(xt, t).x0
+        return losses.weighted(
+            lambda *_: output,
+            schedule,
+            x0,
+            t,
+            eps,
+            prediction="x0",
+            weighting=weightings.likelihood(),
+        ).mean()
+
+    bound, _ = integrate.quad(lambda t: float(integrand(t)), low, high, epsrel=1e-9)
+    snr = np.exp(schedule.log_snr(jnp.asarray([low, high])))
+    information = 0.5 * np.log1p(DATA.variance * snr)
+    assert bound == pytest.approx(information[0] - information[1], rel=1e-7)
+
+
+def test_the_discrete_likelihood_loss_is_version_1_under_fixed_small():
+    x0, t, eps = batch()
+    denoise = DATA.denoiser(SCHEDULE)
+    kl = losses.simple(
+        network_of(denoise, "posterior_mean"),
+        SCHEDULE,
+        x0,
+        t,
+        eps,
+        prediction="posterior_mean",
+        weight=losses.inverse_variance(SCHEDULE, "fixed_small"),
+    )
+    for form in ("eps", "v"):
+        network = network_of(denoise, form)
+        loss = losses.weighted(
+            network, SCHEDULE, x0, t, eps, prediction=form, weighting=weightings.likelihood()
+        )
+        np.testing.assert_allclose(loss[1:], STEPS * kl[1:], rtol=1e-9)  # but for the decoder's
+
+
+@pytest.mark.parametrize("path", ["zero_terminal_snr", "flow", "edm", "vp"])
+@pytest.mark.parametrize("form", ANY_PATH)
+def test_losses_and_gradients_are_finite_where_a_level_vanishes(form, path):
+    schedule = PATHS[path]
+    first = 1e-6 if schedule.betas is None else 1 / STEPS  # the least that is drawn
+    with jax.enable_x64(False):
+        t = jnp.asarray([1.0, 1 - 1e-6, 0.5, first])
+        x0, eps = jax.random.normal(jax.random.key(0), (2, 4, 3))
+
+        def total(scale):
+            loss = {
+                name: losses.weighted(
+                    lambda xt, time: scale * xt,
+                    schedule,
+                    x0,
+                    t,
+                    eps,
+                    prediction=form,
+                    weighting=weighting,
+                )
+                for name, weighting in WEIGHTINGS.items()
+            }
+            return {name: values.sum() for name, values in loss.items()}, loss
+
+        gradients, loss = jax.jit(jax.jacrev(total, has_aux=True))(jnp.float32(0.5))
+    for name in WEIGHTINGS:
+        assert np.isfinite(loss[name]).all(), name
+        assert np.isfinite(gradients[name]), name
+
+
+@pytest.mark.parametrize("form", ["x0", "v", "flow", "edm"])
+def test_a_weight_that_grows_as_alpha_vanishes_keeps_its_limit(form):
+    # max(SNR, 1) on the error of x_0: at alpha = 0 that error itself, not 0 times infinity.
+    x0, _, eps = batch()
+    for path in ("zero_terminal_snr", "flow"):
+        schedule, t = PATHS[path], jnp.ones(len(x0))
+        network = network_of(lambda xt, t: prediction.Denoised(0.5 * x0, eps), form, schedule, t)
+        loss = losses.weighted(
+            network,
+            schedule,
+            x0,
+            t,
+            eps,
+            prediction=form,
+            weighting=weightings.truncated_snr(),
+        )
+        np.testing.assert_allclose(loss, 0.25 * np.square(x0).mean(axis=(1, 2)), rtol=1e-6)
 
 
 def test_half_precision_networks_get_a_float32_loss():
