@@ -28,8 +28,8 @@ def _float64():
         yield
 
 
-def test_all_five_forms_are_there():
-    assert set(NAMES) == {"eps", "x0", "v", "score", "posterior_mean"}
+def test_all_forms_are_there():
+    assert set(NAMES) == {"eps", "x0", "v", "score", "posterior_mean", "flow", "edm"}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

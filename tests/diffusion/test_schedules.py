@@ -152,7 +152,7 @@ def test_from_betas_keeps_the_step_of_the_chain():
         (lambda: schedules.linear(10, beta_end=1.0), ["beta_end=1.0"]),
         (lambda: schedules.cosine(10, s=-0.1), ["s=-0.1"]),
         (lambda: schedules.cosine(10, max_beta=1.0), ["max_beta=1.0"]),
-        (lambda: schedules.from_betas([0.1, 1.0]), ["beta", "1.0"]),
+        (lambda: schedules.from_betas([0.1, 1.0, 0.1]), ["beta", "1.0"]),
         (lambda: schedules.from_betas([0.1, np.nan]), ["beta", "nan"]),
         (lambda: schedules.from_betas([]), ["betas", "(0,)"]),
         (lambda: schedules.from_betas([[0.1]]), ["betas", "(1, 1)"]),
