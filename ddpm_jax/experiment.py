@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import config as configs
 from ddpm_jax import data, samplers, sampling
 from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
-from ddpm_jax.diffusion import losses, prediction, schedules
+from ddpm_jax.diffusion import losses, prediction, schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import UNet
 from ddpm_jax.training import checkpoints, optimizers, sharding, state, step
@@ -171,7 +171,7 @@ def build(config: ConfigDict) -> Experiment:
     """
     c = config
     check_ranges(c)
-    choose("diffusion.variance", c.diffusion.variance, samplers.ddpm.VARIANCES)
+    choose("diffusion.variance", c.diffusion.variance, {name: None for name in variances.VARIANCES})
     shape = image_shape(c)
     with _fields("model"):
         model = _unet(c)

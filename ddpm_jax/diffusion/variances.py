@@ -43,11 +43,16 @@ def log_variance(
     """
     check(name)
     s, t = process.time_like(s, xt), process.time_like(t, xt)
-    if name == "fixed_large":
-        return expand(log_large(schedule, s, t), xt)
-    small = expand(log_small(schedule, s, t), xt)
-    if name == "fixed_small":
-        return small
+    small, large = (expand(of(schedule, s, t), xt) for of in (log_small, log_large))
+    return between(name, small, large, xt, fraction)
+
+
+def between(
+    name: str, small: jax.Array, large: jax.Array, xt: jax.Array, fraction: jax.Array | None
+) -> jax.Array:
+    """The choice `name` between log beta-tilde and log beta, as `log_variance` describes it."""
+    if name != "learned_range":
+        return small if name == "fixed_small" else large
     if fraction is None or fraction.shape != xt.shape:
         got = None if fraction is None else fraction.shape
         raise ValueError(
@@ -55,7 +60,7 @@ def log_variance(
             "build the denoiser with learned_variance=True"
         )
     share = 0.5 * (fraction + 1)
-    return share * expand(log_large(schedule, s, t), xt) + (1 - share) * small
+    return share * large + (1 - share) * small
 
 
 def log_large(schedule: Schedule, s: jax.Array, t: jax.Array) -> jax.Array:

@@ -1,54 +1,122 @@
 """The scan that every sampler runs in: it owns the loop, the times and the keys."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.diffusion import guidance, schedules
+from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
-# (x, s [B], t [B], key) -> x at s
-Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# (x, s [B], t [B], key, *numbers of the step) -> x at s
+Step = Callable[..., jax.Array]
 
 
 def scan_steps(
-    step: Step, times: Any, key: jax.Array, x: jax.Array, *, return_trajectory: bool = False
+    step: Step,
+    times: Any,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    tables: Sequence[np.ndarray] = (),
+    return_trajectory: bool = False,
 ) -> Any:
     """Run `step` from times[0] to times[-1] in one `lax.scan`.
 
     Args:
-      step: (x [B, ...], s [B], t [B], key) -> x at time s < t. The key is this step's own, a scalar
-        or [B], for `normal`.
+      step: (x [B, ...], s [B], t [B], key, *row) -> x at time s < t. The key is this step's own, a
+        scalar or [B], for `normal`; the row holds this step's entry of each table.
       times: descending, [num_steps + 1], concrete: the grid is part of the compiled program.
       key: a scalar key, or [B] keys (one an image, which then depends on no other image).
       x: the start, x at times[0], [B, ...].
+      tables: [num_steps] each, the coefficients of the steps, from `tabulate`.
       return_trajectory: also return x at every time.
 
     Returns:
       x at times[-1]; with return_trajectory, that and [num_steps + 1, B, ...], the start included.
 
     Raises:
-      ValueError: if the times do not descend strictly within [0, 1], the keys are neither a scalar
-        nor [B], or x is neither float32 nor float64.
+      ValueError: if the times do not descend strictly within [0, 1], or as `check_start`.
     """
-    if x.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"x must be float32 or float64, got {x.dtype}: only a network may be less")
     times = check_times(times)
-    keys = as_keys(key)
-    if keys.shape not in ((), x.shape[:1]):
-        raise ValueError(f"need a scalar key or one for each of {x.shape[0]}, got {keys.shape}")
+    keys = check_start(key, x)
     grid = jnp.asarray(times, x.dtype)
 
-    def body(x: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
-        index, t, s = inputs
+    def body(x: jax.Array, inputs: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        index, t, s, row = inputs
         s, t = (jnp.broadcast_to(time, x.shape[:1]) for time in (s, t))
-        x = step(x, s, t, _fold_in(keys, index))
+        x = step(x, s, t, fold_in(keys, index), *row)
         return x, (x if return_trajectory else None)
 
-    last, path = jax.lax.scan(body, x, (jnp.arange(len(times) - 1), grid[:-1], grid[1:]))
+    rows = tuple(jnp.asarray(table, x.dtype) for table in tables)
+    last, path = jax.lax.scan(body, x, (jnp.arange(len(times) - 1), grid[:-1], grid[1:], rows))
     return (last, jnp.concatenate((x[None], path))) if return_trajectory else last
+
+
+def tabulate(
+    times: Any, coefficients: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
+) -> tuple[np.ndarray, ...]:
+    """coefficients(s, t) of every step of the grid, each [num_steps], in float64.
+
+    They are computed once, outside of the compiled program, and so hold to float32's last digit.
+
+    Raises:
+      ValueError: if the schedule's values are not known, or the times do not descend.
+    """
+    times = check_times(times)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), _known_schedule():
+        t = jnp.asarray(times, jnp.float64)
+        return tuple(np.asarray(c, np.float64) for c in coefficients(t[1:], t[:-1]))
+
+
+class Levels(NamedTuple):
+    """The schedule at known times, in float64: alpha, sigma and lam = log(alpha / sigma)."""
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+    lam: np.ndarray
+
+
+def levels(schedule: Schedule, times: Any) -> Levels:
+    """alpha, sigma and log(alpha / sigma) at times; the last is infinite where one of them is 0.
+
+    Raises:
+      ValueError: if the schedule depends on traced values.
+    """
+    with _known_schedule():
+        alpha, sigma = schedule.values(np.asarray(times, np.float64))
+    with np.errstate(divide="ignore"):
+        return Levels(alpha, sigma, np.log(alpha) - np.log(sigma))
+
+
+def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
+    """The times of half log-SNRs lam = log(alpha / sigma), in float64.
+
+    Raises:
+      ValueError: if the schedule depends on traced values.
+    """
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), _known_schedule():
+        log_snr = 2 * jnp.asarray(lam, jnp.float64)
+        return np.asarray(schedules.time_of_log_snr(schedule, log_snr))
+
+
+def bounded(
+    denoise: Denoiser, schedule: Schedule, *, clip_x0: bool, threshold: float | None
+) -> Denoiser:
+    """The denoiser with x_0 clipped to [-1, 1], or dynamically thresholded, if either is asked for.
+
+    Raises:
+      ValueError: if both are asked for, or the threshold is no quantile in (0, 1].
+    """
+    if clip_x0 and threshold is not None:
+        raise ValueError(f"clip_x0 and {threshold=} both bound x_0: choose one")
+    if threshold is not None:
+        return guidance.threshold_x0(denoise, schedule, threshold)
+    return guidance.clip_x0(denoise, schedule) if clip_x0 else denoise
 
 
 def normal(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -78,6 +146,20 @@ def as_keys(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(key)
 
 
+def check_start(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Typed keys that fit x [B, ...]: a scalar or [B].
+
+    Raises:
+      ValueError: if x is neither float32 nor float64, or the keys do not fit it.
+    """
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}: only a network may be less")
+    keys = as_keys(key)
+    if keys.shape not in ((), x.shape[:1]):
+        raise ValueError(f"need a scalar key or one for each of {x.shape[0]}, got {keys.shape}")
+    return keys
+
+
 def check_times(times: Any) -> np.ndarray:
     """The grid as an array. Raises ValueError unless it descends strictly within [0, 1]."""
     times = np.asarray(times, np.float64)
@@ -91,7 +173,19 @@ def check_times(times: Any) -> np.ndarray:
     return times
 
 
-def _fold_in(keys: jax.Array, index: jax.Array) -> jax.Array:
+def fold_in(keys: jax.Array, index: jax.Array) -> jax.Array:
+    """`jax.random.fold_in` for a scalar or [B] keys."""
     if keys.ndim == 0:
         return jax.random.fold_in(keys, index)
     return jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
+
+
+@contextlib.contextmanager
+def _known_schedule() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError(
+            "a sampler needs a schedule of known values, got one of traced parameters: build a "
+            "learned schedule from concrete parameters, outside of jit"
+        ) from error

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion import guidance, process
+from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.schedules import Schedule, expand
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
 
 
@@ -20,9 +20,13 @@ def ddim(
     *,
     eta: float = 0.0,
     clip_x0: bool = False,
+    threshold: float | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """x_s = alpha_s x_0-hat + sqrt(sigma_s² - std²) eps-hat + std z, std = eta sqrt(beta-tilde).
+
+    One network call a step (NFE = num_steps). At eta = 0 it is Euler's method for the
+    probability-flow ODE in the coordinates (x / alpha, sigma / alpha), and exact on a point mass.
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised.
@@ -32,6 +36,7 @@ def ddim(
       x: x at times[0], [B, ...].
       eta: in [0, 1]; 0 is deterministic, 1 has the variance of ancestral sampling (fixed_small).
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -44,14 +49,25 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"need 0 <= eta <= 1, got {eta=}")
-    if clip_x0:
-        denoise = guidance.clip_x0(denoise, schedule)
+    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
-    def step(x: jax.Array, s: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
-        x0, eps, _ = denoise(x, t)
+    def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
         variance = eta**2 * process.posterior_variance(schedule, s, t)
         direction = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - variance, 0))
-        x = expand(schedule.alpha(s), x) * x0 + expand(direction, x) * eps
-        return x if eta == 0 else x + expand(jnp.sqrt(variance), x) * base.normal(key, x)
+        return schedule.alpha(s), direction, jnp.sqrt(variance)
 
-    return base.scan_steps(step, times, key, x, return_trajectory=return_trajectory)
+    def step(
+        x: jax.Array,
+        s: jax.Array,
+        t: jax.Array,
+        key: jax.Array,
+        alpha: Any,
+        direction: Any,
+        std: Any,
+    ) -> jax.Array:
+        x0, eps, _ = denoise(x, t)
+        x = alpha * x0 + direction * eps
+        return x if eta == 0 else x + std * base.normal(key, x)
+
+    tables = base.tabulate(times, coefficients)
+    return base.scan_steps(step, times, key, x, tables=tables, return_trajectory=return_trajectory)

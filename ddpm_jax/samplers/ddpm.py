@@ -5,15 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion import guidance, process
+from ddpm_jax.diffusion import process, variances
 from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.schedules import Schedule, expand
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
-
-VARIANCES = {
-    "fixed_small": process.posterior_variance,
-    "fixed_large": process.transition_variance,
-}
 
 
 def ancestral(
@@ -25,9 +20,12 @@ def ancestral(
     *,
     variance: str = "fixed_small",
     clip_x0: bool = False,
+    threshold: float | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Draw x_s ~ N(mu-tilde(x_t, x_0-hat), sigma² I) down the grid; no noise at s = 0.
+
+    One network call a step (NFE = num_steps).
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised.
@@ -35,28 +33,39 @@ def ancestral(
       times: descending, [num_steps + 1]; `grids.uniform(schedule, T)` is Algorithm 2 itself.
       key: a scalar key, or [B] keys, one an image.
       x: x at times[0], [B, ...].
-      variance: sigma² is beta-tilde ("fixed_small") or beta ("fixed_large") of each step.
+      variance: sigma² is beta-tilde ("fixed_small") or beta ("fixed_large") of each step, or lies
+        between them where the network says so ("learned_range"; see `diffusion.variances`).
       clip_x0: clip x_0-hat to [-1, 1].
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
       x at times[-1], and the trajectory if asked for.
 
     Raises:
-      ValueError: for an unknown variance or times that do not descend.
+      ValueError: for an unknown variance, times that do not descend, or learned_range from a
+        denoiser without a variance fraction.
 
-    Source: Ho et al. 2020, Algorithm 2 and section 3.2.
+    Source: Ho et al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, section 3.1 and,
+    for respacing, equation 19.
     """
-    if variance not in VARIANCES:
-        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
-    step_variance = VARIANCES[variance]
-    if clip_x0:
-        denoise = guidance.clip_x0(denoise, schedule)
+    variances.check(variance)
+    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
-    def step(x: jax.Array, s: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
-        mean = process.posterior_mean(schedule, x, denoise(x, t).x0, s, t)
-        std = jnp.sqrt(step_variance(schedule, s, t))
-        std = jnp.where(s > 0, std, 0)  # at s = 0, beta is not 0 but x_0 is not noised
-        return mean + expand(std, x) * base.normal(key, x)
+    def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+        weights = process.posterior_coefficients(schedule, s, t)
+        small, large = (of(schedule, s, t) for of in (variances.log_small, variances.log_large))
+        # At s = 0, beta is not 0 but x_0 is not noised.
+        return *weights, small, large, jnp.where(s > 0, 1.0, 0.0)
 
-    return base.scan_steps(step, times, key, x, return_trajectory=return_trajectory)
+    def step(
+        x: jax.Array, s: jax.Array, t: jax.Array, key: jax.Array, *row: jax.Array
+    ) -> jax.Array:
+        weight_xt, weight_x0, small, large, noised = row
+        x0, _, fraction = denoise(x, t)
+        log_variance = variances.between(variance, small, large, x, fraction)
+        std = noised * jnp.exp(0.5 * log_variance)
+        return weight_xt * x + weight_x0 * x0 + std * base.normal(key, x)
+
+    tables = base.tabulate(times, coefficients)
+    return base.scan_steps(step, times, key, x, tables=tables, return_trajectory=return_trajectory)
