@@ -45,7 +45,7 @@ class Experiment:
       model: the network.
       schedule: the forward process.
       learning_rate, optimizer: optax's.
-      objective: (params, batch, key, train) -> (loss [B], t [B]).
+      objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
       image_shape: (H, W, C).
     """
@@ -160,7 +160,9 @@ class Experiment:
         return source
 
     def _init_state(self) -> state.TrainState:
-        return state.init_state(self.init_params, self.optimizer, self.config.seed)
+        return state.init_state(
+            self.init_params, self.optimizer, self.config.seed, self.objective.init_extra
+        )
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -171,7 +173,7 @@ def build(config: ConfigDict) -> Experiment:
     """
     c = config
     check_ranges(c)
-    choose("diffusion.variance", c.diffusion.variance, {name: None for name in variances.VARIANCES})
+    choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
     with _fields("model"):
         model = _unet(c)
@@ -346,9 +348,8 @@ def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step
         weight = losses.inverse_variance(schedule, d.variance)
     return step.make_objective(
         model.apply,
-        schedule,
-        prediction=d.prediction,
-        weight=weight,
+        lambda params: schedule,
+        loss=functools.partial(losses.simple, prediction=d.prediction, weight=weight),
         conditional=c.model.num_classes > 0,
         label_dropout=d.label_dropout,
     )

@@ -72,10 +72,10 @@ def test_the_first_objectives_weights_are_those_of_the_config():
         shapes = built.state_shapes().params
         params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
         batch = {"image": jnp.full((16, 8, 8, 1), 0.5), "label": jnp.zeros(16, jnp.int32)}
-        loss, t = jax.jit(built.objective, static_argnums=3)(
-            params, batch, jax.random.key(1), False
+        outcome = jax.jit(built.objective, static_argnums=3)(
+            params, batch, jax.random.key(1), False, {}
         )
-        return np.asarray(loss), np.round(np.asarray(t) * 10).astype(int)
+        return np.asarray(outcome.loss), np.round(np.asarray(outcome.t) * 10).astype(int)
 
     # Nichol & Dhariwal's cosine over ten steps.
     f = np.cos((np.arange(11) / 10 + 0.008) / 1.008 * np.pi / 2) ** 2

@@ -33,15 +33,15 @@ def init_params(key, num_steps):
 
 def setup(schedule, *, learning_rate=1e-2, ema_decay=0.9, ema_warmup=False, optimizer=None, **kind):
     """The state at step 0 and the pure train step of `apply` on a schedule."""
-    kind = {"prediction": "eps", "weight": None, "conditional": True, "label_dropout": 0.2} | kind
-    objective = step.make_objective(apply, schedule, **kind)
+    kind = {"conditional": True, "label_dropout": 0.2} | kind
+    objective = step.make_objective(apply, lambda params: schedule, **kind)
     rate = optax.constant_schedule(learning_rate)
     optimizer = optimizer or optax.adam(rate)
     init = functools.partial(init_params, num_steps=schedule.num_steps)
     train_step = step.make_train_step(
         objective, optimizer, rate, ema_decay=ema_decay, ema_warmup=ema_warmup
     )
-    return state.init_state(init, optimizer, seed=0), train_step
+    return state.init_state(init, optimizer, 0, objective.init_extra), train_step
 
 
 def batch(size, seed=0):

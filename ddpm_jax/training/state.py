@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
       params: the network's parameters.
       ema: {name: exponential moving average of params}.
       opt_state: the optimiser's.
-      extra: what a loss keeps between steps.
+      extra: what an objective keeps between steps: the losses by which times are drawn.
     """
 
     step: jax.Array
@@ -34,6 +34,7 @@ def init_state(
     init_params: Callable[[jax.Array], Any],
     optimizer: optax.GradientTransformation,
     seed: int,
+    init_extra: Callable[[Any], dict[str, Any]] = lambda params: {},
 ) -> TrainState:
     """The state at step 0, a pure function of the seed; jit it to place it on a mesh.
 
@@ -41,6 +42,7 @@ def init_state(
       init_params: key -> params.
       optimizer: gives the optimiser state.
       seed: of the run.
+      init_extra: params -> what the objective keeps between steps.
     """
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = init_params(key_params)
@@ -51,7 +53,7 @@ def init_state(
         # A copy: the donated state must not hold one buffer twice.
         ema={"default": jax.tree.map(jnp.copy, params)},
         opt_state=optimizer.init(params),
-        extra={},
+        extra=init_extra(params),
     )
 
 

@@ -1,5 +1,6 @@
 """The pure training step: draws, loss, gradient, update, moving average."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,66 +8,133 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.diffusion import losses
+from ddpm_jax.diffusion import losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.time_draws import TimeDraw
 from ddpm_jax.training import ema
 from ddpm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-# (params, batch, key, train) -> (loss [B], t [B])
-Objective = Callable[[Any, Batch, jax.Array, bool], tuple[jax.Array, jax.Array]]
+Extra = dict[str, Any]
+# (network, schedule, x0, t, eps) -> [B]
+Loss = Callable[[losses.Network, Schedule, jax.Array, jax.Array, jax.Array], jax.Array]
 
 NULL_LABEL = -1
+
+
+class Outcome(NamedTuple):
+    """What an objective says of a batch.
+
+    Attributes:
+      loss: [B], of each example.
+      t: [B], the times that were drawn.
+      weight: [B]; the mean of weight times loss is what is minimised. 1 but for times drawn by
+        importance.
+      extra: TrainState.extra after the batch.
+    """
+
+    loss: jax.Array
+    t: jax.Array
+    weight: jax.Array
+    extra: Extra
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """What is minimised, and what it keeps between steps. Called as its `outcome`.
+
+    Attributes:
+      outcome: (params, batch, key, train, extra) -> Outcome. Without `train`: no dropout, no
+        dropped labels, and times drawn without a history.
+      init_extra: params -> TrainState.extra before the first step.
+      of_variance: params -> a tree of bools: leaves that follow the gradient of the squared loss,
+        which is that of the estimate's variance; None for no such leaf.
+    """
+
+    outcome: Callable[[Any, Batch, jax.Array, bool, Extra], Outcome]
+    init_extra: Callable[[Any], Extra] = lambda params: {}
+    of_variance: Callable[[Any], Any] | None = None
+
+    def __call__(
+        self, params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra
+    ) -> Outcome:
+        return self.outcome(params, batch, key, train, extra)
 
 
 class Draws(NamedTuple):
     """What an example's own key decides; each [B, ...]."""
 
     t: jax.Array
+    weight: jax.Array
     eps: jax.Array
     drop: jax.Array
 
 
-def draw(key: jax.Array, x0: jax.Array, num_steps: int, drop_rate: float) -> Draws:
+def draw(
+    key: jax.Array,
+    x0: jax.Array,
+    schedule: Schedule,
+    *,
+    drop_rate: float = 0.0,
+    time_draw: TimeDraw | None = None,
+    history: Extra | None = None,
+) -> Draws:
     """t, eps and the label drop of every example, each from the key of its place in the batch.
 
-    So a draw depends on neither sharding, nor process count, nor what else is in the batch.
+    So a draw depends on neither sharding, nor process count, nor what else is in the batch (but
+    for what a `time_draw` lets the batch share).
     """
+    time_draw = time_draw or time_draws.uniform()
 
-    def one(index: jax.Array) -> Draws:
+    def one(index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         key_t, key_eps, key_drop = jax.random.split(jax.random.fold_in(key, index), 3)
-        return Draws(
-            losses.uniform_steps(key_t, num_steps),
+        return (
+            key_t,
             jax.random.normal(key_eps, x0.shape[1:], x0.dtype),
             jax.random.bernoulli(key_drop, drop_rate),
         )
 
-    return jax.vmap(one)(jnp.arange(x0.shape[0]))
+    keys_t, eps, drop = jax.vmap(one)(jnp.arange(x0.shape[0]))
+    # No example has this place.
+    key_batch = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
+    t, weight = time_draw.draw(schedule, keys_t, key_batch, history or {})
+    return Draws(t, weight, eps, drop)
 
 
 def make_objective(
     apply_fn: Callable[..., Any],
-    schedule: Schedule,
+    schedule_of: Callable[[Any], Schedule],
     *,
-    prediction: str,
-    weight: losses.Weight | None,
-    conditional: bool,
-    label_dropout: float,
+    loss: Loss = losses.simple,
+    time_draw: TimeDraw | None = None,
+    conditional: bool = False,
+    label_dropout: float = 0.0,
+    of_variance: Callable[[Any], Any] | None = None,
 ) -> Objective:
     """The denoising objective of a network, Ho et al.'s Algorithm 1 up to the gradient.
 
     Args:
       apply_fn: (variables, x_t, time, conditions, train=, rngs=) -> output.
-      schedule: the forward process.
-      prediction, weight: as in `losses.simple`.
+      schedule_of: params -> the forward process; a constant unless it is learned.
+      loss: (network, schedule, x0, t, eps) -> [B], one of `losses` with its options bound.
+      time_draw: one of `time_draws`, uniform if None; its history is in TrainState.extra.
       conditional: give the network the batch's labels.
       label_dropout: probability that an example's label becomes "no class" in training.
+      of_variance: as in `Objective`.
     """
+    time_draw = time_draw or time_draws.uniform()
 
-    def objective(params: Any, batch: Batch, key: jax.Array, train: bool) -> Any:
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
-        x0 = batch["image"]
-        drawn = draw(key_examples, x0, schedule.num_steps, label_dropout if train else 0.0)
+        x0, schedule = batch["image"], schedule_of(params)
+        drawn = draw(
+            key_examples,
+            x0,
+            schedule,
+            drop_rate=label_dropout if train else 0.0,
+            time_draw=time_draw if train else time_draw.validation or time_draw,
+            history=extra.get("time_draw"),
+        )
         conditions = None
         if conditional:
             conditions = {"label": jnp.where(drawn.drop, NULL_LABEL, batch["label"])}
@@ -75,12 +143,17 @@ def make_objective(
             rngs = {"dropout": key_dropout} if train else None
             return apply_fn({"params": params}, xt, time, conditions, train=train, rngs=rngs)
 
-        loss = losses.simple(
-            network, schedule, x0, drawn.t, drawn.eps, prediction=prediction, weight=weight
-        )
-        return loss, drawn.t
+        values = loss(network, schedule, x0, drawn.t, drawn.eps)
+        if train and "time_draw" in extra:
+            history = time_draw.update(schedule, extra["time_draw"], drawn.t, values)
+            extra = extra | {"time_draw": jax.lax.stop_gradient(history)}
+        return Outcome(values, drawn.t, drawn.weight, extra)
 
-    return objective
+    def init_extra(params: Any) -> Extra:
+        history = time_draw.init(schedule_of(params))
+        return {"time_draw": history} if history else {}
+
+    return Objective(outcome, init_extra, of_variance)
 
 
 def make_train_step(
@@ -100,11 +173,22 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> Any:
         key = jax.random.fold_in(state.key, state.step)
 
-        def mean_loss(params: Any) -> Any:
-            loss, t = objective(params, batch, key, True)
-            return loss.mean(), (loss, t)
+        def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
+            outcome = objective(params, batch, key, True, state.extra)
+            return outcome.weight * outcome.loss, outcome
 
-        grads, (loss, t) = jax.grad(mean_loss, has_aux=True)(state.params)
+        loss, pullback, outcome = jax.vjp(weighted_loss, state.params, has_aux=True)
+        (grads,) = pullback(jnp.full_like(loss, 1 / len(loss)))
+        if objective.of_variance is not None:
+            # d mean(L²) from the same forward pass; what is not selected is never computed.
+            (of_squares,) = pullback(2 * loss / len(loss))
+            selected = objective.of_variance(state.params)
+            grads = jax.tree.map(
+                lambda chosen, square, plain: square if chosen else plain,
+                selected,
+                of_squares,
+                grads,
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema.decay_at(state.step, ema_decay, ema_warmup)
@@ -113,9 +197,9 @@ def make_train_step(
             "loss": loss.mean(),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
-            **by_quarter(loss, t),
+            **by_quarter(outcome.loss, outcome.t, outcome.weight),
         }
-        state = TrainState(state.step + 1, state.key, params, average, opt_state, state.extra)
+        state = TrainState(state.step + 1, state.key, params, average, opt_state, outcome.extra)
         return state, metrics
 
     return train_step
@@ -127,21 +211,24 @@ def make_validation_step(
     """(params, batch with a "mask", key) -> sums and counts [4] of the loss by quarter of t."""
 
     def validation_step(params: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        loss, t = objective(params, batch, key, False)
-        return by_quarter(loss, t, batch["mask"])
+        outcome = objective(params, batch, key, False, {})
+        return by_quarter(outcome.loss, outcome.t, batch["mask"] * outcome.weight)
 
     return validation_step
 
 
 def by_quarter(
-    loss: jax.Array, t: jax.Array, mask: jax.Array | None = None
+    loss: jax.Array, t: jax.Array, weight: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-    """Sums and counts of loss [B] over t in (0, 1/4], (1/4, 1/2], (1/2, 3/4] and (3/4, 1]."""
+    """Sums and counts of loss [B] over t in (0, 1/4], (1/4, 1/2], (1/2, 3/4] and (3/4, 1].
+
+    An example counts as its weight [B] (1 if None): 0 or 1 of a mask, 1 / (T p) by importance.
+    """
     # In float32, XLA's 750 / 1000 is 0.75000006: the end of a quarter still belongs to it.
     quarter = jnp.clip(jnp.ceil(t * 4 - 1e-5).astype(jnp.int32) - 1, 0, 3)
     member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(loss.dtype)
-    if mask is not None:
-        member = member * mask.astype(loss.dtype)[:, None]
+    if weight is not None:
+        member = member * weight.astype(loss.dtype)[:, None]
     return {
         "quarter_loss_sum": (loss[:, None] * member).sum(axis=0),
         "quarter_count": member.sum(axis=0),

@@ -398,30 +398,6 @@ def test_the_mean_is_over_everything_but_the_batch():
     np.testing.assert_array_equal(losses.mean_squared_error(jnp.array([2.0]), jnp.array([5.0])), 9)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_the_steps_are_uniform_on_1_to_t(jit):
-    schedule, keys = schedules.linear(10), jax.random.split(jax.random.key(2), 20_000)
-    with jax.enable_x64(False):
-        draw = jax.vmap(lambda key: losses.uniform_steps(key, 10))
-        t = (jax.jit(draw) if jit else draw)(keys)
-        time = np.asarray(schedule.network_time(t))
-    assert t.dtype == jnp.float32
-    assert 0 < t.min() < t.max() <= 1
-    index, counts = np.unique(time, return_counts=True)
-    np.testing.assert_array_equal(index, np.arange(10))  # whole numbers: every t is on a node
-    assert stats.chisquare(counts).pvalue > 1e-4
-
-
-def test_a_drawn_step_is_on_its_node_however_the_division_was_compiled():
-    # XLA multiplies by 1 / T when it compiles the division: the last bit of t differs from i / T.
-    size = 4000
-    with jax.enable_x64(False):
-        keys = jax.random.split(jax.random.key(3), 50_000)
-        t = jax.jit(jax.vmap(lambda key: losses.uniform_steps(key, size)))(keys)
-        time = np.asarray(schedules.cosine(size).network_time(t))
-    np.testing.assert_array_equal(time, np.rint(np.asarray(t, np.float64) * size) - 1)
-
-
 def test_bad_input_is_refused():
     x0, t, eps = batch()
     network = network_of(DATA.denoiser(SCHEDULE), "eps")

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from ddpm_jax.training import optimizers, sharding, step
 from ddpm_jax.training.state import digest
 
 SCHEDULE = schedules.linear(num_steps=8)
+THOUSAND = schedules.linear(num_steps=1000)
 KEY = jax.random.key(7)
 
 
@@ -33,8 +36,8 @@ def run(state, train_step, num_steps, batch_size=16, mesh=None):
 
 def test_draws_do_not_depend_on_the_rest_of_the_batch():
     images = jnp.zeros((8, *SHAPE))
-    whole = step.draw(KEY, images, 1000, 0.5)
-    half = step.draw(KEY, images[:4], 1000, 0.5)
+    whole = step.draw(KEY, images, THOUSAND, drop_rate=0.5)
+    half = step.draw(KEY, images[:4], THOUSAND, drop_rate=0.5)
     np.testing.assert_array_equal(whole.t[:4], half.t)
     np.testing.assert_array_equal(whole.drop[:4], half.drop)
     np.testing.assert_array_max_ulp(np.asarray(whole.eps[:4]), np.asarray(half.eps), maxulp=4)
@@ -47,7 +50,7 @@ def test_draws_do_not_depend_on_the_devices():
     drawn = []
     for devices in (1, 8):
         rows = sharding.batch_sharding(sharding.make_mesh(devices))
-        draw = jax.jit(lambda: step.draw(KEY, images, 1000, 0.5), out_shardings=rows)
+        draw = jax.jit(lambda: step.draw(KEY, images, THOUSAND, drop_rate=0.5), out_shardings=rows)
         drawn.append(draw())
     assert len(drawn[1].eps.devices()) == 8
     one, eight = drawn
@@ -59,7 +62,7 @@ def test_draws_do_not_depend_on_the_devices():
 
 def test_draws_have_their_laws():
     num = 40_000
-    drawn = jax.jit(lambda x: step.draw(KEY, x, 8, 0.1))(jnp.zeros((num, 2)))
+    drawn = jax.jit(lambda x: step.draw(KEY, x, SCHEDULE, drop_rate=0.1))(jnp.zeros((num, 2)))
     steps = np.asarray(drawn.t) * 8
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
     counts = np.bincount(np.round(steps).astype(int), minlength=9)
@@ -84,14 +87,12 @@ def seen_labels(train, label_dropout):
 
     objective = step.make_objective(
         network,
-        SCHEDULE,
-        prediction="eps",
-        weight=None,
+        lambda params: SCHEDULE,
         conditional=True,
         label_dropout=label_dropout,
     )
     batch = jax.tree.map(jnp.asarray, toy_training.batch(200))
-    objective({}, batch, KEY, train)
+    objective({}, batch, KEY, train, {})
     return seen, np.asarray(batch["label"])
 
 
@@ -130,7 +131,7 @@ def test_the_gradient_is_the_one_on_paper():
     batch = toy_training.batch(16)
     _, metrics = train_step(state, batch)
     key = jax.random.split(jax.random.fold_in(state.key, 0))[0]
-    eps = np.asarray(step.draw(key, jnp.asarray(batch["image"]), 1, 0.0).eps, np.float64)
+    eps = np.asarray(step.draw(key, jnp.asarray(batch["image"]), schedule).eps, np.float64)
     xt = np.sqrt(0.5) * batch["image"] + np.sqrt(0.5) * eps
     expected = {"scale": np.mean(-2 * eps * xt), "bias": np.mean(-2 * eps)}
     np.testing.assert_allclose(seen["scale"], [expected["scale"]], rtol=1e-4)
@@ -210,9 +211,7 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used():
     rate = optimizers.learning_rate(0.1, warmup_steps=4, decay="constant", num_steps=9)
     objective = step.make_objective(
         toy_training.apply,
-        SCHEDULE,
-        prediction="eps",
-        weight=None,
+        lambda params: SCHEDULE,
         conditional=False,
         label_dropout=0.0,
     )
@@ -244,7 +243,9 @@ def test_a_run_does_not_depend_on_the_devices(data, fsdp, monkeypatch):
 def test_the_lecture_notes_first_objective_trains(weighting):
     weight = losses.inverse_variance(SCHEDULE, weighting) if weighting else None
     state, train_step = toy_training.setup(
-        SCHEDULE, prediction="posterior_mean", weight=weight, learning_rate=0.02
+        SCHEDULE,
+        loss=functools.partial(losses.simple, prediction="posterior_mean", weight=weight),
+        learning_rate=0.02,
     )
     state, metrics = run(state, train_step, 100)
     values = np.array([m["loss"] for m in metrics])
@@ -256,9 +257,7 @@ def test_the_lecture_notes_first_objective_trains(weighting):
 def validation(batch, key=KEY, params=None):
     objective = step.make_objective(
         toy_training.apply,
-        SCHEDULE,
-        prediction="eps",
-        weight=None,
+        lambda params: SCHEDULE,
         conditional=True,
         label_dropout=1.0,
     )

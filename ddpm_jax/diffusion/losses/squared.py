@@ -1,8 +1,4 @@
-"""Training objectives: one number an example; the caller averages.
-
-The lecture notes' two versions are both here. Version 1 predicts the posterior mean and may be
-weighted by 1 / (2 sigma_i²); version 2 predicts the noise (Ho et al.'s L_simple, weight 1).
-"""
+"""Squared errors of a prediction, in its own units or weighted as an error of eps."""
 
 from collections.abc import Callable
 
@@ -52,7 +48,7 @@ def simple(
     """
     xt = process.add_noise(schedule, x0, t, eps)
     target = predictions.encode(prediction, schedule, xt, t, predictions.Denoised(x0, eps))
-    error = mean_squared_error(_call(network, schedule, xt, t, prediction), target)
+    error = mean_squared_error(call(network, schedule, xt, t, prediction), target)
     return error if weight is None else weight(t) * error
 
 
@@ -174,18 +170,13 @@ def inverse_variance(schedule: Schedule, variance: str = "fixed_large") -> Weigh
     raise ValueError(f"variance must be fixed_large or fixed_small, got {variance!r}")
 
 
-def uniform_steps(key: jax.Array, num_steps: int) -> jax.Array:
-    """A time t = i / T with i uniform on 1..T, a scalar: the draw of Algorithm 1, line 3."""
-    return jax.random.randint(key, (), 1, num_steps + 1) / num_steps
-
-
-def _call(
+def call(
     network: Network,
     schedule: Schedule,
     xt: jax.Array,
     t: jax.Array,
     prediction: str | Parameterisation,
 ) -> jax.Array:
-    """The network's output at t, shown x_t in the units that it wants."""
+    """The network's output at t, shown x_t [B, ...] in the units that its prediction asks for."""
     shown = predictions.parameterisation(prediction).scale_input(schedule, xt, t)
     return network(shown, schedule.network_time(t))
