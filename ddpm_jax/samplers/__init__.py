@@ -4,5 +4,19 @@ from ddpm_jax.samplers import grids
 from ddpm_jax.samplers.base import initial_noise
 from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.ddpm import ancestral
+from ddpm_jax.samplers.dpm_solver import dpm_solver_pp
+from ddpm_jax.samplers.euler import edm_stochastic, euler, euler_ancestral, heun
+from ddpm_jax.samplers.unipc import unipc
 
-__all__ = ["ancestral", "ddim", "grids", "initial_noise"]
+__all__ = [
+    "ancestral",
+    "ddim",
+    "dpm_solver_pp",
+    "edm_stochastic",
+    "euler",
+    "euler_ancestral",
+    "grids",
+    "heun",
+    "initial_noise",
+    "unipc",
+]

@@ -94,14 +94,20 @@ def levels(schedule: Schedule, times: Any) -> Levels:
 
 
 def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
-    """The times of half log-SNRs lam = log(alpha / sigma), in float64.
+    """The times in [0, 1] of half log-SNRs lam = log(alpha / sigma), any shape, in float64.
+
+    As `schedules.time_of_log_snr`, without compiling anything for a grid that is needed once.
 
     Raises:
       ValueError: if the schedule depends on traced values.
     """
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), _known_schedule():
-        log_snr = 2 * jnp.asarray(lam, jnp.float64)
-        return np.asarray(schedules.time_of_log_snr(schedule, log_snr))
+    lam = np.asarray(lam, np.float64)
+    low, high = np.zeros_like(lam), np.ones_like(lam)
+    for _ in range(schedules.HALVINGS):
+        middle = 0.5 * (low + high)
+        too_clean = levels(schedule, middle).lam > lam
+        low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
+    return 0.5 * (low + high)
 
 
 def bounded(

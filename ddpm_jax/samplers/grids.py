@@ -1,30 +1,179 @@
-"""Grids of times: descending, [num_steps + 1], from the noise to the data."""
+"""Grids of times: descending, [num_steps + 1], from the noise to the data.
+
+Each takes (schedule, num_steps) and returns float64, strictly descending, the last one 0. On a
+discrete schedule `uniform`, `leading`, `linspace` and `quadratic` keep to its nodes i / T.
+"""
 
 import numpy as np
 
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.samplers import base
+
+# The least noisy and the noisiest time of a grid in log-SNR where the schedule's ends are infinite.
+_FIRST, _LAST = 1e-3, 1 - 1e-3
 
 
 def uniform(schedule: Schedule, num_steps: int) -> np.ndarray:
     """num_steps equal strides from t = 1 to t = 0; on the nodes i / T of a discrete schedule.
 
+    On a discrete schedule this is diffusers' "trailing" spacing.
+
     Args:
       schedule: the schedule whose nodes the grid keeps to, if it is discrete.
       num_steps: at least 1, at most T of a discrete schedule.
 
-    Returns:
-      float64 [num_steps + 1], strictly descending, first 1 and last 0.
+    Raises:
+      ValueError: if num_steps is out of range.
+
+    Source: Song et al. 2021 (DDIM), appendix C.1, "linear" sub-sequences; Lin et al. 2024, table 2.
+    """
+    _check(schedule, num_steps)
+    times = np.linspace(1.0, 0.0, num_steps + 1)
+    return times if schedule.betas is None else _nodes(times * schedule.num_steps, schedule)
+
+
+def leading(schedule: Schedule, num_steps: int, steps_offset: int = 0) -> np.ndarray:
+    """Every (T // num_steps)-th index i - 1 from steps_offset on, then 0: it starts below t = 1.
+
+    Args:
+      schedule: a discrete one.
+      num_steps: 1 to T.
+      steps_offset: added to the indices; 1 in Stable Diffusion.
+
+    Raises:
+      ValueError: for a continuous schedule, or numbers out of range.
+
+    Source: diffusers' "leading" spacing; Lin et al. 2024, table 2.
+    """
+    _check(schedule, num_steps)
+    stride = schedule.num_steps // num_steps
+    indices = np.arange(num_steps)[::-1] * stride + steps_offset
+    if not 0 <= steps_offset <= schedule.num_steps - 1 - (num_steps - 1) * stride:
+        raise ValueError(f"need steps_offset >= 0 that stays below T, got {steps_offset=}")
+    return _nodes(np.append(indices + 1.0, 0), schedule)
+
+
+def linspace(schedule: Schedule, num_steps: int) -> np.ndarray:
+    """Indices spread evenly over 0..T - 1, both included, then 0: the last step leaves t = 1 / T.
+
+    Raises:
+      ValueError: for a continuous schedule, or a number of steps out of 1..T.
+
+    Source: diffusers' "linspace" spacing; Lin et al. 2024, table 2.
+    """
+    _check(schedule, num_steps)
+    indices = np.linspace(0, schedule.num_steps - 1, num_steps)[::-1]
+    return _nodes(np.append(np.rint(indices) + 1, 0), schedule)
+
+
+def quadratic(schedule: Schedule, num_steps: int) -> np.ndarray:
+    """t = (k / num_steps)²: strides that shrink towards the data.
+
+    On the nodes of a discrete schedule, where no two fall on one.
 
     Raises:
       ValueError: if num_steps is out of range.
 
-    Source: Song et al. 2021 (DDIM), appendix C.1, "linear" sub-sequences.
+    Source: Song et al. 2021 (DDIM), appendix C.1, "quadratic" sub-sequences, here up to t = 1.
     """
-    if num_steps < 1:
-        raise ValueError(f"need num_steps >= 1, got {num_steps=}")
-    times = np.linspace(1.0, 0.0, num_steps + 1)
+    _check(schedule, num_steps)
+    k = np.arange(num_steps, -1, -1)
+    times = (k / num_steps) ** 2
     if schedule.betas is None:
         return times
-    if num_steps > schedule.num_steps:
+    return _nodes(np.maximum(np.rint(times * schedule.num_steps), k), schedule)
+
+
+def karras(
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    rho: float = 7.0,
+    sigma_min: float = 0.002,
+    sigma_max: float | None = None,
+) -> np.ndarray:
+    """sigma / alpha falls from sigma_max to sigma_min, evenly in its rho-th root; then 0.
+
+    Args:
+      schedule: any.
+      num_steps: at least 1.
+      rho: at least 1; 7 spends most steps at low noise.
+      sigma_min: the last level but one; on a schedule that starts above it, the schedule's start.
+      sigma_max: the first level, at most the schedule's own; None for that.
+
+    Raises:
+      ValueError: for levels out of order, or a schedule without a largest level (alpha(1) = 0) and
+        no sigma_max.
+
+    Source: Karras et al. 2022, equation 5.
+    """
+    _check(schedule, num_steps, nodes=False)
+    start, end = (float(-lam) for lam in base.levels(schedule, np.array([0.0, 1.0])).lam)
+    largest = np.exp(end) if sigma_max is None else sigma_max
+    smallest = max(sigma_min, np.exp(start))
+    if not np.isfinite(largest):
+        raise ValueError("this schedule ends at alpha = 0, sigma / alpha = inf: give sigma_max")
+    if not (0 < smallest < largest <= np.exp(end) * (1 + 1e-9) and rho >= 1):
+        raise ValueError(
+            f"need 0 < sigma_min < sigma_max <= {np.exp(end):.6g}, the schedule's, and rho >= 1, "
+            f"got {sigma_min=}, sigma_max={largest:.6g}, {rho=}"
+        )
+    # Where sigma(0) = 0 the last step goes from sigma_min to there.
+    ends_at_0 = np.isinf(start)
+    share = np.linspace(0, 1, num_steps if ends_at_0 else num_steps + 1)
+    first, last = largest ** (1 / rho), smallest ** (1 / rho)
+    times = base.times_of(schedule, -rho * np.log(first + share * (last - first)))
+    if sigma_max is None:
+        times[0] = 1.0  # not a rounding below it
+    return np.append(times if ends_at_0 else times[:-1], 0.0)
+
+
+def log_snr_uniform(
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    log_snr_min: float | None = None,
+    log_snr_max: float | None = None,
+) -> np.ndarray:
+    """Equal strides of log-SNR from log_snr_min to log_snr_max, then t = 0.
+
+    Args:
+      schedule: any.
+      num_steps: at least 1.
+      log_snr_min: at the start; None for the schedule's at t = 1, or at 0.999 if that is infinite.
+      log_snr_max: before the last step; None for the schedule's at t = 0, or if that is infinite at
+        1 / T or, on a continuous schedule, 0.001.
+
+    Raises:
+      ValueError: for bounds out of order or beyond the schedule.
+
+    Source: Lu et al. 2022 (DPM-Solver), section 4.1.
+    """
+    _check(schedule, num_steps, nodes=False)
+    first = _FIRST if schedule.betas is None else 1 / schedule.num_steps
+    lams = base.levels(schedule, np.array([1.0, _LAST, first, 0.0])).lam
+    low = lams[0] if np.isfinite(lams[0]) else lams[1]
+    high = lams[3] if np.isfinite(lams[3]) else lams[2]
+    low = low if log_snr_min is None else log_snr_min / 2
+    high = high if log_snr_max is None else log_snr_max / 2
+    if not lams[0] - 1e-9 <= low < high <= lams[3]:
+        raise ValueError(
+            f"need log_snr_min < log_snr_max within the schedule's {2 * lams[0]:.6g} to "
+            f"{2 * lams[3]:.6g}, got {2 * low:.6g} and {2 * high:.6g}"
+        )
+    ends_at_0 = np.isinf(lams[3]) or high < lams[3]
+    times = base.times_of(schedule, np.linspace(low, high, num_steps + (not ends_at_0)))
+    if low <= lams[0]:
+        times[0] = 1.0
+    return np.append(times if ends_at_0 else times[:-1], 0.0)
+
+
+def _nodes(positions: np.ndarray, schedule: Schedule) -> np.ndarray:
+    return np.rint(positions) / schedule.num_steps
+
+
+def _check(schedule: Schedule, num_steps: int, *, nodes: bool = True) -> None:
+    if num_steps < 1:
+        raise ValueError(f"need num_steps >= 1, got {num_steps=}")
+    if nodes and schedule.betas is not None and num_steps > schedule.num_steps:
         raise ValueError(f"need num_steps <= T = {schedule.num_steps}, got {num_steps=}")
-    return np.rint(times * schedule.num_steps) / schedule.num_steps

@@ -58,3 +58,108 @@ def test_bad_grids_are_refused():
     for times in ([1.0], [], [[1.0, 0.0]]):
         with pytest.raises(ValueError, match="num_steps >= 1"):
             base.check_times(times)
+
+
+ON_NODES = {
+    "uniform": grids.uniform,
+    "leading": grids.leading,
+    "linspace": grids.linspace,
+    "quadratic": grids.quadratic,
+}
+BY_LEVEL = {"karras": grids.karras, "log_snr_uniform": grids.log_snr_uniform}
+PATHS = {
+    "linear": schedules.linear(),
+    "vp_continuous": schedules.vp_continuous(),
+    "edm": schedules.edm(),
+    "ve": schedules.ve(),
+    "gamma": schedules.from_gamma(lambda t: 18.3 * t - 13.3),
+}
+
+
+@pytest.mark.parametrize("name", ON_NODES)
+@pytest.mark.parametrize("num_steps", [1, 7, 50, 999, 1000])
+def test_every_grid_on_nodes_descends_to_0(name, num_steps):
+    times = ON_NODES[name](schedules.linear(1000), num_steps)
+    assert times.shape == (num_steps + 1,)
+    assert times[-1] == 0
+    assert (np.diff(times) < 0).all()
+    np.testing.assert_allclose(times * 1000, np.rint(times * 1000), atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("num_steps", [7, 20, 50])
+def test_spacings_are_those_of_diffusers(spacing, num_steps):
+    diffusers = pytest.importorskip("diffusers")
+    peer = diffusers.DDIMScheduler(1000, timestep_spacing=spacing, steps_offset=1)
+    peer.set_timesteps(num_steps)
+    schedule = schedules.linear(1000)
+    times = {
+        "leading": lambda: grids.leading(schedule, num_steps, steps_offset=1),
+        "linspace": lambda: grids.linspace(schedule, num_steps),
+        "trailing": lambda: grids.uniform(schedule, num_steps),
+    }[spacing]()
+    np.testing.assert_allclose(times[:-1] * 1000 - 1, peer.timesteps.numpy(), atol=1e-9)
+
+
+def test_the_quadratic_grid_has_growing_strides():
+    times = grids.quadratic(CONTINUOUS, 10)
+    np.testing.assert_allclose(np.sqrt(times), np.linspace(1, 0, 11), atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", BY_LEVEL)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("num_steps", [2, 18])
+def test_every_grid_by_level_descends_to_0(grid, path, num_steps):
+    times = BY_LEVEL[grid](PATHS[path], num_steps)
+    assert times.shape == (num_steps + 1,)
+    assert (times[0], times[-1]) == (1, 0)
+    assert (np.diff(times) < 0).all()
+
+
+def test_karras_is_that_of_the_paper():
+    # Karras et al. 2022, equation 5, at N = 18 on their own path.
+    times = grids.karras(schedules.edm(), 18)
+    i = np.arange(18)
+    sigmas = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(80 * times[:-1], sigmas, rtol=1e-9)
+    # And on a path with alpha != 1 it is sigma / alpha that falls so.
+    alpha, sigma = PATHS["vp_continuous"].values(
+        grids.karras(PATHS["vp_continuous"], 18, sigma_max=80.0)
+    )
+    np.testing.assert_allclose((sigma / alpha)[:-1], sigmas, rtol=1e-9)
+
+
+def test_log_snr_falls_evenly():
+    times = grids.log_snr_uniform(PATHS["gamma"], 10)
+    np.testing.assert_allclose(np.diff(times), -0.1, rtol=1e-9)
+    times = grids.log_snr_uniform(PATHS["linear"], 20, log_snr_min=-8.0, log_snr_max=6.0)
+    log_snr = 2 * base.levels(PATHS["linear"], times[:-1]).lam
+    np.testing.assert_allclose(log_snr, np.linspace(-8, 6, 20), atol=2e-5)  # nodes are 1e-3 wide
+
+
+def test_a_path_that_ends_at_alpha_0_needs_a_level_to_start_from():
+    with pytest.raises(ValueError, match="give sigma_max"):
+        grids.karras(schedules.flow(), 10)
+    times = grids.karras(schedules.flow(), 10, sigma_max=80.0)
+    np.testing.assert_allclose(times[0] / (1 - times[0]), 80, rtol=1e-9)
+    assert grids.log_snr_uniform(schedules.flow(), 10)[0] == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: grids.karras(schedules.edm(), 0), "num_steps=0"),
+        (lambda: grids.karras(schedules.edm(), 5, rho=0.5), "rho=0.5"),
+        (lambda: grids.karras(schedules.edm(), 5, sigma_max=100.0), "sigma_max=100"),
+        (lambda: grids.karras(schedules.edm(), 5, sigma_min=90.0), "sigma_min=90"),
+        (lambda: grids.log_snr_uniform(schedules.linear(), 5, log_snr_max=-20.0), "-20"),
+        (lambda: grids.log_snr_uniform(schedules.linear(), 5, log_snr_min=-90.0), "-90"),
+        (lambda: grids.leading(schedules.linear(), 10, steps_offset=200), "steps_offset=200"),
+        (lambda: grids.quadratic(schedules.linear(10), 11), "T = 10"),
+        (lambda: grids.leading(CONTINUOUS, 5), "continuous"),
+        (lambda: grids.linspace(CONTINUOUS, 5), "continuous"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

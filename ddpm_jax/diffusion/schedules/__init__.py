@@ -1,6 +1,6 @@
 """Noise schedules: one Gaussian path x_t = alpha(t) x_0 + sigma(t) eps, t in [0, 1]."""
 
-from ddpm_jax.diffusion.schedules.base import Schedule, expand, from_gamma, time_of_log_snr
+from ddpm_jax.diffusion.schedules.base import HALVINGS, Schedule, expand, from_gamma, time_of_log_snr
 from ddpm_jax.diffusion.schedules.continuous import (
     cosine_continuous,
     edm,
@@ -21,6 +21,7 @@ from ddpm_jax.diffusion.schedules.discrete import (
 )
 
 __all__ = [
+    "HALVINGS",
     "Schedule",
     "cosine",
     "cosine_continuous",

@@ -10,7 +10,7 @@ import numpy as np
 Function = Callable[[jax.Array], jax.Array]
 
 # Halvings of [0, 1] to find a time: enough for float64 digits of times down to 1e-9.
-_HALVINGS = 84
+HALVINGS = 84
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def time_of_log_snr(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
         return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
 
     ends = jnp.zeros_like(log_snr), jnp.ones_like(log_snr)
-    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
+    low, high = jax.lax.fori_loop(0, HALVINGS, halve, ends)
     return 0.5 * (low + high)
 
 

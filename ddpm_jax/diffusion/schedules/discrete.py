@@ -48,7 +48,7 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
     def left(t: jax.Array) -> jax.Array:
         """What a last interval to alpha = 0 leaves of alpha: 1 before it, 0 at its end."""
-        return 1 - jnp.clip(_position(t, num_steps) - last, 0, 1)
+        return 1 - jnp.maximum(_position(t, num_steps) - last, 0)
 
     def alpha(t: jax.Array) -> jax.Array:
         level = jnp.exp(0.5 * log_alpha_bar(t))
@@ -174,6 +174,8 @@ def _position(t: jax.Array, num_steps: int) -> jax.Array:
         t = t.astype(jnp.float32)
     position = t * num_steps
     node = jnp.round(position)
+    # The slope stays that of t T: the drift of an ODE is nowhere 0.
+    node = position + jax.lax.stop_gradient(node - position)
     return jnp.where(jnp.abs(position - node) < 1e-3, node, position)
 
 

@@ -1,0 +1,183 @@
+"""Euler, Euler ancestral and Heun in the coordinates (x / alpha, sigma / alpha), and EDM's sampler.
+
+With y = x / alpha and rho = sigma / alpha the probability-flow ODE of any Gaussian path is
+dy / d rho = eps-hat (Karras et al. 2022, equation 4 with s(t) and sigma(t) general).
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.samplers import base
+from ddpm_jax.samplers.ddim import ddim
+from ddpm_jax.samplers.evaluations import Evaluation, Level, first_order, levels_at, plan, run
+
+
+def euler(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Any,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    clip_x0: bool = False,
+    threshold: float | None = None,
+    return_trajectory: bool = False,
+) -> Any:
+    """y_s = y_t + (rho_s - rho_t) eps-hat: first order, NFE = num_steps.
+
+    Multiplied by alpha_s this is x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s /
+    sigma_t) x_0-hat, the same update as DDIM's at eta = 0, and it divides by no alpha.
+
+    Args, Returns, Raises: as `ddim`.
+
+    Source: Karras et al. 2022, section 3; Song et al. 2021 (DDIM), section 4.3.
+    """
+    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    steps = itertools.pairwise(plan(schedule, times))
+    rows = [Evaluation(t.time, **first_order(t, s)) for t, s in steps]
+    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+
+
+def euler_ancestral(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Any,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    eta: float = 1.0,
+    clip_x0: bool = False,
+    threshold: float | None = None,
+    return_trajectory: bool = False,
+) -> Any:
+    """Euler to rho_down, then noise up to rho_s: rho_down² + rho_up² = rho_s². NFE = num_steps.
+
+    rho_up² = eta² rho_s² (1 - rho_s² / rho_t²). Multiplied by alpha_s, rho_up is eta times the
+    posterior's standard deviation and the step is DDIM's with that eta; so this is that.
+
+    Args, Returns, Raises: as `ddim`.
+
+    Source: Crowson's k-diffusion, `sample_euler_ancestral`; Song et al. 2021 (DDIM), equation 16.
+    """
+    return ddim(
+        denoise,
+        schedule,
+        times,
+        key,
+        x,
+        eta=eta,
+        clip_x0=clip_x0,
+        threshold=threshold,
+        return_trajectory=return_trajectory,
+    )
+
+
+def heun(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Any,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    clip_x0: bool = False,
+    threshold: float | None = None,
+    return_trajectory: bool = False,
+) -> Any:
+    """y_s = y_t + (rho_s - rho_t) (eps-hat(y_t) + eps-hat(y_s of Euler)) / 2: second order.
+
+    A step from alpha = 0 or to sigma = 0 is Euler's: NFE = 2 num_steps, less one for each of those.
+
+    Args, Returns, Raises: as `ddim`.
+
+    Source: Karras et al. 2022, algorithm 1, with sigma / alpha as the variable on any path.
+    """
+    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    steps = itertools.pairwise(plan(schedule, times))
+    rows = [row for t, s in steps for row in _heun_step(t, s)]
+    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+
+
+def edm_stochastic(
+    denoise: Denoiser,
+    schedule: Schedule,
+    times: Any,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = float("inf"),
+    S_noise: float = 1.0,
+    clip_x0: bool = False,
+    threshold: float | None = None,
+    return_trajectory: bool = False,
+) -> Any:
+    """Heun's method with noise churned in before each step, on any path.
+
+    Where S_min <= rho_t <= S_max, rho is raised to rho-hat = (1 + gamma) rho_t with
+    gamma = min(S_churn / num_steps, sqrt(2) - 1), by noise of standard deviation
+    S_noise sqrt(rho-hat² - rho_t²); the step starts there. On a path with alpha != 1 this is the
+    forward transition from t to the time of rho-hat, its noise times S_noise. A rho-hat beyond that
+    of t = 1 is held there. NFE as `heun`.
+
+    Args:
+      S_churn: at least 0; 0 is `heun`.
+      S_min, S_max: range of rho = sigma / alpha that is churned.
+      S_noise: at least 0; slightly above 1 makes up for lost detail.
+      others: as `ddim`.
+
+    Raises:
+      ValueError: as `ddim`, or if a constant is negative or S_min exceeds S_max.
+
+    Source: Karras et al. 2022, algorithm 2.
+    """
+    if S_churn < 0 or S_noise < 0 or not 0 <= S_min <= S_max:
+        raise ValueError(
+            "need S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max, got "
+            f"{S_churn=}, {S_noise=}, {S_min=}, {S_max=}"
+        )
+    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    levels = plan(schedule, times)
+    gamma = min(S_churn / (len(levels) - 1), 2**0.5 - 1)
+    # alpha = 0 is rho = infinity: nothing is noisier.
+    churned = [gamma > 0 and t.finite and S_min <= t.sigma / t.alpha <= S_max for t in levels[:-1]]
+    lams = np.array([t.lam - math.log1p(gamma) for t in levels[:-1]])
+    hots = levels_at(schedule, base.times_of(schedule, lams))
+    rows: list[Evaluation] = []
+    for (t, s), hot, churn in zip(itertools.pairwise(levels), hots, churned, strict=True):
+        if not (churn and hot.lam < t.lam):
+            rows += _heun_step(t, s)
+            continue
+        first, *rest = _heun_step(hot, s)
+        stir = hot.alpha / t.alpha
+        noise = S_noise * math.sqrt(hot.sigma**2 - (stir * t.sigma) ** 2)
+        rows += [dataclasses.replace(first, stir=stir, stir_noise=noise), *rest]
+    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+
+
+def _heun_step(t: Level, s: Level) -> list[Evaluation]:
+    """Euler's evaluation, then, between levels where alpha and sigma are not 0, the correction.
+
+    With r = alpha_s / alpha_t and d = sigma_s - r sigma_t = alpha_s (rho_s - rho_t), Heun's step is
+    x_s = r x_t + d (eps_t + eps_s) / 2 with eps_t = (x_t - alpha_t x0_t) / sigma_t, and eps_s of
+    Euler's point alike.
+    """
+    predictor = Evaluation(t.time, **first_order(t, s))
+    if not (t.finite and s.finite):
+        return [predictor]
+    ratio = s.alpha / t.alpha
+    half = 0.5 * (s.sigma - ratio * t.sigma)
+    corrector = Evaluation(
+        s.time,
+        keep=ratio + half / t.sigma,
+        take=half / s.sigma,
+        correct=(-half * s.alpha / s.sigma, -half * t.alpha / t.sigma),
+    )
+    return [dataclasses.replace(predictor, on_grid=False), corrector]
