@@ -78,6 +78,8 @@ def test_libraries_stay_where_they_belong(path):
         assert library not in ("torch", "tensorflow", "diffusers", "transformers"), named(path)
         if library == "flax":
             assert part == "models", f"{named(path)} imports {name}"
+        if library == "diffrax":
+            assert part == "samplers", f"{named(path)} imports {name}"
         if library == "ml_collections":
             known = ("config", "config_checks", "experiment", "commands")
             assert part in known, f"{named(path)} imports {name}"
@@ -88,12 +90,14 @@ def test_libraries_stay_where_they_belong(path):
                 "jax",
                 "numpy",
                 "collections",
+                "contextlib",
                 "dataclasses",
                 "functools",
+                "itertools",
                 "operator",
                 "typing",
             )
-            assert library in (*known, "math"), f"{named(path)} imports {name}"
+            assert library in (*known, "math", "diffrax"), f"{named(path)} imports {name}"
             assert "sharding" not in name, "the mathematics knows of no devices"
 
 
