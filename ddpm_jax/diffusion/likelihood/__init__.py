@@ -1,5 +1,23 @@
-"""Likelihood: the terms of the variational bound."""
+"""Likelihood, three ways: the bound of a chain of steps, that of continuous time, and an ODE's.
 
+Everything is in bits per dimension, [B]. Data that take few values (`levels`: 256 for 8-bit images)
+have probabilities, not densities: they are scored by `discrete_vlb` with their levels, or, if the
+model was trained on such data, after `dequantise`. `bits_per_cell` gives both one unit.
+"""
+
+from ddpm_jax.diffusion.likelihood.bounds import Bound, continuous_vlb, discrete_vlb, first_time
+from ddpm_jax.diffusion.likelihood.flow import bits_per_cell, dequantise, probability_flow
 from ddpm_jax.diffusion.likelihood.terms import decoder_nll, prior_kl, vlb_term
 
-__all__ = ["decoder_nll", "prior_kl", "vlb_term"]
+__all__ = [
+    "Bound",
+    "bits_per_cell",
+    "continuous_vlb",
+    "decoder_nll",
+    "dequantise",
+    "discrete_vlb",
+    "first_time",
+    "prior_kl",
+    "probability_flow",
+    "vlb_term",
+]
