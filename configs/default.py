@@ -1,6 +1,7 @@
 """Every field of an experiment with its default; a config file is this plus its difference."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -35,12 +36,41 @@ def get_config() -> ConfigDict:
     model.dtype = "float32"  # of the computation: float32 or bfloat16
 
     config.diffusion = diffusion = ConfigDict()
-    diffusion.schedule = "linear"  # linear or cosine
-    diffusion.num_steps = 1000  # T
-    diffusion.prediction = "eps"  # eps, x0, v, score or posterior_mean
-    diffusion.variance = "fixed_large"  # of ancestral sampling: fixed_small or fixed_large
-    diffusion.loss = "simple"  # squared error of the prediction
-    diffusion.weighting = "none"  # none, or inverse_variance for posterior_mean
+    # linear, scaled_linear, cosine or sigmoid of num_steps steps; vp_continuous,
+    # scaled_linear_continuous, cosine_continuous, sigmoid_continuous, sub_vp, ve, edm, flow;
+    # or learned
+    diffusion.schedule = "linear"
+    diffusion.num_steps = 1000  # T of a discrete schedule
+    # Options of some schedules; None is the schedule's own default.
+    for name in ("beta_start", "beta_end", "beta_min", "beta_max", "sigma_min", "sigma_max"):
+        diffusion[name] = placeholder(float)
+    diffusion.shift = placeholder(float)  # flow: of time towards the noise
+    diffusion.gamma_0 = placeholder(float)  # learned: -log SNR at t = 0, before training
+    diffusion.gamma_1 = placeholder(float)  # and at t = 1
+    diffusion.zero_terminal_snr = False  # discrete: rescale to alpha(1) = 0
+    diffusion.prediction = "eps"  # eps, x0, v, score, posterior_mean, flow or edm
+    diffusion.sigma_data = placeholder(float)  # edm: the data's standard deviation; 0.5
+    # Of the reverse step: fixed_small, fixed_large, or learned_range (with loss hybrid or vlb)
+    diffusion.variance = "fixed_large"
+    # simple (squared error), score_matching, hybrid (simple, and the bound for a learned variance),
+    # vlb, or continuous_vlb (of a continuous schedule, or a learned one)
+    diffusion.loss = "simple"
+    diffusion.vlb_weight = 0.001  # hybrid: of the bound
+    # none (the prediction's own units); what multiplies the error of eps: constant, snr, min_snr,
+    # p2, sigmoid, edm, truncated_snr or likelihood; or inverse_variance for posterior_mean
+    diffusion.weighting = "none"
+    # Options of some weightings; None is the weighting's own default.
+    diffusion.weighting_gamma = placeholder(float)  # min_snr: 5; p2: 1
+    diffusion.weighting_k = placeholder(float)  # p2: 1
+    diffusion.weighting_bias = placeholder(float)  # sigmoid: 0
+    diffusion.weighting_sigma_data = placeholder(float)  # edm: sigma_data, or 0.5
+    diffusion.time_draw = "uniform"  # uniform, stratified, importance, log_normal or logit_normal
+    # Options of some draws; None is the draw's own default.
+    diffusion.time_mean = placeholder(float)  # log_normal: -1.2; logit_normal: 0
+    diffusion.time_std = placeholder(float)  # log_normal: 1.2; logit_normal: 1
+    diffusion.time_min = placeholder(float)  # continuous schedules: 1e-5; not of importance
+    diffusion.time_history = placeholder(int)  # importance: losses remembered a step, 10
+    diffusion.time_uniform_prob = placeholder(float)  # importance: 0.001
     diffusion.label_dropout = 0.0  # share of labels hidden in training, for guidance
 
     config.optim = optim = ConfigDict()
@@ -65,9 +95,22 @@ def get_config() -> ConfigDict:
     train.validate_examples = 2048  # at most, of the held-out data
 
     config.sample = sample = ConfigDict()
-    sample.sampler = "ancestral"  # ancestral or ddim
+    # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc
+    sample.sampler = "ancestral"
     sample.num_steps = 1000
-    sample.eta = 0.0  # ddim: 0 is deterministic
+    sample.grid = "uniform"  # uniform, leading, linspace, quadratic, karras or log_snr_uniform
+    # Options of some samplers (their docstrings say what they do); None is the sampler's default.
+    for name in ("eta", "threshold", "S_churn", "S_min", "S_max", "S_noise"):
+        sample[name] = placeholder(float)
+    sample.order = placeholder(int)
+    for name in ("method", "form", "variant"):
+        sample[name] = placeholder(str)
+    for name in ("corrector", "sde", "lower_order_final"):
+        sample[name] = placeholder(bool)
+    # Options of some grids.
+    for name in ("rho", "sigma_min", "sigma_max", "log_snr_min", "log_snr_max"):
+        sample[f"grid_{name}"] = placeholder(float)
+    sample.grid_steps_offset = placeholder(int)
     sample.clip_x0 = True
     sample.guidance_scale = 1.0  # 0 ignores the label, 1 is unguided, above 1 guided
     sample.batch_size = 64

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,22 +15,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import config as configs
-from ddpm_jax import data, samplers, sampling
+from ddpm_jax import data, sampling
 from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
-from ddpm_jax.diffusion import losses, prediction, schedules, variances
+from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import UNet
+from ddpm_jax.models import UNet, learned_schedule
+from ddpm_jax.parts import networks, objectives, processes
+from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import checkpoints, optimizers, sharding, state, step
-
-# Choices by name.
-SCHEDULES = {"linear": schedules.linear, "cosine": schedules.cosine}
-SAMPLERS = {
-    "ancestral": lambda c: functools.partial(
-        samplers.ancestral, variance=c.diffusion.variance, clip_x0=c.sample.clip_x0
-    ),
-    "ddim": lambda c: functools.partial(samplers.ddim, eta=c.sample.eta, clip_x0=c.sample.clip_x0),
-}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -43,7 +34,7 @@ class Experiment:
     Attributes:
       config: the resolved config.
       model: the network.
-      schedule: the forward process.
+      schedule: the forward process; None if it is learned (`schedule_of`).
       learning_rate, optimizer: optax's.
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
@@ -51,8 +42,8 @@ class Experiment:
     """
 
     config: ConfigDict
-    model: UNet
-    schedule: schedules.Schedule
+    model: UNet | learned_schedule.WithSchedule
+    schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
     objective: step.Objective
@@ -115,21 +106,47 @@ class Experiment:
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
         }
 
+    def schedule_of(self, params: Any) -> schedules.Schedule:
+        """The forward process under these parameters: the fixed one, or the one they learned."""
+        return learned_schedule.schedule_of(params) if self.schedule is None else self.schedule
+
     def sample_fn(self) -> SampleFn:
         """The compiled (params, keys [B], labels [B]) -> x_0 of config.sample."""
-        c = self.config
         with _fields("sample"):
-            return sampling.make_sample_fn(
-                self.model.apply,
-                self.schedule,
-                choose("sample.sampler", c.sample.sampler, SAMPLERS)(c),
-                num_steps=c.sample.num_steps,
-                prediction_name=c.diffusion.prediction,
-                image_shape=self.image_shape,
-                conditional=c.model.num_classes > 0,
-                guidance_scale=c.sample.guidance_scale,
-                mesh=self.mesh,
-            )
+            sampler = sample_parts.sampler(self.config)
+            if self.schedule is not None:
+                return self._sample_fn(self.schedule, sampler)
+        # A sampler's coefficients are numbers, so a schedule that is learned is compiled into one
+        # program for each of its states.
+        last: dict[bytes, SampleFn] = {}
+
+        def sample(params: Any, keys: jax.Array, labels: jax.Array) -> jax.Array:
+            learned = jax.device_get({"gamma": params["gamma"]})
+            state = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(learned))
+            if state not in last:
+                last.clear()
+                with _fields("sample"):
+                    last[state] = self._sample_fn(self.schedule_of(learned), sampler)
+            return last[state](params, keys, labels)
+
+        return sample
+
+    def _sample_fn(self, schedule: schedules.Schedule, sampler: Callable[..., Any]) -> SampleFn:
+        c = self.config
+        times = sample_parts.times(c, schedule)
+        sample_parts.check(sampler, schedule, times)
+        return sampling.make_sample_fn(
+            self.model.apply,
+            schedule,
+            sampler,
+            times=times,
+            prediction_name=processes.parameterisation(c),
+            learned_variance=c.diffusion.variance == "learned_range",
+            image_shape=self.image_shape,
+            conditional=c.model.num_classes > 0,
+            guidance_scale=c.sample.guidance_scale,
+            mesh=self.mesh,
+        )
 
     def source(self, split: str) -> data.Source:
         """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
@@ -176,13 +193,11 @@ def build(config: ConfigDict) -> Experiment:
     choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
     with _fields("model"):
-        model = _unet(c)
+        model = networks.network(c)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
     with _fields("diffusion"):
-        schedule = choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)(
-            num_steps=c.diffusion.num_steps
-        )
-        objective = _objective(c, model, schedule)
+        schedule = processes.schedule(c)
+        objective = objectives.objective(c, model, schedule)
     with _fields("optim"):
         learning_rate = optimizers.learning_rate(
             c.optim.learning_rate,
@@ -219,7 +234,7 @@ class Loaded:
     step: int
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> UNet | learned_schedule.WithSchedule:
         """The network: model.apply({"params": params}, xt, time, labels)."""
         return self.experiment.model
 
@@ -246,6 +261,7 @@ class Loaded:
         """As `sample`, batch by batch."""
         experiment = self.experiment
         if options:
+            options = sample_parts.own_options(options, experiment.config)
             experiment = build(configs.override(experiment.config, {"sample": options}))
         return sampling.draw_images(
             experiment.sample_fn(),
@@ -308,51 +324,6 @@ def padded_batch(experiment: Experiment, num: int) -> int:
     """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
     devices = experiment.mesh.size
     return -(-min(experiment.config.sample.batch_size, num) // devices) * devices
-
-
-def _unet(c: ConfigDict) -> UNet:
-    m = c.model
-    if m.name != "unet":
-        raise UserError(f"config.model.name={m.name!r}: need unet")
-    heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
-    for resolution in m.attention_resolutions:
-        if resolution not in heights:
-            raise UserError(
-                f"config.model.attention_resolutions={m.attention_resolutions}: the levels are "
-                f"{', '.join(map(str, heights))} pixels high"
-            )
-    return UNet(
-        block_channels=tuple(m.channels * k for k in m.channel_multipliers),
-        num_blocks=m.num_blocks,
-        attention_levels=tuple(heights.index(r) for r in m.attention_resolutions),
-        out_channels=c.data.channels,
-        num_classes=m.num_classes,
-        dropout=m.dropout,
-        head_dim=m.head_dim or None,
-        num_groups=m.num_groups,
-        dtype=choose("model.dtype", m.dtype, DTYPES),
-    )
-
-
-def _objective(c: ConfigDict, model: UNet, schedule: schedules.Schedule) -> step.Objective:
-    d = c.diffusion
-    prediction.parameterisation(d.prediction)
-    choose("diffusion.loss", d.loss, {"simple": None})
-    weight = None
-    if choose("diffusion.weighting", d.weighting, {"none": False, "inverse_variance": True}):
-        if d.prediction != "posterior_mean":
-            raise UserError(
-                f"config.diffusion.weighting={d.weighting} weights the posterior mean: set "
-                f"prediction=posterior_mean (it is {d.prediction}), or weighting=none"
-            )
-        weight = losses.inverse_variance(schedule, d.variance)
-    return step.make_objective(
-        model.apply,
-        lambda params: schedule,
-        loss=functools.partial(losses.simple, prediction=d.prediction, weight=weight),
-        conditional=c.model.num_classes > 0,
-        label_dropout=d.label_dropout,
-    )
 
 
 @contextlib.contextmanager

@@ -30,8 +30,9 @@ def make_sample_fn(
     schedule: Schedule,
     sampler: Callable[..., jax.Array],
     *,
-    num_steps: int,
-    prediction_name: str,
+    times: np.ndarray,
+    prediction_name: str | prediction.Parameterisation,
+    learned_variance: bool,
     image_shape: tuple[int, int, int],
     conditional: bool,
     guidance_scale: float,
@@ -43,17 +44,13 @@ def make_sample_fn(
       apply_fn: the network's.
       schedule: the path that it was trained on.
       sampler: (denoise, schedule, times, key, x) -> x_0.
-      num_steps: of the sampler's grid.
-      prediction_name: what the network predicts.
+      times: the sampler's grid.
+      prediction_name, learned_variance: what the network predicts, as in `prediction.denoiser`.
       image_shape: (H, W, C).
       conditional: give the network the labels.
       guidance_scale: w of classifier-free guidance; 1 is unguided.
       mesh: the batch is split over its devices.
-
-    Raises:
-      ValueError: if num_steps does not fit the schedule.
     """
-    times = samplers.grids.uniform(schedule, num_steps)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array) -> jax.Array:
         if conditional:
@@ -65,9 +62,16 @@ def make_sample_fn(
                 {"label": jnp.full_like(labels, NULL_LABEL)},
                 guidance_scale,
                 prediction_name=prediction_name,
+                learned_variance=learned_variance,
             )
         else:
-            denoise = prediction.denoiser(apply_fn, params, schedule, prediction=prediction_name)
+            denoise = prediction.denoiser(
+                apply_fn,
+                params,
+                schedule,
+                prediction=prediction_name,
+                learned_variance=learned_variance,
+            )
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         x = samplers.initial_noise(keys_start, schedule, times, (len(labels), *image_shape))
         return sampler(denoise, schedule, times, keys_steps, x)

@@ -1,16 +1,21 @@
+import itertools
 import math
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import tiny_runs
 from tiny_runs import tiny_config
 
 from ddpm_jax import config as configs
-from ddpm_jax import experiment
+from ddpm_jax import experiment, samplers
+from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
+from ddpm_jax.parts import processes
+from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import sharding
 from ddpm_jax.training.state import digest
 
@@ -52,8 +57,9 @@ def nonsense():
         bool: [],
     }
     for group in ("model", "diffusion", "optim", "ema", "train", "sample"):
-        for name, value in tiny_config()[group].items():
-            for other in bad[type(value)]:
+        fields = get_config("default")[group]  # it knows the types of fields that are None
+        for name in fields:
+            for other in bad[fields.get_type(name)]:
                 if (name, other) != ("guidance_scale", -1.0):  # away from the label: a choice
                     yield group, name, other
 
@@ -62,6 +68,69 @@ def nonsense():
 def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
     with pytest.raises(UserError, match=f"config.{group}"):
         experiment.build(tiny_config(**{group: {name: value}}))
+
+
+@pytest.mark.parametrize("name", processes.SCHEDULES)
+def test_every_schedule_can_be_sampled(name):
+    """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level."""
+    schedule = processes.schedule(tiny_config(diffusion={"schedule": name}))
+    if schedule is None:
+        schedule = schedules.from_gamma(lambda t: 18.3 * t - 13.3)
+    data = oracles.Gaussian(0.1, 0.3)
+    first = 3 * [*processes.SCHEDULES].index(name)
+    names = itertools.islice(
+        zip(
+            itertools.cycle(sample_parts.GRIDS),
+            itertools.cycle(sample_parts.SAMPLERS),
+            strict=False,
+        ),
+        first,
+        first + 3,
+    )
+    for grid, sampler in names:
+        options = {"grid": grid, "sampler": sampler, "num_steps": 4}
+        if grid == "karras" and name in ("flow", "cosine_continuous"):
+            options["grid_sigma_max"] = 80.0
+        if grid in ("leading", "linspace") and schedule.betas is None:
+            options["grid"] = "quadratic"
+        c = tiny_config(sample=options)
+        times = sample_parts.times(c, schedule)
+        x = samplers.initial_noise(jax.random.key(0), schedule, times, (2, 3))
+        run = sample_parts.sampler(c)
+        x0 = run(data.denoiser(schedule), schedule, times, jax.random.key(1), x)
+        assert np.isfinite(x0).all(), (name, options)
+
+
+@pytest.mark.parametrize(
+    ("group", "fields", "words"),
+    [
+        ("diffusion", {"schedule": "flow", "shift": 0.0}, "shift=0.0"),
+        ("diffusion", {"schedule": "ve", "sigma_max": 0.001}, "sigma_max=0.001"),
+        ("diffusion", {"schedule": "cosine", "shift": 2.0}, r"cosine has no.*\(flow has\)"),
+        ("diffusion", {"schedule": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
+        ("diffusion", {"prediction": "edm", "sigma_data": 0.0}, "sigma_data=0.0"),
+        ("diffusion", {"prediction": "v", "sigma_data": 0.5}, "sigma_data=0.5"),
+        ("sample", {"sampler": "dpm_solver_pp", "order": 4}, "order must be 1, 2 or 3, got 4"),
+        ("sample", {"sampler": "dpm_solver_pp", "form": "x"}, "form must be"),
+        ("sample", {"sampler": "unipc", "variant": "bh3"}, "variant must be"),
+        ("sample", {"sampler": "edm_stochastic", "S_churn": -1.0}, "S_churn=-1.0"),
+        ("sample", {"sampler": "heun", "order": 2}, r"heun has no.*dpm_solver_pp"),
+        ("sample", {"grid": "uniform", "grid_rho": 7.0}, r"uniform has no.*karras"),
+        ("sample", {"threshold": 1.5, "clip_x0": False}, "quantile=1.5"),
+        ("sample", {"threshold": 0.9, "clip_x0": True}, "choose one"),
+    ],
+)
+def test_options_are_refused_by_name(group, fields, words):
+    with pytest.raises(UserError, match=rf"config\.{group}.*{words}"):
+        experiment.build(tiny_config(**{group: fields}))
+
+
+def test_another_sampler_does_not_inherit_options():
+    c = tiny_config(sample={"sampler": "ddim", "eta": 0.5, "clip_x0": False})
+    changed = sample_parts.own_options({"sampler": "heun"}, c)
+    assert changed["eta"] is None
+    assert sample_parts.own_options({"num_steps": 3}, c) == {"num_steps": 3}
+    assert sample_parts.own_options({"sampler": "ddim", "eta": 0.1}, c)["eta"] == 0.1
 
 
 def test_the_first_objectives_weights_are_those_of_the_config():

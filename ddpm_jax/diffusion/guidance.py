@@ -39,12 +39,13 @@ def classifier_free_network(
     null_conditions: dict[str, jax.Array],
     scale: float,
     *,
-    prediction_name: str = "eps",
+    prediction_name: str | prediction.Parameterisation = "eps",
+    learned_variance: bool = False,
 ) -> Denoiser:
     """Classifier-free guidance of one network, both branches in one call of twice the batch.
 
     Args:
-      apply_fn, params, schedule, prediction_name: as in `prediction.denoiser`.
+      apply_fn, params, schedule, prediction_name, learned_variance: as in `prediction.denoiser`.
       conditions: named arrays [B, ...].
       null_conditions: the same names, what the network was shown when a condition was dropped.
       scale: w, as in `classifier_free`.
@@ -57,7 +58,12 @@ def classifier_free_network(
 
     def branch(chosen: dict[str, jax.Array]) -> Denoiser:
         return prediction.denoiser(
-            apply_fn, params, schedule, prediction=prediction_name, conditions=chosen
+            apply_fn,
+            params,
+            schedule,
+            prediction=prediction_name,
+            conditions=chosen,
+            learned_variance=learned_variance,
         )
 
     if scale in (0, 1):

@@ -1,0 +1,190 @@
+"""config.diffusion: what is minimised, how it is weighted and how its times are drawn."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config_checks import choose
+from ddpm_jax.diffusion import losses, time_draws, weightings
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import UNet, WithSchedule, learned_schedule
+from ddpm_jax.parts import processes
+from ddpm_jax.parts.options import keywords
+from ddpm_jax.training import step
+
+LOSSES = ("simple", "score_matching", "hybrid", "vlb", "continuous_vlb")
+WEIGHTINGS: dict[str, Callable[..., Any]] = {
+    "none": lambda: None,  # the error of the prediction in its own units
+    "constant": weightings.constant,
+    "snr": weightings.snr,
+    "min_snr": weightings.min_snr,
+    "p2": weightings.p2,
+    "sigmoid": weightings.sigmoid,
+    "edm": weightings.edm,
+    "truncated_snr": weightings.truncated_snr,
+    "likelihood": weightings.likelihood,
+    "inverse_variance": lambda: None,  # version 1's: of the posterior mean, not of eps
+}
+WEIGHTING_OPTIONS = {
+    "weighting_gamma": "gamma",
+    "weighting_k": "k",
+    "weighting_bias": "bias",
+    "weighting_sigma_data": "sigma_data",
+}
+TIME_DRAWS: dict[str, Callable[..., time_draws.TimeDraw]] = {
+    "uniform": time_draws.uniform,
+    "stratified": time_draws.stratified,
+    "importance": time_draws.importance,
+    "log_normal": time_draws.log_normal,
+    "logit_normal": time_draws.logit_normal,
+}
+TIME_OPTIONS = {
+    "time_mean": "mean",
+    "time_std": "std",
+    "time_min": "t_min",
+    "time_history": "history_size",
+    "time_uniform_prob": "uniform_prob",
+}
+# Draws whose mean loss is the uniform one's, as a bound needs it.
+OF_A_BOUND = ("uniform", "stratified", "importance")
+DIGITS_LEVELS = 17
+
+
+def objective(
+    c: ConfigDict, model: UNet | WithSchedule, schedule: Schedule | None
+) -> step.Objective:
+    """The objective of config.diffusion; a schedule of None is learned by the model.
+
+    Raises:
+      UserError: for an unknown name, an option that its choice does not have, or choices that do
+        not go together.
+      ValueError: for an option's value that does not fit.
+    """
+    d = c.diffusion
+    choose("diffusion.loss", d.loss, dict.fromkeys(LOSSES))
+    build_weighting = choose("diffusion.weighting", d.weighting, WEIGHTINGS)
+    build_draw = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS)
+    options = functools.partial(keywords, "diffusion", d)
+    of_weighting = options(WEIGHTING_OPTIONS, build_weighting, WEIGHTINGS, "weighting")
+    if d.weighting == "edm" and d.sigma_data is not None:
+        of_weighting.setdefault("sigma_data", d.sigma_data)  # the network's own
+    time_draw = build_draw(**options(TIME_OPTIONS, build_draw, TIME_DRAWS, "time draw"))
+    _check_loss(d, schedule)
+    _check_times(d, schedule)
+    learned = schedule is None
+    return step.make_objective(
+        model.apply,
+        learned_schedule.schedule_of if schedule is None else lambda params: schedule,
+        loss=_loss(c, schedule, build_weighting(**of_weighting)),
+        time_draw=time_draw,
+        conditional=c.model.num_classes > 0,
+        label_dropout=d.label_dropout,
+        of_variance=learned_schedule.of_variance if learned else None,
+    )
+
+
+def data_levels(c: ConfigDict) -> int | None:
+    """How many values the training data take in [-1, 1]; None if they are spread to a density."""
+    if c.data.get("dequantise"):
+        return None
+    return DIGITS_LEVELS if c.data.name == "digits" else 256
+
+
+def _loss(
+    c: ConfigDict, schedule: Schedule | None, weighting: weightings.Weighting | None
+) -> step.Loss:
+    """The loss of config.diffusion.loss with its options bound."""
+    d, levels = c.diffusion, data_levels(c)
+    bind = functools.partial(functools.partial, prediction=processes.parameterisation(c))
+    if d.loss == "hybrid":
+        return bind(
+            losses.hybrid, weighting=weighting, decoder_levels=levels, vlb_weight=d.vlb_weight
+        )
+    if d.loss == "vlb":
+        return bind(losses.vlb, variance=d.variance, decoder_levels=levels)
+    if d.loss == "continuous_vlb":
+        if schedule is None:
+            return bind(losses.continuous_vlb, decoder_levels=levels)
+        # A fixed path's prior and decoder have no parameters: the integrand alone.
+        return bind(losses.weighted, weighting=weightings.likelihood())
+    if d.loss == "score_matching":
+        return bind(losses.score_matching, weighting=weighting)
+    if d.weighting == "inverse_variance" and schedule is not None:
+        return bind(losses.simple, weight=losses.inverse_variance(schedule, d.variance))
+    if weighting is None:
+        return bind(losses.simple)
+    return bind(losses.weighted, weighting=weighting)
+
+
+def _check_loss(d: ConfigDict, schedule: Schedule | None) -> None:
+    """Loss, weighting, variance and schedule go together, or one UserError with its remedy."""
+    need = functools.partial(_need, d)
+    discrete = schedule is not None and schedule.betas is not None
+    if d.weighting == "inverse_variance":
+        need(
+            d.prediction == "posterior_mean" and d.loss == "simple",
+            "weighting",
+            "weights the posterior mean: set prediction=posterior_mean and loss=simple (they are "
+            f"{d.prediction} and {d.loss}), or weighting=none",
+        )
+    need(
+        d.loss not in ("vlb", "continuous_vlb") or d.weighting == "none",
+        "weighting",
+        f"loss={d.loss} has a weighting of its own; set weighting=none",
+    )
+    need(
+        schedule is not None or d.loss == "continuous_vlb",
+        "loss",
+        "a learned schedule is trained by its bound; set loss=continuous_vlb",
+    )
+    need(
+        discrete or d.loss not in ("hybrid", "vlb"),
+        "loss",
+        f"needs the steps of a discrete schedule, and {d.schedule} is continuous; set "
+        "loss=continuous_vlb, or another schedule",
+    )
+    need(
+        not discrete or d.loss != "continuous_vlb",
+        "loss",
+        f"needs a continuous schedule, and {d.schedule} is discrete; set loss=vlb, or another "
+        "schedule",
+    )
+    need(
+        discrete or d.prediction != "posterior_mean",
+        "prediction",
+        f"is of the steps of a discrete schedule, and {d.schedule} is continuous; set another",
+    )
+    need(
+        d.loss != "hybrid" or d.variance == "learned_range",
+        "loss",
+        "trains a learned variance; set variance=learned_range, or loss=simple",
+    )
+    need(
+        d.variance != "learned_range" or d.loss in ("hybrid", "vlb"),
+        "variance",
+        f"loss={d.loss} does not train the variance; set loss=hybrid or vlb, or a fixed variance",
+    )
+
+
+def _check_times(d: ConfigDict, schedule: Schedule | None) -> None:
+    """The draw of times fits loss and schedule, or one UserError with its remedy."""
+    _need(
+        d,
+        d.loss not in ("vlb", "continuous_vlb") or d.time_draw in OF_A_BOUND,
+        "time_draw",
+        f"loss={d.loss} is a mean over uniform times; set one of {', '.join(OF_A_BOUND)}",
+    )
+    _need(
+        d,
+        d.time_draw != "importance" or (schedule is not None and schedule.betas is not None),
+        "time_draw",
+        f"remembers the losses of discrete steps, and {d.schedule} is continuous; set stratified",
+    )
+
+
+def _need(d: ConfigDict, fits: bool, field: str, remedy: str) -> None:
+    if not fits:
+        raise UserError(f"config.diffusion.{field}={d[field]}: {remedy}")

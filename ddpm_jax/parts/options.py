@@ -1,0 +1,46 @@
+"""Options that only some of the choices take: a config field that is None leaves the default."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.errors import UserError
+
+
+def keywords(
+    group: str,
+    config: ConfigDict,
+    fields: Mapping[str, str],
+    choice: Callable[..., Any],
+    choices: Mapping[str, Callable[..., Any]],
+    kind: str,
+) -> dict[str, Any]:
+    """The keyword arguments of `choice` that the config sets.
+
+    Args:
+      group: name of the config's group, for errors.
+      config: the group.
+      fields: {config field: keyword} of every option that some choice takes.
+      choice: the function that was chosen, one of `choices`.
+      choices: all of them by name.
+      kind: what they are, in one word.
+
+    Raises:
+      UserError: for an option that is set and that the choice does not take.
+    """
+    given = {field: config[field] for field in fields if config[field] is not None}
+    for field, value in given.items():
+        if not _takes(choice, fields[field]):
+            takers = [name for name, one in choices.items() if _takes(one, fields[field])]
+            chosen = next(name for name, one in choices.items() if one is choice)
+            raise UserError(
+                f"config.{group}.{field}={value!r}: the {kind} {chosen} has no such option "
+                f"({', '.join(takers)} has); leave it at None"
+            )
+    return {fields[field]: value for field, value in given.items()}
+
+
+def _takes(choice: Callable[..., Any], keyword: str) -> bool:
+    return keyword in inspect.signature(choice).parameters
