@@ -344,18 +344,19 @@ def test_the_flow_has_the_density_of_a_gaussian(path):
 
 @pytest.mark.usefixtures("_float64")
 def test_the_flow_has_the_density_of_a_mixture():
-    # The data blurred by what t_min leaves are a mixture too: its density is known at t_min.
+    # x_0 is scored by the density of x_t / alpha at t_min, here far from 0. The prior is
+    # that of alpha = 0, at log-SNR -20: exp(-10) off.
     data = oracles.Mixture([0.3, 0.7], [[-1.0, 0.5], [0.8, 0.0]], [0.05, 0.2])
-    schedule, t_min = schedules.edm(sigma_max=1e4), 1e-7
+    schedule, t_min = PATHS["cosine"], 0.1
+    alpha = float(schedule.alpha(t_min))
     x0 = data.sample(jax.random.key(0), 32, jnp.float64)
-    truth = -data.log_density(schedule, x0, t_min) / 2 * BITS
+    truth = -(data.log_density(schedule, alpha * x0, t_min) / 2 + np.log(alpha)) * BITS
     integrate = functools.partial(_odeint, rtol=1e-9, atol=1e-9)
     flow = functools.partial(
         likelihood.probability_flow, data.denoiser(schedule), schedule, x0, t_min=t_min
     )
     exact = jax.jit(lambda: flow(integrate=integrate))()
-    # What is left is the prior, N(0, 1e8) instead of the data blurred by it.
-    np.testing.assert_allclose(exact, truth, atol=1e-4)
+    np.testing.assert_allclose(exact, truth, atol=5e-5)
     many = jnp.repeat(x0, 64, axis=0)
     flow = functools.partial(
         likelihood.probability_flow, data.denoiser(schedule), schedule, many, t_min=t_min

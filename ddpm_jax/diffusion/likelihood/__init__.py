@@ -6,12 +6,19 @@ model was trained on such data, after `dequantise`. `bits_per_cell` gives both o
 """
 
 from ddpm_jax.diffusion.likelihood.bounds import Bound, continuous_vlb, discrete_vlb, first_time
-from ddpm_jax.diffusion.likelihood.flow import bits_per_cell, dequantise, probability_flow
-from ddpm_jax.diffusion.likelihood.terms import decoder_nll, prior_kl, vlb_term
+from ddpm_jax.diffusion.likelihood.flow import (
+    Integrator,
+    bits_per_cell,
+    dequantise,
+    probability_flow,
+)
+from ddpm_jax.diffusion.likelihood.terms import check_levels, decoder_nll, prior_kl, vlb_term
 
 __all__ = [
     "Bound",
+    "Integrator",
     "bits_per_cell",
+    "check_levels",
     "continuous_vlb",
     "decoder_nll",
     "dequantise",

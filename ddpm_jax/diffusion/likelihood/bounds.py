@@ -14,7 +14,8 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # Where a continuous path has no first step of its own: the noise level of VDM's CIFAR-10 models.
 MAX_LOG_SNR = 13.3
-# Paths that reach alpha = 0 end here instead: what lies beyond is below exp(-20) nats.
+# Paths that reach alpha = 0 end here instead: what lies beyond is of the order of exp(-20) nats on
+# average over the noise, of exp(-10) at a point.
 MIN_LOG_SNR = -20.0
 
 
@@ -178,11 +179,15 @@ def log_snr_range(
     Raises:
       ValueError: for t_min outside [0, 1), or where the data are not noised at all.
     """
-    if t_min is None:
-        t_min = first_time(schedule)
-    if not 0 <= t_min < 1:
+    first = t_min
+    if first is None:
+        first = 0.0 if schedule.betas is None else 1 / schedule.num_steps
+    if not 0 <= first < 1:
         raise ValueError(f"need 0 <= t_min < 1, got {t_min=}")
-    high, low = (schedule.log_snr(jnp.asarray(t, dtype)) for t in (t_min, 1.0))
+    high, low = (schedule.log_snr(jnp.asarray(t, dtype)) for t in (first, 1.0))
+    if t_min is None and schedule.betas is None:
+        # Not by way of `first_time`: the schedule may be traced.
+        high = jnp.minimum(high, MAX_LOG_SNR)
     if t_min == 0 and not isinstance(high, jax.core.Tracer) and not math.isfinite(high):
         raise ValueError(f"{t_min=} has no noise on this path: take t_min above 0, say 1e-4")
     return high, jnp.maximum(low, MIN_LOG_SNR)
