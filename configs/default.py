@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     data.channels = 3  # 1 or 3
     data.batch_size = 128  # over all devices
     data.flip = False  # mirror half of the training images
+    data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
     data.train_split = "train"  # TFDS splits
     data.validation_split = "test"
     data.holdout = 0.05  # folder: the share kept for validation
@@ -32,20 +33,21 @@ def get_config() -> ConfigDict:
     model.head_dim = 0  # channels of an attention head; 0 for one head
     model.num_groups = 32  # of GroupNorm
     model.dropout = 0.0
+    model.fourier_features = ()  # show the network sin and cos of 2^n pi x too, for these n
     model.num_classes = 0  # 0 is unconditional
     model.dtype = "float32"  # of the computation: float32 or bfloat16
 
     config.diffusion = diffusion = ConfigDict()
     # linear, scaled_linear, cosine or sigmoid of num_steps steps; vp_continuous,
-    # scaled_linear_continuous, cosine_continuous, sigmoid_continuous, sub_vp, ve, edm, flow;
-    # or learned
+    # scaled_linear_continuous, cosine_continuous, sigmoid_continuous, sub_vp, ve, edm, flow,
+    # linear_gamma; or learned
     diffusion.schedule = "linear"
-    diffusion.num_steps = 1000  # T of a discrete schedule
+    diffusion.num_steps = 1000  # T of a discrete schedule, and of every chain that is scored
     # Options of some schedules; None is the schedule's own default.
     for name in ("beta_start", "beta_end", "beta_min", "beta_max", "sigma_min", "sigma_max"):
         diffusion[name] = placeholder(float)
     diffusion.shift = placeholder(float)  # flow: of time towards the noise
-    diffusion.gamma_0 = placeholder(float)  # learned: -log SNR at t = 0, before training
+    diffusion.gamma_0 = placeholder(float)  # linear_gamma, learned: -log SNR at t = 0 (at first)
     diffusion.gamma_1 = placeholder(float)  # and at t = 1
     diffusion.zero_terminal_snr = False  # discrete: rescale to alpha(1) = 0
     diffusion.prediction = "eps"  # eps, x0, v, score, posterior_mean, flow or edm

@@ -22,7 +22,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import UNet, learned_schedule
 from ddpm_jax.parts import networks, objectives, processes
 from ddpm_jax.parts import sampling as sample_parts
-from ddpm_jax.training import checkpoints, optimizers, sharding, state, step
+from ddpm_jax.training import checkpoints, dequantise, optimizers, sharding, state, step
 
 SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -163,6 +163,12 @@ class Experiment:
             train_split=c.train_split,
             validation_split=c.validation_split,
         )
+        levels = objectives.pixel_levels(self.config)
+        if source.info.levels != levels:
+            raise UserError(
+                f"config.data.name={c.name}: its pixels take {source.info.levels} values, and its "
+                f"objective counts on {levels}"
+            )
         classes = self.config.model.num_classes
         if classes > source.info.num_classes:
             raise UserError(
@@ -198,6 +204,8 @@ def build(config: ConfigDict) -> Experiment:
     with _fields("diffusion"):
         schedule = processes.schedule(c)
         objective = objectives.objective(c, model, schedule)
+    if c.data.dequantise:
+        objective = dequantise.dequantised(objective, objectives.pixel_levels(c))
     with _fields("optim"):
         learning_rate = optimizers.learning_rate(
             c.optim.learning_rate,

@@ -41,6 +41,8 @@ class UNet(nn.Module):
       scale_shift_norm: the embedding scales and shifts instead of being added (ADM).
       downsample_padding: 0 pads right and bottom (Ho et al.), 1 pads every side.
       freq_shift, flip_sin_to_cos: of the time embedding.
+      fourier_features: exponents n >= 1 of sin and cos of 2^n pi x, shown beside the data x: they
+        resolve the cells of pixels, which a likelihood needs (Kingma et al. 2021, appendix C).
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -61,6 +63,7 @@ class UNet(nn.Module):
     downsample_padding: int = 0
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
+    fourier_features: tuple[int, ...] = ()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -94,7 +97,7 @@ class UNet(nn.Module):
         levels = len(self.block_channels)
 
         h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            xt.astype(self.dtype)
+            self._features(xt).astype(self.dtype)
         )
         skips = [h]
         for level, width in enumerate(self.block_channels):
@@ -139,6 +142,13 @@ class UNet(nn.Module):
             nn.swish(h)
         )
         return h.astype(jnp.promote_types(jnp.float32, xt.dtype))
+
+    def _features(self, xt: jax.Array) -> jax.Array:
+        """x_t and its Fourier features, [B, H, W, C (1 + 2 len(fourier_features))]."""
+        # In the data's own precision: half precision does not hold the phase.
+        angles = [2.0**n * jnp.pi * xt for n in self.fourier_features]
+        waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
+        return jnp.concatenate([xt, *waves], axis=-1)
 
     def _embedding(self, time: jax.Array, label: jax.Array | None) -> jax.Array:
         """The time's embedding plus the label's, [B, embedding_dim]."""
@@ -189,6 +199,8 @@ class UNet(nn.Module):
     def _check(self, xt: jax.Array) -> None:
         if xt.ndim != 4:
             raise ValueError(f"need images [B, H, W, C], got shape {xt.shape}")
+        if any(n < 1 for n in self.fourier_features):
+            raise ValueError(f"need exponents of at least 1, got {self.fourier_features=}")
         last = len(self.block_channels) - 1
         factor = 2**last
         if xt.shape[1] % factor or xt.shape[2] % factor:

@@ -38,6 +38,7 @@ def network(c: ConfigDict) -> UNet | WithSchedule:
         dropout=m.dropout,
         head_dim=m.head_dim or None,
         num_groups=m.num_groups,
+        fourier_features=tuple(m.fourier_features),
         dtype=choose("model.dtype", m.dtype, DTYPES),
     )
     if c.diffusion.schedule != "learned":

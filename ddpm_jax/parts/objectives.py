@@ -74,7 +74,6 @@ def objective(
     time_draw = build_draw(**options(TIME_OPTIONS, build_draw, TIME_DRAWS, "time draw"))
     _check_loss(d, schedule)
     _check_times(d, schedule)
-    learned = schedule is None
     return step.make_objective(
         model.apply,
         learned_schedule.schedule_of if schedule is None else lambda params: schedule,
@@ -82,14 +81,17 @@ def objective(
         time_draw=time_draw,
         conditional=c.model.num_classes > 0,
         label_dropout=d.label_dropout,
-        of_variance=learned_schedule.of_variance if learned else None,
+        of_variance=learned_schedule.of_variance if schedule is None else None,
     )
 
 
 def data_levels(c: ConfigDict) -> int | None:
     """How many values the training data take in [-1, 1]; None if they are spread to a density."""
-    if c.data.get("dequantise"):
-        return None
+    return None if c.data.dequantise else pixel_levels(c)
+
+
+def pixel_levels(c: ConfigDict) -> int:
+    """How many values the pixels of config.data take, known before the data are read."""
     return DIGITS_LEVELS if c.data.name == "digits" else 256
 
 
@@ -106,10 +108,7 @@ def _loss(
     if d.loss == "vlb":
         return bind(losses.vlb, variance=d.variance, decoder_levels=levels)
     if d.loss == "continuous_vlb":
-        if schedule is None:
-            return bind(losses.continuous_vlb, decoder_levels=levels)
-        # A fixed path's prior and decoder have no parameters: the integrand alone.
-        return bind(losses.weighted, weighting=weightings.likelihood())
+        return bind(losses.continuous_vlb, decoder_levels=levels, with_ends=schedule is None)
     if d.loss == "score_matching":
         return bind(losses.score_matching, weighting=weighting)
     if d.weighting == "inverse_variance" and schedule is not None:

@@ -26,6 +26,7 @@ CONTINUOUS: dict[str, Callable[..., Any]] = {
     "ve": schedules.ve,
     "edm": schedules.edm,
     "flow": schedules.flow,
+    "linear_gamma": schedules.linear_gamma,
 }
 # A learned schedule is part of the network.
 SCHEDULES: dict[str, Callable[..., Any]] = DISCRETE | CONTINUOUS | {"learned": Gamma}

@@ -196,3 +196,11 @@ def test_bad_schedules_are_refused(build, words):
         build()
     for word in words:
         assert word in str(error.value)
+
+
+def test_linear_gamma_is_linear_in_the_log_snr():
+    t = jnp.linspace(0, 1, 11)
+    log_snr = schedules.linear_gamma(-8.0, 6.0).log_snr(t)
+    np.testing.assert_allclose(log_snr, np.linspace(8, -6, 11), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"gamma_0 < gamma_1.*gamma_0=6"):
+        schedules.linear_gamma(6.0, -8.0)

@@ -293,3 +293,19 @@ def test_gradient_reaches_every_parameter():
         if names[-2:] == ["key", "bias"]:
             continue  # the softmax does not see a constant added to every score
         assert np.abs(leaf).max() > 1e-7, names
+
+
+def test_fourier_features_are_channels_beside_the_data():
+    plain, waves = (
+        UNet(**SMALL, out_channels=2),
+        UNet(**SMALL, out_channels=2, fourier_features=(1, 4)),
+    )
+    xt = images(4, 4, 4, 2)
+    by_hand = [xt, *(f(n * np.pi * xt) for n in (2, 16) for f in (np.sin, np.cos))]
+    by_hand = np.concatenate(by_hand, axis=-1).astype(np.float32)
+    params = random_params(plain, by_hand, TIME)
+    out = waves.apply({"params": params}, xt, TIME)
+    np.testing.assert_allclose(out, plain.apply({"params": params}, by_hand, TIME), atol=1e-4)
+    for exponents in ((0,), (3, -1)):
+        with pytest.raises(ValueError, match=r"exponents of at least 1.*fourier_features"):
+            UNet(**SMALL, fourier_features=exponents).init(jax.random.key(0), xt, TIME)

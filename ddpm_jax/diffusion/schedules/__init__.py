@@ -1,10 +1,17 @@
 """Noise schedules: one Gaussian path x_t = alpha(t) x_0 + sigma(t) eps, t in [0, 1]."""
 
-from ddpm_jax.diffusion.schedules.base import HALVINGS, Schedule, expand, from_gamma, time_of_log_snr
+from ddpm_jax.diffusion.schedules.base import (
+    HALVINGS,
+    Schedule,
+    expand,
+    from_gamma,
+    time_of_log_snr,
+)
 from ddpm_jax.diffusion.schedules.continuous import (
     cosine_continuous,
     edm,
     flow,
+    linear_gamma,
     scaled_linear_continuous,
     sigmoid_continuous,
     sub_vp,
@@ -31,6 +38,7 @@ __all__ = [
     "from_betas",
     "from_gamma",
     "linear",
+    "linear_gamma",
     "scaled_linear",
     "scaled_linear_continuous",
     "sigmoid",

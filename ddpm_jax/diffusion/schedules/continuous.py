@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.schedules.base import Function, Schedule
+from ddpm_jax.diffusion.schedules.base import Function, Schedule, from_gamma
 
 
 def vp_continuous(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
@@ -157,6 +157,22 @@ def flow(shift: float = 1.0) -> Schedule:
 
     # 1 - u, without the cancellation at t = 1.
     return Schedule(lambda t: (1 - t) / (1 + (shift - 1) * t), shifted, shifted)
+
+
+def linear_gamma(gamma_0: float = -13.3, gamma_1: float = 5.0) -> Schedule:
+    """The variance-preserving path whose log-SNR falls linearly from -gamma_0 to -gamma_1.
+
+    What `learned` starts as. Uniform times then estimate a bound with the same care at every noise
+    level. sigma(0) is sigmoid(gamma_0)^(1/2), not 0.
+
+    Raises:
+      ValueError: unless gamma_0 < gamma_1.
+
+    Source: Kingma et al. 2021 (VDM), section 6 and appendix H (the fixed log-linear schedule).
+    """
+    if not gamma_0 < gamma_1:
+        raise ValueError(f"need gamma_0 < gamma_1, got {gamma_0=}, {gamma_1=}")
+    return from_gamma(lambda t: gamma_0 + (gamma_1 - gamma_0) * t)
 
 
 def _variance_preserving(log_alpha_bar: Function) -> Schedule:
