@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from scipy import stats
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
@@ -30,6 +31,13 @@ def loss_of(experiment_, size=16):
     return np.asarray(outcome.loss, np.float64), np.asarray(outcome.t), batch["image"]
 
 
+def cosine_of_ten_steps():
+    """beta and alpha_bar of i = 1..10 (Nichol & Dhariwal 2021)."""
+    f = np.cos((np.arange(11) / 10 + 0.008) / 1.008 * np.pi / 2) ** 2
+    beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    return beta, np.cumprod(1 - beta)
+
+
 @pytest.mark.parametrize(
     ("diffusion", "weight"),
     [
@@ -52,21 +60,25 @@ def test_a_weighting_of_the_config_multiplies_the_loss(diffusion, weight):
     plain, t, _ = loss_of(built())
     weighted, again, _ = loss_of(built(**diffusion))
     np.testing.assert_array_equal(t, again)
-    # Nichol & Dhariwal's cosine over ten steps.
-    f = np.cos((np.arange(11) / 10 + 0.008) / 1.008 * np.pi / 2) ** 2
-    bar = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))[np.rint(t * 10).astype(int) - 1]
+    bar = cosine_of_ten_steps()[1][np.rint(t * 10).astype(int) - 1]
     np.testing.assert_allclose(weighted / plain, weight(bar / (1 - bar)), rtol=1e-4)
 
 
 def test_the_bound_of_digits_is_on_their_17_levels():
-    # At step 1 a network of zeros (v) says x_0 = alpha x_1; its decoder gives each of the levels a
-    # probability, so that no pixel costs less than 0 bits, and a density would at some.
-    bits, t, _ = loss_of(built(loss="vlb", prediction="v"), size=200)
-    first = bits[np.rint(t * 10) == 1] / 10
-    assert len(first) > 5
-    assert (first > 0).all()
-    spread, _, _ = loss_of(built(loss="vlb", prediction="v", variance="fixed_small"), size=200)
-    assert np.isfinite(spread).all()
+    # A network of zeros that predicts v says x_0 = alpha x_1, with digits' fixed_small variance,
+    # clipped to that of step 2. With 256 levels a pixel would cost 4 bits more.
+    bits, t, images = loss_of(built(loss="vlb", prediction="v"), size=400)
+    first = np.rint(t * 10) == 1
+    beta, bar = cosine_of_ten_steps()
+    std = np.sqrt((1 - bar[0]) / (1 - bar[1]) * beta[1])
+    x0 = np.asarray(images)[first]
+    noise = np.random.default_rng(1).normal(size=(50, *x0.shape))
+    mean = np.sqrt(bar[0]) * (np.sqrt(bar[0]) * x0 + np.sqrt(1 - bar[0]) * noise)
+    upper = stats.norm.cdf(np.where(x0 == 1, np.inf, x0 + 1 / 16), mean, std)
+    lower = stats.norm.cdf(np.where(x0 == -1, -np.inf, x0 - 1 / 16), mean, std)
+    expected = -np.log2(upper - lower).mean()
+    assert first.sum() > 20
+    assert abs(bits[first].mean() / 10 - expected) < 0.2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from ddpm_jax.diffusion import losses, prediction, process, schedules, time_draws
 from ddpm_jax.training import step
@@ -222,6 +222,26 @@ def test_learned_range_trains_to_the_best_variance():
     # The divergence's series near equal variances is cut at a relative 4e-9.
     np.testing.assert_allclose(fraction, expected, rtol=1e-7)
     assert -1 < expected < 1
+
+
+def test_the_continuous_bound_without_its_ends_is_the_information_in_bits():
+    # As in nats by `weighted`: with the exact denoiser, the fall of I(x_0; x_t).
+    schedule = schedules.vp_continuous()
+    x0 = 0.1 + np.sqrt(0.3) * jnp.asarray([1.0, 1, -1, -1])[:, None]
+    eps = jnp.asarray([1.0, -1, 1, -1])[:, None]
+
+    @jax.jit
+    def integrand(t):
+        t = jnp.full(4, t)
+        output = DATA.denoiser(schedule)(process.add_noise(schedule, x0, t, eps), t).eps
+        return losses.continuous_vlb(
+            lambda *_: output, schedule, x0, t, eps, with_ends=False
+        ).mean()
+
+    bound, _ = integrate.quad(lambda t: float(integrand(t)), 0.05, 0.97, epsrel=1e-9)
+    snr = np.exp(schedule.log_snr(jnp.asarray([0.05, 0.97])))
+    information = 0.5 * np.log2(1 + 0.3 * snr)
+    assert bound == pytest.approx(information[0] - information[1], rel=1e-7)
 
 
 def test_bad_input_is_refused():

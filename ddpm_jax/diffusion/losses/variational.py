@@ -122,17 +122,19 @@ def continuous_vlb(
     *,
     prediction: str | Parameterisation = "eps",
     decoder_levels: int | None = None,
+    with_ends: bool = True,
 ) -> jax.Array:
     """The bound of infinitely many steps: 1/2 (-d log_snr / dt) |eps - eps-hat|², prior, decoder.
 
-    For a path that starts with some noise, sigma(0) > 0, as a learned one does: the decoder is
-    p(x_0 | x_0-noised) with x_0-noised = alpha(0) x_0 + sigma(0) eps, and takes no network call. On
-    other paths use `weighted` with `weightings.likelihood`, the integrand alone. Differentiable in
-    the parameters of a learned schedule. In bits per dimension.
+    The prior and the decoder are for a path that starts with some noise, sigma(0) > 0, as a learned
+    one does: the decoder is p(x_0 | alpha(0) x_0 + sigma(0) eps) and takes no network call. On a
+    fixed path they have no parameters. Differentiable in those of a learned schedule. In bits per
+    dimension.
 
     Args:
       network, schedule, x0, t, eps, prediction: as in `simple`; t uniform on (0, 1].
       decoder_levels: as in `vlb`.
+      with_ends: add the prior and the decoder.
 
     Returns:
       [B], as `simple`; its mean over t and eps is the bound.
@@ -153,6 +155,8 @@ def continuous_vlb(
         prediction=prediction,
         weighting=weightings.likelihood(),
     )
+    if not with_ends:
+        return diffusion / math.log(2)
     start = jnp.zeros((), diffusion.dtype)
     noise = schedule.sigma(start) / schedule.alpha(start)
     decoder = likelihood.decoder_nll(
