@@ -6,6 +6,9 @@ from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.ddpm import ancestral
 from ddpm_jax.samplers.dpm_solver import dpm_solver_pp
 from ddpm_jax.samplers.euler import edm_stochastic, euler, euler_ancestral, heun
+from ddpm_jax.samplers.langevin import langevin
+from ddpm_jax.samplers.ode import probability_flow
+from ddpm_jax.samplers.predictor_corrector import predictor_corrector
 from ddpm_jax.samplers.unipc import unipc
 
 __all__ = [
@@ -18,5 +21,8 @@ __all__ = [
     "grids",
     "heun",
     "initial_noise",
+    "langevin",
+    "predictor_corrector",
+    "probability_flow",
     "unipc",
 ]

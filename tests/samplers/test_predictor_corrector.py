@@ -1,0 +1,227 @@
+"""Predictor-corrector sampling against marginals in closed form, orders and diffusers' VE class."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.samplers.predictor_corrector import PREDICTORS, predictor_corrector
+
+KEY = jax.random.key(1)
+DATA = oracles.Gaussian(0.5, 0.3)
+MIXTURE = oracles.Mixture([0.3, 0.7], [[-1.5, 0.0], [1.5, 0.0]], [0.1, 0.1])
+PATHS = {
+    "vp": schedules.vp_continuous(),
+    "sub-vp": schedules.sub_vp(),
+    "ve": schedules.ve(0.01, 20.0),
+    "flow": schedules.flow(),
+    "linear": schedules.linear(1000),
+    "zero terminal SNR": schedules.zero_terminal_snr(schedules.linear(1000)),
+}
+each_predictor = pytest.mark.parametrize("predictor", PREDICTORS)
+
+
+def start(schedule, shape, data=DATA):
+    """Draws of q(x_1), of one-dimensional data."""
+    mean, std = (float(f(jnp.ones(()))) for f in (schedule.alpha, schedule.sigma))
+    spread = np.sqrt(mean**2 * data.variance + std**2)
+    return mean * data.mean + spread * jax.random.normal(jax.random.key(0), shape)
+
+
+def sample(name, times, x, key=KEY, data=DATA, **options):
+    schedule = PATHS[name]
+    denoise = data.denoiser(schedule)
+    return predictor_corrector(denoise, schedule, times, key, x, **options)
+
+
+def variance_at(name, t):
+    alpha, sigma = (float(f(jnp.array(t))) for f in (PATHS[name].alpha, PATHS[name].sigma))
+    return alpha**2 * DATA.variance + sigma**2, alpha * DATA.mean
+
+
+@each_predictor
+@pytest.mark.parametrize("name", ["vp", "sub-vp", "ve", "flow"])
+def test_it_reaches_the_marginal_of_the_last_level(name, predictor):
+    times, n = np.linspace(1, 0.1, 1001), 100_000
+    options = {"predictor": predictor, "final_denoise": False, "snr": 0.03}
+    x = start(PATHS[name], (n // 500, 500))
+    out = jax.jit(lambda x: sample(name, times, x, **options))(x)
+    variance, mean = variance_at(name, 0.1)
+    # The bounds of chance, and what 1000 steps and corrections of this snr leave.
+    assert abs(out.mean() - mean) < 4 * np.sqrt(variance / n) + 2e-3 * np.sqrt(variance)
+    assert abs(out.var() / variance - 1) < 4 * np.sqrt(2 / n) + 4e-3
+
+
+@each_predictor
+@pytest.mark.parametrize("name", ["vp", "ve"])
+def test_the_bias_of_the_variance_falls_with_the_first_power_of_the_step(name, predictor):
+    x = start(PATHS[name], (1_000_000, 1))
+    variance, _ = variance_at(name, 0.2)
+    sizes, biases = (16, 32, 64), []
+    options = {"predictor": predictor, "num_corrections": 0, "final_denoise": False}
+    for size in sizes:
+        times = np.linspace(1, 0.2, size + 1)
+        out = jax.jit(functools.partial(sample, name, times, **options))(x)
+        biases.append(abs(float(out.var()) / variance - 1))
+    slope = -np.polyfit(np.log(sizes), np.log(biases), 1)[0]
+    # Chance alone is 4 sqrt(2 / n) = 0.006.
+    assert slope > 0.85, (slope, biases)
+    assert biases[0] > 0.03, biases
+
+
+@pytest.mark.parametrize("snr", [0.16, 0.5])
+def test_corrections_alone_end_in_the_known_variance(snr):
+    # In many dimensions |z|² = d and |score|² = d v' / v², so a = 2 snr² v² / v' is one number, and
+    # v' = (1 - a / v)² v' + 2 a has the solution v' = (1 + snr²) v.
+    times, d = [0.5, 0.5 - 1e-6], 2000
+    x = jnp.zeros((100, d))
+    options = {"num_corrections": int(8 / snr**2), "snr": snr, "final_denoise": False}
+    out = jax.jit(lambda x: sample("flow", times, x, **options))(x)
+    variance, mean = variance_at("flow", 0.5)
+    assert abs(out.mean() - mean) < 4 * np.sqrt(variance / x.size)
+    expected = variance * (1 + snr**2)
+    assert abs(out.var() / expected - 1) < 4 * np.sqrt(2 / x.size) + 2 / d
+
+
+def test_corrections_mend_a_coarse_predictor():
+    # The last step has no corrections after it: a short one.
+    times = np.append(np.linspace(1, 0.22, 12), 0.2)
+    x = start(PATHS["vp"], (100, 500))
+    variance, _ = variance_at("vp", 0.2)
+    options = {"snr": 0.2, "final_denoise": False}
+    bias = [
+        abs(sample("vp", times, x, num_corrections=n, **options).var() - variance) for n in (0, 50)
+    ]
+    assert bias[1] < 0.5 * bias[0], bias
+
+
+@each_predictor
+def test_the_mixture_keeps_its_weights(predictor):
+    n = 40_000
+    x = jax.random.normal(jax.random.key(0), (n, 2))
+    times = np.append(np.linspace(1, 0.01, 500), 0)
+    options = {"predictor": predictor, "num_corrections": 0}
+    out = np.asarray(jax.jit(lambda x: sample("vp", times, x, data=MIXTURE, **options))(x))
+    assert abs((out[:, 0] < 0).mean() - 0.3) < 4 * np.sqrt(0.21 / n) + 0.005
+    for k, sign in ((0, -1), (1, 1)):
+        mode = out[sign * out[:, 0] > 0]
+        np.testing.assert_allclose(mode.mean(axis=0), MIXTURE.means[k], atol=0.03)
+        np.testing.assert_allclose(mode.var(axis=0), 0.1, rtol=0.1)
+
+
+@each_predictor
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_it_makes_the_stated_calls_above_0_and_stays_finite(name, predictor, end):
+    schedule, seen = PATHS[name], []
+
+    def watched(xt, t):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t)), t)
+        return oracles.point_mass(0.2).denoiser(schedule)(xt, t)
+
+    x = start(schedule, (3, 4))
+    times = [1.0, 0.7, 0.4, end]
+    last, path = predictor_corrector(
+        watched,
+        schedule,
+        times,
+        KEY,
+        x,
+        predictor=predictor,
+        num_corrections=2,
+        return_trajectory=True,
+    )
+    jax.effects_barrier()
+    assert np.isfinite(path).all()
+    np.testing.assert_array_equal(path[-1], last)
+    assert len(seen) == 3 * (1 + 2)
+    assert schedule.sigma(jnp.asarray(np.concatenate(seen))).min() > 0
+    if float(schedule.sigma(jnp.array(end))) == 0:
+        np.testing.assert_allclose(last, 0.2, rtol=1e-5)
+
+
+def test_where_the_score_vanishes_a_correction_does_nothing():
+    x = jnp.full((2, 3), 0.5)  # the mean of the data: every score is 0 but for the noise level's
+    schedule = schedules.ve(0.01, 20.0)
+    out = predictor_corrector(
+        DATA.denoiser(schedule), schedule, [0.5, 0.4], KEY, x, num_corrections=3
+    )
+    np.testing.assert_allclose(out, 0.5)
+
+
+def test_an_image_does_not_depend_on_its_neighbours():
+    keys, x = jax.random.split(KEY, 4), start(PATHS["vp"], (4, 8))
+    times = [1.0, 0.6, 0.2]
+    first = sample("vp", times, x, keys)
+    np.testing.assert_allclose(first[2:3], sample("vp", times, x[2:3], keys[2:3]), rtol=1e-5)
+    # Much larger neighbours: norms over the batch would tell.
+    second = sample("vp", times, (50 * x).at[2].set(x[2]), keys)
+    np.testing.assert_array_equal(first[2], second[2])
+    jitted = jax.jit(lambda keys, x: sample("vp", times, x, keys))
+    np.testing.assert_allclose(jitted(keys, x), first, rtol=1e-5, atol=1e-6)
+
+
+def test_each_step_is_that_of_diffusers_on_the_ve_path(monkeypatch):
+    # With one image their norms, means over the batch, are ours.
+    diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
+    drawn: Iterator[Any] = iter([])
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_sde_ve.randn_tensor", lambda *_, **__: next(drawn)
+    )
+    name, snr, nodes = "ve", 0.16, 5
+    schedule = PATHS[name]
+    peer = diffusers.ScoreSdeVeScheduler(nodes, snr=snr, sigma_min=0.01, sigma_max=20.0)
+    peer.set_timesteps(nodes)
+    peer.set_sigmas(nodes)
+    levels = peer.discrete_sigmas.numpy()[::-1]
+    times = np.clip(np.log(levels / 0.01) / np.log(20.0 / 0.01), 0, 1)
+    with jax.enable_x64(True):
+        data = oracles.Mixture([0.3, 0.7], [[-1.5] * 6, [1.5] * 6], [0.1, 0.1])
+        x = 20 * jax.random.normal(jax.random.key(0), (1, 6), jnp.float64)
+        _, path = predictor_corrector(
+            data.denoiser(schedule),
+            schedule,
+            times,
+            KEY,
+            x,
+            snr=snr,
+            final_denoise=False,
+            return_trajectory=True,
+        )
+        theirs = torch.tensor(np.asarray(x))
+        for i, ours in enumerate(path[1:]):
+            t = times[i]
+            key = jax.random.fold_in(KEY, i)
+            noise = [jax.random.normal(jax.random.fold_in(key, j), (1, 6), x.dtype) for j in (0, 1)]
+            drawn = iter([torch.tensor(np.asarray(z)) for z in noise])
+            for act in (peer.step_correct, peer.step_pred):
+                score = torch.tensor(
+                    np.asarray(data.score(schedule, jnp.asarray(theirs.numpy()), t))
+                )
+                if act == peer.step_correct:
+                    theirs = act(score, theirs).prev_sample
+                else:
+                    theirs = act(score, peer.timesteps[i], theirs).prev_sample
+            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"predictor": "heun"}, "reverse_diffusion.*'heun'"),
+        ({"num_corrections": -1}, "num_corrections=-1"),
+        ({"snr": 0.0}, "snr=0.0"),
+        ({"snr": 1.0}, "snr=1.0"),
+        ({"times": [0.0, 1.0]}, "descend"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    options = {"times": [1.0, 0.5]} | options
+    with pytest.raises(ValueError, match=message):
+        sample("vp", x=jnp.ones((2, 2)), **options)
