@@ -97,17 +97,21 @@ def get_config() -> ConfigDict:
     train.validate_examples = 2048  # at most, of the held-out data
 
     config.sample = sample = ConfigDict()
-    # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc
+    # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc, langevin,
+    # predictor_corrector or probability_flow
     sample.sampler = "ancestral"
     sample.num_steps = 1000
     sample.grid = "uniform"  # uniform, leading, linspace, quadratic, karras or log_snr_uniform
     # Options of some samplers (their docstrings say what they do); None is the sampler's default.
     for name in ("eta", "threshold", "S_churn", "S_min", "S_max", "S_noise"):
         sample[name] = placeholder(float)
-    sample.order = placeholder(int)
-    for name in ("method", "form", "variant"):
+    for name in ("step_size", "snr", "rtol", "atol", "t_min"):
+        sample[name] = placeholder(float)
+    for name in ("order", "steps_per_level", "num_corrections"):
+        sample[name] = placeholder(int)
+    for name in ("method", "form", "variant", "predictor"):
         sample[name] = placeholder(str)
-    for name in ("corrector", "sde", "lower_order_final"):
+    for name in ("corrector", "sde", "lower_order_final", "final_denoise"):
         sample[name] = placeholder(bool)
     # Options of some grids.
     for name in ("rho", "sigma_min", "sigma_max", "log_snr_min", "log_snr_max"):

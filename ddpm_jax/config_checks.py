@@ -56,7 +56,6 @@ def check_ranges(c: ConfigDict) -> None:
     for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
         _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
-    _need(c, c.sample.eta is None or 0 <= c.sample.eta <= 1, "sample.eta", "need 0 to 1")
     finite = math.isfinite(c.sample.guidance_scale)
     _need(c, finite, "sample.guidance_scale", "need a finite number")
 

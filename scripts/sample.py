@@ -14,9 +14,14 @@ from ddpm_jax import cli
 flags.DEFINE_string("workdir", None, "the run to sample from")
 flags.DEFINE_integer("num_samples", 100, "how many images")
 flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
-flags.DEFINE_string("sampler", None, "ancestral or ddim")
-flags.DEFINE_integer("num_steps", None, "network calls of the sampler")
-flags.DEFINE_float("eta", None, "ddim's noise, 0 to 1")
+flags.DEFINE_string(
+    "sampler", None, "ddim, heun, dpm_solver_pp, ...: configs/default.py lists them"
+)
+flags.DEFINE_integer("num_steps", None, "steps of the sampler's grid")
+flags.DEFINE_string("grid", None, "uniform, karras, log_snr_uniform, ...")
+flags.DEFINE_integer("order", None, "of dpm_solver_pp and unipc: 1, 2 or 3")
+flags.DEFINE_float("eta", None, "noise of ddim and euler_ancestral, 0 to 1")
+flags.DEFINE_list("options", [], "other fields of config.sample, method=singlestep,threshold=0.99")
 flags.DEFINE_float("guidance_scale", None, "0 ignores the label, 1 is unguided, above 1 guided")
 flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
 flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
@@ -39,8 +44,11 @@ def main() -> None:
         seed=f.seed,
         step=f.step,
         raw_params=f.raw_params,
+        options=f.options,
         sampler=f.sampler,
         num_steps=f.num_steps,
+        grid=f.grid,
+        order=f.order,
         eta=f.eta,
         guidance_scale=f.guidance_scale,
         batch_size=f.batch_size,

@@ -116,6 +116,9 @@ def test_every_schedule_can_be_sampled(name):
         ("sample", {"sampler": "edm_stochastic", "S_churn": -1.0}, "S_churn=-1.0"),
         ("sample", {"sampler": "heun", "order": 2}, r"heun has no.*dpm_solver_pp"),
         ("sample", {"grid": "uniform", "grid_rho": 7.0}, r"uniform has no.*karras"),
+        ("sample", {"sampler": "ddim", "eta": "much"}, "eta='much': need float or int"),
+        ("sample", {"sampler": "unipc", "order": 2.0}, "order=2.0: need int"),
+        ("sample", {"sampler": "unipc", "corrector": 1}, "corrector=1: need bool"),
         ("sample", {"threshold": 1.5, "clip_x0": False}, "quantile=1.5"),
         ("sample", {"threshold": 0.9, "clip_x0": True}, "choose one"),
     ],
@@ -123,6 +126,29 @@ def test_every_schedule_can_be_sampled(name):
 def test_options_are_refused_by_name(group, fields, words):
     with pytest.raises(UserError, match=rf"config\.{group}.*{words}"):
         experiment.build(tiny_config(**{group: fields}))
+
+
+def test_a_learned_schedule_is_sampled_in_its_present_state():
+    config = tiny_config(
+        model={"num_classes": 0},
+        diffusion={"schedule": "learned", "loss": "continuous_vlb", "label_dropout": 0.0},
+        sample={"sampler": "dpm_solver_pp", "order": 2, "num_steps": 5, "guidance_scale": 1.0},
+    )
+    built = experiment.build(config)
+    params = jax.jit(built.init_params)(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 8)
+    labels = jnp.full(8, -1)
+    sample_fn = built.sample_fn()
+    first = sample_fn(params, keys, labels)
+    np.testing.assert_array_equal(sample_fn(params, keys, labels), first)
+    # A gamma that training has moved is another schedule, and the samples follow it.
+    moved = params | {"gamma": params["gamma"] | {"gamma_0": jnp.array(-8.0)}}
+    second = sample_fn(moved, keys, labels)
+    assert np.isfinite(second).all()
+    assert np.abs(second - first).max() > 1e-3
+    # As a schedule that was built by hand from the same parameters.
+    by_hand = built.schedule_of(moved)
+    np.testing.assert_allclose(-by_hand.log_snr(jnp.zeros(())), -8.0, rtol=1e-5)
 
 
 def test_another_sampler_does_not_inherit_options():

@@ -1,5 +1,6 @@
 """Samples of a trained model into files."""
 
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddpm_jax import experiment, files
+from ddpm_jax import cli, experiment, files
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 
@@ -26,7 +28,8 @@ def to_files(
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
-    **options: Any,
+    options: Sequence[str] = (),
+    **fields: Any,
 ) -> None:
     """Draw images into `out`: F.npz with a grid F.png beside it, F.png alone, or a folder of PNGs.
 
@@ -35,7 +38,8 @@ def to_files(
       out: the .npz or .png file, or a folder.
       num_samples, labels, seed: as in `Loaded.sample`; labels as text.
       step, raw_params: as in `experiment.load`.
-      **options: fields of config.sample; None leaves the run's own.
+      options: further fields of config.sample, as text: "method=singlestep".
+      **fields: fields of config.sample; None leaves the run's own.
 
     Raises:
       UserError: for anything that is missing or does not fit; nothing is written then.
@@ -48,7 +52,8 @@ def to_files(
     except ValueError as error:
         raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value is not None}
+    given |= _parsed(options, loaded.experiment.config.sample)
     drawn_labels = loaded.labels(num_samples, chosen)
     drawing = loaded.sample_batches(num_samples, labels=chosen, seed=seed, **given)
     _make_writable(target)
@@ -73,6 +78,21 @@ def to_files(
         name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
         figures.save_png(target / name, image)
     print(f"{num_samples} samples in {target}")
+
+
+def _parsed(options: Sequence[str], config: ConfigDict) -> dict[str, Any]:
+    """Fields of config.sample from name=value; numbers and true/false as in JSON, else text."""
+    given: dict[str, Any] = {}
+    for option in options:
+        name, sign, text = option.partition("=")
+        if not sign or name not in config:
+            hint = "" if not sign else cli.suggest(name, list(config))
+            raise UserError(f"--options={option}: need name=value, a field of config.sample{hint}")
+        try:
+            given[name] = json.loads(text)
+        except ValueError:
+            given[name] = text
+    return given
 
 
 def _target(out: str | None) -> Path:

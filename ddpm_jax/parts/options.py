@@ -1,6 +1,7 @@
 """Options that only some of the choices take: a config field that is None leaves the default."""
 
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def keywords(
       kind: what they are, in one word.
 
     Raises:
-      UserError: for an option that is set and that the choice does not take.
+      UserError: for an option that the choice does not take, or a value of another type.
     """
     given = {field: config[field] for field in fields if config[field] is not None}
     for field, value in given.items():
@@ -39,8 +40,19 @@ def keywords(
                 f"config.{group}.{field}={value!r}: the {kind} {chosen} has no such option "
                 f"({', '.join(takers)} has); leave it at None"
             )
+        kinds = _kinds(choice, fields[field])
+        if type(value) not in kinds:
+            need = " or ".join(sorted(one.__name__ for one in kinds))
+            raise UserError(f"config.{group}.{field}={value!r}: need {need}")
     return {fields[field]: value for field, value in given.items()}
 
 
 def _takes(choice: Callable[..., Any], keyword: str) -> bool:
     return keyword in inspect.signature(choice).parameters
+
+
+def _kinds(choice: Callable[..., Any], keyword: str) -> set[type]:
+    """The types that the keyword is annotated with; a whole number is a float too."""
+    annotation = inspect.signature(choice).parameters[keyword].annotation
+    kinds = set(typing.get_args(annotation) or (annotation,)) - {type(None)}
+    return kinds | {int} if float in kinds else kinds

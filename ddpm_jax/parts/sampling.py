@@ -23,6 +23,9 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "edm_stochastic": samplers.edm_stochastic,
     "dpm_solver_pp": samplers.dpm_solver_pp,
     "unipc": samplers.unipc,
+    "langevin": samplers.langevin,
+    "predictor_corrector": samplers.predictor_corrector,
+    "probability_flow": samplers.probability_flow,
 }
 GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "uniform": samplers.grids.uniform,
@@ -47,6 +50,15 @@ SAMPLER_OPTIONS = (
     "S_min",
     "S_max",
     "S_noise",
+    "steps_per_level",
+    "step_size",
+    "predictor",
+    "num_corrections",
+    "snr",
+    "final_denoise",
+    "rtol",
+    "atol",
+    "t_min",
 )
 GRID_OPTIONS = {
     "grid_rho": "rho",
