@@ -1,4 +1,4 @@
-"""Measures of a trained model's samples, as a table and as a file."""
+"""Measures of a trained model: its samples, its likelihood; as a table and as a file."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax import experiment, files
+from ddpm_jax.commands import likelihood
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
@@ -23,6 +24,8 @@ METRICS: dict[str, Metric] = {
     ),
     "spread": lambda train, held_out, x: fidelity.spread_ratio(*train, *x),
 }
+LIKELIHOOD = "bpd"
+NAMES = (*METRICS, LIKELIHOOD)
 NEEDS_LABELS = ("label_accuracy", "spread")
 
 
@@ -35,20 +38,24 @@ def evaluate(
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
-    name: str = "samples",
+    name: str = "",
+    num_terms: int | None = None,
 ) -> dict[str, Any]:
-    """Draw samples at each guidance scale, measure them, write DIR/eval/NAME.json.
+    """Measure samples at each guidance scale, and held-out bits; write DIR/eval/NAME.json.
 
     Args:
       workdir: of the run.
-      metrics: keys of METRICS.
+      metrics: keys of METRICS, of samples; and "bpd", bits per pixel of the held-out images, for
+        which nothing is drawn.
       num_samples: at each guidance scale.
       guidance_scales: as text; none: the run's own, and 1 beside it if that is not 1.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
-      name: of the file.
+      name: of the file; "" for "samples", or "likelihood" if no samples are measured.
+      num_terms: of the discrete bound's sum, drawn at random; None for all.
 
     Returns:
-      What the file holds: the protocol, the figures by guidance scale, and the held-out data's own.
+      What the file holds: the protocol, the figures by guidance scale, and the held-out data's own;
+      "likelihood" if it was asked for.
 
     Raises:
       UserError: for anything that is missing or does not fit; nothing is written then.
@@ -56,9 +63,11 @@ def evaluate(
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
     if not metrics:
-        raise UserError(f"--metrics is empty: need some of {', '.join(METRICS)}")
-    if unknown := [m for m in metrics if m not in METRICS]:
-        raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(METRICS)}")
+        raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
+    if unknown := [m for m in metrics if m not in NAMES]:
+        raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
+    of_samples = [m for m in metrics if m != LIKELIHOOD]
+    name = name or ("samples" if of_samples else "likelihood")
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
@@ -66,7 +75,37 @@ def evaluate(
     conditional = config.model.num_classes > 0
     if not conditional and (wrong := [m for m in metrics if m in NEEDS_LABELS]):
         raise UserError(f"--metrics={wrong[0]} needs labels, and this model is unconditional")
-    scales = _scales(guidance_scales, config.sample.guidance_scale)
+    if LIKELIHOOD in metrics:
+        likelihood.check(loaded)
+    report = {
+        "checkpoint_step": loaded.step,
+        "parameters": "raw" if raw_params else "ema",
+        "seed": seed,
+        "data": config.data.name,
+    }
+    if of_samples:
+        scales = _scales(guidance_scales, config.sample.guidance_scale)
+        report |= _of_samples(loaded, of_samples, scales, num_samples, seed)
+    if LIKELIHOOD in metrics:
+        source = loaded.experiment.source("validation")
+        images, _ = _arrays(source)
+        report["likelihood"] = likelihood.bits_per_pixel(
+            loaded, images, source.info.levels, seed=seed, num_terms=num_terms
+        )
+    folder = Path(workdir) / "eval"
+    folder.mkdir(exist_ok=True)
+    files.write_json(folder / f"{name}.json", report)
+    return report
+
+
+def _of_samples(
+    loaded: experiment.Loaded,
+    metrics: Sequence[str],
+    scales: Sequence[float],
+    num_samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The part of the report that is about samples."""
     train, held_out = (_arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
 
     def measure(images: Images) -> dict[str, float]:
@@ -77,25 +116,27 @@ def evaluate(
         drawn = loaded.sample(num_samples, seed=seed, guidance_scale=scale)
         images = drawn.astype(np.float32) / 127.5 - 1, loaded.labels(num_samples)
         results.append({"guidance_scale": scale, **measure(images)})
-    report = {
-        "checkpoint_step": loaded.step,
-        "parameters": "raw" if raw_params else "ema",
+    config = loaded.experiment.config
+    return {
         "num_samples": num_samples,
         "sampler": config.sample.sampler,
         "num_steps": config.sample.num_steps,
-        "seed": seed,
-        "data": config.data.name,
         "samples": results,
         "held_out_data": measure(held_out),
     }
-    folder = Path(workdir) / "eval"
-    folder.mkdir(exist_ok=True)
-    files.write_json(folder / f"{name}.json", report)
-    return report
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures of a report as lines of a Markdown table."""
+    """The figures of a report as lines of Markdown tables."""
+    parts = []
+    if "samples" in report:
+        parts.append(_table_of_samples(report))
+    if "likelihood" in report:
+        parts.append(likelihood.table(report["likelihood"]))
+    return "\n\n".join(parts)
+
+
+def _table_of_samples(report: dict[str, Any]) -> str:
     names = list(report["held_out_data"])
     rows = [(f"samples, guidance_scale {r['guidance_scale']:g}", r) for r in report["samples"]]
     rows.append(("held-out data", report["held_out_data"]))

@@ -10,6 +10,7 @@ import numpy as np
 from ddpm_jax.diffusion import likelihood
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.samplers import grids
 
 # (params, x0 [B, ...], keys [B]) -> bits per dimension by name, [B] each
 Score = Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]
@@ -113,6 +114,27 @@ def make_score(
         return named("discrete", discrete) | named("continuous", continuous) | ode
 
     return score
+
+
+def chain_times(schedule: Schedule, num_steps: int) -> np.ndarray | None:
+    """The grid of the chain that is scored: `times` of `likelihood.discrete_vlb`.
+
+    None, its own steps, for a discrete schedule. Otherwise num_steps steps that are equal in
+    log-SNR, from t = 1 to the noise that stands for the data (`likelihood.first_time`), then to 0.
+
+    Raises:
+      ValueError: for fewer than 2 steps.
+    """
+    if schedule.betas is not None:
+        return None
+    if num_steps < 2:
+        raise ValueError(f"need num_steps >= 2, got {num_steps=}")
+    first = np.array([likelihood.first_time(schedule)])
+    alpha, sigma = schedule.values(first)
+    log_snr_max = float(2 * np.log(alpha / sigma)[0]) if first > 0 else None
+    times = grids.log_snr_uniform(schedule, num_steps, log_snr_max=log_snr_max)
+    times[0] = 1.0  # a path to alpha = 0 has its prior there
+    return times
 
 
 def full_pass(
