@@ -1,6 +1,6 @@
 """What every sampler inherits from the scan: keys, shapes, one compilation, any number of devices.
 
-Both samplers are run at their noisiest, so that a wrong draw shows.
+The samplers that draw are run at their noisiest, so that a wrong draw shows.
 """
 
 import functools
@@ -19,11 +19,30 @@ from ddpm_jax.samplers import base, grids
 SCHEDULE = schedules.linear(100)
 TIMES = grids.uniform(SCHEDULE, 10)
 DATA = oracles.Mixture([0.5, 0.5], [[-1.0, 0.5, 0.0], [1.0, 0.0, -0.5]], [0.2, 0.05])
-SAMPLERS = {
-    "ancestral": functools.partial(samplers.ancestral, variance="fixed_large"),
-    "ddim": functools.partial(samplers.ddim, eta=1.0),
+part = functools.partial
+NOISY = {
+    "ancestral": part(samplers.ancestral, variance="fixed_large"),
+    "ddim": part(samplers.ddim, eta=1.0),
+    "euler_ancestral": samplers.euler_ancestral,
+    "edm_stochastic": part(samplers.edm_stochastic, S_churn=4.0, S_noise=1.1),
+    "dpm_solver_pp": part(samplers.dpm_solver_pp, order=3, sde=True),
+    "langevin": part(samplers.langevin, steps_per_level=3),
+    "predictor_corrector": samplers.predictor_corrector,
 }
+DETERMINISTIC = {
+    "euler": samplers.euler,
+    "heun": samplers.heun,
+    "dpm_solver_pp, multistep": part(samplers.dpm_solver_pp, order=3),
+    "dpm_solver_pp, singlestep": part(samplers.dpm_solver_pp, order=3, method="singlestep"),
+    "unipc": part(samplers.unipc, order=3),
+}
+SAMPLERS = NOISY | DETERMINISTIC
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
+each_noisy = pytest.mark.parametrize("name", NOISY)
+# Kinds of keys make a difference where there is noise.
+each_with_keys = pytest.mark.parametrize(
+    ("name", "per_image"), [(n, False) for n in SAMPLERS] + [(n, True) for n in NOISY]
+)
 
 
 def sample(name, key, x, denoise=None, times=TIMES, **options):
@@ -35,10 +54,9 @@ def start(batch=8, seed=0):
     return jax.random.normal(jax.random.key(seed), (batch, 3))
 
 
-@each_sampler
-@pytest.mark.parametrize("keys", ["scalar", "per image"])
-def test_the_trajectory_runs_from_the_start_to_the_result(name, keys):
-    key = jax.random.key(1) if keys == "scalar" else jax.random.split(jax.random.key(1), 8)
+@each_with_keys
+def test_the_trajectory_runs_from_the_start_to_the_result(name, per_image):
+    key = jax.random.split(jax.random.key(1), 8) if per_image else jax.random.key(1)
     last, path = sample(name, key, start(), return_trajectory=True)
     assert path.shape == (11, 8, 3)
     np.testing.assert_array_equal(path[0], start())
@@ -50,17 +68,19 @@ def test_the_trajectory_runs_from_the_start_to_the_result(name, keys):
 @each_sampler
 def test_a_batch_of_8_equals_8_of_1(name):
     keys, x = jax.random.split(jax.random.key(1), 8), start()
-    together = sample(name, keys, x)
-    alone = [sample(name, keys[k : k + 1], x[k : k + 1]) for k in range(8)]
+    run = jax.jit(functools.partial(sample, name))
+    together = run(keys, x)
+    alone = [run(keys[k : k + 1], x[k : k + 1]) for k in range(8)]
     np.testing.assert_allclose(together, jnp.concatenate(alone), rtol=1e-5, atol=1e-6)
 
 
 @each_sampler
 def test_an_image_does_not_depend_on_its_neighbours(name):
     keys, x = jax.random.split(jax.random.key(1), 8), start()
-    first = sample(name, keys, x)
+    run = jax.jit(functools.partial(sample, name))
+    first = run(keys, x)
     others = jax.random.split(jax.random.key(2), 8).at[3].set(keys[3])
-    second = sample(name, others, (2 * start(seed=5)).at[3].set(x[3]))
+    second = run(others, (2 * start(seed=5)).at[3].set(x[3]))
     np.testing.assert_array_equal(first[3], second[3])
     assert (np.abs(np.delete(first - second, 3, axis=0)).max(axis=1) > 0).all()
 
@@ -93,15 +113,14 @@ def test_every_step_and_every_image_has_its_own_standard_normal_noise(per_image)
         assert abs(np.mean(first * second)) < 4 / np.sqrt(first.size)
 
 
-@each_sampler
+@each_noisy
 def test_other_keys_give_other_draws_and_equal_keys_equal_ones(name):
-    key = jax.random.key(4)
-    np.testing.assert_array_equal(sample(name, key, start()), sample(name, key, start()))
-    other = sample(name, jax.random.key(5), start())
-    assert np.abs(other - sample(name, key, start())).min() > 0
+    key, run = jax.random.key(4), jax.jit(functools.partial(sample, name))
+    np.testing.assert_array_equal(run(key, start()), run(key, start()))
+    assert np.abs(run(jax.random.key(5), start()) - run(key, start())).min() > 0
 
 
-@each_sampler
+@pytest.mark.parametrize("name", ["ancestral", "edm_stochastic", "langevin"])
 def test_raw_keys_are_keys(name):
     raw, typed = jax.random.PRNGKey(6), jax.random.key(6)
     np.testing.assert_array_equal(sample(name, raw, start()), sample(name, typed, start()))
@@ -181,8 +200,7 @@ def test_8_devices_draw_what_1_draws(per_image):
     np.testing.assert_array_equal(on_8_devices(bits, key, x), jax.jit(bits)(key, x))
 
 
-@each_sampler
-@pytest.mark.parametrize("per_image", [False, True])
+@each_with_keys
 def test_8_devices_sample_what_1_samples(name, per_image):
     key, x = jax.random.key(8), start(16)
     key = jax.random.split(key, 16) if per_image else key

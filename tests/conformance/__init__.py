@@ -1,0 +1,1 @@
+"""What the samplers and likelihoods must show, measured: for the tests and for the report."""
