@@ -122,10 +122,6 @@ def probability_flow(
     clock, slope = follow(denoise, schedule)
     u_grid, u_end = (jnp.asarray(clock(t), x.dtype) for t in (times[:-1], end))
 
-    def vector_field(u: jax.Array, x: jax.Array) -> jax.Array:
-        # The probe for the first step's size may reach past the ends.
-        return slope(jnp.clip(u, u_end, u_grid[0]), x)
-
     saves = {"end": diffrax.SubSaveAt(t1=True)}
     if return_trajectory:
         saves["path"] = diffrax.SubSaveAt(ts=u_grid)
@@ -133,7 +129,7 @@ def probability_flow(
         options["stepsize_controller"] = diffrax.ClipStepSizeController(
             options["stepsize_controller"], step_ts=u_grid
         )
-    solution = _solve_batch(vector_field, x, u_grid[0], u_end, options, diffrax.SaveAt(subs=saves))
+    solution = _solve_batch(slope, x, u_grid[0], u_end, options, diffrax.SaveAt(subs=saves))
     _, per_step, once = SOLVERS[solver]
     calls = per_step * solution.stats["num_steps"] + once + to_zero
     saved: Any = solution.ys
@@ -249,13 +245,15 @@ def _solve(
 ) -> diffrax.Solution:
     dtype = jnp.result_type(*jax.tree.leaves(y0))
     t0, t1 = (jnp.asarray(t, dtype) for t in (t0, t1))
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(field), t0=t0, t1=t1, dt0=None, y0=y0, **options, **more
-    )
+
+    # A first step of a stated size: a probe for one may reach past the ends, where no path goes.
+    dt0 = 0.01 * (t1 - t0)
+    term = diffrax.ODETerm(field)
+    return diffrax.diffeqsolve(term, t0=t0, t1=t1, dt0=dt0, y0=y0, **options, **more)
 
 
 def _solve_batch(
-    vector_field: Callable[[jax.Array, jax.Array], jax.Array],
+    vector_field: Slope,
     x: jax.Array,
     t0: jax.Array,
     t1: jax.Array,
