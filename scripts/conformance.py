@@ -36,13 +36,13 @@ def main() -> int:
     cli.use_compile_cache()
     # The measurements are the tests' own, and stand beside them.
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from conformance import report, sections
+    from conformance import report, sections, texts
 
     def say(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
     measured = {name: sections.SECTIONS[name](say) for name in _ONLY.value or known}
-    report.write(folder, measured)
+    report.write(folder, measured, texts.HEAD)
     print((folder / "conformance.md").read_text(encoding="utf-8"))
     failures = report.failures(measured)
     for failure in failures:

@@ -29,11 +29,12 @@ def section(verdict):
 
 
 def test_a_report_is_a_table_a_json_file_and_a_figure(tmp_path):
-    report.write(tmp_path, {"orders": section(report.HOLDS)})
+    report.write(tmp_path, {"orders": section(report.HOLDS)}, "# Head\n")
     text = (tmp_path / "conformance.md").read_text()
+    assert text.startswith("# Head\n\n## Orders")
     assert "## Orders\n\nWhy.\n\n| what | measured | verdict |" in text
     assert "| a | 1.500 | holds |" in text
-    (table,) = json.loads((tmp_path / "conformance.json").read_text())["orders"]
+    (table,) = json.loads((tmp_path / "conformance.json").read_text())["orders"]["tables"]
     assert table["rows"] == [["a", 1.5, "holds"]]
     assert (tmp_path / "conformance.png").read_bytes().startswith(b"\x89PNG")
 

@@ -250,3 +250,29 @@ def langevin_scores(step_size: float, count: int) -> tuple[float, float]:
     # The last level of two neighbours, so that both are the same Gaussian to 1e-6.
     samples = drawn(sampler, DATA, schedule, [t * (1 + 1e-6), t], (count, 1))
     return scores(samples, Law(level.mean, level.variance / (1 - a / (4 * level.variance))))
+
+
+def corrected(
+    path: str, predictor: str, num_steps: int = 1000, count: int = 100_000
+) -> list[Check]:
+    """Predictor-corrector's mean and variance at t = 0.1 beside q's, from draws of q at t = 1.
+
+    Bounds: Z_BOUND standard errors, and beside them 2 / num_steps of a standard deviation and 4 /
+    num_steps of the variance for the predictor's bias and the corrections' snr² = 0.0009.
+    """
+    schedule, times = problems.PATHS[path], np.linspace(1, 0.1, num_steps + 1)
+    first, last = marginal(schedule, 1.0), marginal(schedule, 0.1)
+    key_start, key = jax.random.split(jax.random.key(0))
+    # The norms of a correction are those of an image: of many dimensions.
+    x = first.mean + first.variance**0.5 * jax.random.normal(key_start, (count // 500, 500))
+    sampler = part(samplers.predictor_corrector, predictor=predictor, snr=0.03, final_denoise=False)
+    denoise = DATA.denoiser(schedule)
+    run = jax.jit(lambda key, x: sampler(denoise, schedule, times, key, x))
+    out = np.asarray(run(key, x), np.float64)
+    std = last.variance**0.5
+    at_mean = (Z_BOUND / count**0.5 + 2 / num_steps) * std
+    at_variance = (Z_BOUND * (2 / count) ** 0.5 + 4 / num_steps) * last.variance
+    return [
+        Check(f"mean, {path}, {predictor}", float(out.mean()), last.mean, at_mean),
+        Check(f"variance, {path}, {predictor}", float(out.var()), last.variance, at_variance),
+    ]

@@ -74,15 +74,15 @@ def failures(sections: dict[str, Section]) -> list[str]:
     ]
 
 
-def write(folder: Path, sections: dict[str, Section]) -> None:
-    """conformance.json, conformance.md and, if there is anything to plot, conformance.png."""
-    whole = {name: [dataclasses.asdict(t) for t in s.tables] for name, s in sections.items()}
+def write(folder: Path, sections: dict[str, Section], head: str) -> None:
+    """conformance.json, conformance.md under `head`, and conformance.png if there are panels."""
+    whole = {name: dataclasses.asdict(section) for name, section in sections.items()}
     text = json.dumps(whole, indent=1, default=float) + "\n"
     (folder / "conformance.json").write_text(text, encoding="utf-8")
     panels = [panel for section in sections.values() for panel in section.panels]
     if panels:
         _plot(folder / "conformance.png", panels)
-    body = "\n".join(markdown(t) for s in sections.values() for t in s.tables)
+    body = "\n".join([head, *(markdown(t) for s in sections.values() for t in s.tables)])
     (folder / "conformance.md").write_text(body, encoding="utf-8")
 
 

@@ -135,7 +135,15 @@ def law_section(say: Say) -> Section:
             lines.append(Line(f"{name} ({noisy.order})", sizes, variances, noisy.order))
     header = ("sampler", "order", "mean", "variance at 64, 128, 256", "fitted", "verdict")
     tables.append(Table("Bias of noisy samplers, without a draw", texts.BIAS, header, rows))
-    tables += [_draw_table(say), _ancestral_table(say), _point_table(say), _mixture_table(say)]
+    tables += [_draw_table(say), _ancestral_table(say), _point_table(say)]
+    say("laws: a mixture by ancestral sampling")
+    checks = laws.mixture_checks(samplers.ancestral, num_steps=1000, count=100_000)
+    tables.append(_check_table("A mixture", texts.MIXTURE, checks))
+    checks = []
+    for path in ("vp", "sub_vp", "ve"):
+        say(f"laws: predictor-corrector on {path}")
+        checks += laws.corrected(path, "reverse_diffusion")
+    tables.append(_check_table("Predictor-corrector's last marginal", texts.CORRECTED, checks))
     panel = Panel("Bias of the variance on Gaussian data", "relative bias", lines)
     return Section(tables, [panel])
 
@@ -192,14 +200,12 @@ def _point_table(say: Say) -> Table:
     return Table("A point mass, any grid", texts.POINT, header, rows)
 
 
-def _mixture_table(say: Say) -> Table:
-    say("laws: a mixture by ancestral sampling")
-    checks = laws.mixture_checks(samplers.ancestral, num_steps=1000, count=100_000)
+def _check_table(title: str, text: str, checks: list[laws.Check]) -> Table:
     rows = [
         (c.what, c.truth, c.measured, c.bound, verdict(abs(c.measured - c.truth) < c.bound))
         for c in checks
     ]
-    return Table("A mixture", texts.MIXTURE, ("number", "data", "drawn", "bound", "verdict"), rows)
+    return Table(title, text, ("number", "truth", "drawn", "bound", "verdict"), rows)
 
 
 def likelihood_section(say: Say) -> Section:
