@@ -11,8 +11,9 @@ from ddpm_jax.experiment import Loaded
 from ddpm_jax.parts import processes
 from ddpm_jax.samplers import ode
 
-# Relative and absolute, of the ODE.
-TOLERANCE = 1e-4
+# Of the ODE, as in Song et al. 2021. At 1e-4 the digits' mean differs by 0.003 bits, one image's by
+# up to 0.03, at 1e-3 by 0.2.
+TOLERANCE = 1e-5
 NUM_DRAWS = 128
 NUM_PROBES = 1
 
