@@ -29,13 +29,10 @@ Z_BOUND = 4.0  # in standard errors; of one test in 16,000 by chance
 
 @dataclasses.dataclass(frozen=True)
 class Noisy:
-    """A sampler whose steps draw noise, and the order to which its variance tends to the data's.
-
-    None where two terms of the error cancel in the range that is measured.
-    """
+    """A sampler whose steps draw noise, and the order to which its variance tends to the data's."""
 
     sampler: Callable[..., Any]
-    order: int | None
+    order: int
 
 
 def _sde(order: int, **options: Any) -> Noisy:
@@ -43,6 +40,8 @@ def _sde(order: int, **options: Any) -> Noisy:
     return Noisy(part(samplers.dpm_solver_pp, order=order, sde=True, **options), min(order, 2))
 
 
+# Its last term has the wrong sign as published: it falls short of the others.
+SIGN_ERROR = "SDE-DPM-Solver++ 3M, published"
 NOISY = {
     "ancestral, fixed_small": Noisy(part(samplers.ancestral, variance="fixed_small"), 1),
     "ancestral, fixed_large": Noisy(part(samplers.ancestral, variance="fixed_large"), 1),
@@ -53,7 +52,7 @@ NOISY = {
     "SDE-DPM-Solver++ 2M": _sde(2),
     "SDE-DPM-Solver++ 3M": _sde(3),
     "SDE-DPM-Solver++ 2M, published": _sde(2, form="published"),
-    "SDE-DPM-Solver++ 3M, published": dataclasses.replace(_sde(3, form="published"), order=None),
+    SIGN_ERROR: _sde(3, form="published"),
 }
 
 

@@ -18,7 +18,8 @@ claims, kept under `form="published"` for comparison; no default uses it. In sho
   missing from its last term. The default, `form="exact"`, is of third.
 - Multistep methods of order 3 that open with a step of first order end one order short or more,
   unless the denoiser is flat where they start. The default opens with a single step.
-- SDE-DPM-Solver++ of order 3 has a variance of second order, exact or published.
+- SDE-DPM-Solver++ 3M has a wrong sign in diffusers, which makes it first order. The exact form's
+  variance is of second order, as that of 2M: noise allows no more.
 
 ![Errors against numbers of steps](conformance.png)
 """
@@ -65,14 +66,15 @@ On Gaussian data (mean 0.6, variance 0.05) a sampler with the exact denoiser is 
 noise, so the law of its result is known without a draw. Started from q(x_t) itself, the table
 shows how far the variance ends from q's; every sampler keeps the mean.
 
-- **SDE-DPM-Solver++ 3M is of second order, not third, in either form.** Along the reverse SDE the
+- **SDE-DPM-Solver++ 3M is of second order, not third.** Along the reverse SDE the
   estimate x_0-hat is a martingale: its future is not a smooth function of its past, and a step's
   missing ∫ (x_0-hat - polynomial) is correlated with that step's own noise at O(h²). The
   difference of the last two estimates carries the same correlation one step late, so order 2 makes
   up for it in sum; higher differences know nothing more. From 256 to 512 and 1024 steps the exact
   form's slopes fall on: 2.2, 2.1.
-- The published 3M has half the term (see above). Its error is the smaller one up to 256 steps
-  because two terms of opposite sign cancel near 64; there is no slope to state.
+- **The published SDE 3M is of first order.** With g = 2 h the coefficient of its last term should
+  be -2 alpha_s ((e^-g - 1 + g) / g² - 1/2), which is of O(h) itself; diffusers has + 1/2 in place
+  of - 1/2 (and no factor of 2), so that it tends to -alpha_s: an error of O(h²) a step.
 - EDM's churn is the forward process itself and leaves q as it is: the order is Heun's, where the
   churn is not clipped at sqrt(2) - 1 (S_churn / num_steps, so above 48 steps here)."""
 
