@@ -229,10 +229,10 @@ def parity_section(say: Say) -> Section:
     """Whole trajectories beside diffusers'."""
     if not all(importlib.util.find_spec(name) for name in ("diffusers", "torch")):
         raise UserError("--only=parity needs diffusers and torch: pip install -e '.[parity]'")
-    from conformance import parity
+    from conformance import parity, parity_cases
 
     worst: dict[str, list[float]] = {}
-    for case in parity.cases():
+    for case in parity_cases.cases():
         say(f"parity: {case.name}")
         group = worst.setdefault(case.name.split(",")[0].split(" ")[0], [0, 0.0, 0.0])
         group[0] += 1
