@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
@@ -52,9 +51,12 @@ def ddim(
     denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-        variance = eta**2 * process.posterior_variance(schedule, s, t)
-        direction = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - variance, 0))
-        return schedule.alpha(s), direction, jnp.sqrt(variance)
+        alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+        # SNR_t / SNR_s. With it sigma_s² - std² needs no difference, which at eta = 1 would be of
+        # near numbers: its root turns a rounding of 1e-16 into 1e-8.
+        ratio = (schedule.alpha(t) * sigma / (alpha * schedule.sigma(t))) ** 2
+        direction = sigma * jnp.sqrt(1 - eta**2 + eta**2 * ratio)
+        return alpha, direction, eta * sigma * jnp.sqrt(1 - ratio)
 
     def step(
         x: jax.Array,

@@ -51,7 +51,8 @@ def dpm_solver_pp(
       of second order.
     - order 3, multistep: with x_0'' = 2 D2 the exact last term is
       -2 alpha_s ((e^-h - 1 + h) / h² - 1/2) D2, and the published one lacks the factor 2. It is of
-      second order only. Its SDE form lacks the same factor.
+      second order only. Its SDE form (h -> 2h) has -1/2 where the integral has +1/2, so that the
+      term tends to -alpha_s D2 instead of 0: it is of first order.
 
     The estimates of a multistep method come from earlier steps. Its first step has but one, and an
     error of h² there would cap every order above 2: so "exact" order 3 opens with a single step of
@@ -191,7 +192,8 @@ def _published(lams: Sequence[float], h: float, alpha: float, rate: float) -> np
     d1 = d1_0 + r0 / (r0 + r1) * (d1_0 - d1_1)
     d2 = (d1_0 - d1_1) / (r0 + r1)
     phi_2 = alpha * (math.expm1(-g) / g + 1)
-    phi_3 = alpha * ((math.expm1(-g) + g) / g**2 - 0.5)
+    half = 0.5 if rate == 1 else -0.5  # the sign as published
+    phi_3 = alpha * ((math.expm1(-g) + g) / g**2 - half)
     return phi_1 * units[0] + phi_2 * d1 - phi_3 * d2
 
 
