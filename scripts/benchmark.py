@@ -4,7 +4,8 @@
 
 loop_over_step: time of a step inside the training loop over the bare compiled step (1 is no cost).
 one_step_run_cold / warm: seconds of a whole process that trains one step, from an empty and from a
-filled compile cache. peak_host_memory: MB of a short run. The rest are seconds and images/s.
+filled compile cache. peak_host_memory: MB of a short run. ddim_beside_diffusers: 50 steps of one
+U-Net by diffusers' loop over ours (needs the extra [parity]). The rest are seconds and images/s.
 """
 
 import json

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
 from ddpm_jax import sampling
+from ddpm_jax.commands import peers
 from ddpm_jax.commands.train import Watch
 from ddpm_jax.data import Batches
 from ddpm_jax.experiment import Experiment
@@ -47,6 +48,7 @@ def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[
         "jax": jax.__version__,
         **_loop_overhead(experiment),
         **_sampling_speed(experiment),
+        "ddim_beside_diffusers": peers.ddim_speed(),
         **_processes(train_script, config_file),
     }
 
