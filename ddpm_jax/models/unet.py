@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.models.layers import (
     Attention,
+    GroupNorm,
     ResidualBlock,
     initializer,
     sinusoidal_embedding,
@@ -135,9 +136,7 @@ class UNet(nn.Module):
                     upsample_nearest(h)
                 )
 
-        h = nn.GroupNorm(
-            self.num_groups, epsilon=self.norm_epsilon, dtype=self.dtype, name="norm_out"
-        )(h)
+        h = GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name="norm_out")(h)
         h = conv(features=self.out_channels, kernel_init=initializer(0.0), name="conv_out")(
             nn.swish(h)
         )
