@@ -3,6 +3,7 @@
 Every `Denoised` obeys x_t = alpha x_0 + sigma eps, so one of the two fixes the other given x_t.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -159,15 +160,15 @@ def edm(sigma_data: float = 0.5) -> Parameterisation:
     x_0 = (alpha sigma_data² / D) x_t + (sigma sigma_data / sqrt D) F(x_t / sqrt D).
 
     Args:
-      sigma_data: the data's standard deviation, above 0.
+      sigma_data: the data's standard deviation, 0 < sigma_data < inf.
 
     Raises:
-      ValueError: for a sigma_data that is not above 0.
+      ValueError: for a sigma_data out of range.
 
     Source: Karras et al. 2022, table 1 (c_skip, c_out, c_in), carried to alpha != 1.
     """
-    if not sigma_data > 0:
-        raise ValueError(f"need sigma_data > 0, got {sigma_data=}")
+    if not 0 < sigma_data < math.inf:
+        raise ValueError(f"need 0 < sigma_data < inf, got {sigma_data=}")
 
     def norm(alpha: jax.Array, sigma: jax.Array) -> jax.Array:
         return jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)

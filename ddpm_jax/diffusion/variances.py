@@ -69,15 +69,15 @@ def log_large(schedule: Schedule, s: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def log_small(schedule: Schedule, s: jax.Array, t: jax.Array) -> jax.Array:
-    """log beta-tilde; at s = 0, where it would be -inf, that of the step before.
+    """log beta-tilde, the shape of t; at s = 0, where it would be -inf, that of the step before.
 
     The step before is the next noisier one, from 2t to t: on a discrete schedule's own grid the
-    step from i = 2 to 1. Nichol & Dhariwal 2021, section 3.1.
+    step from i = 2 to 1. Nichol & Dhariwal 2021, section 3.1. Where there is none (t = 1), or it
+    adds no noise (a path that stands still there), beta of the step itself.
     """
     first = s <= 0
+    own = log_large(schedule, jnp.zeros_like(t), t)
     s, t = jnp.where(first, t, s), jnp.where(first, jnp.minimum(2 * t, 1), t)
-    # A grid of one step has no step before: beta itself then.
     alone = s >= t
-    safe = jnp.where(alone, 0.5 * t, s)
-    log_variance = jnp.log(process.posterior_variance(schedule, safe, t))
-    return jnp.where(alone, log_large(schedule, jnp.zeros_like(t), t), log_variance)
+    variance = process.posterior_variance(schedule, jnp.where(alone, 0.5 * t, s), t)
+    return jnp.where(alone | (first & (variance == 0)), own, jnp.log(variance))

@@ -198,6 +198,38 @@ def test_bad_schedules_are_refused(build, words):
         assert word in str(error.value)
 
 
+NUMBERS = [
+    (schedules.vp_continuous, ("beta_min", "beta_max")),
+    (schedules.scaled_linear_continuous, ("beta_min", "beta_max")),
+    (schedules.sigmoid_continuous, ("beta_min", "beta_max")),
+    (schedules.sub_vp, ("beta_min", "beta_max")),
+    (schedules.cosine_continuous, ("s",)),
+    (schedules.ve, ("sigma_min", "sigma_max")),
+    (schedules.edm, ("sigma_min", "sigma_max")),
+    (schedules.flow, ("shift",)),
+    (schedules.linear_gamma, ("gamma_0", "gamma_1")),
+    (schedules.linear, ("beta_start", "beta_end")),
+    (schedules.scaled_linear, ("beta_start", "beta_end")),
+    (schedules.sigmoid, ("beta_start", "beta_end")),
+    (schedules.cosine, ("s", "max_beta")),
+]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("build", "option"), [(build, option) for build, options in NUMBERS for option in options]
+)
+def test_what_is_no_number_is_refused_by_name(build, option, value):
+    with pytest.raises(ValueError, match=f"need .*{option}={value}"):
+        build(**{option: value})
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf, 0.0, -1.0])
+def test_a_smallest_level_out_of_range_is_refused(level):
+    with pytest.raises(ValueError, match=f"smallest_level.*{level}"):
+        schedules.Schedule(lambda t: 1 - t, lambda t: t, lambda t: t, smallest_level=level)
+
+
 def test_linear_gamma_is_linear_in_the_log_snr():
     t = jnp.linspace(0, 1, 11)
     log_snr = schedules.linear_gamma(-8.0, 6.0).log_snr(t)

@@ -168,6 +168,7 @@ def test_a_learned_range_network_brings_its_fraction():
             wrong(xt, t)
 
 
-def test_a_bad_sigma_data_is_refused():
-    with pytest.raises(ValueError, match="sigma_data=0"):
-        prediction.edm(0)
+@pytest.mark.parametrize("sigma_data", [0, -0.5, np.nan, np.inf])
+def test_a_bad_sigma_data_is_refused(sigma_data):
+    with pytest.raises(ValueError, match=f"sigma_data={sigma_data}"):
+        prediction.edm(sigma_data)

@@ -1,6 +1,7 @@
 """What a schedule is: a record of functions of t; and its inverse."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -22,18 +23,24 @@ class Schedule:
       sigma: noise level of t.
       network_time: t in the units that the network was trained on (the index i - 1 for DDPM).
       betas: float64 [T] for a discrete schedule, betas[i - 1] = beta_i; None for a continuous one.
+      smallest_level: of a continuous path to sigma = 0, the smallest sigma / alpha that the network
+        is meant to be asked about, above 0; None if the path does not say.
 
     Raises:
-      ValueError: if the signal-to-noise ratio rises with t anywhere on a grid of 65 times. (A
-        schedule built from traced values cannot be looked at, and is not.)
+      ValueError: for a smallest_level out of range, or if the signal-to-noise ratio rises with t
+        anywhere on a grid of 65 times. (A schedule built from traced values cannot be looked at,
+        and is not.)
     """
 
     alpha: Function
     sigma: Function
     network_time: Function
     betas: np.ndarray | None = None
+    smallest_level: float | None = None
 
     def __post_init__(self) -> None:
+        if self.smallest_level is not None and not 0 < self.smallest_level < math.inf:
+            raise ValueError(f"need 0 < smallest_level < inf, got {self.smallest_level}")
         try:
             alpha, sigma = self.values(np.linspace(0, 1, 65))
         except jax.errors.TracerArrayConversionError:

@@ -14,7 +14,7 @@ def vp_continuous(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     The continuous-time form of `linear`, whose betas are beta(t) / T.
 
     Args:
-      beta_min, beta_max: rates at t = 0 and 1, 0 < beta_min <= beta_max.
+      beta_min, beta_max: rates at t = 0 and 1, 0 < beta_min <= beta_max < inf.
 
     Raises:
       ValueError: for rates out of order.
@@ -31,7 +31,7 @@ def scaled_linear_continuous(beta_min: float = 0.85, beta_max: float = 12.0) -> 
     """The variance-preserving SDE whose sqrt(beta(t)) is linear: `scaled_linear` as T grows.
 
     Raises:
-      ValueError: unless 0 < beta_min <= beta_max.
+      ValueError: unless 0 < beta_min <= beta_max < inf.
 
     Source: the schedule of Rombach et al. 2022 (latent diffusion), in the limit.
     """
@@ -45,7 +45,7 @@ def sigmoid_continuous(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedul
     """The variance-preserving SDE whose beta(t) rises as sigmoid(12 t - 6): `sigmoid` as T grows.
 
     Raises:
-      ValueError: unless 0 < beta_min <= beta_max.
+      ValueError: unless 0 < beta_min <= beta_max < inf.
 
     Source: the schedule of Xu et al. 2022 (GeoDiff), in the limit.
     """
@@ -68,12 +68,12 @@ def cosine_continuous(s: float = 0.008) -> Schedule:
       s: the offset that keeps the noise from vanishing too fast near t = 0, at least 0.
 
     Raises:
-      ValueError: for a negative s.
+      ValueError: for an s that is negative or not finite.
 
     Source: Nichol & Dhariwal 2021, equation 17.
     """
-    if s < 0:
-        raise ValueError(f"need s >= 0, got {s=}")
+    if not 0 <= s < math.inf:
+        raise ValueError(f"need 0 <= s < inf, got {s=}")
     quarter = math.pi / 2 / (1 + s)
     first = math.cos(s * quarter)
     return Schedule(
@@ -89,7 +89,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     """The sub-VP SDE: VP's alpha, and sigma = 1 - alpha², below VP's sqrt(1 - alpha²).
 
     Raises:
-      ValueError: unless 0 < beta_min <= beta_max.
+      ValueError: unless 0 < beta_min <= beta_max < inf.
 
     Source: Song et al. 2021, equation 29 in appendix B.
     """
@@ -103,7 +103,7 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     sigma(0) is sigma_min, not 0. The network is told log(sigma) / 4, as with `edm`.
 
     Raises:
-      ValueError: unless 0 < sigma_min < sigma_max.
+      ValueError: unless 0 < sigma_min < sigma_max < inf.
 
     Source: Song et al. 2021, equation 31; settings of appendix C.
     """
@@ -119,11 +119,12 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
     """alpha = 1, sigma(t) = sigma_max t; the network is told log(sigma) / 4.
 
-    sigma_min is the last noise level that the network is asked about (`grids.karras` reads it from
-    the network's clock: below, it stands still); Karras's rho belongs to the grid.
+    sigma_min is the last noise level that the network is asked about, the `smallest_level` where
+    `grids.karras` and the adaptive ODE end unless told otherwise. Below it the network's clock
+    stands still. Karras's rho belongs to the grid.
 
     Raises:
-      ValueError: unless 0 < sigma_min < sigma_max.
+      ValueError: unless 0 < sigma_min < sigma_max < inf.
 
     Source: Karras et al. 2022, table 1 (c_noise, s(t), sigma(t)).
     """
@@ -132,6 +133,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
         alpha=jnp.ones_like,
         sigma=lambda t: sigma_max * t,
         network_time=lambda t: 0.25 * jnp.log(jnp.maximum(sigma_max * t, sigma_min)),
+        smallest_level=sigma_min,
     )
 
 
@@ -141,16 +143,16 @@ def flow(shift: float = 1.0) -> Schedule:
     The network is told u, its noise level.
 
     Args:
-      shift: of time towards the noise for larger images, above 0; sqrt(pixels / base pixels), 3 at
-        1024x1024 in Esser et al.; 1 is none.
+      shift: of time towards the noise for larger images, 0 < shift < inf; sqrt(pixels / base
+        pixels), 3 at 1024x1024 in Esser et al.; 1 is none.
 
     Raises:
-      ValueError: for a shift that is not above 0.
+      ValueError: for a shift out of range.
 
     Source: Liu et al. 2022, equation 1; shift: Esser et al. 2024, equation 23.
     """
     if not 0 < shift < math.inf:
-        raise ValueError(f"need shift > 0, got {shift=}")
+        raise ValueError(f"need 0 < shift < inf, got {shift=}")
 
     def shifted(t: jax.Array) -> jax.Array:
         return shift * t / (1 + (shift - 1) * t)
@@ -166,12 +168,12 @@ def linear_gamma(gamma_0: float = -13.3, gamma_1: float = 5.0) -> Schedule:
     level. sigma(0) is sigmoid(gamma_0)^(1/2), not 0.
 
     Raises:
-      ValueError: unless gamma_0 < gamma_1.
+      ValueError: unless gamma_0 < gamma_1, both finite.
 
     Source: Kingma et al. 2021 (VDM), section 6 and appendix H (the fixed log-linear schedule).
     """
-    if not gamma_0 < gamma_1:
-        raise ValueError(f"need gamma_0 < gamma_1, got {gamma_0=}, {gamma_1=}")
+    if not -math.inf < gamma_0 < gamma_1 < math.inf:
+        raise ValueError(f"need finite gamma_0 < gamma_1, got {gamma_0=}, {gamma_1=}")
     return from_gamma(lambda t: gamma_0 + (gamma_1 - gamma_0) * t)
 
 
@@ -189,10 +191,10 @@ def _thousand(t: jax.Array) -> jax.Array:
 
 
 def _check_rates(beta_min: float, beta_max: float) -> None:
-    if not 0 < beta_min <= beta_max:
-        raise ValueError(f"need 0 < beta_min <= beta_max, got {beta_min=}, {beta_max=}")
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise ValueError(f"need 0 < beta_min <= beta_max < inf, got {beta_min=}, {beta_max=}")
 
 
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min=}, {sigma_max=}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"need 0 < sigma_min < sigma_max < inf, got {sigma_min=}, {sigma_max=}")

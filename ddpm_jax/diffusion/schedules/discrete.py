@@ -132,13 +132,13 @@ def cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> 
       max_beta: the bound on beta near t = 1, in (0, 1).
 
     Raises:
-      ValueError: for a number of steps below 1, a negative s, or max_beta out of range.
+      ValueError: for a number of steps below 1, s or max_beta out of range.
 
     Source: Nichol & Dhariwal 2021, equation 17.
     """
     _check_num_steps(num_steps)
-    if s < 0:
-        raise ValueError(f"need s >= 0, got {s=}")
+    if not 0 <= s < np.inf:
+        raise ValueError(f"need 0 <= s < inf, got {s=}")
     if not 0 < max_beta < 1:
         raise ValueError(f"need 0 < max_beta < 1, got {max_beta=}")
     t = np.arange(num_steps + 1) / num_steps
