@@ -14,6 +14,8 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # (x, s [B], t [B], key, *numbers of the step) -> x at s
 Step = Callable[..., jax.Array]
+# Karras et al.'s last noise level: below it a network has nothing left to remove.
+_SMALLEST_LEVEL = 0.002
 
 
 def scan_steps(
@@ -110,7 +112,26 @@ def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
     return 0.5 * (low + high)
 
 
-def bounded(
+def first_time(schedule: Schedule) -> float:
+    """The earliest time that the network is meant to be asked about, in [0, 1).
+
+    1 / T of a discrete schedule; 0 of a continuous one that starts above sigma = 0, and otherwise
+    the time of its smallest_level of sigma / alpha, 0.002 where it states none.
+
+    Raises:
+      ValueError: if the schedule depends on traced values.
+
+    Source of the 0.002: Karras et al. 2022, table 1.
+    """
+    if schedule.betas is not None:
+        return 1 / schedule.num_steps
+    level = schedule.smallest_level
+    if level is None and levels(schedule, 0.0).sigma > 0:
+        return 0.0
+    return float(times_of(schedule, -np.log(_SMALLEST_LEVEL if level is None else level)))
+
+
+def with_bounded_x0(
     denoise: Denoiser, schedule: Schedule, *, clip_x0: bool, threshold: float | None
 ) -> Denoiser:
     """The denoiser with x_0 clipped to [-1, 1], or dynamically thresholded, if either is asked for.
@@ -119,7 +140,10 @@ def bounded(
       ValueError: if both are asked for, or the threshold is no quantile in (0, 1].
     """
     if clip_x0 and threshold is not None:
-        raise ValueError(f"clip_x0 and {threshold=} both bound x_0: choose one")
+        raise ValueError(
+            f"clip_x0=True and {threshold=} both bound x_0: choose one, clip_x0=False to threshold "
+            "or threshold=None to clip"
+        )
     if threshold is not None:
         return guidance.threshold_x0(denoise, schedule, threshold)
     return guidance.clip_x0(denoise, schedule) if clip_x0 else denoise

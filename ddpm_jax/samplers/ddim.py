@@ -39,7 +39,7 @@ def ddim(
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
-      x at times[-1], and the trajectory if asked for.
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
       ValueError: if eta leaves [0, 1] or the times do not descend.
@@ -48,7 +48,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"need 0 <= eta <= 1, got {eta=}")
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
         alpha, sigma = schedule.alpha(s), schedule.sigma(s)

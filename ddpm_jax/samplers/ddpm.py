@@ -40,7 +40,7 @@ def ancestral(
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
-      x at times[-1], and the trajectory if asked for.
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
       ValueError: for an unknown variance, times that do not descend, or learned_range from a
@@ -50,7 +50,7 @@ def ancestral(
     for respacing, equation 19.
     """
     variances.check(variance)
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
         weights = process.posterior_coefficients(schedule, s, t)

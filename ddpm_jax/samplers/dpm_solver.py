@@ -48,7 +48,7 @@ def dpm_solver_pp(
     diffusers, which differ in two places, h being the step of lam and D1, D2 divided differences:
 
     - order 2 multiplies D1 h by (1 - e^-h) / 2 where the integral is 1 - (1 - e^-h) / h. Both are
-      of second order.
+      of second order, and diffusers has both: solver_type="midpoint" and "heun".
     - order 3, multistep: with x_0'' = 2 D2 the exact last term is
       -2 alpha_s ((e^-h - 1 + h) / h² - 1/2) D2, and the published one lacks the factor 2. It is of
       second order only. Its SDE form (h -> 2h) has -1/2 where the integral has +1/2, so that the
@@ -68,11 +68,15 @@ def dpm_solver_pp(
     num_steps, with one call for a step from alpha = 0 or to sigma = 0.
 
     Args:
-      denoise, schedule, times, x: as every sampler's.
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      x: x at times[0], [B, ...].
       key: a scalar key, or [B] keys, one an image; without effect unless sde.
       order: 1, 2 or 3.
       method: "multistep" or "singlestep".
-      form: "exact" or "published".
+      form: "exact" or "published", which are one at order 1; single steps of order 3 have the
+        "exact" alone.
       sde: solve the reverse SDE instead, its noise exactly: SDE-DPM-Solver++ (multistep).
       lower_order_final: multistep: lower the order over the last steps to 1, steadier with few.
       clip_x0: clip x_0-hat to [-1, 1].
@@ -80,17 +84,17 @@ def dpm_solver_pp(
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
-      x at times[-1], and the trajectory if asked for.
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
-      ValueError: for an order, method or form that does not exist, an SDE in single steps, or a
-        grid that does not descend.
+      ValueError: for an order, method or form that does not exist, an option that single steps do
+        not have, or a grid that does not descend.
 
     Source: Lu et al. 2022 (DPM-Solver++), propositions 4.1 and 4.2, algorithms 1 and 2, appendix A;
     order 3 published: diffusers' DPMSolverMultistepScheduler.
     """
-    _check(order, method, form, sde)
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    _check(order, method, form, sde, lower_order_final)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     levels = plan(schedule, times)
     if method == "singlestep":
         rows = single_steps(schedule, levels, order, form)
@@ -197,12 +201,19 @@ def _published(lams: Sequence[float], h: float, alpha: float, rate: float) -> np
     return phi_1 * units[0] + phi_2 * d1 - phi_3 * d2
 
 
-def _check(order: int, method: str, form: str, sde: bool) -> None:
+def _check(order: int, method: str, form: str, sde: bool, lower_order_final: bool) -> None:
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if sde and method != "multistep":
-        raise ValueError(f"the SDE form is a multistep method, got {method=}: leave it out")
+    if method == "multistep":
+        return
+    for given, option in (
+        (sde, "sde=True"),
+        (lower_order_final, "lower_order_final=True"),
+        (form == "published" and order == 3, "form='published' of order 3"),
+    ):
+        if given:
+            raise ValueError(f"{option} is for the multistep method, got {method=}: leave it out")

@@ -35,11 +35,25 @@ def euler(
     Multiplied by alpha_s this is x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s /
     sigma_t) x_0-hat, the same update as DDIM's at eta = 0, and it divides by no alpha.
 
-    Args, Returns, Raises: as `ddim`.
+    Args:
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      key: without effect; as in every sampler.
+      x: x at times[0], [B, ...].
+      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      return_trajectory: also return x at every time, [num_steps + 1, B, ...].
+
+    Returns:
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
+
+    Raises:
+      ValueError: if the times do not descend or two of them have one noise level.
 
     Source: Karras et al. 2022, section 3; Song et al. 2021 (DDIM), section 4.3.
     """
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
     rows = [Evaluation(t.time, **first_order(t, s)) for t, s in steps]
     return run(denoise, rows, key, x, return_trajectory=return_trajectory)
@@ -62,7 +76,22 @@ def euler_ancestral(
     rho_up² = eta² rho_s² (1 - rho_s² / rho_t²). Multiplied by alpha_s, rho_up is eta times the
     posterior's standard deviation and the step is DDIM's with that eta; so this is that.
 
-    Args, Returns, Raises: as `ddim`.
+    Args:
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      key: a scalar key, or [B] keys, one an image; without effect at eta = 0.
+      x: x at times[0], [B, ...].
+      eta: in [0, 1]; 0 is `euler`.
+      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      return_trajectory: also return x at every time, [num_steps + 1, B, ...].
+
+    Returns:
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
+
+    Raises:
+      ValueError: if eta leaves [0, 1] or the times do not descend.
 
     Source: Crowson's k-diffusion, `sample_euler_ancestral`; Song et al. 2021 (DDIM), equation 16.
     """
@@ -94,11 +123,25 @@ def heun(
 
     A step from alpha = 0 or to sigma = 0 is Euler's: NFE = 2 num_steps, less one for each of those.
 
-    Args, Returns, Raises: as `ddim`.
+    Args:
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      key: without effect; as in every sampler.
+      x: x at times[0], [B, ...].
+      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      return_trajectory: also return x at every time, [num_steps + 1, B, ...].
+
+    Returns:
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
+
+    Raises:
+      ValueError: if the times do not descend or two of them have one noise level.
 
     Source: Karras et al. 2022, algorithm 1, with sigma / alpha as the variable on any path.
     """
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
     rows = [row for t, s in steps for row in _heun_step(t, s)]
     return run(denoise, rows, key, x, return_trajectory=return_trajectory)
@@ -128,22 +171,35 @@ def edm_stochastic(
     of t = 1 is held there. NFE as `heun`.
 
     Args:
-      S_churn: at least 0; 0 is `heun`.
-      S_min, S_max: range of rho = sigma / alpha that is churned.
-      S_noise: at least 0; slightly above 1 makes up for lost detail.
-      others: as `ddim`.
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      key: a scalar key, or [B] keys, one an image; without effect at S_churn = 0.
+      x: x at times[0], [B, ...].
+      S_churn: 0 <= S_churn < inf; 0 is `heun`.
+      S_min, S_max: range of rho = sigma / alpha that is churned, 0 <= S_min <= S_max; S_max may be
+        infinite.
+      S_noise: 0 <= S_noise < inf; slightly above 1 makes up for lost detail.
+      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      return_trajectory: also return x at every time, [num_steps + 1, B, ...].
+
+    Returns:
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
-      ValueError: as `ddim`, or if a constant is negative or S_min exceeds S_max.
+      ValueError: if the times do not descend, two of them have one noise level, or a constant is
+        out of range.
 
     Source: Karras et al. 2022, algorithm 2.
     """
-    if S_churn < 0 or S_noise < 0 or not 0 <= S_min <= S_max:
+    finite = all(map(math.isfinite, (S_churn, S_min, S_noise)))
+    if not (finite and S_churn >= 0 and S_noise >= 0 and 0 <= S_min <= S_max):
         raise ValueError(
-            "need S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max, got "
+            "need finite S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max, got "
             f"{S_churn=}, {S_noise=}, {S_min=}, {S_max=}"
         )
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     levels = plan(schedule, times)
     gamma = min(S_churn / (len(levels) - 1), 2**0.5 - 1)
     # alpha = 0 is rho = infinity: nothing is noisier.

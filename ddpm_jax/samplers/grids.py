@@ -89,42 +89,49 @@ def karras(
     num_steps: int,
     *,
     rho: float = 7.0,
-    sigma_min: float = 0.002,
+    sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> np.ndarray:
-    """sigma / alpha falls from sigma_max to sigma_min, evenly in its rho-th root; then 0.
+    """sigma / alpha falls from sigma_max to sigma_min, evenly in its rho-th root; then t = 0.
 
     Args:
       schedule: any.
       num_steps: at least 1.
-      rho: at least 1; 7 spends most steps at low noise.
-      sigma_min: the last level but one; on a schedule that starts above it, the schedule's start.
+      rho: 1 <= rho < inf; 7 spends most steps at low noise.
+      sigma_min: the level before the last step (a grid of one step has none), at least the
+        schedule's at t = 0. None for the smallest one that the network is meant to be asked about:
+        `base.first_time`.
       sigma_max: the first level, at most the schedule's own; None for that.
 
     Raises:
-      ValueError: for levels out of order, or a schedule without a largest level (alpha(1) = 0) and
-        no sigma_max.
+      ValueError: for levels out of order or beyond the schedule, a rho out of range, or a schedule
+        without a largest level (alpha(1) = 0) and no sigma_max.
 
     Source: Karras et al. 2022, equation 5.
     """
     _check(schedule, num_steps, nodes=False)
-    start, end = (float(-lam) for lam in base.levels(schedule, np.array([0.0, 1.0])).lam)
-    largest = np.exp(end) if sigma_max is None else sigma_max
-    smallest = max(sigma_min, np.exp(start))
-    if not np.isfinite(largest):
+    first_time = base.first_time(schedule)
+    known = base.levels(schedule, np.array([0.0, first_time, 1.0])).lam
+    start, default, end = (float(level) for level in np.exp(-known))
+    if sigma_max is None and np.isinf(end):
         raise ValueError("this schedule ends at alpha = 0, sigma / alpha = inf: give sigma_max")
-    if not (0 < smallest < largest <= np.exp(end) * (1 + 1e-9) and rho >= 1):
+    low, high = default if sigma_min is None else sigma_min, end if sigma_max is None else sigma_max
+    within = start * (1 - 1e-9) <= low < high <= end * (1 + 1e-9)
+    if not (within and low > 0 and high < np.inf and 1 <= rho < np.inf):
         raise ValueError(
-            f"need 0 < sigma_min < sigma_max <= {np.exp(end):.6g}, the schedule's, and rho >= 1, "
-            f"got {sigma_min=}, sigma_max={largest:.6g}, {rho=}"
+            f"need 0 < sigma_min < sigma_max < inf within the schedule's {start:.6g} to {end:.6g}, "
+            f"and 1 <= rho < inf, got sigma_min={low:.6g}, sigma_max={high:.6g}, {rho=}"
         )
-    # Where sigma(0) = 0 the last step goes from sigma_min to there.
-    ends_at_0 = np.isinf(start)
+    # A path that starts at sigma_min itself is there at t = 0; others make one more step.
+    ends_at_0 = low > start * (1 + 1e-9)
     share = np.linspace(0, 1, num_steps if ends_at_0 else num_steps + 1)
-    first, last = largest ** (1 / rho), smallest ** (1 / rho)
+    first, last = high ** (1 / rho), low ** (1 / rho)
     times = base.times_of(schedule, -rho * np.log(first + share * (last - first)))
-    if sigma_max is None:
-        times[0] = 1.0  # not a rounding below it
+    # Not a rounding beside the ends: a node of a discrete schedule is 1e-3 wide.
+    if high >= end:
+        times[0] = 1.0
+    if sigma_min is None and num_steps > 1:
+        times[-1] = first_time
     return np.append(times if ends_at_0 else times[:-1], 0.0)
 
 
@@ -156,10 +163,11 @@ def log_snr_uniform(
     high = lams[3] if np.isfinite(lams[3]) else lams[2]
     low = low if log_snr_min is None else log_snr_min / 2
     high = high if log_snr_max is None else log_snr_max / 2
-    if not lams[0] - 1e-9 <= low < high <= lams[3]:
+    within = lams[0] - 1e-9 <= low < high <= lams[3]
+    if not (within and np.isfinite(low) and np.isfinite(high)):
         raise ValueError(
-            f"need log_snr_min < log_snr_max within the schedule's {2 * lams[0]:.6g} to "
-            f"{2 * lams[3]:.6g}, got {2 * low:.6g} and {2 * high:.6g}"
+            f"need finite log_snr_min < log_snr_max within the schedule's {2 * lams[0]:.6g} to "
+            f"{2 * lams[3]:.6g}, got log_snr_min={2 * low:.6g}, log_snr_max={2 * high:.6g}"
         )
     ends_at_0 = np.isinf(lams[3]) or high < lams[3]
     times = base.times_of(schedule, np.linspace(low, high, num_steps + (not ends_at_0)))

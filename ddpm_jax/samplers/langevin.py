@@ -51,7 +51,7 @@ def langevin(
         level, but for the last, where it leaves.
 
     Returns:
-      x at times[-1], and the trajectory if asked for.
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
       ValueError: for options out of range, times that do not descend, or a schedule of traced
@@ -63,7 +63,7 @@ def langevin(
         raise ValueError(f"need steps_per_level >= 1, got {steps_per_level=}")
     if not 0 < step_size < 4:
         raise ValueError(f"need 0 < step_size < 4, got {step_size=}: it is in units of sigma²")
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def updates(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         sigma = expand(schedule.sigma(t), x)
@@ -82,20 +82,22 @@ def langevin(
             of_x0 == 0, lambda x: of_x * x, lambda x: of_x * x + of_x0 * denoise(x, t).x0, x
         )
 
-    tables = _moves(schedule, times)
-    last, path = base.scan_steps(step, times, key, x, tables=tables, return_trajectory=True)
-    end = float(base.check_times(times)[-1])
-    if base.levels(schedule, end).sigma > 0:
-        # A key of its own: the scan has used 0 ... num_steps - 1.
-        key = base.fold_in(base.as_keys(key), jnp.asarray(len(path)))
-        last = updates(last, jnp.full(x.shape[:1], end, x.dtype), key)
-        path = path.at[-1].set(last)
-    return (last, path) if return_trajectory else last
+    times = base.check_times(times)
+    out = base.scan_steps(
+        step, times, key, x, tables=_moves(schedule, times), return_trajectory=return_trajectory
+    )
+    if base.levels(schedule, times[-1]).sigma == 0:
+        return out
+    last, path = out if return_trajectory else (out, None)
+    # A key of its own: the scan has used 0 ... num_steps - 1.
+    key = base.fold_in(base.as_keys(key), jnp.asarray(len(times)))
+    last = updates(last, jnp.full(x.shape[:1], times[-1], x.dtype), key)
+    return last if path is None else (last, path.at[-1].set(last))
 
 
-def _moves(schedule: Schedule, times: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moves(schedule: Schedule, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights of x and of x_0-hat in every move to the next level; of x_0-hat mostly 0."""
-    alpha, sigma, _ = base.levels(schedule, base.check_times(times))
+    alpha, sigma, _ = base.levels(schedule, times)
     first_order = (alpha[:-1] == 0) | (sigma[1:] == 0)
     ratio = sigma[1:] / sigma[:-1]
     with np.errstate(divide="ignore"):

@@ -4,6 +4,7 @@ Two ways in: `integrator` for one example and any vector field, and `probability
 which steps every image at its own pace but still calls the network on the whole batch.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,6 @@ SOLVERS: dict[str, tuple[Callable[[], diffrax.AbstractSolver], int, int]] = {
     "tsit5": (diffrax.Tsit5, 6, 1),
     "dopri8": (diffrax.Dopri8, 13, 1),
 }
-# Karras et al.'s last noise level: below it a network has nothing left to remove.
-_SMALLEST_LEVEL = 0.002
 
 
 def integrator(
@@ -45,7 +44,7 @@ def integrator(
 
     Args:
       rtol, atol: the error of a step, in the root mean square over the example, stays below
-        atol + rtol |y|; above 0.
+        atol + rtol |y|; above 0 and finite.
       max_steps: at least 1, rejected steps included.
       solver: "tsit5" (order 5), or "dopri8" (order 8) for tolerances below about 1e-8.
 
@@ -84,8 +83,9 @@ def probability_flow(
 
     Where times[-1] is 0 the ODE ends at t_min, since sigma' is infinite at sigma = 0 on many paths,
     and one first-order step (DDIM) leads from there to 0. Network calls: per image 6 a step and 1
-    at the start (13 and 1 for "dopri8"), and 1 for a last step to 0; the batch is shown to the
-    network as often as the image that needs most.
+    at the start (13 and 1 for "dopri8"), and 1 for a last step from t_min; the batch is shown to
+    the network as often as the image that needs most. In float32 a last bit can decide about a
+    step; so other devices or compilers may change an image, by 2e-4 at a tolerance of 1e-5.
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised; t differs between the images.
@@ -94,8 +94,8 @@ def probability_flow(
       key: without effect; as in every sampler.
       x: x at times[0], [B, ...].
       rtol, atol, max_steps, solver: as in `integrator`.
-      t_min: in (0, times[-2]]. None: 1/T of a discrete schedule, the time of sigma / alpha = 0.002
-        of a continuous one (times[-2], if that is earlier). Without effect if times[-1] > 0.
+      t_min: in (0, times[-2]], for a grid that ends at 0. None for the earliest time that the
+        network is meant to be asked about, `base.first_time` (times[-2], if that is earlier).
       clip_x0: clip x_0-hat to [-1, 1]; the drift then has kinks, which cost steps.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       return_trajectory: also return x at every time, [num_steps + 1, B, ...]; steps then end at
@@ -103,7 +103,8 @@ def probability_flow(
       return_nfe: also return the number of network calls that each image needed, int32 [B].
 
     Returns:
-      x at times[-1], and the trajectory and the calls if asked for, in this order.
+      x at times[-1], [B, ...]; a tuple of it, the trajectory and the calls, in this order, if one
+      of those is asked for.
 
     Raises:
       ValueError: for options out of range, times that do not descend, a schedule of traced values,
@@ -114,9 +115,9 @@ def probability_flow(
     options = _options(rtol, atol, max_steps, solver)
     times = base.check_times(times)
     base.check_start(key, x)
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
-    to_zero = times[-1] == 0
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     end = _last_time(schedule, times, t_min)
+    more = end > times[-1]
     # What the ODE is solved in, and its values at the times to save and at the end.
     follow = _by_time if schedule.betas is None else _by_angle
     clock, slope = follow(denoise, schedule)
@@ -131,10 +132,10 @@ def probability_flow(
         )
     solution = _solve_batch(slope, x, u_grid[0], u_end, options, diffrax.SaveAt(subs=saves))
     _, per_step, once = SOLVERS[solver]
-    calls = per_step * solution.stats["num_steps"] + once + to_zero
+    calls = per_step * solution.stats["num_steps"] + once + more
     saved: Any = solution.ys
     out = saved["end"][:, 0]
-    if to_zero:
+    if more:
         out = _first_order(denoise, schedule, out, end)
     results = [out]
     if return_trajectory:
@@ -208,22 +209,21 @@ def _first_order(denoise: Denoiser, schedule: Schedule, x: jax.Array, t: float) 
 
 def _last_time(schedule: Schedule, times: np.ndarray, t_min: float | None) -> float:
     """Where the ODE ends: times[-1], or t_min if that is 0."""
-    if t_min is not None and not 0 < t_min <= times[-2]:
+    if t_min is None:
+        return float(times[-1] or min(base.first_time(schedule), times[-2]))
+    if not 0 < t_min <= times[-2]:
         raise ValueError(f"need 0 < t_min <= times[-2] = {times[-2]:g}, got {t_min=}")
     if times[-1] > 0:
-        return float(times[-1])
-    if t_min is not None:
-        return t_min
-    if schedule.betas is not None:
-        return min(1 / schedule.num_steps, float(times[-2]))
-    smallest = base.times_of(schedule, -np.log(_SMALLEST_LEVEL))
-    return min(float(smallest), float(times[-2]))
+        raise ValueError(
+            f"{t_min=} is for grids to t = 0, got times[-1]={times[-1]:g}: leave it out"
+        )
+    return t_min
 
 
 def _options(rtol: float, atol: float, max_steps: int, solver: str) -> dict[str, Any]:
     """The arguments of diffrax's solve, checked."""
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"need rtol > 0 and atol > 0, got {rtol=}, {atol=}")
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+        raise ValueError(f"need 0 < rtol < inf and 0 < atol < inf, got {rtol=}, {atol=}")
     if max_steps < 1:
         raise ValueError(f"need max_steps >= 1, got {max_steps=}")
     if solver not in SOLVERS:

@@ -20,6 +20,13 @@ def euler_maruyama(schedule: Schedule, s: jax.Array, t: jax.Array) -> tuple[jax.
 
     f = alpha' / alpha and g² = (sigma²)' - 2 f sigma² are those of any Gaussian path.
 
+    Args:
+      schedule: the path.
+      s, t: the ends of the steps, of one shape.
+
+    Returns:
+      The weights of x, eps-hat and x_0-hat in x_s, and the noise's variance, each of that shape.
+
     Source: Song et al. 2021, equation 6; the path's f and g²: Kingma et al. 2021, section 3.
     """
     ones = jnp.ones_like(t)
@@ -33,6 +40,8 @@ def euler_maruyama(schedule: Schedule, s: jax.Array, t: jax.Array) -> tuple[jax.
 def reverse_diffusion(schedule: Schedule, s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
     """x_s = (2 - r) x + V score + sqrt(V) z, of the forward step x_t = r x_s + sqrt(V) z.
 
+    Args, Returns: as `euler_maruyama`.
+
     Source: Song et al. 2021, appendix E; Algorithms 2 and 3.
     """
     variance = process.transition_variance(schedule, s, t)
@@ -45,6 +54,8 @@ def ancestral(schedule: Schedule, s: jax.Array, t: jax.Array) -> tuple[jax.Array
 
     The paper's VP form adds the noise of variance beta instead ("fixed_large"); its VE form is
     this one.
+
+    Args, Returns: as `euler_maruyama`.
 
     Source: Song et al. 2021, equation 4 and appendix F.
     """
@@ -96,18 +107,18 @@ def predictor_corrector(
       predictor: "reverse_diffusion", "euler_maruyama" or "ancestral"; on the nodes of a discrete
         schedule the first and the last need no derivatives.
       num_corrections: Langevin updates a time, at least 0.
-      snr: of a correction, in (0, 1); 0.16 for CIFAR-10.
-      final_denoise: leave out the noise of the last step.
+      snr: of a correction, in (0, 1); 0.16 is the authors' for CIFAR-10.
+      final_denoise: leave out the noise of the last step; one to sigma = 0 has none.
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
-      x at times[-1], and the trajectory if asked for.
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
-      ValueError: for an unknown predictor, options out of range, times that do not descend, or a
-        schedule of traced values.
+      ValueError: for an unknown predictor, options out of range or without effect, times that do
+        not descend, or a schedule of traced values.
 
     Source: Song et al. 2021, Algorithms 1 to 5.
     """
@@ -117,7 +128,7 @@ def predictor_corrector(
         raise ValueError(f"need num_corrections >= 0, got {num_corrections=}")
     if not 0 < snr < 1:
         raise ValueError(f"need 0 < snr < 1, got {snr=}")
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def step(x: jax.Array, s: jax.Array, t: jax.Array, key: jax.Array, *row: Any) -> jax.Array:
         of_x, of_eps, of_x0, std, damping = row
@@ -139,6 +150,11 @@ def predictor_corrector(
     if final_denoise:
         std = std.copy()
         std[-1] = 0
+    elif std[-1] == 0:
+        raise ValueError(
+            f"{final_denoise=} keeps the noise of the last step, and this one has none: it leads "
+            "to sigma = 0. End the grid above, or leave it out"
+        )
     return base.scan_steps(
         step, times, key, x, tables=(*weights, std, damping), return_trajectory=return_trajectory
     )

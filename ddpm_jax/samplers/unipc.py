@@ -32,7 +32,7 @@ def unipc(
     order: int = 2,
     corrector: bool = True,
     form: str = "exact",
-    variant: str = "bh2",
+    variant: str | None = None,
     lower_order_final: bool = False,
     clip_x0: bool = False,
     threshold: float | None = None,
@@ -57,16 +57,27 @@ def unipc(
     NFE: num_steps; two more for exact order 3.
 
     Args:
+      denoise: (x_t [B, ...], t [B]) -> Denoised.
+      schedule: the path.
+      times: descending, [num_steps + 1].
+      key: without effect; as in every sampler.
+      x: x at times[0], [B, ...].
       order: p, 1, 2 or 3.
       corrector: False for UniP-p alone.
       form: "exact" or "published".
-      variant: of "published": "bh1", B(h) = h, or "bh2", B(h) = e^h - 1.
+      variant: of "published": "bh1", B(h) = h, or "bh2", B(h) = e^h - 1; None for "bh2".
       lower_order_final: lower the order over the last steps to 1, steadier with few.
-      others: as `dpm_solver_pp`; the trajectory holds the points that the network is shown.
+      clip_x0: clip x_0-hat to [-1, 1].
+      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      return_trajectory: also return x at every time as the network is shown it,
+        [num_steps + 1, B, ...].
+
+    Returns:
+      x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
-      ValueError: for an order, form or variant that does not exist, or a grid that does not
-        descend.
+      ValueError: for an order, form or variant that does not exist, a variant where no B(h)
+        remains, or a grid that does not descend.
 
     Source: Zhao et al. 2023, algorithms 1 to 4 (data prediction: appendix B).
     """
@@ -74,12 +85,16 @@ def unipc(
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if variant not in ("bh1", "bh2"):
+    if variant not in (None, "bh1", "bh2"):
         raise ValueError(f"variant must be bh1 or bh2, got {variant!r}")
-    denoise = base.bounded(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
-    rows = _plan(
-        schedule, plan(schedule, times), order, corrector, form, variant, lower_order_final
-    )
+    if variant is not None and (form == "exact" or (order == 1 and not corrector)):
+        raise ValueError(
+            f"{variant=} has no effect with {form=}, {order=}, {corrector=}: leave it out, or set "
+            "form='published' with a corrector or an order above 1"
+        )
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    b_h = variant or "bh2"
+    rows = _plan(schedule, plan(schedule, times), order, corrector, form, b_h, lower_order_final)
     return run(denoise, rows, key, x, return_trajectory=return_trajectory)
 
 

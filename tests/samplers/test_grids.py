@@ -129,6 +129,62 @@ def test_karras_is_that_of_the_paper():
     np.testing.assert_allclose((sigma / alpha)[:-1], sigmas, rtol=1e-9)
 
 
+def karras_levels(num_levels, sigma_min, sigma_max, rho=7.0):
+    """Karras et al. 2022, equation 5, for i = 0 .. N - 1."""
+    i, ends = np.arange(num_levels), (sigma_max ** (1 / rho), sigma_min ** (1 / rho))
+    return (ends[0] + i / (num_levels - 1) * (ends[1] - ends[0])) ** rho
+
+
+@pytest.mark.parametrize(
+    ("options", "sigmas"),
+    [
+        # sigma falls to sigma_min and from there to the 0.01 at which this path starts.
+        ({"sigma_min": 0.05}, [*karras_levels(4, 0.05, 50.0), 0.01]),
+        ({"sigma_min": 0.05, "sigma_max": 20.0}, [*karras_levels(4, 0.05, 20.0), 0.01]),
+        ({"sigma_min": 0.05, "rho": 3.0}, [*karras_levels(4, 0.05, 50.0, 3.0), 0.01]),
+        # Where sigma_min is the start itself, all five levels are the paper's.
+        ({"sigma_min": 0.01, "sigma_max": 20.0}, karras_levels(5, 0.01, 20.0)),
+        ({}, karras_levels(5, 0.01, 50.0)),
+    ],
+)
+def test_karras_visits_every_level_of_the_paper_on_a_path_that_starts_above_0(options, sigmas):
+    times = grids.karras(schedules.ve(0.01, 50.0), 4, **options)
+    # Song et al. 2021: sigma = 0.01 (50 / 0.01)^t.
+    np.testing.assert_allclose(0.01 * 5000**times, sigmas, rtol=1e-9)
+    assert times[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "level"),
+    [
+        (schedules.edm(sigma_min=0.05), 0.05),
+        (schedules.edm(), 0.002),
+        # The level of i = 1, of which the network has seen none below: sigma² / alpha² = beta_1 /
+        # (1 - beta_1).
+        (schedules.linear(1000), (1e-4 / (1 - 1e-4)) ** 0.5),
+        (schedules.vp_continuous(), 0.002),
+    ],
+    ids=["edm, 0.05", "edm", "linear", "vp"],
+)
+def test_karras_ends_where_the_network_is_meant_to(schedule, level):
+    times = grids.karras(schedule, 6)
+    sigmas = np.exp(-base.levels(schedule, times[:-1]).lam)
+    np.testing.assert_allclose(sigmas[-1], level, rtol=1e-9)
+    # A node of a discrete schedule is 1e-3 wide.
+    tolerance = 1e-9 if schedule.betas is None else 1e-3
+    np.testing.assert_allclose(sigmas, karras_levels(6, level, sigmas[0]), rtol=tolerance)
+    if schedule.betas is not None:
+        assert times[-2] == 1 / 1000
+        assert schedule.network_time(jnp.float32(times[-2])) == 0
+
+
+def test_log_snr_visits_its_bounds_on_a_path_that_starts_above_0():
+    # log_snr = -2 log(0.01) - 2 t log(5000) on this path.
+    times = grids.log_snr_uniform(schedules.ve(0.01, 50.0), 4, log_snr_min=-6.0, log_snr_max=3.0)
+    log_snr = -2 * np.log(0.01) - 2 * times * np.log(5000)
+    np.testing.assert_allclose(log_snr, [-6, -3, 0, 3, -2 * np.log(0.01)], rtol=0, atol=1e-9)
+
+
 def test_log_snr_falls_evenly():
     times = grids.log_snr_uniform(PATHS["gamma"], 10)
     np.testing.assert_allclose(np.diff(times), -0.1, rtol=1e-9)
@@ -152,6 +208,7 @@ def test_a_path_that_ends_at_alpha_0_needs_a_level_to_start_from():
         (lambda: grids.karras(schedules.edm(), 5, rho=0.5), "rho=0.5"),
         (lambda: grids.karras(schedules.edm(), 5, sigma_max=100.0), "sigma_max=100"),
         (lambda: grids.karras(schedules.edm(), 5, sigma_min=90.0), "sigma_min=90"),
+        (lambda: grids.karras(schedules.ve(), 5, sigma_min=0.005), "0.01 to 50, .*sigma_min=0.005"),
         (lambda: grids.log_snr_uniform(schedules.linear(), 5, log_snr_max=-20.0), "-20"),
         (lambda: grids.log_snr_uniform(schedules.linear(), 5, log_snr_min=-90.0), "-90"),
         (lambda: grids.leading(schedules.linear(), 10, steps_offset=200), "steps_offset=200"),
@@ -163,3 +220,21 @@ def test_a_path_that_ends_at_alpha_0_needs_a_level_to_start_from():
 def test_numbers_out_of_range_are_refused(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("grid", "option"),
+    [
+        ("karras", "rho"),
+        ("karras", "sigma_min"),
+        ("karras", "sigma_max"),
+        ("log_snr_uniform", "log_snr_min"),
+        ("log_snr_uniform", "log_snr_max"),
+    ],
+)
+def test_what_is_no_number_is_refused(grid, option, value):
+    # On a path whose levels reach from 0 to infinity, which bounds no number by itself.
+    given = ({"sigma_max": 80.0} if grid == "karras" else {}) | {option: value}
+    with pytest.raises(ValueError, match=f"got.*{option}={value}"):
+        BY_LEVEL[grid](schedules.flow(), 5, **given)

@@ -145,6 +145,8 @@ def test_an_image_depends_on_its_own_key_alone():
         ({"steps_per_level": 0}, "steps_per_level=0"),
         ({"step_size": 0.0}, "step_size=0.0"),
         ({"step_size": 4.0}, "step_size=4.0.*sigma²"),
+        ({"step_size": np.nan}, "step_size=nan"),
+        ({"step_size": np.inf}, "step_size=inf"),
         ({"times": [0.0, 1.0]}, "descend"),
     ],
 )

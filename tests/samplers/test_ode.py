@@ -83,6 +83,28 @@ def test_in_float32_it_goes_all_the_way_to_0_and_never_asks_there(name):
     np.testing.assert_allclose(last, exact, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "level"),
+    [(schedules.edm(sigma_min=0.05), 0.05), (schedules.edm(), 0.002), (schedules.ve(), 0.01)],
+    ids=["edm, 0.05", "edm", "ve"],
+)
+def test_it_asks_down_to_the_level_that_the_schedule_names(schedule, level):
+    seen = []
+
+    def watched(xt, t):
+        jax.debug.callback(lambda sigma: seen.append(sigma.min()), schedule.sigma(t))
+        return DATA.denoiser(schedule)(xt, t)
+
+    _, calls = ode.probability_flow(
+        watched, schedule, [1.0, 0.0], KEY, start(schedule, batch=1), return_nfe=True
+    )
+    jax.effects_barrier()
+    np.testing.assert_allclose(min(seen), level, rtol=1e-5)
+    assert len(seen) == calls[0]
+    # From a level above 0 there is no step to 0: 6 calls a step and 1 at the start.
+    assert calls[0] % 6 == (1 if schedule.sigma(0.0) > 0 else 2)
+
+
 def test_on_a_mixture_it_is_what_scipy_finds():
     # The other form of the ODE: f x - g² score / 2 with the rates of Song et al. 2021, (32).
     data = oracles.Mixture([0.3, 0.7], [[-1.0, 0.5, 0.0], [1.0, 0.0, -0.5]], [0.2, 0.05])
@@ -246,10 +268,16 @@ def test_what_is_not_solved_is_an_error():
     [
         ({"rtol": 0.0}, "rtol=0.0"),
         ({"atol": -1.0}, "atol=-1.0"),
+        *(
+            ({option: value}, f"{option}={value}")
+            for option in ("rtol", "atol", "t_min")
+            for value in (np.nan, np.inf)
+        ),
         ({"max_steps": 0}, "max_steps=0"),
         ({"solver": "euler"}, "tsit5, dopri8.*'euler'"),
         ({"t_min": 0.5}, r"times\[-2\] = 0.3, got t_min=0.5"),
         ({"t_min": 0.0}, "t_min=0.0"),
+        ({"t_min": 0.1, "times": [1.0, 0.2]}, r"t_min=0.1.*times\[-1\]=0.2: leave it out"),
         ({"times": [0.0, 1.0]}, "descend"),
         ({"x": jnp.ones((2, 3), jnp.bfloat16)}, "bfloat16"),
     ],

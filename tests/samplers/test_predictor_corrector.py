@@ -251,6 +251,8 @@ def test_each_step_is_that_of_diffusers_on_the_ve_path(monkeypatch):
         ({"num_corrections": -1}, "num_corrections=-1"),
         ({"snr": 0.0}, "snr=0.0"),
         ({"snr": 1.0}, "snr=1.0"),
+        ({"snr": np.nan}, "snr=nan"),
+        ({"times": [1.0, 0.0], "final_denoise": False}, "final_denoise=False.*sigma = 0"),
         ({"times": [0.0, 1.0]}, "descend"),
     ],
 )

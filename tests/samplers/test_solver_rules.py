@@ -140,16 +140,42 @@ BAD = {
     "dpm order": (part(sample, "2M", order=4), "order must be 1, 2 or 3, got 4"),
     "dpm method": (part(sample, "2M", method="multi"), "one of multistep, singlestep.*'multi'"),
     "dpm form": (part(sample, "2M", form="paper"), "one of exact, published.*'paper'"),
-    "dpm sde": (part(sample, "2S", sde=True), "multistep.*'singlestep'.*leave it out"),
+    "dpm sde": (part(sample, "2S", sde=True), "sde.* multistep.*'singlestep'.*leave it out"),
+    "dpm final": (part(sample, "2S", lower_order_final=True), "lower_order_final.*'singlestep'"),
+    "3S published": (part(sample, "3S", form="published"), "'published' of order 3.*'singlestep'"),
     "unipc order": (part(sample, "unipc 2", order=0), "order must be 1, 2 or 3, got 0"),
     "unipc form": (part(sample, "unipc 2", form="paper"), "one of exact, published.*'paper'"),
     "unipc variant": (part(sample, "unipc 2", variant="bh3"), "bh1 or bh2, got 'bh3'"),
+    "unipc exact": (
+        part(sample, "unipc 2", variant="bh1"),
+        "variant='bh1' has no effect with form='exact'.*leave it out, or set form='published'",
+    ),
+    "unip 1": (
+        part(sample, "unip 2", order=1, form="published", variant="bh1"),
+        "no effect with form='published', order=1, corrector=False",
+    ),
     "eta": (part(sample, "ddim", eta=1.5), "0 <= eta <= 1, got eta=1.5"),
     "ancestral eta": (part(sample, "euler ancestral", eta=-1.0), "0 <= eta <= 1, got eta=-1"),
     "S_churn": (part(sample, "edm", S_churn=-1.0), "S_churn >= 0.*S_churn=-1"),
     "S_min": (part(sample, "edm", S_min=2.0, S_max=1.0), "S_min <= S_max.*S_min=2.0, S_max=1.0"),
-    "both bounds": (part(sample, "heun", clip_x0=True, threshold=0.9), "threshold=0.9.*choose one"),
+    "both bounds": (
+        part(sample, "heun", clip_x0=True, threshold=0.9),
+        "threshold=0.9.*choose one, clip_x0=False to threshold",
+    ),
     "threshold": (part(sample, "heun", threshold=1.5), "1.5"),
+}
+NO_NUMBERS = {
+    ("edm", "S_churn"): (np.nan, np.inf),
+    ("edm", "S_noise"): (np.nan, np.inf),
+    ("edm", "S_min"): (np.nan, np.inf),
+    ("edm", "S_max"): (np.nan, -np.inf),
+    ("ddim", "eta"): (np.nan, np.inf),
+    ("heun", "threshold"): (np.nan, np.inf),
+}
+BAD |= {
+    f"{option}={value}": (part(sample, name, **{option: value}), f"={value}")
+    for (name, option), values in NO_NUMBERS.items()
+    for value in values
 }
 
 
@@ -158,6 +184,44 @@ def test_options_out_of_range_are_refused(case):
     call, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Every option of a solver that is a choice or a switch, and settings that it can be added to.
+CHOICES = {
+    "1M, form": ("2M", {"form": "published"}),
+    "3M, final": ("3M", {"lower_order_final": True}),
+    "SDE 3M, final": ("SDE 3M", {"lower_order_final": True}),
+    "2S, form": ("2S", {"form": "published"}),
+    "3M, form": ("3M", {"form": "published"}),
+    "SDE 2M, form": ("SDE 2M", {"form": "published"}),
+    "unipc 2, form": ("unipc 2", {"form": "published"}),
+    "unipc 3, variant": ("unipc 3 published", {"variant": "bh1"}),
+    "unipc 3, final": ("unipc 3", {"lower_order_final": True}),
+    "unipc 2, corrector": ("unipc 2", {"corrector": False}),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_an_option_that_is_taken_has_an_effect(case):
+    name, option = CHOICES[case]
+    with jax.enable_x64(True):
+        with_it, without = sample(name, jnp.float64, **option), sample(name, jnp.float64)
+    assert np.abs(with_it - without).max() > 1e-9
+
+
+@pytest.mark.parametrize("sigma_min", [0.002, 0.05])
+@pytest.mark.parametrize("name", ["heun", "3M", "unipc 3"])
+def test_no_solver_asks_below_the_level_that_the_schedule_names(name, sigma_min):
+    schedule, asked = schedules.edm(sigma_min=sigma_min), []
+
+    def denoise(xt, t):
+        jax.debug.callback(lambda t: asked.append(80 * float(t)), t[0])
+        return DATA.denoiser(schedule)(xt, t)
+
+    x = 80 * jnp.ones((2, 2))
+    SOLVERS[name][0](denoise, schedule, grids.karras(schedule, 10), KEY, x)
+    jax.effects_barrier()
+    np.testing.assert_allclose(min(asked), sigma_min, rtol=1e-5)
 
 
 # Those that divide by differences of levels.
