@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
     # Options of some schedules; None is the schedule's own default.
     for name in ("beta_start", "beta_end", "beta_min", "beta_max", "sigma_min", "sigma_max"):
         diffusion[name] = placeholder(float)
+    diffusion.cosine_s = placeholder(float)  # cosine, cosine_continuous: the offset, 0.008
+    diffusion.max_beta = placeholder(float)  # cosine: 0.999
     diffusion.shift = placeholder(float)  # flow: of time towards the noise
     diffusion.gamma_0 = placeholder(float)  # linear_gamma, learned: -log SNR at t = 0 (at first)
     diffusion.gamma_1 = placeholder(float)  # and at t = 1
@@ -57,7 +59,7 @@ def get_config() -> ConfigDict:
     # simple (squared error), score_matching, hybrid (simple, and the bound for a learned variance),
     # vlb, or continuous_vlb (of a continuous schedule, or a learned one)
     diffusion.loss = "simple"
-    diffusion.vlb_weight = 0.001  # hybrid: of the bound
+    diffusion.vlb_weight = placeholder(float)  # hybrid: of the bound, 0.001
     # none (the prediction's own units); what multiplies the error of eps: constant, snr, min_snr,
     # p2, sigmoid, edm, truncated_snr or likelihood; or inverse_variance for posterior_mean
     diffusion.weighting = "none"
@@ -107,9 +109,9 @@ def get_config() -> ConfigDict:
         sample[name] = placeholder(float)
     for name in ("step_size", "snr", "rtol", "atol", "t_min"):
         sample[name] = placeholder(float)
-    for name in ("order", "steps_per_level", "num_corrections"):
+    for name in ("order", "steps_per_level", "num_corrections", "max_steps"):
         sample[name] = placeholder(int)
-    for name in ("method", "form", "variant", "predictor"):
+    for name in ("method", "form", "variant", "predictor", "solver"):
         sample[name] = placeholder(str)
     for name in ("corrector", "sde", "lower_order_final", "final_denoise"):
         sample[name] = placeholder(bool)

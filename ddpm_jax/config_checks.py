@@ -51,8 +51,9 @@ def check_ranges(c: ConfigDict) -> None:
     _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
     _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
     _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
-    weight = c.diffusion.vlb_weight
-    _need(c, 0 <= weight < math.inf, "diffusion.vlb_weight", "need a finite number, at least 0")
+    exponents = c.model.fourier_features
+    fits = all(type(n) is int and n >= 1 for n in exponents)
+    _need(c, fits, "model.fourier_features", "need whole numbers, each at least 1")
     for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
         _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")

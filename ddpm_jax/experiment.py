@@ -116,6 +116,7 @@ class Experiment:
             sampler = sample_parts.sampler(self.config)
             if self.schedule is not None:
                 return self._sample_fn(self.schedule, sampler)
+            self._sample_fn(processes.first_learned(self.config), sampler)  # refuses what is bad
         # A sampler's coefficients are numbers, so a schedule that is learned is compiled into one
         # program for each of its states.
         last: dict[bytes, SampleFn] = {}
@@ -198,11 +199,12 @@ def build(config: ConfigDict) -> Experiment:
     check_ranges(c)
     choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
+    with _fields("diffusion"):
+        schedule = processes.schedule(c)
     with _fields("model"):
         model = networks.network(c)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
     with _fields("diffusion"):
-        schedule = processes.schedule(c)
         objective = objectives.objective(c, model, schedule)
     if c.data.dequantise:
         objective = dequantise.dequantised(objective, objectives.pixel_levels(c))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ddpm_jax import samplers
 from ddpm_jax.diffusion import guidance, prediction
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
 from ddpm_jax.training import sharding
 from ddpm_jax.training.step import NULL_LABEL
 
@@ -100,6 +101,9 @@ def draw_images(
       seed: of the sample set.
       batch_size: a multiple of the devices.
       codec: its `decode` turns x_0 into images.
+
+    Raises:
+      UserError: for samples that are not a number, as an adaptive sampler gives that gave up.
     """
     labels = np.asarray(labels, np.int32)
     key = jax.random.key(seed)
@@ -107,13 +111,18 @@ def draw_images(
         chosen = labels[start : start + batch_size]
         padded = np.pad(chosen, (0, batch_size - len(chosen)), constant_values=NULL_LABEL)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
-        x0 = sample_fn(params, keys, jnp.asarray(padded))
-        yield to_uint8(codec.decode(x0))[: len(chosen)]
+        images = np.asarray(codec.decode(sample_fn(params, keys, jnp.asarray(padded))))
+        if lost := np.isnan(images[: len(chosen)]).any(axis=(1, 2, 3)).sum():
+            raise UserError(
+                f"{lost} of {len(chosen)} samples are not a number: an adaptive sampler ran out of "
+                "steps (raise sample.max_steps, sample.rtol or sample.atol), or the model diverged"
+            )
+        yield to_uint8(images)[: len(chosen)]
 
 
-def to_uint8(x: jax.Array) -> np.ndarray:
+def to_uint8(x: jax.Array | np.ndarray) -> np.ndarray:
     """[-1, 1] to 0..255, rounded; what lies outside is clipped."""
-    return np.asarray(jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5)).astype(np.uint8)
+    return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.ndarray:

@@ -18,7 +18,7 @@ from ddpm_jax import cli
 
 flags.DEFINE_string("workdir", None, "the run to evaluate")
 flags.DEFINE_list("metrics", ["label_accuracy", "memorisation", "spread"], "what to measure")
-flags.DEFINE_integer("num_samples", 500, "images to draw at each guidance scale")
+flags.DEFINE_integer("num_samples", None, "images to draw at each guidance scale; 500")
 flags.DEFINE_list("guidance_scale", [], "scales, 1,2,3; by default the run's own, and 1 beside it")
 flags.DEFINE_integer("seed", 0, "of the samples", 0, 2**32 - 1)
 flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")

@@ -24,6 +24,9 @@ CONFIGS = sorted(path.stem for path in (tiny_runs.ROOT / "configs").glob("*.py")
 PUBLISHED = {"cifar10": 35_746_307, "celebahq256": 113_673_219, "lsun256": 113_673_219}
 
 
+LEARNED = {"schedule": "learned", "loss": "continuous_vlb"}
+
+
 def get_config(name):
     module = __import__(f"configs.{name}", fromlist=["get_config"])
     return module.get_config()
@@ -72,8 +75,11 @@ def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
 
 @pytest.mark.parametrize("name", processes.SCHEDULES)
 def test_every_schedule_can_be_sampled(name):
-    """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level."""
-    schedule = processes.schedule(tiny_config(diffusion={"schedule": name}))
+    """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level.
+
+    What comes out has the data's mean and standard deviation.
+    """
+    schedule = processes.schedule(tiny_config(diffusion={"schedule": name, "num_steps": 1000}))
     if schedule is None:
         schedule = schedules.from_gamma(lambda t: 18.3 * t - 13.3)
     data = oracles.Gaussian(0.1, 0.3)
@@ -88,17 +94,20 @@ def test_every_schedule_can_be_sampled(name):
         first + 3,
     )
     for grid, sampler in names:
-        options = {"grid": grid, "sampler": sampler, "num_steps": 4}
+        options = {"grid": grid, "sampler": sampler, "num_steps": 50, "clip_x0": False}
         if grid == "karras" and name in ("flow", "cosine_continuous"):
             options["grid_sigma_max"] = 80.0
         if grid in ("leading", "linspace") and schedule.betas is None:
             options["grid"] = "quadratic"
         c = tiny_config(sample=options)
         times = sample_parts.times(c, schedule)
-        x = samplers.initial_noise(jax.random.key(0), schedule, times, (2, 3))
+        x = samplers.initial_noise(jax.random.key(0), schedule, times, (500, 8))
         run = sample_parts.sampler(c)
         x0 = run(data.denoiser(schedule), schedule, times, jax.random.key(1), x)
-        assert np.isfinite(x0).all(), (name, options)
+        # 50 steps are few for a corrector, and Langevin dynamics from edm's even t for none.
+        wide = {"predictor_corrector": 0.3, "langevin": 1.0}.get(sampler, 0.13)
+        assert abs(x0.mean() - 0.1) < 0.04, (name, options)
+        assert x0.std() / np.sqrt(0.3) == pytest.approx(1, abs=wide), (name, options)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,14 @@ def test_every_schedule_can_be_sampled(name):
         ("diffusion", {"schedule": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
         ("diffusion", {"prediction": "edm", "sigma_data": 0.0}, "sigma_data=0.0"),
         ("diffusion", {"prediction": "v", "sigma_data": 0.5}, "sigma_data=0.5"),
+        ("diffusion", {"schedule": "cosine", "max_beta": 1.5}, "max_beta=1.5"),
+        ("diffusion", {"schedule": "linear", "cosine_s": 0.1}, r"linear has no.*\(cosine, "),
+        ("diffusion", {"schedule": "linear", "time_min": 0.1}, "time_min=0.1.*linear"),
+        ("diffusion", {"loss": "simple", "vlb_weight": 0.1}, "vlb_weight=0.1.*loss=hybrid"),
+        ("diffusion", LEARNED | {"gamma_0": 5.0, "gamma_1": -5.0}, "gamma_0=5.0, gamma_1=-5.0"),
+        ("model", {"fourier_features": ("a",)}, "fourier_features.*whole numbers"),
+        ("sample", {"sampler": "probability_flow", "max_steps": 0}, "max_steps=0"),
+        ("sample", {"sampler": "probability_flow", "solver": "rk"}, "solver.*'rk'"),
         ("sample", {"sampler": "dpm_solver_pp", "order": 4}, "order must be 1, 2 or 3, got 4"),
         ("sample", {"sampler": "dpm_solver_pp", "form": "x"}, "form must be"),
         ("sample", {"sampler": "unipc", "variant": "bh3"}, "variant must be"),
@@ -126,6 +143,24 @@ def test_every_schedule_can_be_sampled(name):
 def test_options_are_refused_by_name(group, fields, words):
     with pytest.raises(UserError, match=rf"config\.{group}.*{words}"):
         experiment.build(tiny_config(**{group: fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"grid": "nope"}, "grid='nope'"),
+        ({"sampler": "dpm_solver_pp", "order": 9}, "got 9"),
+        ({"num_steps": 0}, "num_steps=0"),
+    ],
+)
+def test_a_learned_schedule_refuses_its_sampler_before_training(fields, words):
+    sample = {"guidance_scale": 1.0} | fields
+    with pytest.raises(UserError, match=rf"config\.sample.*{words}"):
+        experiment.build(
+            tiny_config(
+                model={"num_classes": 0}, diffusion=LEARNED | {"label_dropout": 0.0}, sample=sample
+            )
+        )
 
 
 def test_a_learned_schedule_is_sampled_in_its_present_state():
@@ -156,6 +191,10 @@ def test_another_sampler_does_not_inherit_options():
     changed = sample_parts.own_options({"sampler": "heun"}, c)
     assert changed["eta"] is None
     assert sample_parts.own_options({"num_steps": 3}, c) == {"num_steps": 3}
+    # A threshold is asked for in place of the clip that the run has by default.
+    clipped = tiny_config(sample={"clip_x0": True})
+    assert sample_parts.own_options({"threshold": 0.9}, clipped)["clip_x0"] is False
+    assert sample_parts.own_options({"threshold": 0.9, "clip_x0": True}, clipped)["clip_x0"]
     assert sample_parts.own_options({"sampler": "ddim", "eta": 0.1}, c)["eta"] == 0.1
 
 

@@ -26,6 +26,8 @@ METRICS: dict[str, Metric] = {
 }
 LIKELIHOOD = "bpd"
 NAMES = (*METRICS, LIKELIHOOD)
+NUM_SAMPLES = 500
+OTHERWISE = ("guidance_scale", "batch_size", "grid_size")  # stated elsewhere, or of no effect
 NEEDS_LABELS = ("label_accuracy", "spread")
 
 
@@ -33,7 +35,7 @@ def evaluate(
     workdir: str | None,
     *,
     metrics: Sequence[str],
-    num_samples: int,
+    num_samples: int | None = None,
     guidance_scales: Sequence[str] = (),
     seed: int = 0,
     step: int | None = None,
@@ -47,7 +49,7 @@ def evaluate(
       workdir: of the run.
       metrics: keys of METRICS, of samples; and "bpd", bits per pixel of the held-out images, for
         which nothing is drawn.
-      num_samples: at each guidance scale.
+      num_samples: at each guidance scale; None for 500.
       guidance_scales: as text; none: the run's own, and 1 beside it if that is not 1.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
       name: of the file; "" for "samples", or "likelihood" if no samples are measured.
@@ -70,13 +72,14 @@ def evaluate(
     name = name or ("samples" if of_samples else "likelihood")
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
+    _check_used(metrics, of_samples, num_samples, guidance_scales, num_terms)
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     config = loaded.experiment.config
     conditional = config.model.num_classes > 0
     if not conditional and (wrong := [m for m in metrics if m in NEEDS_LABELS]):
         raise UserError(f"--metrics={wrong[0]} needs labels, and this model is unconditional")
     if LIKELIHOOD in metrics:
-        likelihood.check(loaded)
+        likelihood.check(loaded, num_terms)
     report = {
         "checkpoint_step": loaded.step,
         "parameters": "raw" if raw_params else "ema",
@@ -85,7 +88,7 @@ def evaluate(
     }
     if of_samples:
         scales = _scales(guidance_scales, config.sample.guidance_scale)
-        report |= _of_samples(loaded, of_samples, scales, num_samples, seed)
+        report |= _of_samples(loaded, of_samples, scales, num_samples or NUM_SAMPLES, seed)
     if LIKELIHOOD in metrics:
         source = loaded.experiment.source("validation")
         images, _ = _arrays(source)
@@ -96,6 +99,23 @@ def evaluate(
     folder.mkdir(exist_ok=True)
     files.write_json(folder / f"{name}.json", report)
     return report
+
+
+def _check_used(
+    metrics: Sequence[str],
+    of_samples: Sequence[str],
+    num_samples: int | None,
+    guidance_scales: Sequence[str],
+    num_terms: int | None,
+) -> None:
+    """Raises UserError for a flag that none of the metrics reads."""
+    if num_samples is not None and num_samples < 1:
+        raise UserError(f"--num_samples={num_samples}: need at least 1")
+    for flag, value in {"num_samples": num_samples, "guidance_scale": guidance_scales}.items():
+        if value and not of_samples:
+            raise UserError(f"--{flag} is of samples, and --metrics=bpd draws none: leave it out")
+    if num_terms is not None and LIKELIHOOD not in metrics:
+        raise UserError(f"--num_terms={num_terms} is of --metrics=bpd: add it, or leave this out")
 
 
 def _of_samples(
@@ -119,8 +139,10 @@ def _of_samples(
     config = loaded.experiment.config
     return {
         "num_samples": num_samples,
-        "sampler": config.sample.sampler,
-        "num_steps": config.sample.num_steps,
+        # All that is set: two protocols never look alike.
+        "sampling": {
+            k: v for k, v in config.sample.items() if v is not None and k not in OTHERWISE
+        },
         "samples": results,
         "held_out_data": measure(held_out),
     }

@@ -1,14 +1,17 @@
 """A trained model's bits per pixel on held-out images, for `evaluate`."""
 
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import likelihood as protocol
 from ddpm_jax.experiment import Loaded
-from ddpm_jax.parts import processes
+from ddpm_jax.parts import objectives, processes
 from ddpm_jax.samplers import ode
 
 # Of the ODE, as in Song et al. 2021. At 1e-4 the digits' mean differs by 0.003 bits, one image's by
@@ -30,14 +33,26 @@ ROWS = {
 }
 
 
-def check(loaded: Loaded) -> None:
-    """Raises UserError for a model that has no p(x): one that always saw its label."""
+def check(loaded: Loaded, num_terms: int | None) -> None:
+    """Whether `bits_per_pixel` can measure this model, before anything costly.
+
+    Raises:
+      UserError: for a model that has no p(x), one that always saw its label; a chain of too few
+        steps, or a number of terms that does not fit it.
+    """
     c = loaded.experiment.config
     if c.model.num_classes and not c.diffusion.label_dropout:
         raise UserError(
             "--metrics=bpd is of p(x), and this model was never trained without its label: train "
             "with config.diffusion.label_dropout above 0, or config.model.num_classes=0"
         )
+    try:
+        score = _score(loaded, objectives.pixel_levels(c), num_terms)
+        x0 = jax.ShapeDtypeStruct((1, *loaded.experiment.image_shape), jnp.float32)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        jax.eval_shape(score, loaded.params, x0, keys)
+    except ValueError as error:
+        raise UserError(f"--metrics=bpd: {error}") from error
 
 
 def bits_per_pixel(
@@ -53,40 +68,24 @@ def bits_per_pixel(
       num_terms: as in `likelihood.discrete_vlb`.
 
     Raises:
-      UserError: for a number of terms that does not fit, or fewer than 2 images.
+      UserError: as `check`, for fewer than 2 images, or figures that are no number.
     """
-    experiment = loaded.experiment
-    c = experiment.config
-    schedule = experiment.schedule_of(loaded.params)
-    times = protocol.chain_times(schedule, c.diffusion.num_steps)
-
-    def denoiser(params: Any) -> prediction.Denoiser:
-        return prediction.denoiser(
-            experiment.model.apply,
-            params,
-            schedule,
-            prediction=processes.parameterisation(c),
-            learned_variance=c.diffusion.variance == "learned_range",
-        )
-
-    score = protocol.make_score(
-        denoiser,
-        schedule,
-        levels=levels,
-        dequantised=c.data.dequantise,
-        integrate=ode.integrator(TOLERANCE, TOLERANCE),
-        times=times,
-        variance=c.diffusion.variance,
-        num_terms=num_terms,
-        num_draws=NUM_DRAWS,
-        num_probes=NUM_PROBES,
-    )
+    c = loaded.experiment.config
     try:
         figures = protocol.full_pass(
-            score, loaded.params, images, seed=seed, batch_size=c.sample.batch_size
+            _score(loaded, levels, num_terms),
+            loaded.params,
+            images,
+            seed=seed,
+            batch_size=c.sample.batch_size,
         )
     except ValueError as error:
         raise UserError(f"--metrics=bpd: {error}") from error
+    if lost := [name for name, figure in figures.items() if not math.isfinite(figure.mean)]:
+        raise UserError(
+            f"--metrics=bpd: {', '.join(lost)} came out as no number: the model diverged, or its "
+            "ODE is too stiff to solve; train for longer"
+        )
     report: dict[str, Any] = {
         "unit": "bits per pixel",
         "model_of": "density" if c.data.dequantise else "lattice",
@@ -100,10 +99,40 @@ def bits_per_pixel(
         "figures": {name: figure._asdict() for name, figure in figures.items()},
     }
     if c.data.dequantise:
+        schedule = loaded.experiment.schedule_of(loaded.params)
         report["first_time"] = likelihood.first_time(schedule)
         report["continuous"] = {"num_draws": NUM_DRAWS}
         report["ode"] = {"tolerance": TOLERANCE, "num_probes": NUM_PROBES}
     return report
+
+
+def _score(loaded: Loaded, levels: int, num_terms: int | None) -> protocol.Score:
+    """The measure that fits the model's config. Raises ValueError for a chain that does not."""
+    experiment = loaded.experiment
+    c = experiment.config
+    schedule = experiment.schedule_of(loaded.params)
+
+    def denoiser(params: Any) -> prediction.Denoiser:
+        return prediction.denoiser(
+            experiment.model.apply,
+            params,
+            schedule,
+            prediction=processes.parameterisation(c),
+            learned_variance=c.diffusion.variance == "learned_range",
+        )
+
+    return protocol.make_score(
+        denoiser,
+        schedule,
+        levels=levels,
+        dequantised=c.data.dequantise,
+        integrate=ode.integrator(TOLERANCE, TOLERANCE),
+        times=protocol.chain_times(schedule, c.diffusion.num_steps),
+        variance=c.diffusion.variance,
+        num_terms=num_terms,
+        num_draws=NUM_DRAWS,
+        num_probes=NUM_PROBES,
+    )
 
 
 def table(report: dict[str, Any]) -> str:

@@ -227,7 +227,13 @@ class Watch:
             batch_size=experiments.padded_batch(self.experiment, len(labels)),
         )
         columns = figures.class_columns(num_classes)
-        picture = figures.grid(np.concatenate(list(images)), columns)
+        try:
+            drawn = np.concatenate(list(images))
+        except UserError as error:  # samples alone are no reason to lose a run
+            self.progress.say(f"step {step:,}: no samples drawn: {error}")
+            self._paused += time.monotonic() - began
+            return
+        picture = figures.grid(drawn, columns)
         path = self.workdir / "samples" / f"step_{step:06d}.png"
         figures.save_png(path, picture)
         self.writer.image(step, "samples", picture)

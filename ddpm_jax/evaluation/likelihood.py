@@ -129,9 +129,7 @@ def chain_times(schedule: Schedule, num_steps: int) -> np.ndarray | None:
         return None
     if num_steps < 2:
         raise ValueError(f"need num_steps >= 2, got {num_steps=}")
-    first = np.array([likelihood.first_time(schedule)])
-    alpha, sigma = schedule.values(first)
-    log_snr_max = float(2 * np.log(alpha / sigma)[0]) if first > 0 else None
+    log_snr_max = likelihood.MAX_LOG_SNR if likelihood.first_time(schedule) > 0 else None
     times = grids.log_snr_uniform(schedule, num_steps, log_snr_max=log_snr_max)
     times[0] = 1.0  # a path to alpha = 0 has its prior there
     return times

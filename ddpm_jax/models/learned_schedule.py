@@ -36,7 +36,9 @@ class Gamma(nn.Module):
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:  # any shape -> the same
         if not self.gamma_0 < self.gamma_1:
-            raise ValueError(f"need gamma_0 < gamma_1, got {self.gamma_0=}, {self.gamma_1=}")
+            raise ValueError(
+                f"need gamma_0 < gamma_1, got gamma_0={self.gamma_0}, gamma_1={self.gamma_1}"
+            )
         normal = nn.initializers.normal(1.0)
         layers = {
             "gamma_0": self.param("gamma_0", nn.initializers.constant(self.gamma_0), ()),

@@ -1,6 +1,7 @@
 """config.diffusion: what is minimised, how it is weighted and how its times are drawn."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -102,9 +103,8 @@ def _loss(
     d, levels = c.diffusion, data_levels(c)
     bind = functools.partial(functools.partial, prediction=processes.parameterisation(c))
     if d.loss == "hybrid":
-        return bind(
-            losses.hybrid, weighting=weighting, decoder_levels=levels, vlb_weight=d.vlb_weight
-        )
+        of_bound = {} if d.vlb_weight is None else {"vlb_weight": d.vlb_weight}
+        return bind(losses.hybrid, weighting=weighting, decoder_levels=levels, **of_bound)
     if d.loss == "vlb":
         return bind(losses.vlb, variance=d.variance, decoder_levels=levels)
     if d.loss == "continuous_vlb":
@@ -162,6 +162,11 @@ def _check_loss(d: ConfigDict, schedule: Schedule | None) -> None:
         "trains a learned variance; set variance=learned_range, or loss=simple",
     )
     need(
+        d.vlb_weight is None or (d.loss == "hybrid" and 0 <= d.vlb_weight < math.inf),
+        "vlb_weight",
+        "need a finite number, at least 0, and loss=hybrid; leave it at None",
+    )
+    need(
         d.variance != "learned_range" or d.loss in ("hybrid", "vlb"),
         "variance",
         f"loss={d.loss} does not train the variance; set loss=hybrid or vlb, or a fixed variance",
@@ -175,6 +180,12 @@ def _check_times(d: ConfigDict, schedule: Schedule | None) -> None:
         d.loss not in ("vlb", "continuous_vlb") or d.time_draw in OF_A_BOUND,
         "time_draw",
         f"loss={d.loss} is a mean over uniform times; set one of {', '.join(OF_A_BOUND)}",
+    )
+    _need(
+        d,
+        d.time_min is None or schedule is None or schedule.betas is None,
+        "time_min",
+        f"the times of {d.schedule} are its own steps; leave it at None",
     )
     _need(
         d,

@@ -40,6 +40,7 @@ OPTIONS = (
     "shift",
     "gamma_0",
     "gamma_1",
+    "max_beta",
 )
 
 
@@ -58,11 +59,21 @@ def schedule(c: ConfigDict) -> schedules.Schedule | None:
             f"False, or a schedule of {', '.join(DISCRETE)}"
         )
     if d.schedule == "learned":
+        first_learned(c)
         return None
     if d.schedule in CONTINUOUS:
         return CONTINUOUS[d.schedule](**options)
     built = DISCRETE[d.schedule](num_steps=d.num_steps, **options)
     return schedules.zero_terminal_snr(built) if d.zero_terminal_snr else built
+
+
+def first_learned(c: ConfigDict) -> schedules.Schedule:
+    """The path that a learned schedule of config.diffusion sets out from, its ends being its.
+
+    Raises:
+      UserError, ValueError: as `schedule`.
+    """
+    return schedules.linear_gamma(**schedule_options(c))
 
 
 def schedule_options(c: ConfigDict) -> dict[str, Any]:
@@ -72,7 +83,7 @@ def schedule_options(c: ConfigDict) -> dict[str, Any]:
       UserError: for an unknown schedule, or an option that it does not have.
     """
     build = choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)
-    fields = {name: name for name in OPTIONS}
+    fields = {name: name for name in OPTIONS} | {"cosine_s": "s"}
     return keywords("diffusion", c.diffusion, fields, build, SCHEDULES, "schedule")
 
 

@@ -59,6 +59,8 @@ SAMPLER_OPTIONS = (
     "rtol",
     "atol",
     "t_min",
+    "max_steps",
+    "solver",
 )
 GRID_OPTIONS = {
     "grid_rho": "rho",
@@ -118,6 +120,8 @@ def own_options(changes: dict[str, Any], c: ConfigDict) -> dict[str, Any]:
     cleared: dict[str, Any] = {}
     if changes.get("sampler", c.sample.sampler) != c.sample.sampler:
         cleared |= dict.fromkeys(SAMPLER_OPTIONS)
+    if changes.get("threshold") is not None:
+        cleared["clip_x0"] = False  # the config's default; asked for beside it, it is refused
     if changes.get("grid", c.sample.grid) != c.sample.grid:
         cleared |= dict.fromkeys(GRID_OPTIONS)
     return cleared | changes

@@ -4,6 +4,7 @@ Two ways in: `integrator` for one example and any vector field, and `probability
 which steps every image at its own pace but still calls the network on the whole batch.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,9 @@ def integrator(
 
     `integrate` takes one example: y0 is any pytree of floating arrays, vector_field(t, y) returns
     its like, t0 and t1 are in either order. Under `jax.vmap` each example has its own steps. A
-    solution that is not reached within max_steps, or is not finite, ends in an error that says so.
+    solution that is not reached within max_steps, or is not finite, comes back as NaN: an error out
+    of a compiled program would be a callback, which neither the compile cache nor the other devices
+    of a mesh outlive.
 
     Args:
       rtol, atol: the error of a step, in the root mean square over the example, stays below
@@ -103,8 +106,8 @@ def probability_flow(
       return_nfe: also return the number of network calls that each image needed, int32 [B].
 
     Returns:
-      x at times[-1], [B, ...]; a tuple of it, the trajectory and the calls, in this order, if one
-      of those is asked for.
+      x at times[-1], [B, ...], NaN for an image that max_steps did not bring there; a tuple of it,
+      the trajectory and the calls, in this order, if one of those is asked for.
 
     Raises:
       ValueError: for options out of range, times that do not descend, a schedule of traced values,
@@ -249,7 +252,12 @@ def _solve(
     # A first step of a stated size: a probe for one may reach past the ends, where no path goes.
     dt0 = 0.01 * (t1 - t0)
     term = diffrax.ODETerm(field)
-    return diffrax.diffeqsolve(term, t0=t0, t1=t1, dt0=dt0, y0=y0, **options, **more)
+    solution = diffrax.diffeqsolve(
+        term, t0=t0, t1=t1, dt0=dt0, y0=y0, throw=False, **options, **more
+    )
+    solved = solution.result == diffrax.RESULTS.successful
+    ys = jax.tree.map(lambda y: jnp.where(solved, y, jnp.nan), solution.ys)
+    return dataclasses.replace(solution, ys=ys)
 
 
 def _solve_batch(

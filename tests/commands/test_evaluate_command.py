@@ -28,6 +28,9 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
     assert held_out["label_accuracy"] == pytest.approx(356 / 360)
     assert held_out["memorisation"] == 1
     assert (report["checkpoint_step"], report["num_samples"], report["seed"]) == (800, 40, 5)
+    assert report["sampling"] == {
+        "sampler": "ddim", "num_steps": 5, "grid": "uniform", "clip_x0": True,
+    }  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0] == "| | label_accuracy | memorisation | spread |"
     assert lines[-1].startswith("| held-out data | 0.989 | 1.000 | ")
@@ -50,6 +53,11 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
         ({"name": "a/b"}, "a/b"),
         ({"guidance_scales": ["two"]}, "two"),
         ({"num_samples": 0}, "at least 1"),
+        ({"num_terms": 5}, "num_terms=5.*bpd"),
+        ({"metrics": ["bpd"]}, "num_samples.*bpd draws none"),
+        ({"metrics": ["bpd"], "num_samples": None, "guidance_scales": ["2"]}, "guidance_scale"),
+        # Before the samples are drawn.
+        ({"metrics": ["spread", "bpd"], "num_samples": 10**9, "num_terms": 0}, "num_terms"),
         ({"step": 3}, "there are 700, 800"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch
     whole = evaluate._arrays
     monkeypatch.setattr(evaluate, "_arrays", lambda source: [a[:24] for a in whole(source)])
     monkeypatch.setattr(likelihood, "TOLERANCE", 1e-2)
-    report = evaluate.evaluate(str(density_run), metrics=["bpd"], num_samples=1)
+    report = evaluate.evaluate(str(density_run), metrics=["bpd"])
     bits = report["likelihood"]
     assert (bits["model_of"], bits["levels"]) == ("density", 17)
     figures = {name: figure["mean"] for name, figure in bits["figures"].items()}
@@ -105,12 +105,12 @@ def test_a_model_that_always_saw_its_label_has_no_bits(tmp_path):
     )
     train_quietly(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"bpd is of p\(x\).*label_dropout"):
-        evaluate.evaluate(str(tmp_path / "run"), metrics=["bpd"], num_samples=1)
+        evaluate.evaluate(str(tmp_path / "run"), metrics=["bpd"])
     with pytest.raises(UserError, match=r"metrics=bits: need some of .*bpd"):
-        evaluate.evaluate(str(tmp_path / "run"), metrics=["bits"], num_samples=1)
+        evaluate.evaluate(str(tmp_path / "run"), metrics=["bits"])
     assert not (tmp_path / "run" / "eval").exists()
 
 
 def test_a_number_of_terms_that_does_not_fit_is_named(finished_run):
     with pytest.raises(UserError, match=r"bpd.*1 <= num_terms <= 9.*got 10"):
-        evaluate.evaluate(str(finished_run.workdir), metrics=["bpd"], num_samples=1, num_terms=10)
+        evaluate.evaluate(str(finished_run.workdir), metrics=["bpd"], num_terms=10)

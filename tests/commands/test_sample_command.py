@@ -5,6 +5,7 @@ from PIL import Image
 
 from ddpm_jax import experiment
 from ddpm_jax.commands import sample
+from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 
 
@@ -124,3 +125,9 @@ def test_the_script_draws_what_the_package_does(finished_run, tmp_path):
         7, seed=3, labels=[2, 5, 9], sampler="ancestral", num_steps=10, guidance_scale=1.5
     )
     assert grey_levels(ours, theirs) <= 1
+
+
+def test_an_ode_that_is_not_solved_is_one_line(finished_run):
+    loaded = experiment.load(finished_run.workdir)
+    with pytest.raises(UserError, match=r"2 of 2 samples are not a number.*sample\.max_steps"):
+        loaded.sample(2, sampler="probability_flow", max_steps=1, clip_x0=False)

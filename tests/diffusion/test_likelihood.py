@@ -431,6 +431,11 @@ def test_a_lattice_is_never_scored_by_a_density():
         likelihood.probability_flow(denoise, schedule, lattice, integrate=runge_kutta(2))
     with pytest.raises(ValueError, match=r"levels=None.*256"):
         likelihood.dequantise(key, lattice, None)
+    for levels in (17, 256):  # one example is enough
+        image = jax.random.randint(jax.random.key(0), (1, 64), 0, levels) * (2 / (levels - 1)) - 1
+        with pytest.raises(ValueError, match="state their number"):
+            likelihood.discrete_vlb(denoise, schedule, image, key)
+    likelihood.discrete_vlb(denoise, schedule, jax.random.normal(key, (1, 16)), key)
     stated = likelihood.discrete_vlb(denoise, schedule, lattice, key, decoder_levels=17)
     assert np.isfinite(stated.total).all()
     spread = likelihood.dequantise(key, lattice, 17)

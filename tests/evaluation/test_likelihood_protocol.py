@@ -7,9 +7,11 @@ import oracles
 import pytest
 from jax.scipy import stats
 
+from ddpm_jax.diffusion import likelihood as diffusion_likelihood
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.prediction import Denoised
 from ddpm_jax.evaluation import likelihood
+from ddpm_jax.parts import processes
 from ddpm_jax.samplers import ode
 
 LEVELS = 5
@@ -64,6 +66,40 @@ def test_a_lattice_has_its_entropy_and_no_density():
     assert -3 * error < mean - entropy < 0.05 + 3 * error
     parts = sum(figures[f"discrete_{name}"].mean for name in ("prior", "denoising", "decoder"))
     assert mean == pytest.approx(parts)
+
+
+@pytest.mark.parametrize("name", processes.CONTINUOUS)
+def test_a_chain_runs_from_noise_to_data(name):
+    schedule = processes.CONTINUOUS[name]()
+    times = likelihood.chain_times(schedule, 10)
+    assert (len(times), times[0], times[-1]) == (11, 1, 0)
+    assert np.all(np.diff(times) < 0)
+    # The decoder's step is no sliver: the one before it is where the data are all but clean.
+    alpha, sigma = schedule.values(times[[-2]])
+    log_snr = 2 * np.log(alpha / sigma)[0]
+    start = schedule.values(np.zeros(1))
+    clean = 13.3 if start[1] == 0 else min(13.3, 2 * np.log(start[0] / start[1])[0])
+    assert log_snr == pytest.approx(clean, abs=1e-6) or log_snr < clean - 1
+
+
+@pytest.mark.parametrize("offset", [*np.linspace(-2, 2, 41), 1e-7, -1e-7, 1e-12, -1e-12])
+@pytest.mark.usefixtures("_float64")
+def test_a_learned_beginning_scores_wherever_it_lies(offset):
+    # A trained end point is any number, at or beside what stands for the data.
+    schedule = schedules.linear_gamma(-13.3 + offset)
+    times = likelihood.chain_times(schedule, 5)
+    assert np.all(np.diff(times) < -1e-9)
+    data = oracles.Gaussian(0.0, 0.3)
+    x0 = jax.random.normal(jax.random.key(0), (3, 2)) * np.sqrt(0.3)
+    bound = diffusion_likelihood.discrete_vlb(
+        data.denoiser(schedule),
+        schedule,
+        x0,
+        jax.random.key(1),
+        times=times,
+        variance="fixed_small",
+    )
+    assert np.isfinite(bound.total).all()
 
 
 @pytest.mark.usefixtures("_float64")

@@ -41,7 +41,8 @@ def test_half_precision_keeps_the_statistics_in_single():
     y = norm.apply(norm.init(jax.random.key(0), x), x)
     assert y.dtype == jnp.bfloat16
     y = np.asarray(y, np.float64)
-    assert abs(y.mean()) < 2e-3 and abs(y.std() - 1) < 2e-3
+    assert abs(y.mean()) < 2e-3
+    assert abs(y.std() - 1) < 2e-3
 
 
 def test_a_constant_image_is_normalised_to_the_bias():

@@ -5,7 +5,13 @@ have probabilities, not densities: they are scored by `discrete_vlb` with their 
 model was trained on such data, after `dequantise`. `bits_per_cell` gives both one unit.
 """
 
-from ddpm_jax.diffusion.likelihood.bounds import Bound, continuous_vlb, discrete_vlb, first_time
+from ddpm_jax.diffusion.likelihood.bounds import (
+    MAX_LOG_SNR,
+    Bound,
+    continuous_vlb,
+    discrete_vlb,
+    first_time,
+)
 from ddpm_jax.diffusion.likelihood.flow import (
     Integrator,
     bits_per_cell,
@@ -15,6 +21,7 @@ from ddpm_jax.diffusion.likelihood.flow import (
 from ddpm_jax.diffusion.likelihood.terms import check_levels, decoder_nll, prior_kl, vlb_term
 
 __all__ = [
+    "MAX_LOG_SNR",
     "Bound",
     "Integrator",
     "bits_per_cell",

@@ -124,7 +124,7 @@ def continuous_vlb(
 
     Args:
       denoise, schedule, x0, key: as in `discrete_vlb`.
-      t_min: where the integral stops, in (0, 1); None for `first_time(schedule)`.
+      t_min: where the integral stops, in [0, 1); None for `first_time(schedule)`.
       num_draws: times an example.
       decoder_levels: as in `discrete_vlb`.
 
@@ -167,6 +167,10 @@ def first_time(schedule: Schedule) -> float:
     """
     if schedule.betas is not None:
         return 1 / schedule.num_steps
+    start = schedule.values(np.zeros(1))
+    # Not by the inverse: within a rounding of the path's beginning it gives a time, 1e-17 or so.
+    if start[1] > 0 and 2 * np.log(start[0] / start[1]) <= MAX_LOG_SNR + 1e-6:
+        return 0.0
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return float(schedules.time_of_log_snr(schedule, jnp.float64(MAX_LOG_SNR)))
 
@@ -209,23 +213,33 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
 
 
 def check_not_a_lattice(x0: jax.Array, levels: int | None, argument: str) -> None:
-    """Raises ValueError for levels below 2, or for data on few values whose levels are None.
+    """Raises ValueError for levels below 2, or for data on a lattice whose levels are None.
 
-    A density on a lattice can be as large as you like: it scores the width of the spikes. Within
-    jit the data cannot be looked at, and are not.
+    A density on a lattice can be as large as you like: it scores the width of the spikes. What is
+    seen: few values for so many numbers, or values that are multiples of one step. Within jit the
+    data cannot be looked at, and are not.
     """
     if levels is not None:
         return terms.check_levels(levels)
     if isinstance(x0, jax.core.Tracer):
         return None
     examples = np.unique(np.asarray(x0).reshape(len(x0), -1), axis=0)  # one may be asked for twice
-    values = len(np.unique(examples))
-    if examples.size >= 64 and values <= examples.size // 8:
+    values = np.unique(examples)
+    few = examples.size >= 64 and len(values) <= examples.size // 8
+    # Six or more free values of a density fall on one lattice with probability 1e-10.
+    if few or (len(values) >= 8 and _equidistant(values)):
         raise ValueError(
-            f"{argument}=None, but x0 takes only {values} values: state their number "
+            f"{argument}=None, but x0 takes only {len(values)} values: state their number "
             f"(256 for 8-bit images), or spread the data with `dequantise`"
         )
     return None
+
+
+def _equidistant(values: np.ndarray) -> bool:
+    """Whether ascending values lie on a lattice of their smallest distance, up to rounding."""
+    strides = np.diff(values.astype(np.float64))
+    multiples = strides / strides.min()
+    return bool(np.all(np.abs(multiples - np.rint(multiples)) < 0.01))
 
 
 def _grid(schedule: Schedule, times: Any) -> np.ndarray:
