@@ -149,7 +149,7 @@ def log_snr_uniform(
       num_steps: at least 1.
       log_snr_min: at the start; None for the schedule's at t = 1, or at 0.999 if that is infinite.
       log_snr_max: before the last step; None for the schedule's at t = 0, or if that is infinite at
-        1 / T or, on a continuous schedule, 0.001.
+        1 / T or, on a continuous schedule, at its smallest level, or 0.001.
 
     Raises:
       ValueError: for bounds out of order or beyond the schedule.
@@ -157,7 +157,8 @@ def log_snr_uniform(
     Source: Lu et al. 2022 (DPM-Solver), section 4.1.
     """
     _check(schedule, num_steps, nodes=False)
-    first = _FIRST if schedule.betas is None else 1 / schedule.num_steps
+    known = schedule.betas is not None or schedule.smallest_level is not None
+    first = base.first_time(schedule) if known else _FIRST
     lams = base.levels(schedule, np.array([1.0, _LAST, first, 0.0])).lam
     low = lams[0] if np.isfinite(lams[0]) else lams[1]
     high = lams[3] if np.isfinite(lams[3]) else lams[2]

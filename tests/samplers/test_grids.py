@@ -238,3 +238,11 @@ def test_what_is_no_number_is_refused(grid, option, value):
     given = ({"sigma_max": 80.0} if grid == "karras" else {}) | {option: value}
     with pytest.raises(ValueError, match=f"got.*{option}={value}"):
         BY_LEVEL[grid](schedules.flow(), 5, **given)
+
+
+def test_log_snr_uniform_goes_down_to_the_smallest_level():
+    schedule = schedules.edm(sigma_min=0.05)
+    times = grids.log_snr_uniform(schedule, 5)
+    alpha, sigma = schedule.values(times)
+    np.testing.assert_allclose(sigma[-2] / alpha[-2], 0.05, rtol=1e-6)
+    assert sigma[-1] == 0
