@@ -1,13 +1,16 @@
 """Measure what samplers and likelihoods must show, and write it down.
 
-  python scripts/conformance.py --out=DIR [--only=orders,laws,likelihood,parity]
+  python scripts/conformance.py --out=DIR [--only=orders,laws,likelihood,identities,parity]
 
 orders: orders of convergence, exact and published forms, on several paths. laws: the law of what
-noisy samplers draw. likelihood: three ways beside the truth. parity: diffusers' schedulers (needs
-the extra [parity]). Writes conformance.md, conformance.json and conformance.png into DIR; the
-figure needs the extra [test]. Takes minutes. Exit code 1 if a claim fails.
+noisy samplers draw; exactness on a point mass and of the ODE. likelihood: three ways beside the
+truth. identities: of parameterisations and losses; symmetries of samplers. parity: diffusers'
+schedules and schedulers (needs the extra [parity]). Writes conformance.md, conformance.json and
+conformance.png into DIR; the figure needs the extra [test]. Takes minutes. Exit code 1 if a claim
+fails.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +25,7 @@ flags.declare_key_flag("compile_cache")
 
 
 def main() -> int:
-    known = ("orders", "laws", "likelihood", "parity")
+    known = ("orders", "laws", "likelihood", "identities", "parity")
     for name in _ONLY.value:
         if name not in known:
             raise UserError(f"--only={name}: no such section{cli.suggest(name, list(known))}")
@@ -33,6 +36,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={folder}: cannot make it ({error.strerror})") from error
+    # Read when jax is first used: samples must not depend on the number of devices, so there are 8.
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
     cli.use_compile_cache()
     # The measurements are the tests' own, and stand beside them.
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

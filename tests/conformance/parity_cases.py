@@ -1,211 +1,264 @@
 """The combinations that are compared with diffusers, one row of the table each."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from conformance import parity_peers as peers
-from conformance.parity import FORMS, NUM_STEPS, SCHEDULES, SIZE, SPACINGS, ZERO_SNR, Case
+from conformance import parity_solver_cases as solvers
+from conformance.parity import FLOORED, FORMS, NUM_STEPS, SCHEDULES, SIZE, SPACINGS, ZERO_SNR, Case
 from ddpm_jax import samplers
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import grids
 
+part = functools.partial
+EDM = schedules.edm()
+
 
 def cases() -> list[Case]:
     """Every combination, in the table's order."""
-    return [*_ddpm_cases(), *_ddim_cases(), *_euler_cases(), *_solver_cases(), *_other_cases()]
+    parts = (_ddpm_cases, _ddim_cases, _euler_cases, _euler_forms, solvers.cases)
+    return [case for part in (*parts, _flow_cases, _edm_cases) for case in part()]
+
+
+def _form_of(name: str) -> str:
+    """What networks predict by default: where alpha is 5e-5, eps tells x_0 to 3 digits only."""
+    return "v_prediction" if name == "squaredcos_cap_v2" else "epsilon"
+
+
+def ddpm(
+    name: str,
+    spacing: str,
+    variance: str,
+    kind: str,
+    *,
+    zero_snr: bool = False,
+    num_steps: int = NUM_STEPS,
+    quiet_end: bool = True,
+    **bounds: object,
+) -> Case:
+    """quiet_end: without the noise that theirs adds at the end of "trailing"; bounds: of x_0."""
+    schedule = (ZERO_SNR if zero_snr else SCHEDULES)[name]
+    options = {
+        "variance_type": variance,
+        "prediction_type": kind,
+        "timestep_spacing": spacing,
+        "rescale_betas_zero_snr": zero_snr,
+        "clip_sample": bool(bounds.get("clip_x0")),
+        **_thresholding(**bounds),
+    }
+    said = " ".join(key for key in bounds)
+    return Case(
+        f"DDPM {name}{' zero SNR' * zero_snr} {spacing} {kind} {variance} {said}".strip(),
+        schedule,
+        SPACINGS[spacing](schedule, num_steps),
+        part(samplers.ancestral, variance=variance, **bounds),
+        peers.by_index(peers.scheduler("DDPMScheduler", name, **options), quiet_end=quiet_end),
+        FORMS[kind],
+        "scan",
+        variance == "learned_range",
+    )
 
 
 def _ddpm_cases() -> Iterator[Case]:
-    for name, schedule in SCHEDULES.items():
-        kind = "v_prediction" if name == "squaredcos_cap_v2" else "epsilon"
-        for spacing in ("leading", "linspace") if name == "linear" else ("leading",):
-            times = SPACINGS[spacing](schedule, NUM_STEPS)
-            for variance in ("fixed_small", "fixed_large", "learned_range"):
-                for clip in (False, True):
-                    yield Case(
-                        f"DDPM {name} {spacing} {variance}{' clip' * clip}",
-                        schedule,
-                        times,
-                        functools.partial(samplers.ancestral, variance=variance, clip_x0=clip),
-                        peers.ddpm(name, variance, clip, kind),
-                        FORMS[kind],
-                        "scan",
-                        variance == "learned_range",
-                    )
+    variances = ("fixed_small", "fixed_large", "learned_range")
+    for name, spacing, variance in itertools.product(SCHEDULES, SPACINGS, variances):
+        yield ddpm(name, spacing, variance, _form_of(name))
+    for variance in variances:
+        yield ddpm("linear", "leading", variance, "epsilon", clip_x0=True)
+    for kind in ("v_prediction", "sample"):
+        yield ddpm("linear", "trailing", "fixed_small", kind)
+        yield ddpm("linear", "trailing", "fixed_small", kind, clip_x0=True)
+    yield ddpm("linear", "leading", "fixed_large", "epsilon", threshold=0.7)
+    for name, variance in itertools.product(ZERO_SNR, variances):
+        yield ddpm(name, "trailing", variance, "v_prediction", zero_snr=True)
+
+
+def ddim(
+    name: str,
+    spacing: str,
+    kind: str,
+    eta: float,
+    *,
+    zero_snr: bool = False,
+    num_steps: int = NUM_STEPS,
+    rederive: bool = True,
+    largest: float = np.inf,
+    **bounds: object,
+) -> Case:
+    """rederive: eps from the bounded x_0, as here, where x_t = alpha x_0 + sigma eps holds.
+
+    largest: what the quantile of thresholding may be; Imagen has no limit.
+    """
+    schedule = (ZERO_SNR if zero_snr else SCHEDULES)[name]
+    options = {
+        "prediction_type": kind,
+        "timestep_spacing": spacing,
+        "rescale_betas_zero_snr": zero_snr,
+        "clip_sample": bool(bounds.get("clip_x0")),
+        **_thresholding(**bounds, largest=largest),
+    }
+    step = {"eta": eta, "use_clipped_model_output": bool(bounds) and rederive}
+    said = " ".join(key for key in bounds)
+    return Case(
+        f"DDIM {name}{' zero SNR' * zero_snr} {spacing} {kind} eta={eta:g} {said}".strip(),
+        schedule,
+        SPACINGS[spacing](schedule, num_steps),
+        part(samplers.ddim, eta=eta, **bounds),
+        peers.by_index(peers.scheduler("DDIMScheduler", name, **options), **step),
+        FORMS[kind],
+        "scan",
+    )
 
 
 def _ddim_cases() -> Iterator[Case]:
-    for name, schedule in SCHEDULES.items():
-        for spacing in ("leading", "trailing"):
-            times = SPACINGS[spacing](schedule, NUM_STEPS)
-            for kind, eta, clip in (
-                ("epsilon", 0.0, False),
-                ("epsilon", 1.0, False),
-                ("v_prediction", 0.0, True),
-                ("v_prediction", 1.0, True),
-                ("sample", 0.5, False),
-            ):
-                if (name, spacing, kind) == ("squaredcos_cap_v2", "trailing", "epsilon"):
-                    continue  # it starts at alpha = 5e-5: eps tells x_0 to 4 digits in float32
-                yield Case(
-                    f"DDIM {name} {spacing} {kind} eta={eta:g}{' clip' * clip}",
-                    schedule,
-                    times,
-                    functools.partial(samplers.ddim, eta=eta, clip_x0=clip),
-                    peers.ddim(name, spacing, eta, clip, kind),
-                    FORMS[kind],
-                    "scan",
-                )
-    for name, schedule in ZERO_SNR.items():
-        # At eta = 1 theirs takes the root of a difference that is 0 but for rounding; on
-        # scaled_linear that is 8e-9 of the trajectory.
-        for eta in (0.0, 1.0) if name == "linear" else (0.0, 0.9):
-            yield Case(
-                f"DDIM {name} zero SNR trailing v_prediction eta={eta:g}",
-                schedule,
-                grids.uniform(schedule, NUM_STEPS),
-                functools.partial(samplers.ddim, eta=eta),
-                peers.ddim(name, "trailing", eta, False, "v_prediction", zero_snr=True),
-                "v",
-                "scan",
-            )
+    for name, spacing in itertools.product(SCHEDULES, ("leading", "trailing")):
+        for eta in (0.0, 1.0):
+            yield ddim(name, spacing, _form_of(name), eta)
+    for spacing, eta in itertools.product(("leading", "trailing"), (0.0, 1.0)):
+        yield ddim("linear", spacing, "epsilon", eta, clip_x0=True)
+        yield ddim("linear", spacing, "v_prediction", eta, clip_x0=True)
+    for kind, eta in itertools.product(("v_prediction", "sample"), (0.0, 0.5)):
+        yield ddim("linear", "trailing", kind, eta)
+    yield ddim("linear", "leading", "epsilon", 0.0, threshold=0.7)
+    for name in ZERO_SNR:
+        yield ddim(name, "trailing", "v_prediction", 0.0, zero_snr=True)
+        # At eta = 1 theirs takes the root of a rounding error: in `parity_differences`.
+        yield ddim(name, "trailing", "v_prediction", 0.9, zero_snr=True)
+
+
+def _thresholding(
+    threshold: object = None, largest: float = np.inf, **others: object
+) -> dict[str, object]:
+    if threshold is None:
+        return {}
+    return {
+        "thresholding": True,
+        "dynamic_thresholding_ratio": threshold,
+        "sample_max_value": largest,
+    }
+
+
+EULER = {
+    "EulerDiscreteScheduler": (samplers.euler, None),
+    "EulerAncestralDiscreteScheduler": (samplers.euler_ancestral, "scan"),
+    "HeunDiscreteScheduler": (samplers.heun, None),
+}
+
+
+def euler(kind: str, name: str, spacing: str, form: str, *, zero_snr: bool = False) -> Case:
+    sampler, noisy = EULER[kind]
+    schedule = (FLOORED if zero_snr else SCHEDULES)[name]
+    zero = {"rescale_betas_zero_snr": True} if zero_snr else {}
+    build = peers.scheduler(kind, name, prediction_type=form, timestep_spacing=spacing, **zero)
+    heun = kind == "HeunDiscreteScheduler"
+    return Case(
+        f"{kind.removesuffix('Scheduler')} {name}{' zero SNR' * zero_snr} {spacing} {form}",
+        schedule,
+        SPACINGS[spacing](schedule, NUM_STEPS),
+        sampler,
+        peers.by_level(build, schedule, scaled=True, two_calls=heun),
+        FORMS[form],
+        noisy,
+    )
 
 
 def _euler_cases() -> Iterator[Case]:
-    kinds = {
-        "EulerDiscreteScheduler": (samplers.euler, None, False),
-        "EulerAncestralDiscreteScheduler": (samplers.euler_ancestral, "scan", False),
-        "HeunDiscreteScheduler": (samplers.heun, None, True),
-    }
-    for kind, (sampler, noisy, two_calls) in kinds.items():
-        for name, schedule in SCHEDULES.items():
-            for spacing in SPACINGS:
-                if name == "squaredcos_cap_v2" and spacing != "leading":
-                    continue  # eps where alpha is 5e-5: conditioned by 2e4, in either code
-                build = peers.scheduler(
-                    kind, schedule, num_train_timesteps=SIZE, timestep_spacing=spacing
-                )
-                yield Case(
-                    f"{kind.removesuffix('Scheduler')} {name} {spacing}",
-                    schedule,
-                    SPACINGS[spacing](schedule, NUM_STEPS),
-                    sampler,
-                    peers.by_sigma(build, scaled=True, two_calls=two_calls),
-                    noisy=noisy,
-                )
+    for kind, name, spacing in itertools.product(EULER, SCHEDULES, SPACINGS):
+        yield euler(kind, name, spacing, _form_of(name))
 
 
-def _solver_cases() -> Iterator[Case]:
-    for name, schedule in SCHEDULES.items():
-        times = grids.leading(schedule, NUM_STEPS)
-        for order in (1, 2, 3):
-            for sde in (False, True):
-                yield Case(
-                    f"DPMSolverMultistep {name} order {order}{' sde' * sde}",
-                    schedule,
-                    times,
-                    functools.partial(
-                        samplers.dpm_solver_pp, order=order, form="published", sde=sde
-                    ),
-                    peers.dpm(name, order, sde, "midpoint", False, "epsilon"),
-                    noisy="evaluations" if sde else None,
-                )
-            for variant in ("bh1", "bh2"):
-                yield Case(
-                    f"UniPC {name} order {order} {variant}",
-                    schedule,
-                    times[:-1],  # theirs divides by zero on the way to sigma = 0
-                    functools.partial(
-                        samplers.unipc, order=order, form="published", variant=variant
-                    ),
-                    peers.unipc(name, order, variant, False),
-                )
-        for sde in (False, True):
-            yield Case(
-                f"DPMSolverMultistep {name} order 2 heun{' sde' * sde}",
-                schedule,
-                times,
-                functools.partial(samplers.dpm_solver_pp, order=2, form="exact", sde=sde),
-                peers.dpm(name, 2, sde, "heun", False, "epsilon"),
-                noisy="evaluations" if sde else None,
-            )
-    schedule = SCHEDULES["linear"]
-    few = grids.leading(schedule, 8)
-    for order in (2, 3):
-        yield Case(
-            f"DPMSolverMultistep linear order {order}, 8 steps, lower_order_final",
-            schedule,
-            few,
-            functools.partial(
-                samplers.dpm_solver_pp, order=order, form="published", lower_order_final=True
-            ),
-            peers.dpm("linear", order, False, "midpoint", True, "epsilon"),
-        )
-        yield Case(
-            f"UniPC linear order {order}, 8 steps, lower_order_final",
-            schedule,
-            few,
-            functools.partial(
-                samplers.unipc, order=order, form="published", lower_order_final=True
-            ),
-            peers.unipc("linear", order, "bh2", True),
-        )
+def _euler_forms() -> Iterator[Case]:
+    for kind in EULER:
+        yield euler(kind, "linear", "trailing", "v_prediction")
+        if kind != "EulerAncestralDiscreteScheduler":  # whose "sample" is not implemented
+            yield euler(kind, "linear", "trailing", "sample")
+        if kind != "HeunDiscreteScheduler":  # which has no zero SNR
+            for name in ZERO_SNR:
+                yield euler(kind, name, "trailing", "v_prediction", zero_snr=True)
+    linear = SCHEDULES["linear"]
+    build = peers.scheduler("HeunDiscreteScheduler", "linear", clip_sample=True)
     yield Case(
-        "DPMSolverMultistep scaled_linear order 2 karras v_prediction",
-        SCHEDULES["scaled_linear"],
-        grids.karras(SCHEDULES["scaled_linear"], NUM_STEPS, sigma_min=0.03),
-        functools.partial(samplers.dpm_solver_pp, order=2, form="published"),
-        peers.dpm("scaled_linear", 2, False, "midpoint", False, "v_prediction"),
-        form="v",
+        "HeunDiscrete linear linspace epsilon clip_x0",
+        linear,
+        grids.linspace(linear, NUM_STEPS),
+        part(samplers.heun, clip_x0=True),
+        peers.by_level(build, linear, scaled=True, two_calls=True),
     )
+    for word, times in (
+        ("karras", grids.karras(linear, NUM_STEPS)),
+        ("exponential", solvers.to_the_first_node(grids.log_snr_uniform(linear, NUM_STEPS))),
+    ):
+        build = peers.scheduler("EulerDiscreteScheduler", "linear", **{f"use_{word}_sigmas": True})
+        peer = peers.by_level(build, linear, scaled=True, nodes=False)
+        yield Case(f"EulerDiscrete linear {word} epsilon", linear, times, samplers.euler, peer)
 
 
-def _other_cases() -> Iterator[Case]:
+def _flow_cases() -> Iterator[Case]:
     for shift in (1.0, 3.0):
         schedule = schedules.flow(shift)
-        yield Case(
-            f"FlowMatchEuler shift {shift:g}",
-            schedule,
-            grids.uniform(schedule, NUM_STEPS),
-            samplers.euler,
-            peers.flow(schedule),
-            form="flow",
-            # The noise level u = shift t / (1 + (shift - 1) t), solved for t.
-            clock=lambda u, shift=shift: u / (shift - (shift - 1) * u),
-        )
-    path = schedules.edm()
-    times = grids.karras(path, NUM_STEPS)
-
-    def clock(time: jax.Array) -> jax.Array:
-        return jnp.exp(4 * time) / 80
-
-    yield Case(
-        "EDMEuler",
-        path,
-        times,
-        samplers.euler,
-        peers.edm("EDMEulerScheduler"),
-        form="edm",
-        clock=clock,
-    )
-    for order in (1, 2, 3):
-        # Their order 3 has no SDE form: it ends in an error.
-        for sde in (False, True) if order < 3 else (False,):
+        kind = "FlowMatchEulerDiscreteScheduler"
+        build = peers.scheduler(kind, num_train_timesteps=SIZE, shift=shift)
+        # Its own list runs down to its smallest level, shifted once more (`parity_differences`).
+        smallest = float(schedule.values(np.array([1 / SIZE]))[1][0])
+        for said, times, levels in (
+            (" own levels", np.append(np.linspace(1, smallest, NUM_STEPS), 0), None),
+            ("", grids.uniform(schedule, NUM_STEPS), lambda times: times[:-1]),
+        ):
             yield Case(
-                f"EDMDPMSolverMultistep order {order}{' sde' * sde}",
-                path,
+                f"FlowMatchEuler shift {shift:g}{said}",
+                schedule,
                 times,
-                functools.partial(samplers.dpm_solver_pp, order=order, form="published", sde=sde),
-                peers.edm(
-                    "EDMDPMSolverMultistepScheduler",
-                    solver_order=order,
-                    lower_order_final=False,
-                    algorithm_type="sde-dpmsolver++" if sde else "dpmsolver++",
-                ),
-                form="edm",
-                noisy="evaluations" if sde else None,
-                clock=clock,
+                samplers.euler,
+                peers.by_level(build, schedule, level="sigma", nodes=False, levels=levels),
+                form="flow",
+                clock=solvers.unshifted(shift),
             )
+
+
+def edm_clock(time: jax.Array) -> jax.Array:
+    return jnp.exp(4 * time) / 80
+
+
+def _edm_cases() -> Iterator[Case]:
+    all_times = {
+        "karras": grids.karras(EDM, NUM_STEPS),
+        "exponential": grids.log_snr_uniform(EDM, NUM_STEPS),
+    }
+    for (word, times), kind in itertools.product(all_times.items(), ("epsilon", "v_prediction")):
+        build = peers.scheduler("EDMEulerScheduler", sigma_schedule=word, prediction_type=kind)
+        sign = -1 if kind == "v_prediction" else 1  # it subtracts where it adds
+        peer = peers.by_level(build, EDM, nodes=False, sign=sign)
+        yield Case(
+            f"EDMEuler {word} {kind}",
+            EDM,
+            times,
+            samplers.euler,
+            peer,
+            "edm",
+            None,
+            False,
+            edm_clock,
+        )
+    yield from solvers.edm_cases(EDM, all_times, edm_clock)
+    for said, churn in {
+        "no churn": {"S_churn": 0.0},
+        "churn": {"S_churn": 3.0, "S_max": 50.0, "S_noise": 1.007},
+        "clipped churn": {"S_churn": 40.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.003},
+    }.items():
+        # Theirs has other defaults, those of Karras et al.'s table 5.
+        full = {"S_min": 0.0, "S_max": np.inf, "S_noise": 1.0} | churn
+        options = {name.lower(): value for name, value in full.items()}
+        yield Case(
+            f"KarrasVe {said}",
+            EDM,
+            all_times["karras"],
+            part(samplers.edm_stochastic, **churn),
+            peers.karras_ve(EDM, **options),
+            noisy="stirs",
+            clock=edm_clock,
+        )

@@ -1,104 +1,121 @@
-"""diffusers' schedulers as functions: (times, network, noise, x) -> the trajectory in our x_t."""
+"""diffusers' schedulers as functions: (times, network, noise, x) -> the trajectory in our x_t.
+
+Each runs on its own betas, its own grid and its own noise levels, which must be ours.
+"""
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from conformance.parity import BETAS, NUM_STEPS, SCHEDULES, SIZE, lend, of_indices, walk
-from ddpm_jax.diffusion import schedules
+from conformance.parity import BETAS, SCHEDULES, SIZE, lend
+from ddpm_jax.diffusion.schedules import Schedule
+
+Build = Callable[[], Any]
+Peer = Callable[..., np.ndarray]
 
 
-def ddpm(name: str, variance: str, clip: bool, kind: str) -> Callable[..., np.ndarray]:
-    def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
+def scheduler(kind: str, name: str | None = None, **options: Any) -> Build:
+    """A scheduler of diffusers by its class; name: of a discrete schedule.
+
+    Only DDPM knows the sigmoid schedule; the others are told our betas.
+    """
+
+    def build() -> Any:
         import diffusers
 
-        peer = diffusers.DDPMScheduler(
-            SIZE,
-            beta_schedule=name,
-            variance_type=variance,
-            clip_sample=clip,
-            prediction_type=kind,
-            **BETAS[name],
-        )
-        peer.set_timesteps(timesteps=of_indices(times))
-        with lend(noise):
-            return walk(peer, times, model, x, lambda out, i, x, k: peer.step(out, i, x))
+        betas: dict[str, Any] = {}
+        if name == "sigmoid" and kind != "DDPMScheduler":
+            betas = {"trained_betas": SCHEDULES[name].betas}
+        elif name is not None:
+            betas = {"beta_schedule": name, **BETAS[name]}
+        return getattr(diffusers, kind)(**betas, **options)
 
-    return run
+    return build
 
 
-def ddim(
-    name: str, spacing: str, eta: float, clip: bool, kind: str, zero_snr: bool = False
-) -> Callable[..., np.ndarray]:
-    def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
-        import diffusers
-        import torch
-
-        own = {"trained_betas": SCHEDULES[name].betas} if name == "sigmoid" else BETAS[name]
-        peer = diffusers.DDIMScheduler(
-            SIZE,
-            beta_schedule="linear" if name == "sigmoid" else name,
-            clip_sample=clip,
-            prediction_type=kind,
-            timestep_spacing=spacing,
-            rescale_betas_zero_snr=zero_snr,
-            **own,
-        )
-        peer.set_timesteps(NUM_STEPS)
-        assert peer.timesteps.tolist() == of_indices(times)
-
-        def step(out: Any, i: Any, x: Any, k: int) -> Any:
-            return peer.step(
-                out,
-                int(i),
-                x,
-                eta=eta,
-                use_clipped_model_output=clip,  # x_t = alpha x_0 + sigma eps holds here
-                variance_noise=torch.tensor(noise[k]) if eta else None,
-            )
-
-        return walk(peer, times, model, x, step)
-
-    return run
+def indices(times: np.ndarray) -> np.ndarray:
+    """Those of the network, i - 1, that diffusers calls timesteps."""
+    return np.rint(times[:-1] * SIZE) - 1
 
 
-def by_sigma(
-    build: Callable[[], Any], *, scaled: bool, sde: bool = False, two_calls: bool = False
-) -> Callable[..., np.ndarray]:
-    """A scheduler whose grid is a list of sigma / alpha, put there exactly.
+def by_index(build: Build, *, quiet_end: bool = False, **options: Any) -> Peer:
+    """A scheduler that steps from index to index.
 
-    scaled: its x is x / alpha.
+    Args:
+      build: makes it.
+      quiet_end: lend it no noise for its last step.
+      options: of its step.
     """
 
     def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
-        import torch
-
-        peer, schedule = build()
-        alpha, sigma = schedule.values(times)
+        peer, path = build(), [x]
         peer.set_timesteps(len(times) - 1)
-        ratios = torch.tensor(sigma / alpha)
-        if two_calls:  # Heun's list holds every inner level twice
-            ratios = torch.cat([ratios[:1], ratios[1:-1].repeat_interleave(2), ratios[-1:]])
-        assert len(peer.sigmas) == len(ratios)
-        # Their own levels, interpolated from a table, are these up to its rounding.
-        peer.sigmas = ratios
-        # All of them distinct; a step finds its place by the index that is set below.
-        peer.timesteps = torch.arange(len(ratios) - 1, 0, -1, dtype=torch.float64)
+        if quiet_end:
+            noise = np.concatenate([noise[:-1], np.zeros_like(noise[-1:])])
+        np.testing.assert_array_equal(peer.timesteps.numpy(), indices(times))
+        with lend(noise):
+            for t, i in zip(times, peer.timesteps.tolist(), strict=False):
+                out = _tensor(model(path[-1], t))
+                moved = peer.step(out, i, _tensor(path[-1]), **options)
+                path.append(moved.prev_sample.numpy()[..., 0])
+        return np.stack(path)
+
+    return run
+
+
+def by_level(
+    build: Build,
+    schedule: Schedule,
+    *,
+    level: str = "ratio",
+    scaled: bool = False,
+    two_calls: bool = False,
+    nodes: bool = True,
+    sign: int = 1,
+    levels: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Peer:
+    """A scheduler that steps down a list of noise levels.
+
+    Args:
+      build: makes it.
+      schedule: ours.
+      level: what its list holds, the "ratio" sigma / alpha or "sigma".
+      scaled: its x is x / alpha.
+      two_calls: it asks the network twice a step (Heun).
+      nodes: its times are indices, and ours are the same.
+      sign: of the network's output.
+      levels: times -> the list that it is asked to use; None for its own.
+    """
+
+    def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
+        peer = build()
+        alpha, sigma = schedule.values(times)
+        if levels is None:
+            peer.set_timesteps(len(times) - 1 + (times[-1] > 0))  # its own list goes on to 0
+        else:
+            peer.set_timesteps(sigmas=list(levels(times)))
+        ours = sigma / alpha if level == "ratio" else sigma
+        theirs = peer.sigmas.numpy()
+        if two_calls:  # every inner level stands there twice
+            theirs = np.concatenate([theirs[:1], theirs[1:-1:2], theirs[-1:]])
+        np.testing.assert_allclose(theirs[: len(ours)], ours, rtol=1e-9)
+        if nodes:
+            own = list(dict.fromkeys(peer.timesteps.tolist()))
+            np.testing.assert_allclose(own[: len(times) - 1], indices(times), atol=1e-9)
         peer._step_index = peer._begin_index = 0
         peer.is_scale_input_called = True  # what it would do is done below
         size = alpha if scaled else np.ones_like(alpha)
         path, y, calls = [x], x / size[0], 0
         with lend(noise):
             for k in range(len(times) - 1):
-                last = sigma[k + 1] == 0
-                for half in range(2 if two_calls and not last else 1):
+                for half in range(2 if two_calls and sigma[k + 1] > 0 else 1):
                     at = k + half
-                    out = torch.tensor(model(y * size[at], times[at]))
-                    more = {"variance_noise": torch.tensor(noise[k])} if sde else {}
+                    out = _tensor(sign * model(y * size[at], times[at]))
                     timestep = peer.timesteps[min(calls, len(peer.timesteps) - 1)]
-                    y = peer.step(out, timestep, torch.tensor(y), **more).prev_sample.numpy()
+                    y = peer.step(out, timestep, _tensor(y)).prev_sample.numpy()[..., 0]
                     calls += 1
                 path.append(y * size[k + 1])
         return np.stack(path)
@@ -106,77 +123,35 @@ def by_sigma(
     return run
 
 
-def scheduler(kind: str, schedule: schedules.Schedule, **options: Any) -> Callable[[], Any]:
-    def build() -> Any:
-        import diffusers
+def karras_ve(schedule: Schedule, **options: float) -> Peer:
+    """Algorithm 2 of Karras et al. 2022, whose network predicts (x_0 - x) / sigma."""
 
-        return getattr(diffusers, kind)(**options), schedule
-
-    return build
-
-
-def dpm(name: str, order: int, sde: bool, solver_type: str, final: bool, kind: str) -> Any:
-    build = scheduler(
-        "DPMSolverMultistepScheduler",
-        SCHEDULES[name],
-        num_train_timesteps=SIZE,
-        beta_schedule="linear",  # replaced by exact levels
-        solver_order=order,
-        algorithm_type="sde-dpmsolver++" if sde else "dpmsolver++",
-        solver_type=solver_type,
-        lower_order_final=final,
-        prediction_type=kind,
-    )
-    return by_sigma(build, scaled=False, sde=sde)
-
-
-def unipc(name: str, order: int, variant: str, final: bool) -> Any:
-    build = scheduler(
-        "UniPCMultistepScheduler",
-        SCHEDULES[name],
-        num_train_timesteps=SIZE,
-        beta_schedule="linear",
-        solver_order=order,
-        solver_type=variant,
-        lower_order_final=final,
-        final_sigmas_type="zero",
-    )
-    return by_sigma(build, scaled=False)
-
-
-def flow(schedule: schedules.Schedule) -> Callable[..., np.ndarray]:
     def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
-        import diffusers
-        import torch
-
-        peer = diffusers.FlowMatchEulerDiscreteScheduler(SIZE)
+        module = importlib.import_module("diffusers.schedulers.deprecated.scheduling_karras_ve")
+        peer = module.KarrasVeScheduler(**options)
+        peer.set_timesteps(len(times) - 1)
         _, sigma = schedule.values(times)
-        peer.set_timesteps(len(times) - 1)
-        peer.sigmas = torch.tensor(sigma)
-        peer._step_index = peer._begin_index = 0
-        return walk(peer, times, model, x, lambda out, i, x, k: peer.step(out, i, x))
+
+        def ask(x: Any, sigma: float) -> Any:
+            return _tensor(-model(x.numpy()[..., 0], sigma / 80))
+
+        path = [x]
+        with lend(noise):
+            for t, s in itertools.pairwise(sigma.tolist()):
+                x_hat, hat = peer.add_noise_to_input(_tensor(path[-1]), t)
+                moved = peer.step(ask(x_hat, hat), hat, s, x_hat)
+                x = moved.prev_sample
+                if s > 0:
+                    out = ask(x, s)
+                    x = peer.step_correct(out, hat, s, x_hat, x, moved.derivative).prev_sample
+                path.append(x.numpy()[..., 0])
+        return np.stack(path)
 
     return run
 
 
-def edm(kind: str, **options: Any) -> Callable[..., np.ndarray]:
-    def run(times: np.ndarray, model: Any, noise: np.ndarray, x: np.ndarray) -> np.ndarray:
-        import diffusers
-        import torch
+def _tensor(x: np.ndarray) -> Any:
+    """[4, C] as [4, C, 1]: theirs want channels and pixels."""
+    import torch
 
-        peer = getattr(diffusers, kind)(**options)
-        peer.is_scale_input_called = True
-        _, sigma = schedules.edm().values(times)
-        peer.set_timesteps(len(times) - 1)
-        np.testing.assert_allclose(peer.sigmas.numpy(), sigma, rtol=1e-4)  # Karras's grid is theirs
-        peer.sigmas = torch.tensor(sigma)
-        peer._step_index = peer._begin_index = 0
-        module = importlib.import_module(f"{type(peer).__module__}")
-        own, rows = module.randn_tensor, iter(noise)
-        module.randn_tensor = lambda *args, **more: torch.tensor(next(rows))
-        try:
-            return walk(peer, times, model, x, lambda out, i, x, k: peer.step(out, i, x))
-        finally:
-            module.randn_tensor = own
-
-    return run
+    return torch.tensor(x[..., None])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Say = Callable[[str], None]
-HOLDS, FAILS, DEVIATES = "holds", "FAILS", "deviates"
+HOLDS, FAILS, DEVIATES, DIFFERS = "holds", "FAILS", "deviates", "differs"
 # Okabe and Ito's colours, which the colour-blind tell apart; one an order of convergence.
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", 4: "#009E73"}
 MARKERS = "osD^vP*Xh"
@@ -47,10 +47,11 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What one module measured."""
+    """What one module measured; details, by name, go to the JSON file alone."""
 
     tables: list[Table]
     panels: list[Panel] = dataclasses.field(default_factory=list)
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def slope(sizes: Sequence[int], errors: Sequence[float]) -> float:

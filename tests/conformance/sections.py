@@ -1,18 +1,23 @@
 """The report's sections: what is measured, beside what it should be."""
 
 import functools
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import oracles
 
-from conformance import laws, likelihoods, orders, problems, report, texts
+from conformance import laws, orders, problems, report, texts
 from conformance.report import DEVIATES, HOLDS, Line, Panel, Say, Section, Table, verdict
+from conformance.sections_exact import (
+    flow_table,
+    identity_section,
+    likelihood_section,
+    point_table,
+)
+from conformance.sections_parity import parity_section
 from ddpm_jax import samplers
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.errors import UserError
 from ddpm_jax.samplers import grids
 
 SIZES = (32, 64, 128, 256)
@@ -135,14 +140,14 @@ def law_section(say: Say) -> Section:
             lines.append(Line(f"{name} ({noisy.order})", sizes, variances, noisy.order))
     header = ("sampler", "order", "mean", "variance at 64, 128, 256", "fitted", "verdict")
     tables.append(Table("Bias of noisy samplers, without a draw", texts.BIAS, header, rows))
-    tables += [_draw_table(say), _ancestral_table(say), _point_table(say)]
+    tables += [_draw_table(say), _ancestral_table(say), point_table(say), flow_table(say)]
     say("laws: a mixture by ancestral sampling")
     checks = laws.mixture_checks(samplers.ancestral, num_steps=1000, count=100_000)
     tables.append(_check_table("A mixture", texts.MIXTURE, checks))
     checks = []
-    for path in ("vp", "sub_vp", "ve"):
-        say(f"laws: predictor-corrector on {path}")
-        checks += laws.corrected(path, "reverse_diffusion")
+    for path, predictor in laws.CORRECTED:
+        say(f"laws: predictor-corrector on {path} by {predictor}")
+        checks += laws.corrected(path, predictor)
     tables.append(_check_table("Predictor-corrector's last marginal", texts.CORRECTED, checks))
     panel = Panel("Bias of the variance on Gaussian data", "relative bias", lines)
     return Section(tables, [panel])
@@ -162,7 +167,9 @@ def _draw_table(say: Say) -> Table:
     for step_size in (0.1, 0.5, 1.5):
         z = laws.langevin_scores(step_size, 100_000)
         ok = max(map(abs, z)) < laws.Z_BOUND
-        rows.append((f"Langevin, step {step_size} sigma²", "-", *z, verdict(ok)))
+        law, level = laws.langevin_law(step_size)
+        ratio = law.variance / level.variance
+        rows.append((f"Langevin, step {step_size} sigma²", ratio, *z, verdict(ok)))
     header = ("sampler", "variance / data's", "z of the mean", "z of the variance", "verdict")
     return Table("100,000 draws against the law of the sampler", texts.DRAWS, header, rows)
 
@@ -190,16 +197,6 @@ def _ancestral_table(say: Say) -> Table:
     return Table("Ancestral sampling at T = 1000", texts.ANCESTRAL, header, rows)
 
 
-def _point_table(say: Say) -> Table:
-    rows = []
-    for name, sampler in laws.EXACT_ON_A_POINT.items():
-        say(f"laws: {name} on a point mass")
-        worst = max(laws.distance_from_the_flow_of_a_point(sampler, p) for p in problems.PATHS)
-        rows.append((name, worst, verdict(worst < 1e-12)))
-    header = ("solver", "largest distance from the exact flow", "verdict")
-    return Table("A point mass, any grid", texts.POINT, header, rows)
-
-
 def _check_table(title: str, text: str, checks: list[laws.Check]) -> Table:
     rows = [
         (c.what, c.truth, c.measured, c.bound, verdict(abs(c.measured - c.truth) < c.bound))
@@ -208,44 +205,10 @@ def _check_table(title: str, text: str, checks: list[laws.Check]) -> Table:
     return Table(title, text, ("number", "truth", "drawn", "bound", "verdict"), rows)
 
 
-def likelihood_section(say: Say) -> Section:
-    """Likelihood three ways."""
-    ways: dict[str, Callable[[float], likelihoods.Excess]] = {
-        "discrete bound, fixed_large": part(likelihoods.discrete, fixed="fixed_large"),
-        "continuous bound": likelihoods.continuous,
-        "probability-flow ODE": likelihoods.flow,
-    }
-    rows = []
-    for (name, way), variance in itertools.product(ways.items(), likelihoods.VARIANCES):
-        say(f"likelihood: {name}, variance {variance}")
-        excess = way(variance)
-        ok = abs(excess.mean) < likelihoods.BOUND + laws.Z_BOUND * excess.error
-        rows.append((name, variance, *excess, verdict(ok)))
-    header = ("way", "data variance", "bits/dim above the truth", "standard error", "verdict")
-    return Section([Table("Likelihood three ways", texts.LIKELIHOOD, header, rows)])
-
-
-def parity_section(say: Say) -> Section:
-    """Whole trajectories beside diffusers'."""
-    if not all(importlib.util.find_spec(name) for name in ("diffusers", "torch")):
-        raise UserError("--only=parity needs diffusers and torch: pip install -e '.[parity]'")
-    from conformance import parity, parity_cases
-
-    worst: dict[str, list[float]] = {}
-    for case in parity_cases.cases():
-        say(f"parity: {case.name}")
-        group = worst.setdefault(case.name.split(",")[0].split(" ")[0], [0, 0.0, 0.0])
-        group[0] += 1
-        for k, dtype in ((1, np.float64), (2, np.float32)):
-            group[k] = max(group[k], float(parity.difference(case, dtype)))
-    rows = [(name, *g, verdict(g[1] < 1e-10 and g[2] < 1e-5)) for name, g in worst.items()]
-    header = ("scheduler", "cases", "largest difference, float64", "float32", "verdict")
-    return Section([Table("Beside diffusers", texts.PARITY, header, rows)])
-
-
 SECTIONS: dict[str, Callable[[Say], Section]] = {
     "orders": order_section,
     "laws": law_section,
     "likelihood": likelihood_section,
+    "identities": identity_section,
     "parity": parity_section,
 }

@@ -1,22 +1,31 @@
 """Whole trajectories beside those of diffusers: equal networks, grids and injected noise."""
 
+import dataclasses
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 
-from conformance import parity, parity_cases  # noqa: E402
-
-from ddpm_jax import samplers  # noqa: E402
-from ddpm_jax.diffusion import schedules  # noqa: E402
-from ddpm_jax.samplers import base, grids  # noqa: E402
+from conformance import parity, parity_cases, parity_differences
 
 CASES = parity_cases.cases()
+BY_NAME = {case.name: case for case in CASES}
+SCHEDULERS = [
+    "DDPM",
+    "DDIM",
+    "DPMSolverMultistep",
+    "UniPC",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "FlowMatchEuler",
+    "EDMEuler",
+    "EDMDPMSolverMultistep",
+    "KarrasVe",
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -25,67 +34,60 @@ def test_a_trajectory_is_that_of_diffusers(case):
     assert parity.difference(case, np.float32) < 1e-5
 
 
-def test_every_scheduler_of_the_table_has_cases():
-    names = [case.name for case in CASES]
-    assert len(set(names)) == len(names)
-    for start in [
-        "DDPM",
-        "DDIM",
-        "DPMSolverMultistep",
-        "UniPC",
-        "EulerDiscrete",
-        "EulerAncestral",
-        "HeunDiscrete",
-        "FlowMatchEuler",
-        "EDMEuler",
-        "EDMDPMSolver",
-    ]:
-        assert any(name.startswith(start) for name in names), start
+def test_every_combination_has_a_case():
+    assert len(BY_NAME) == len(CASES)
+    assert {name.split(" ")[0] for name in BY_NAME} == set(SCHEDULERS)
+    for name in SCHEDULERS[:7]:
+        for schedule in parity.SCHEDULES:
+            for spacing in parity.SPACINGS:
+                found = any(case.startswith(f"{name} {schedule} {spacing} ") for case in BY_NAME)
+                # Theirs steps past its own list there: `test_a_difference_is_as_reported`.
+                assert found != (name == "DDIM" and spacing == "linspace"), (
+                    name,
+                    schedule,
+                    spacing,
+                )
 
 
-def test_a_wrong_method_is_seen():
-    # The comparison tells the exact third order from the published one, and eta 0.9 from 1.
-    by_name = {case.name: case for case in CASES}
-    for name, options in {
-        "DPMSolverMultistep linear order 3": {"form": "exact"},
-        "DPMSolverMultistep linear order 3 sde": {"form": "exact"},
-        "DDIM linear leading epsilon eta=1": {"eta": 0.9},
-    }.items():
-        case = by_name[name]
-        wrong = parity.dataclasses.replace(
-            case, sampler=functools.partial(case.sampler.func, **case.sampler.keywords | options)
-        )
-        assert parity.difference(wrong, np.float64) > 1e-3 if "form" not in options else True
-        assert parity.difference(wrong, np.float64) > 1e-6
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DPMSolverMultistep linear leading epsilon order 3", {"form": "exact"}),
+        ("DPMSolverMultistep linear leading epsilon order 3 sde", {"form": "exact"}),
+        ("DPMSolverMultistep linear leading epsilon order 2 heun", {"form": "published"}),
+        ("UniPC linear leading epsilon order 2 bh1", {"variant": "bh2"}),
+        ("DDIM linear leading epsilon eta=1", {"eta": 0.9}),
+        ("DDIM linear leading epsilon eta=0 clip_x0", {"clip_x0": False}),
+        ("DDPM linear linspace epsilon fixed_small", {"variance": "fixed_large"}),
+        ("KarrasVe churn", {"S_noise": 1.0}),
+    ],
+)
+def test_a_wrong_method_is_seen(name, options):
+    case = BY_NAME[name]
+    sampler = functools.partial(case.sampler, **options)
+    assert parity.difference(dataclasses.replace(case, sampler=sampler), np.float64) > 1e-6
+
+
+def test_a_wrong_grid_is_seen():
+    # Their levels are their own, not those of our grid put there.
+    case = BY_NAME["EulerDiscrete linear leading epsilon"]
+    for times in (case.times * 0.999, np.delete(case.times, 3)):
+        with pytest.raises(AssertionError, match="Not equal"):
+            parity.difference(dataclasses.replace(case, times=times), np.float64)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-def test_the_whole_chain_of_ho_et_al_and_diffusers_as_it_is(variance):
-    schedule = schedules.linear()
-    case = parity.Case(
-        "chain",
-        schedule,
-        grids.uniform(schedule, 1000),
-        functools.partial(samplers.ancestral, variance=variance, clip_x0=True),
-        parity_cases.peers.ddpm("linear", variance, True, "epsilon"),
-        noisy="scan",
+def test_the_whole_chain_of_ho_et_al(variance):
+    case = parity_cases.ddpm(
+        "linear", "trailing", variance, "epsilon", num_steps=parity.SIZE, clip_x0=True
     )
     assert parity.difference(case, np.float64) < 1e-10
     assert parity.difference(case, np.float32) < 1e-5
-    # Its own float32 tables move a trajectory by 3e-5 of its size and more.
-    x = jax.random.normal(jax.random.key(0), (4, 3))
-    key, denoise = jax.random.key(1), parity.DATA.denoiser(schedule)
-    run = jax.jit(
-        lambda x: case.sampler(denoise, schedule, case.times, key, x, return_trajectory=True)[1]
-    )
-    noise = np.asarray(
-        jax.vmap(lambda k: base.normal(jax.random.fold_in(key, k), x))(jnp.arange(1000))
-    )
-    output = jax.jit(lambda x, t: denoise(x, t).eps)
-    theirs = case.peer(
-        case.times,
-        lambda x, t: np.array(output(jnp.asarray(x, jnp.float32), jnp.full(4, t, jnp.float32))),
-        noise,
-        np.asarray(x),
-    )
-    assert np.abs(np.asarray(run(x)) - theirs).max() < 3e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize(
+    "one", parity_differences.DIFFERENCES, ids=lambda one: f"{one.scheduler}: {one.what}"
+)
+def test_a_difference_is_as_reported(one):
+    found, as_reported = one.measure()
+    assert as_reported, found
