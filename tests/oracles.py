@@ -130,6 +130,24 @@ class Mixture:
         """The data of class k alone."""
         return Gaussian(self.means[k], self.variances[k])
 
+    def log_posterior(self, schedule: Schedule, xt: jax.Array, t: Any) -> jax.Array:
+        """log p(class k | x_t), [B, K]: what an exact noise-aware classifier says."""
+        joint = self._joint_log_density(schedule, xt, t)
+        return (joint - jax.nn.logsumexp(joint, axis=0, keepdims=True)).T
+
+    def inpainted(self, known: Any, mask: Any) -> "Mixture":
+        """The law of the entries of x_0 where mask [d] is 1, given the `known` [d] others."""
+        means, variances = (
+            np.asarray(self.means, np.float64),
+            np.asarray(self.variances, np.float64),
+        )
+        free = np.asarray(mask, bool)
+        distance = ((np.asarray(known, np.float64) - means)[:, ~free] ** 2).sum(axis=1)
+        log_weights = np.log(self.weights) - 0.5 * distance / variances
+        log_weights -= 0.5 * (~free).sum() * np.log(variances)
+        weights = np.exp(log_weights - log_weights.max())
+        return Mixture(weights / weights.sum(), means[:, free], variances)
+
     def _components(self) -> list[Gaussian]:
         return [self.component(k) for k in range(len(self.weights))]
 

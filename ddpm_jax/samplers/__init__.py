@@ -6,6 +6,7 @@ from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.ddpm import ancestral
 from ddpm_jax.samplers.dpm_solver import dpm_solver_pp
 from ddpm_jax.samplers.euler import edm_stochastic, euler, euler_ancestral, heun
+from ddpm_jax.samplers.inpainting import repaint, replacement
 from ddpm_jax.samplers.langevin import langevin
 from ddpm_jax.samplers.ode import probability_flow
 from ddpm_jax.samplers.predictor_corrector import predictor_corrector
@@ -24,5 +25,7 @@ __all__ = [
     "langevin",
     "predictor_corrector",
     "probability_flow",
+    "repaint",
+    "replacement",
     "unipc",
 ]

@@ -14,8 +14,12 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # (x, s [B], t [B], key, *numbers of the step) -> x at s
 Step = Callable[..., jax.Array]
+# (key, x [B, ...], s [B]) -> x after a step to time s
+Project = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # Karras et al.'s last noise level: below it a network has nothing left to remove.
 _SMALLEST_LEVEL = 0.002
+# Folded into a step's key for its projection: apart from what any step draws itself.
+PROJECT = 2**31 - 1
 
 
 def scan_steps(
@@ -25,6 +29,7 @@ def scan_steps(
     x: jax.Array,
     *,
     tables: Sequence[np.ndarray] = (),
+    project: Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Run `step` from times[0] to times[-1] in one `lax.scan`.
@@ -36,6 +41,7 @@ def scan_steps(
       key: a scalar key, or [B] keys (one an image, which then depends on no other image).
       x: the start, x at times[0], [B, ...].
       tables: [num_steps] each, the coefficients of the steps, from `tabulate`.
+      project: what every step's result goes through, with a key of its own; None for nothing.
       return_trajectory: also return x at every time.
 
     Returns:
@@ -51,7 +57,10 @@ def scan_steps(
     def body(x: jax.Array, inputs: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         index, t, s, row = inputs
         s, t = (jnp.broadcast_to(time, x.shape[:1]) for time in (s, t))
-        x = step(x, s, t, fold_in(keys, index), *row)
+        key = fold_in(keys, index)
+        x = step(x, s, t, key, *row)
+        if project is not None:
+            x = project(fold_in(key, PROJECT), x, s)
         return x, (x if return_trajectory else None)
 
     rows = tuple(jnp.asarray(table, x.dtype) for table in tables)
@@ -203,7 +212,7 @@ def check_times(times: Any) -> np.ndarray:
     return times
 
 
-def fold_in(keys: jax.Array, index: jax.Array) -> jax.Array:
+def fold_in(keys: jax.Array, index: jax.Array | int) -> jax.Array:
     """`jax.random.fold_in` for a scalar or [B] keys."""
     if keys.ndim == 0:
         return jax.random.fold_in(keys, index)

@@ -20,6 +20,7 @@ def ddim(
     eta: float = 0.0,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """x_s = alpha_s x_0-hat + sqrt(sigma_s² - std²) eps-hat + std z, std = eta sqrt(beta-tilde).
@@ -36,6 +37,7 @@ def ddim(
       eta: in [0, 1]; 0 is deterministic, 1 has the variance of ancestral sampling (fixed_small).
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -72,4 +74,12 @@ def ddim(
         return x if eta == 0 else x + std * base.normal(key, x)
 
     tables = base.tabulate(times, coefficients)
-    return base.scan_steps(step, times, key, x, tables=tables, return_trajectory=return_trajectory)
+    return base.scan_steps(
+        step,
+        times,
+        key,
+        x,
+        tables=tables,
+        project=project,
+        return_trajectory=return_trajectory,
+    )

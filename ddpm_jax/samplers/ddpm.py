@@ -1,11 +1,12 @@
 """Ancestral sampling of the reverse chain (Ho et al. 2020)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion import process, variances
+from ddpm_jax.diffusion import guidance, process, variances
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
@@ -21,6 +22,8 @@ def ancestral(
     variance: str = "fixed_small",
     clip_x0: bool = False,
     threshold: float | None = None,
+    mean_gradient: guidance.Gradient | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Draw x_s ~ N(mu-tilde(x_t, x_0-hat), sigma² I) down the grid; no noise at s = 0.
@@ -37,6 +40,9 @@ def ancestral(
         between them where the network says so ("learned_range"; see `diffusion.variances`).
       clip_x0: clip x_0-hat to [-1, 1].
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      mean_gradient: (x_t [B, ...], t [B]) -> [B, ...], times w; each step's mean is shifted by its
+        variance times this. `guidance.classifier` says how that differs from guiding eps.
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -47,10 +53,37 @@ def ancestral(
         denoiser without a variance fraction.
 
     Source: Ho et al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, section 3.1 and,
-    for respacing, equation 19.
+    for respacing, equation 19; Dhariwal & Nichol 2021, Algorithm 1, for mean_gradient.
+    """
+    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
+    coefficients, step = reverse_step(denoise, schedule, variance, mean_gradient)
+    tables = base.tabulate(times, coefficients)
+    return base.scan_steps(
+        step,
+        times,
+        key,
+        x,
+        tables=tables,
+        project=project,
+        return_trajectory=return_trajectory,
+    )
+
+
+def reverse_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    variance: str,
+    mean_gradient: guidance.Gradient | None = None,
+) -> tuple[Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]], base.Step]:
+    """The step from t to s < t of the reverse chain: (its coefficients, for `tabulate`; itself).
+
+    Args:
+      denoise, schedule, variance, mean_gradient: as in `ancestral`.
+
+    Raises:
+      ValueError: for an unknown variance.
     """
     variances.check(variance)
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
         weights = process.posterior_coefficients(schedule, s, t)
@@ -65,7 +98,9 @@ def ancestral(
         x0, _, fraction = denoise(x, t)
         log_variance = variances.between(variance, small, large, x, fraction)
         std = noised * jnp.exp(0.5 * log_variance)
-        return weight_xt * x + weight_x0 * x0 + std * base.normal(key, x)
+        mean = weight_xt * x + weight_x0 * x0
+        if mean_gradient is not None:
+            mean += jnp.exp(log_variance) * mean_gradient(x, t)
+        return mean + std * base.normal(key, x)
 
-    tables = base.tabulate(times, coefficients)
-    return base.scan_steps(step, times, key, x, tables=tables, return_trajectory=return_trajectory)
+    return coefficients, step

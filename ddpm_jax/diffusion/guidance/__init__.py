@@ -1,0 +1,33 @@
+"""Guidance: functions from a Denoiser to a Denoiser, freely composed.
+
+Guided sampling at a scale w above 1 does not sample p(x) p(y | x)^w: the noised density of that
+product is not the product of the noised densities. The guided samples lie closer together, and the
+difference is largest where classes overlap.
+"""
+
+from ddpm_jax.diffusion.guidance.bounding import clip_x0, map_x0, threshold_x0
+from ddpm_jax.diffusion.guidance.classifier import Gradient, class_log_prob, classifier, gradient
+from ddpm_jax.diffusion.guidance.classifier_free import (
+    Scale,
+    classifier_free,
+    classifier_free_network,
+    composed,
+    composed_network,
+    within,
+)
+
+__all__ = [
+    "Gradient",
+    "Scale",
+    "class_log_prob",
+    "classifier",
+    "classifier_free",
+    "classifier_free_network",
+    "clip_x0",
+    "composed",
+    "composed_network",
+    "gradient",
+    "map_x0",
+    "threshold_x0",
+    "within",
+]

@@ -1,0 +1,158 @@
+"""Inpainting on a mixture whose conditional law is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from scipy import integrate
+
+from ddpm_jax import samplers
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.samplers import grids, inpainting
+
+# The first entry tells the classes apart but for a part; the second is to be painted.
+DATA = oracles.Mixture([0.5, 0.5], [[-0.3, -1.0], [0.3, 1.0]], [0.1, 0.1])
+KNOWN, MASK = np.array([0.25, 0.0]), np.array([0, 1])
+LAW = DATA.inpainted(KNOWN, MASK)
+SCHEDULE = schedules.linear()
+COUNT = 4000
+
+
+def draw(run, num_steps=100):
+    times = grids.uniform(SCHEDULE, num_steps)
+    known, mask = jnp.broadcast_to(jnp.asarray(KNOWN, jnp.float32), (COUNT, 2)), MASK[None]
+
+    @jax.jit
+    def sample(key):
+        x = samplers.initial_noise(key, SCHEDULE, times, (COUNT, 2))
+        return run(DATA.denoiser(SCHEDULE), SCHEDULE, times, key, x, known, jnp.asarray(mask))
+
+    return np.asarray(sample(jax.random.key(2)))
+
+
+def by_replacement(denoise, schedule, times, key, x, known, mask):
+    project = inpainting.replacement(schedule, known, mask)
+    return samplers.ancestral(denoise, schedule, times, key, x, project=project)
+
+
+def by_repaint(num_resamples):
+    def run(denoise, schedule, times, key, x, known, mask):
+        options = {"known": known, "mask": mask, "num_resamples": num_resamples}
+        return samplers.repaint(denoise, schedule, times, key, x, **options)
+
+    return run
+
+
+def test_the_oracles_law_is_that_of_bayes():
+    def joint(y):
+        parts = [
+            w * np.exp(-((KNOWN[0] - m[0]) ** 2 + (y - m[1]) ** 2) / (2 * v)) / v
+            for w, m, v in zip(DATA.weights, DATA.means, DATA.variances, strict=True)
+        ]
+        return np.array(parts).sum(axis=0)
+
+    total = integrate.quad(joint, -4, 4)[0]
+    above = integrate.quad(joint, 0, 4)[0] / total
+    mean = integrate.quad(lambda y: y * joint(y), -4, 4)[0] / total
+    assert LAW.weights @ LAW.means[:, 0] == pytest.approx(mean, abs=1e-8)
+    # Each component lies almost whole on its side of 0.
+    assert LAW.weights[1] == pytest.approx(above, abs=1e-3)
+    assert 0.75 < LAW.weights[1] < 0.95
+
+
+def test_resampling_closes_the_gap_that_replacement_leaves_step_by_step():
+    gaps = []
+    for run in (by_replacement, by_repaint(10), by_repaint(30)):
+        x0 = draw(run)
+        np.testing.assert_array_equal(x0[:, 0], np.float32(KNOWN[0]))
+        gaps.append(LAW.weights[1] - (x0[:, 1] > 0).mean())
+    error = 0.5 / np.sqrt(COUNT)
+    assert gaps[0] > 30 * error  # 0.26: replacement all but ignores what is known
+    assert gaps[1] < gaps[0] - 5 * error
+    assert gaps[2] < gaps[1] - 3 * error
+
+
+def test_the_conditional_denoiser_samples_the_conditional_law():
+    times = grids.uniform(SCHEDULE, 200)
+
+    @jax.jit
+    def sample(key):
+        x = samplers.initial_noise(key, SCHEDULE, times, (COUNT, 1))
+        return samplers.ancestral(LAW.denoiser(SCHEDULE), SCHEDULE, times, key, x)
+
+    x0 = np.asarray(sample(jax.random.key(2)))
+    error = np.sqrt(LAW.weights[1] * (1 - LAW.weights[1]) / COUNT)
+    assert abs((x0 > 0).mean() - LAW.weights[1]) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "jump", "resamples", "calls"),
+    # By hand from Algorithm 1: all but the noisiest stretch of `jump` steps, `resamples` times.
+    [(250, 10, 10, 10 + 240 * 10), (25, 10, 3, 5 + 20 * 3), (4, 10, 10, 4), (6, 1, 2, 1 + 5 * 2)],
+)
+def test_network_calls_are_counted(num_steps, jump, resamples, calls):
+    assert inpainting.nfe(num_steps, jump, resamples) == calls
+    counted = []
+
+    def denoise(xt, t):
+        jax.debug.callback(lambda: counted.append(1))
+        return DATA.denoiser(SCHEDULE)(xt, t)
+
+    samplers.repaint(
+        denoise,
+        SCHEDULE,
+        grids.uniform(SCHEDULE, num_steps),
+        jax.random.key(0),
+        jnp.zeros((2, 2)),
+        known=jnp.zeros((2, 2)),
+        mask=jnp.ones((1, 2)),
+        jump_length=jump,
+        num_resamples=resamples,
+    ).block_until_ready()
+    jax.effects_barrier()
+    assert len(counted) == calls
+
+
+def test_painting_everything_is_ancestral_sampling():
+    times, x = grids.uniform(SCHEDULE, 20), jax.random.normal(jax.random.key(0), (3, 2))
+    denoise, key = DATA.denoiser(SCHEDULE), jax.random.key(1)
+    free = samplers.ancestral(denoise, SCHEDULE, times, key, x)
+    everything = {"known": jnp.zeros((3, 2)), "mask": jnp.ones((1, 1))}
+    once = samplers.repaint(denoise, SCHEDULE, times, key, x, num_resamples=1, **everything)
+    np.testing.assert_allclose(once, free, rtol=1e-5, atol=1e-5)
+
+
+def test_one_image_is_painted_without_the_others():
+    times, x = grids.uniform(SCHEDULE, 12), jax.random.normal(jax.random.key(0), (3, 2))
+    keys, known = jax.random.split(jax.random.key(1), 3), jnp.array([[0.5, 0], [1, 0], [-1, 0]])
+
+    def run(keys, x, known):
+        return samplers.repaint(
+            DATA.denoiser(SCHEDULE), SCHEDULE, times, keys, x,
+            known=known, mask=jnp.asarray(MASK[None]), jump_length=3, num_resamples=2,
+        )  # fmt: skip
+
+    together = run(keys, x, known)
+    for k in range(3):
+        alone = run(keys[k : k + 1], x[k : k + 1], known[k : k + 1])
+        np.testing.assert_allclose(alone[0], together[k], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"jump_length": 0}, "jump_length=0"),
+        ({"num_resamples": 0}, "num_resamples=0"),
+        ({"mask": jnp.ones((2, 3))}, r"broadcasts to \(2, 2\), got \(2, 3\)"),
+        ({"mask": jnp.ones(2)}, r"got \(2,\)"),
+        ({"variance": "none"}, "variance"),
+    ],
+)
+def test_bad_options_are_refused(options, words):
+    options = {"known": jnp.zeros((2, 2)), "mask": jnp.ones((1, 2))} | options
+    with pytest.raises(ValueError, match=words):
+        samplers.repaint(
+            DATA.denoiser(SCHEDULE), SCHEDULE, grids.uniform(SCHEDULE, 4), jax.random.key(0),
+            jnp.zeros((2, 2)), **options,
+        )  # fmt: skip
