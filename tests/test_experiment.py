@@ -73,6 +73,7 @@ def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
         experiment.build(tiny_config(**{group: {name: value}}))
 
 
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("name", processes.SCHEDULES)
 def test_every_schedule_can_be_sampled(name):
     """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level.
