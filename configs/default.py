@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # digits, folder, or the name of a prepared TFDS data set
+    data.name = "digits"  # digits, shapes, folder, or the name of a prepared TFDS data set
     data.data_dir = ""  # the folder, or where TFDS data sets are; "" is TFDS's own default
     data.image_size = (32, 32)  # (height, width); larger images are resized and cropped
     data.channels = 3  # 1 or 3
@@ -25,15 +25,22 @@ def get_config() -> ConfigDict:
     data.num_threads = 2  # that read and decode images
 
     config.model = model = ConfigDict()
-    model.name = "unet"
-    model.channels = 128
-    model.channel_multipliers = (1, 2, 2, 2)  # one a level
-    model.num_blocks = 2  # a level
-    model.attention_resolutions = (16,)  # heights of the levels with self-attention
-    model.head_dim = 0  # channels of an attention head; 0 for one head
-    model.num_groups = 32  # of GroupNorm
+    model.name = "unet"  # unet or dit
+    model.channels = 128  # of the U-Net's first level, or of a transformer's token
+    model.num_blocks = 2  # a level, or a transformer's depth
+    model.num_heads = 0  # of attention; 0 for what head_dim says, and for a single head
     model.dropout = 0.0
+    # The U-Net's own.
+    model.channel_multipliers = (1, 2, 2, 2)  # one a level
+    model.attention_resolutions = (16,)  # heights of the levels with self-attention
+    model.head_dim = 0  # channels of an attention head; 0 for what num_heads says
+    model.num_groups = 32  # of GroupNorm
+    model.scale_shift_norm = False  # the embedding scales and shifts (ADM), else it is added
+    model.resample_blocks = False  # residual blocks halve and double (BigGAN, ADM), else a conv
+    model.residual_scale = 1.0  # of every residual connection's sum
     model.fourier_features = ()  # show the network sin and cos of 2^n pi x too, for these n
+    # The transformer's own.
+    model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
     model.num_classes = 0  # 0 is unconditional
     model.dtype = "float32"  # of the computation: float32 or bfloat16
 

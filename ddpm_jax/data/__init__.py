@@ -10,6 +10,7 @@ Importing this package is cheap: grain, scikit-learn and TFDS are imported where
 from ddpm_jax.data.base import DataInfo, Source
 from ddpm_jax.data.folder import folder
 from ddpm_jax.data.pipeline import Batches, evaluation_batches
+from ddpm_jax.data.shapes import shapes
 from ddpm_jax.data.sources import BUILT_IN, build_source, digits
 from ddpm_jax.data.tfds import tfds_source
 
@@ -22,5 +23,6 @@ __all__ = [
     "digits",
     "evaluation_batches",
     "folder",
+    "shapes",
     "tfds_source",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from absl import logging
@@ -11,9 +11,9 @@ from absl import logging
 from ddpm_jax.data.images import BrokenImage
 from ddpm_jax.errors import UserError
 
-Example = dict[
-    str, Any
-]  # {"image": uint8 [H, W, C], "label": int32 scalar, -1 where there is none}
+# {"image": uint8 [H, W, C], "label": int32 scalar, -1 where there is none}, and what else the
+# source knows of the image.
+Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,14 @@ class DataInfo:
       num_classes: labels lie in [0, num_classes); 0 where there are no labels.
       levels: pixel values lie in [0, levels): 256 for 8-bit images, 17 for the digits.
       class_names: one name per class; empty where there are no labels.
+      attributes: what else is told of each image as one of some named values: the names of each.
     """
 
     image_shape: tuple[int, int, int]
     num_classes: int
     levels: int
     class_names: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Source(Protocol):

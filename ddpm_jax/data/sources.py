@@ -1,4 +1,4 @@
-"""Sources by name: the built-in digits, a folder of images, or a prepared TFDS data set."""
+"""Sources by name: built-in digits and shapes, a folder of images, a prepared TFDS data set."""
 
 import os
 
@@ -6,10 +6,11 @@ import numpy as np
 
 from ddpm_jax.data.base import DataInfo, Example, Source, check_size, nearest
 from ddpm_jax.data.folder import folder
+from ddpm_jax.data.shapes import shapes
 from ddpm_jax.data.tfds import tfds_source
 from ddpm_jax.errors import UserError
 
-BUILT_IN = ("digits", "folder")
+BUILT_IN = ("digits", "shapes", "folder")
 SPLITS = ("train", "validation")
 
 
@@ -81,7 +82,8 @@ def build_source(
     """The source of a name, as a config states it.
 
     Args:
-      name: "digits", "folder", or a TFDS data set (`NAME`, `NAME/CONFIG`, `NAME:VERSION`).
+      name: "digits", "shapes", "folder", or a TFDS data set (`NAME`, `NAME/CONFIG` or
+        `NAME:VERSION`).
       split: "train" or "validation".
       data_dir: the folder of images, or where TFDS data sets are prepared (None: TFDS's default).
       image_size: (H, W).
@@ -107,6 +109,13 @@ def build_source(
                 f"data.channels={channels}: set them to (8, 8) and 1"
             )
         return digits(split)
+    if name == "shapes":
+        if shape[0] != shape[1] or channels != 3:
+            raise UserError(
+                f"shapes are square with 3 channels, got data.image_size={tuple(image_size)} and "
+                f"data.channels={channels}: set them to (32, 32) and 3"
+            )
+        return shapes(split, shape[0])
     if name == "folder":
         if data_dir is None:
             raise UserError("data.name=folder needs data.data_dir: set it to a folder of images")

@@ -1,0 +1,294 @@
+"""Drawn images of one or two coloured shapes, with everything that can be said of them.
+
+Each image is a pure function of (seed, index) and there are as many as one likes, so conditional
+models can be trained without a download, and scored exactly: `describe` reads the attributes back
+from the pixels.
+
+    source = shapes("train")
+    source[7]["image"], source[7]["colour"], source[7]["caption"]
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ddpm_jax.data.base import DataInfo, Example
+from ddpm_jax.errors import UserError
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (50, 90, 230),
+    "yellow": (240, 210, 40),
+    "purple": (160, 60, 200),
+    "cyan": (60, 200, 220),
+}
+BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128)}
+SIZES = {"small": 0.23, "large": 0.375}  # half the height, as a share of half the image
+POSITIONS = ("top left", "top right", "bottom left", "bottom right")
+NONE = "none"
+
+# Every condition with the names of its values. Objects are told in reading order, so an image has
+# one description; what an image lacks is "none".
+_OBJECT = {"shape": SHAPES, "colour": (*COLOURS,), "size": (*SIZES,), "position": POSITIONS}
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "background": (*BACKGROUNDS,),
+    **_OBJECT,
+    **{f"{name}_2": (*values, NONE) for name, values in _OBJECT.items()},
+}
+JITTER = 0.09  # of an object's centre, as a share of half the image
+LENGTH = 2**31 - 1
+_COLOUR_VALUES = np.array([*COLOURS.values()], np.float32)
+_BACKGROUND_VALUES = np.array([*BACKGROUNDS.values()], np.float32)
+
+
+class Shapes:
+    """A source of drawn shapes; see `shapes`."""
+
+    skipped = 0
+
+    def __init__(
+        self,
+        seed: int,
+        image_size: int,
+        max_objects: int,
+        held_out: Iterable[tuple[str, str]],
+        length: int,
+    ):
+        self.info = DataInfo(
+            (image_size, image_size, 3), len(SHAPES), 256, SHAPES, attributes=ATTRIBUTES
+        )
+        self._seed = seed
+        self._half = image_size // 2
+        self._max_objects = max_objects
+        self._length = length
+        held = set(held_out)
+        self._pairs = [
+            (shape, colour)
+            for shape, shape_name in enumerate(SHAPES)
+            for colour, colour_name in enumerate(COLOURS)
+            if (shape_name, colour_name) not in held
+        ]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        attributes, image, mask = self._drawn(range(self._length)[index])
+        return {
+            "image": image,
+            "label": np.int32(attributes["shape"]),
+            **attributes,
+            "mask": mask,
+            "outline": outline(mask),
+            "caption": caption(attributes),
+        }
+
+    def _drawn(self, index: int) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+        # Raw bits: numpy promises never to change them, unlike its distributions.
+        raw = np.random.Philox(key=[self._seed, index]).random_raw(16).tolist()
+        draws = iter(raw)
+        background = next(draws) % len(BACKGROUNDS)
+        count = 1 + next(draws) % self._max_objects
+        places = _places(next(draws), count)
+        half = self._half
+        image = np.tile(_BACKGROUND_VALUES[background], (2 * half, 2 * half, 1))
+        mask = np.zeros((2 * half, 2 * half, 1), bool)
+        attributes = {"background": background}
+        for place, suffix in zip(places, ("", "_2"), strict=False):
+            shape, colour = self._pairs[next(draws) % len(self._pairs)]
+            size = next(draws) % len(SIZES)
+            centre = [half * (0.5 + JITTER * (next(draws) * 2.0**-63 - 1)) for _ in range(2)]
+            cover = coverage(shape, size, centre, half)
+            rows, columns = (slice(k * half, k * half + half) for k in divmod(place, 2))
+            window = (rows, columns)
+            image[window] += cover[..., None] * (
+                _COLOUR_VALUES[colour] - _BACKGROUND_VALUES[background]
+            )
+            mask[window] = cover[..., None] > 0.5
+            values = {"shape": shape, "colour": colour, "size": size, "position": place}
+            attributes |= {name + suffix: value for name, value in values.items()}
+        for name in ATTRIBUTES:
+            attributes.setdefault(name, len(ATTRIBUTES[name]) - 1)
+        return attributes, np.rint(image).astype(np.uint8), mask
+
+
+def shapes(
+    split: str,
+    image_size: int = 32,
+    *,
+    max_objects: int = 2,
+    held_out: Iterable[tuple[str, str]] = (),
+    seed: int = 0,
+    length: int = LENGTH,
+) -> Shapes:
+    """Drawn images of one or two shapes: shape, colour, size, position and background, all free.
+
+    Args:
+      split: "train" or "validation": images of two independent streams.
+      image_size: height and width, even, at least 16.
+      max_objects: 1 or 2; with 2, half of the images have two objects.
+      held_out: pairs (shape, colour) that are never drawn, to ask a model for what it never saw.
+      seed: of the stream, at least 0 and below 2^31.
+      length: images in the source.
+
+    Returns:
+      A source of {"image": uint8 [S, S, 3], "label": int32 (the first object's shape),
+      each name of ATTRIBUTES: an index into its values, "mask": bool [S, S, 1] of the objects,
+      "outline": bool [S, S, 1] of their edges, "caption": str}. Objects come in reading order.
+
+    Raises:
+      UserError: for an argument out of range.
+    """
+    if image_size < 16 or image_size % 2:
+        raise UserError(f"data.image_size={image_size}: shapes need an even size of at least 16")
+    if max_objects not in (1, 2):
+        raise UserError(f"data.max_objects={max_objects}: need 1 or 2")
+    held = []
+    for pair in held_out:
+        if len(pair) != 2 or pair[0] not in SHAPES or pair[1] not in COLOURS:
+            raise UserError(
+                f"data.held_out={pair}: need pairs of a shape ({', '.join(SHAPES)}) and a colour "
+                f"({', '.join(COLOURS)})"
+            )
+        held.append((pair[0], pair[1]))
+    if len(set(held)) == len(SHAPES) * len(COLOURS):
+        raise UserError("data.held_out holds every pair: leave some to be drawn")
+    stream = 2 * seed + (split == "validation")
+    return Shapes(stream, image_size, max_objects, held, length)
+
+
+def coverage(shape: int, size: int, centre: Iterable[float], half: int) -> np.ndarray:
+    """How much of each pixel an object covers, float32 [half, half] in [0, 1].
+
+    Args:
+      shape, size: indices into SHAPES and SIZES.
+      centre: (row, column) of the middle of its height and width, in pixels of its quarter.
+      half: height and width of the quarter.
+    """
+    row, column = centre
+    radius = half * [*SIZES.values()][size]
+    along = _centres(half)
+    dy, dx = along[:, None] - np.float32(row), np.abs(along[None, :] - np.float32(column))
+    if shape == 0:
+        distance = np.sqrt(dx * dx + dy * dy) - radius
+    elif shape == 1:
+        distance = np.maximum(dx, np.abs(dy)) - 0.88 * radius
+    elif shape == 2:  # the largest of the distances to three sides, each `inner` from the middle
+        inner = 0.65 * radius
+        dy = dy - 0.5 * inner
+        distance = np.maximum(dy, np.float32(math.sqrt(0.75)) * dx - 0.5 * dy) - inner
+    else:
+        dy, arm = np.abs(dy), 0.36 * radius
+        distance = np.minimum(np.maximum(dx - radius, dy - arm), np.maximum(dx - arm, dy - radius))
+    return np.clip(0.5 - distance, 0, 1)
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that touch one outside it, bool, of the mask's shape [S, S, 1]."""
+    inside = mask.copy()
+    inside[1:] &= mask[:-1]
+    inside[:-1] &= mask[1:]
+    inside[:, 1:] &= mask[:, :-1]
+    inside[:, :-1] &= mask[:, 1:]
+    return mask & ~inside
+
+
+def caption(attributes: Mapping[str, int]) -> str:
+    """One English sentence: "a small red circle at the top left on a white background"."""
+    names = {name: ATTRIBUTES[name][attributes[name]] for name in ATTRIBUTES}
+    told = " and ".join(
+        f"a {names['size' + n]} {names['colour' + n]} {names['shape' + n]} at the "
+        f"{names['position' + n]}"
+        for n in ("", "_2")
+        if names["shape" + n] != NONE
+    )
+    return f"{told} on a {names['background']} background"
+
+
+def describe(image: np.ndarray) -> dict[str, int] | None:
+    """The attributes of an image, read from its pixels alone.
+
+    Each quarter's pixels are explained as background and one colour, mixed; the shape is the one
+    whose drawing at that place comes nearest to the mixture.
+
+    Args:
+      image: uint8 [S, S, 3], as `shapes` draws, or as a model does.
+
+    Returns:
+      {name: index into ATTRIBUTES[name]}, or None for an image of no object, or of more than two.
+
+    Raises:
+      ValueError: for another shape or dtype.
+    """
+    size = image.shape[0]
+    if image.shape != (size, size, 3) or image.dtype != np.uint8 or size % 2:
+        raise ValueError(f"need uint8 [S, S, 3], S even, got {image.dtype} {image.shape}")
+    half, pixels = size // 2, image.astype(np.float32)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    background = _nearest(np.median(border, axis=0), _BACKGROUND_VALUES)
+    found = []
+    for place in range(4):
+        row, column = divmod(place, 2)
+        window = pixels[row * half : (row + 1) * half, column * half : (column + 1) * half]
+        if (object_ := _object(window - _BACKGROUND_VALUES[background], background)) is not None:
+            found.append(object_ | {"position": place})
+    if not 1 <= len(found) <= 2:
+        return None
+    attributes = {"background": background} | found[0]
+    others = found[1] if len(found) == 2 else {name: len(_OBJECT[name]) for name in _OBJECT}
+    attributes |= {f"{name}_2": value for name, value in others.items()}
+    return {name: attributes[name] for name in ATTRIBUTES}
+
+
+def _object(difference: np.ndarray, background: int) -> dict[str, int] | None:
+    """Shape, colour and size of what stands out in a quarter [half, half, 3]; None for nothing."""
+    half = len(difference)
+    directions = _COLOUR_VALUES - _BACKGROUND_VALUES[background]
+    shares = difference @ (directions / (directions**2).sum(axis=1, keepdims=True)).T
+    shares = shares.clip(0, 1)  # [half, half, colours]
+    misses = ((difference[..., None, :] - shares[..., None] * directions) ** 2).sum(axis=(0, 1, 3))
+    colour = int(misses.argmin())
+    cover = shares[..., colour] * (np.abs(difference).max(axis=-1) > 24)
+    if cover.sum() < 0.5 * _drawings(half)[:, 0].min():
+        return None
+    along = _centres(half)
+    centre = np.array([(cover.sum(axis=1) @ along), (cover.sum(axis=0) @ along)]) / cover.sum()
+    errors = [
+        ((coverage(*divmod(k, len(SIZES)), centre - offset, half) - cover) ** 2).sum()
+        for k, (_, *offset) in enumerate(_drawings(half))
+    ]
+    shape, size = divmod(int(np.argmin(errors)), len(SIZES))
+    return {"shape": shape, "colour": colour, "size": size}
+
+
+@functools.cache
+def _drawings(half: int) -> np.ndarray:
+    """Area and centre of mass (from its centre) of each shape and size, [shapes sizes, 3]."""
+    rows = []
+    for k in range(len(SHAPES) * len(SIZES)):
+        cover = coverage(*divmod(k, len(SIZES)), (half / 2, half / 2), half)
+        along, area = _centres(half) - half / 2, cover.sum()
+        rows.append((area, cover.sum(axis=1) @ along / area, cover.sum(axis=0) @ along / area))
+    return np.array(rows)
+
+
+@functools.cache
+def _centres(half: int) -> np.ndarray:
+    """The places of a quarter's pixels along one axis, [half]."""
+    return np.arange(half, dtype=np.float32) + np.float32(0.5)
+
+
+def _nearest(colour: np.ndarray, palette: np.ndarray) -> int:
+    return int(((palette - colour) ** 2).sum(axis=1).argmin())
+
+
+def _places(draw: int, count: int) -> tuple[int, ...]:
+    """`count` different quarters in reading order, all choices equally likely."""
+    if count == 1:
+        return (draw % 4,)
+    pairs = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+    return pairs[draw % 6]

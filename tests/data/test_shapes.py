@@ -1,0 +1,166 @@
+"""Drawn shapes: a pure function of (seed, index), told and read back without error."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from ddpm_jax.data import build_source
+from ddpm_jax.data.shapes import ATTRIBUTES, COLOURS, LENGTH, SHAPES, caption, describe, shapes
+from ddpm_jax.errors import UserError
+
+
+def attributes(example):
+    return {name: example[name] for name in ATTRIBUTES}
+
+
+def same(first, second):
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def many():
+    source = shapes("train")
+    return [source[k] for k in range(2000)]
+
+
+def test_an_example_is_its_seed_and_number_alone():
+    source = shapes("train")
+    last = source[LENGTH - 1]
+    assert same(source[5], shapes("train")[5])
+    assert same(last, source[-1])
+    assert not np.array_equal(source[5]["image"], source[6]["image"])
+    for other in (shapes("validation"), shapes("train", seed=1)):
+        assert np.mean([same(source[k], other[k]) for k in range(50)]) < 0.1
+    with pytest.raises(IndexError):
+        source[LENGTH]
+
+
+@pytest.mark.parametrize("size", [16, 20, 32, 64])
+def test_what_is_drawn_is_read_back(size):
+    source = shapes("train", size)
+    told = [source[k] for k in range(500)]
+    right = [describe(example["image"]) == attributes(example) for example in told]
+    assert np.mean(right) >= 0.99
+
+
+def test_small_errors_of_a_model_do_not_change_the_description(many):
+    rng = np.random.default_rng(0)
+    right = []
+    for example in many[:300]:
+        noisy = example["image"] + rng.normal(0, 6, example["image"].shape)
+        found = describe(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+        right.append(found == attributes(example))
+    assert np.mean(right) >= 0.99
+
+
+def test_what_is_no_such_image_has_no_description(many):
+    blank = np.zeros((32, 32, 3), np.uint8)
+    assert describe(blank) is None
+    rng = np.random.default_rng(0)
+    quarters = [many[k]["image"] for k in range(4)]
+    full = blank.copy()
+    for place in range(4):  # an object in every quarter
+        example = next(e for e in many if e["position"] == place and e["background"] == 0)
+        rows, columns = (slice(16 * k, 16 * k + 16) for k in divmod(place, 2))
+        full[rows, columns] = example["image"][rows, columns]
+    assert describe(full) is None
+    assert quarters
+    describe(rng.integers(0, 256, (32, 32, 3), np.uint8))  # whatever it says, it says it
+    for bad in (blank[:, :31], blank.astype(np.float32), blank[..., :1]):
+        with pytest.raises(ValueError, match=r"uint8 \[S, S, 3\]"):
+            describe(bad)
+
+
+def test_every_value_is_as_likely_as_the_others(many):
+    for name, values in ATTRIBUTES.items():
+        counts = collections.Counter(example[name] for example in many)
+        drawn = [counts[k] for k, value in enumerate(values) if value != "none"]
+        if name.startswith("position"):  # in reading order the first object is rather at the top
+            assert min(drawn) > 0 or drawn[0] == 0
+            continue
+        expected = sum(drawn) / len(drawn)
+        # Pearson's statistic: mean k - 1, variance 2 (k - 1).
+        statistic = sum((n - expected) ** 2 / expected for n in drawn)
+        assert statistic < len(drawn) - 1 + 5 * np.sqrt(2 * (len(drawn) - 1)), name
+    second = np.mean([ATTRIBUTES["shape_2"][e["shape_2"]] != "none" for e in many])
+    assert abs(second - 0.5) < 5 * 0.5 / np.sqrt(len(many))
+
+
+def test_a_mask_holds_what_is_not_background(many):
+    for example in many[:200]:
+        corner = example["image"][0, 0].astype(int)
+        differs = np.abs(example["image"].astype(int) - corner).max(axis=-1)
+        mask = example["mask"][..., 0]
+        assert (differs[mask] > 0).all()
+        # Less than half covered pixels are the only ones that differ outside it.
+        assert (differs[~mask] <= 128).all()
+        edge = example["outline"][..., 0]
+        assert edge.any()
+        assert (mask | ~edge).all()
+        wide = np.pad(mask, 1)
+        beside = np.stack([wide[1:-1, 2:], wide[1:-1, :-2], wide[2:, 1:-1], wide[:-2, 1:-1]])
+        np.testing.assert_array_equal(edge[1:-1, 1:-1], (mask & ~beside.all(axis=0))[1:-1, 1:-1])
+
+
+def test_a_caption_says_every_attribute(many):
+    for example in many[:300]:
+        said = example["caption"]
+        objects, background = said.rsplit(" on a ", 1)
+        assert background == f"{ATTRIBUTES['background'][example['background']]} background"
+        for text, suffix in zip(objects.split(" and "), ("", "_2"), strict=False):
+            article, size, colour, shape, *place = text.split(" ")
+            assert (article, place[:2]) == ("a", ["at", "the"])
+            for name, word in (("size", size), ("colour", colour), ("shape", shape)):
+                assert ATTRIBUTES[name + suffix][example[name + suffix]] == word
+            found = ATTRIBUTES["position" + suffix][example["position" + suffix]]
+            assert found == " ".join(place[2:])
+        assert len(objects.split(" and ")) == 1 + (example["shape_2"] < len(SHAPES))
+    assert caption(attributes(many[0])) == many[0]["caption"]
+
+
+def test_pairs_that_are_held_out_are_never_drawn():
+    held = [("circle", "red"), ("cross", "blue")]
+    source = shapes("train", held_out=held)
+    pairs = collections.Counter()
+    for k in range(1500):
+        example = source[k]
+        for suffix in ("", "_2"):
+            if example["shape" + suffix] < len(SHAPES):
+                colour = [*COLOURS][example["colour" + suffix]]
+                pairs[SHAPES[example["shape" + suffix]], colour] += 1
+    assert not set(held) & set(pairs)
+    assert len(pairs) == len(SHAPES) * len(COLOURS) - 2
+
+
+def test_one_object_if_so_asked():
+    source = shapes("train", max_objects=1)
+    assert all(ATTRIBUTES["shape_2"][source[k]["shape_2"]] == "none" for k in range(100))
+
+
+def test_it_is_a_source_by_name():
+    source = build_source("shapes", "validation", image_size=(32, 32), channels=3)
+    assert source.info.image_shape == (32, 32, 3)
+    assert source.info.num_classes == len(source.info.class_names) == 4
+    assert source[3]["image"].shape == (32, 32, 3)
+    assert source[3]["label"] == source[3]["shape"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 15}, "image_size=15"),
+        ({"image_size": 8}, "image_size=8"),
+        ({"max_objects": 3}, "max_objects=3: need 1 or 2"),
+        ({"held_out": [("ring", "red")]}, "ring.*circle, square"),
+        ({"held_out": [(s, c) for s in SHAPES for c in COLOURS]}, "every pair"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        shapes("train", **options)
+
+
+def test_a_source_of_other_images_is_refused():
+    with pytest.raises(UserError, match="square with 3 channels"):
+        build_source("shapes", "train", image_size=(32, 32), channels=1)
