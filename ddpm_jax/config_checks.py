@@ -17,6 +17,7 @@ AT_LEAST = {
     "model.num_blocks": 1,
     "model.num_groups": 1,
     "model.head_dim": 0,
+    "model.num_heads": 0,
     "model.num_classes": 0,
     "train.num_steps": 1,
     "train.keep_checkpoints": 1,
@@ -46,7 +47,8 @@ def check_ranges(c: ConfigDict) -> None:
     for field, least in AT_LEAST.items():
         _need(c, _value(c, field) >= least, field, f"need at least {least}")
     _need(c, 0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
-    multipliers = c.model.channel_multipliers
+    m = c.model
+    multipliers = m.channel_multipliers
     fits = len(multipliers) > 0 and min(multipliers) >= 1
     _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
     _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
@@ -54,6 +56,12 @@ def check_ranges(c: ConfigDict) -> None:
     exponents = c.model.fourier_features
     fits = all(type(n) is int and n >= 1 for n in exponents)
     _need(c, fits, "model.fourier_features", "need whole numbers, each at least 1")
+    fits = m.patch_size is None or (m.name == "dit" and m.patch_size >= 1)
+    _need(c, fits, "model.patch_size", "need at least 1, and model.name=dit; leave it at None")
+    scale = m.residual_scale
+    _need(c, 0 < scale <= 1, "model.residual_scale", "need above 0, at most 1")
+    fits = not (m.head_dim and m.num_heads)
+    _need(c, fits, "model.num_heads", "need 0 beside model.head_dim, which decides it")
     for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
         _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")

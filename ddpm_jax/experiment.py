@@ -19,7 +19,7 @@ from ddpm_jax import data, sampling
 from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import UNet, learned_schedule
+from ddpm_jax.models import learned_schedule
 from ddpm_jax.parts import networks, objectives, processes
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import checkpoints, dequantise, optimizers, sharding, state, step
@@ -42,7 +42,7 @@ class Experiment:
     """
 
     config: ConfigDict
-    model: UNet | learned_schedule.WithSchedule
+    model: networks.Network
     schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -244,7 +244,7 @@ class Loaded:
     step: int
 
     @property
-    def model(self) -> UNet | learned_schedule.WithSchedule:
+    def model(self) -> networks.Network:
         """The network: model.apply({"params": params}, xt, time, labels)."""
         return self.experiment.model
 

@@ -50,6 +50,38 @@ def test_the_defaults_alone_miss_only_their_data():
         built.source("train")
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "dit", "num_heads": 2, "patch_size": 4},
+        {
+            "channel_multipliers": (1, 2),
+            "attention_resolutions": (4,),
+            "num_heads": 2,
+            "scale_shift_norm": True,
+            "resample_blocks": True,
+            "residual_scale": 0.7,
+        },
+    ],
+    ids=["dit", "adm"],
+)
+def test_a_step_of_another_network_moves_every_parameter(model):
+    # The first step of adaLN-Zero moves the zeroed layers alone; the second reaches the rest.
+    built = experiment.build(
+        tiny_config(model=model, optim={"warmup_steps": 0, "learning_rate": 0.1})
+    )
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32)
+    batch = {"image": jnp.asarray(images), "label": jnp.arange(8, dtype=jnp.int32)}
+    state, train_step = built.init_state(), built.train_step()
+    before = jax.device_get(state.params)
+    for _ in range(3):
+        state, metrics = train_step(state, batch)
+    assert np.isfinite(metrics["loss"])
+    after = jax.device_get(state.params)
+    still = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+    assert not any(jax.tree.leaves(still)), still
+
+
 def nonsense():
     """Each field of the tiny config with values that it cannot have."""
     bad = {
@@ -126,6 +158,12 @@ def test_every_schedule_can_be_sampled(name):
         ("diffusion", {"loss": "simple", "vlb_weight": 0.1}, "vlb_weight=0.1.*loss=hybrid"),
         ("diffusion", LEARNED | {"gamma_0": 5.0, "gamma_1": -5.0}, "gamma_0=5.0, gamma_1=-5.0"),
         ("model", {"fourier_features": ("a",)}, "fourier_features.*whole numbers"),
+        ("model", {"patch_size": 2}, "patch_size=2: .*name=dit"),
+        ("model", {"name": "dit", "patch_size": 3}, "8x8 is not divisible by patch_size=3"),
+        ("model", {"name": "dit", "num_heads": 3}, "num_heads=3"),
+        ("model", {"name": "dit", "head_dim": 3}, "head_dim=3: 8 channels"),
+        ("model", {"head_dim": 4, "num_heads": 2}, "num_heads=2: need 0 beside"),
+        ("model", {"num_heads": 3, "attention_resolutions": (8,)}, "into 3 heads"),
         ("sample", {"sampler": "probability_flow", "max_steps": 0}, "max_steps=0"),
         ("sample", {"sampler": "probability_flow", "solver": "rk"}, "solver.*'rk'"),
         ("sample", {"sampler": "dpm_solver_pp", "order": 4}, "order must be 1, 2 or 3, got 4"),

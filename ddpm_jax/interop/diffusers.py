@@ -210,9 +210,13 @@ def _layers(unet: UNet) -> Iterator[tuple[tuple[str, ...], str, str]]:
             if level in unet.attention_levels:
                 name = f"{down}.attentions.{i}"
                 yield from block(f"down_{level}_attention_{i}", name, _ATTENTION)
-        if level < last:
+        if level < last and unet.resample_blocks:
+            yield from block(f"down_{level}_downsample", f"{down}.downsamplers.0", _RESNET)
+        elif level < last:
             yield (f"down_{level}_downsample",), f"{down}.downsamplers.0.conv", "conv"
-        if level > 0:
+        if level > 0 and unet.resample_blocks:
+            yield from block(f"up_{level}_upsample", f"{up}.upsamplers.0", _RESNET)
+        elif level > 0:
             yield (f"up_{level}_upsample",), f"{up}.upsamplers.0.conv", "conv"
         previous = width
     yield from block("mid_block_0", "mid_block.resnets.0", _RESNET)

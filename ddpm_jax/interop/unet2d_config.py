@@ -124,8 +124,8 @@ def _block_kind(value: Any) -> str:
 _COUNT = _Field(_is_int, "a whole number from 1")
 _COUNT_OR_NULL = _Field(lambda value: value is None or _is_int(value), "null or a whole number")
 _SWITCH = _one_of(False, True)
-_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D")
-_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D")
+_DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+_UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 _FIELDS: dict[str, _Field] = {
     # The size of the images is no property of the network, only a hint to pipelines.
     "sample_size": _Field(
@@ -152,8 +152,8 @@ _FIELDS: dict[str, _Field] = {
     "layers_per_block": _COUNT,
     "mid_block_scale_factor": _one_of(1),
     "downsample_padding": _one_of(0, 1),
-    "downsample_type": _one_of("conv"),
-    "upsample_type": _one_of("conv"),
+    "downsample_type": _one_of("conv", "resnet"),
+    "upsample_type": _one_of("conv", "resnet"),
     "dropout": _Field(lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
     "act_fn": _one_of("silu", "swish"),
     "attention_head_dim": _COUNT_OR_NULL,
@@ -185,7 +185,7 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
             )
     attends = [kind == "AttnDownBlock2D" for kind in down]
     if [kind == "AttnUpBlock2D" for kind in up] != attends[::-1]:
-        mirror = ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in attends[::-1]]
+        mirror = [_UP_BLOCKS[_DOWN_BLOCKS.index(kind)] for kind in down[::-1]]
         raise _refuse(
             "up_block_types",
             config["up_block_types"],
@@ -210,6 +210,19 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
         if head_dim and width % head_dim:
             raise _refuse("attention_head_dim", head_dim, f"null or divisors of {width} channels")
     classes = config["num_class_embeds"]
+    # The last block of either way does not resample.
+    resampling = [
+        kind.startswith("Resnet") or (kind.startswith("Attn") and config[by] == "resnet")
+        for kinds, by in ((down, "downsample_type"), (up, "upsample_type"))
+        for kind in kinds[:-1]
+    ]
+    if len(set(resampling)) > 1:
+        raise _refuse(
+            "down_block_types",
+            config["down_block_types"],
+            "one way of resampling at every level: convolutions, or residual blocks "
+            "(ResnetDownsampleBlock2D, ResnetUpsampleBlock2D, downsample_type and upsample_type)",
+        )
     return UNet(
         block_channels=channels,
         num_blocks=config["layers_per_block"],
@@ -226,6 +239,7 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
         mid_num_groups=mid_groups,
         embedding_dim=config["time_embedding_dim"],
         scale_shift_norm=scale_shift,
+        resample_blocks=any(resampling),
         downsample_padding=config["downsample_padding"],
         freq_shift=float(config["freq_shift"]),
         flip_sin_to_cos=config["flip_sin_to_cos"],
@@ -249,7 +263,15 @@ def from_unet(
     levels = range(len(unet.block_channels))
     attends = [level in unet.attention_levels for level in levels]
     classes = unet.num_classes + int(unet.null_class) if unet.num_classes else None
+    for name in ("attributes", "images", "tokens_channels", "fourier_features"):
+        if getattr(unet, name):
+            raise ValueError(f"{name}={getattr(unet, name)} has no counterpart in {CLASS}")
+    if unet.head_dim is None and unet.num_heads != 1:
+        raise ValueError(f"num_heads={unet.num_heads} has no counterpart in {CLASS}: set head_dim")
+    if unet.residual_scale != 1:
+        raise ValueError(f"residual_scale={unet.residual_scale} has no counterpart in {CLASS}")
     shift = unet.freq_shift
+    plain = 2 if unet.resample_blocks else 0
     config = {
         **DEFAULTS,
         "sample_size": sample_size,
@@ -258,8 +280,10 @@ def from_unet(
         "time_embedding_dim": unet.embedding_dim,
         "freq_shift": int(shift) if shift == int(shift) else shift,
         "flip_sin_to_cos": unet.flip_sin_to_cos,
-        "down_block_types": [_DOWN_BLOCKS[attention] for attention in attends],
-        "up_block_types": [_UP_BLOCKS[attention] for attention in attends[::-1]],
+        "down_block_types": [_DOWN_BLOCKS[1 if attention else plain] for attention in attends],
+        "up_block_types": [_UP_BLOCKS[1 if attention else plain] for attention in attends[::-1]],
+        "downsample_type": "resnet" if unet.resample_blocks else "conv",
+        "upsample_type": "resnet" if unet.resample_blocks else "conv",
         "block_out_channels": list(unet.block_channels),
         "layers_per_block": unet.num_blocks,
         "downsample_padding": int(bool(unet.downsample_padding)),

@@ -40,6 +40,12 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
+def downsample_mean(x: jax.Array) -> jax.Array:
+    """The mean of every 2x2 pixels. [B, H, W, C], H and W even -> [B, H/2, W/2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
 class GroupNorm(nn.Module):
     """What flax's GroupNorm computes, from sums of each channel, which CPUs do faster.
 
@@ -91,6 +97,9 @@ class ResidualBlock(nn.Module):
       num_groups, norm_epsilon: of both GroupNorms.
       dropout: rate, before the second convolution.
       scale_shift_norm: the embedding scales and shifts the second norm (ADM), else it is added.
+      resample: "down" averages pixels 2x2, "up" repeats them, both inside the block and in its
+        shortcut (BigGAN); "" keeps the resolution.
+      residual_scale: of the sum.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -99,12 +108,14 @@ class ResidualBlock(nn.Module):
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
     scale_shift_norm: bool = False
+    resample: str = ""
+    residual_scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: jax.Array, embedding: jax.Array, *, train: bool = False
-    ) -> jax.Array:  # [B, H, W, C], [B, E] -> [B, H, W, width]
+    ) -> jax.Array:  # [B, H, W, C], [B, E] -> [B, H', W', width]
         def norm(name: str) -> GroupNorm:
             return GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name=name)
 
@@ -113,7 +124,9 @@ class ResidualBlock(nn.Module):
                 self.width, (3, 3), dtype=self.dtype, kernel_init=initializer(scale), name=name
             )
 
-        h = conv("conv_0")(nn.swish(norm("norm_0")(x)))
+        resized = {"": lambda y: y, "up": upsample_nearest, "down": downsample_mean}[self.resample]
+        h = conv("conv_0")(resized(nn.swish(norm("norm_0")(x))))
+        x = resized(x)
         projected = nn.Dense(
             self.width * (2 if self.scale_shift_norm else 1),
             dtype=self.dtype,
@@ -131,7 +144,7 @@ class ResidualBlock(nn.Module):
             x = nn.Dense(self.width, dtype=self.dtype, kernel_init=initializer(), name="shortcut")(
                 x
             )
-        return x + h
+        return (x + h) * self.residual_scale
 
 
 class Attention(nn.Module):
@@ -140,12 +153,14 @@ class Attention(nn.Module):
     Attributes:
       head_dim: channels of a head, dividing the channels; None for a single head.
       num_groups, norm_epsilon: of the GroupNorm before it; 0 groups for no norm at all.
+      residual_scale: of the sum.
       dtype: of the computation; the softmax runs in float32.
     """
 
     head_dim: int | None = None
     num_groups: int = 32
     norm_epsilon: float = 1e-6
+    residual_scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -165,4 +180,47 @@ class Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         y = jax.nn.dot_product_attention(query, key, value).reshape(b, h, w, c)
-        return x + dense("out", scale=0.0)(y)
+        return (x + dense("out", scale=0.0)(y)) * self.residual_scale
+
+
+class CrossAttention(nn.Module):
+    """Pixels read a sequence of tokens, with a residual connection.
+
+    One more token is learned: what an image without any token reads.
+
+    Attributes:
+      head_dim, num_groups, norm_epsilon, residual_scale, dtype: as in `Attention`.
+    """
+
+    head_dim: int | None = None
+    num_groups: int = 32
+    norm_epsilon: float = 1e-6
+    residual_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, tokens: jax.Array, mask: jax.Array
+    ) -> jax.Array:  # [B, H, W, C], [B, L, D], bool [B, L] -> [B, H, W, C]
+        b, h, w, c = x.shape
+        head_dim = self.head_dim or c
+        none = self.param("no_token", nn.initializers.normal(1.0), (1, 1, tokens.shape[-1]))
+        tokens = jnp.concatenate([jnp.broadcast_to(none, (b, *none.shape[1:])), tokens], axis=1)
+        mask = jnp.concatenate([~mask.any(axis=1, keepdims=True), mask], axis=1)
+
+        def dense(name: str, scale: float = 1.0) -> nn.Dense:
+            return nn.Dense(c, dtype=self.dtype, kernel_init=initializer(scale), name=name)
+
+        def heads(y: jax.Array) -> jax.Array:
+            return y.reshape(b, -1, c // head_dim, head_dim)
+
+        y = x
+        if self.num_groups:
+            y = GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name="norm")(x)
+        y = jax.nn.dot_product_attention(
+            heads(dense("query")(y)),
+            heads(dense("key")(tokens.astype(self.dtype))),
+            heads(dense("value")(tokens.astype(self.dtype))),
+            mask=mask[:, None, None, :],
+        ).reshape(b, h, w, c)
+        return (x + dense("out", scale=0.0)(y)) * self.residual_scale

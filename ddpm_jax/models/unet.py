@@ -1,22 +1,24 @@
-"""The U-Net of Ho et al. (2020), appendix B, with an optional class embedding."""
+"""The U-Net of Ho et al. (2020), appendix B, with its successors' conditions and blocks."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.models import conditioning
+from ddpm_jax.models.conditioning import Conditions
 from ddpm_jax.models.layers import (
     Attention,
+    CrossAttention,
     GroupNorm,
     ResidualBlock,
     initializer,
     sinusoidal_embedding,
     upsample_nearest,
 )
-
-Conditions = dict[str, jax.Array] | jax.Array | None
 
 
 class UNet(nn.Module):
@@ -32,14 +34,23 @@ class UNet(nn.Module):
       out_channels: channels of the output.
       num_classes: classes to condition on; 0 for none.
       null_class: keep one more embedding for "no class", label -1; needed for guidance.
+      attributes: further named conditions, each with the number of its values; an embedding table
+        of each is added to the time's embedding, as the label's.
+      images: named images [B, H, W, channels] beside the input, each with its channels.
+      tokens_channels: D of a sequence of tokens [B, L, D] that cross-attention reads wherever there
+        is self-attention; 0 for none.
       dropout: rate inside the residual blocks.
-      head_dim: channels of an attention head; None for a single head.
+      head_dim: channels of an attention head; None for `num_heads`.
+      num_heads: of every attention, where head_dim is None.
       mid_attention: attention between the two blocks of the bottom.
       num_groups, norm_epsilon: of every GroupNorm.
       mid_num_groups: of the bottom attention's GroupNorm; None for num_groups, 0 for no norm there
         (diffusers' networks with resnet_time_scale_shift="scale_shift" have none).
       embedding_dim: width of the embedding; None for 4 block_channels[0].
       scale_shift_norm: the embedding scales and shifts instead of being added (ADM).
+      resample_blocks: a residual block halves and doubles the resolution (BigGAN, ADM), instead of
+        a strided convolution and one after upsampling.
+      residual_scale: of the sum of each residual connection; sqrt(1/2) in Song et al. 2021.
       downsample_padding: 0 pads right and bottom (Ho et al.), 1 pads every side.
       freq_shift, flip_sin_to_cos: of the time embedding.
       fourier_features: exponents n >= 1 of sin and cos of 2^n pi x, shown beside the data x: they
@@ -53,14 +64,20 @@ class UNet(nn.Module):
     out_channels: int = 3
     num_classes: int = 0
     null_class: bool = True
+    attributes: tuple[tuple[str, int], ...] = ()
+    images: tuple[tuple[str, int], ...] = ()
+    tokens_channels: int = 0
     dropout: float = 0.0
     head_dim: int | None = None
+    num_heads: int = 1
     mid_attention: bool = True
     num_groups: int = 32
     norm_epsilon: float = 1e-6
     mid_num_groups: int | None = None
     embedding_dim: int | None = None
     scale_shift_norm: bool = False
+    resample_blocks: bool = False
+    residual_scale: float = 1.0
     downsample_padding: int = 0
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
@@ -76,38 +93,47 @@ class UNet(nn.Module):
         Args:
           xt: [B, H, W, C]; H and W divisible by 2^(levels - 1).
           time: [B] or a scalar, in the units of `Schedule.network_time`.
-          conditions: {"label": int [B]} or the int array itself, -1 for no class; None for none.
+          conditions: named arrays as in `conditioning`, a bare int array for {"label": array}, or
+            None. What is left out is absent.
           train: turns dropout on; `apply` then needs rngs={"dropout": key}.
 
         Raises:
           ValueError: for sizes that do not divide, or conditions that the network does not have.
         """
         self._check(xt)
-        label = self._label(conditions, xt.shape[0])
-        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), label)
+        given = conditioning.complete(
+            conditions, xt.shape, self._values(), self.images, self.tokens_channels
+        )
+        self._check_label(conditions)
+        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
         norm: dict[str, Any] = {"num_groups": self.num_groups, "norm_epsilon": self.norm_epsilon}
         block = functools.partial(
             ResidualBlock,
             **norm,
             dropout=self.dropout,
             scale_shift_norm=self.scale_shift_norm,
+            residual_scale=self.residual_scale,
             dtype=self.dtype,
         )
-        attention = functools.partial(Attention, **norm, head_dim=self.head_dim, dtype=self.dtype)
+        attention: Any = functools.partial(self._attention, given=given, **norm)
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
         levels = len(self.block_channels)
 
         h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            self._features(xt).astype(self.dtype)
+            conditioning.beside(self._features(xt), given, self.images).astype(self.dtype)
         )
         skips = [h]
         for level, width in enumerate(self.block_channels):
             for i in range(self.num_blocks):
                 h = block(width=width, name=f"down_{level}_block_{i}")(h, embedding, train=train)
                 if level in self.attention_levels:
-                    h = attention(name=f"down_{level}_attention_{i}")(h)
+                    h = attention(h, name=f"down_{level}_attention_{i}")
                 skips.append(h)
-            if level < levels - 1:
+            if level < levels - 1 and self.resample_blocks:
+                resample = block(width=width, resample="down", name=f"down_{level}_downsample")
+                h = resample(h, embedding, train=train)
+                skips.append(h)
+            elif level < levels - 1:
                 pad = (1, 1) if self.downsample_padding else (0, 1)
                 h = conv(
                     features=width,
@@ -122,7 +148,7 @@ class UNet(nn.Module):
         h = block(width=width, name="mid_block_0")(h, embedding, train=train)
         if self.mid_attention:
             groups = self.num_groups if self.mid_num_groups is None else self.mid_num_groups
-            h = attention(num_groups=groups, name="mid_attention")(h)
+            h = attention(h, num_groups=groups, name="mid_attention")
         h = block(width=width, name="mid_block_1")(h, embedding, train=train)
 
         for level, width in reversed(list(enumerate(self.block_channels))):
@@ -130,8 +156,11 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(width=width, name=f"up_{level}_block_{i}")(h, embedding, train=train)
                 if level in self.attention_levels:
-                    h = attention(name=f"up_{level}_attention_{i}")(h)
-            if level > 0:
+                    h = attention(h, name=f"up_{level}_attention_{i}")
+            if level > 0 and self.resample_blocks:
+                resample = block(width=width, resample="up", name=f"up_{level}_upsample")
+                h = resample(h, embedding, train=train)
+            elif level > 0:
                 h = conv(features=width, kernel_init=initializer(), name=f"up_{level}_upsample")(
                     upsample_nearest(h)
                 )
@@ -149,8 +178,21 @@ class UNet(nn.Module):
         waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
         return jnp.concatenate([xt, *waves], axis=-1)
 
-    def _embedding(self, time: jax.Array, label: jax.Array | None) -> jax.Array:
-        """The time's embedding plus the label's, [B, embedding_dim]."""
+    def _attention(
+        self, h: jax.Array, given: dict[str, jax.Array], *, name: str, **norm: Any
+    ) -> jax.Array:
+        """Self-attention, then cross-attention to the tokens where the network has them."""
+        head_dim = self.head_dim or h.shape[-1] // self.num_heads
+        options = {**norm, "head_dim": head_dim, "dtype": self.dtype}
+        options["residual_scale"] = self.residual_scale
+        h = Attention(**options, name=name)(h)
+        if not self.tokens_channels:
+            return h
+        cross = CrossAttention(**options, name=f"{name}_to_tokens")
+        return cross(h, given["tokens"], given["tokens_mask"])
+
+    def _embedding(self, time: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
+        """The time's embedding plus those of the label and the attributes, [B, embedding_dim]."""
         width = self.embedding_dim or 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
         embedding = sinusoidal_embedding(
@@ -161,39 +203,27 @@ class UNet(nn.Module):
         )
         embedding = dense(name="time_dense_0")(embedding)
         embedding = dense(name="time_dense_1")(nn.swish(embedding))
-        if label is None:
-            return embedding
-        table = nn.Embed(
-            self.num_classes + int(self.null_class),
-            width,
-            dtype=self.dtype,
-            embedding_init=nn.initializers.normal(1.0),
-            name="label_embedding",
-        )
-        # The null class is the table's last row; -1 outside keeps labels free of num_classes.
-        return embedding + table(jnp.where(label < 0, self.num_classes, label))
-
-    def _label(self, conditions: Conditions, batch: int) -> jax.Array | None:
-        """The labels [B] of a class-conditional network; None for an unconditional one."""
-        if conditions is not None and not isinstance(conditions, dict):
-            conditions = {"label": conditions}
-        conditions = conditions or {}
-        known = {"label"} if self.num_classes else set()
-        if unknown := sorted(set(conditions) - known):
-            raise ValueError(
-                f"this network is not conditioned on {', '.join(unknown)}; it knows "
-                f"{', '.join(known) or 'no conditions'}"
+        for name, count in self._values().items():
+            absent = int(self.null_class or name != "label")
+            table = nn.Embed(
+                count + absent,
+                width,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(1.0),
+                name=f"{name}_embedding",
             )
-        if not self.num_classes:
-            return None
-        if "label" not in conditions:
-            if not self.null_class:
-                raise ValueError("this network has no null class: give it labels [B]")
-            return jnp.full((batch,), -1)
-        label = jnp.asarray(conditions["label"])
-        if label.shape != (batch,) or not jnp.issubdtype(label.dtype, jnp.integer):
-            raise ValueError(f"labels must be integers [{batch}], got {label.dtype}{label.shape}")
-        return label
+            embedding += table(conditioning.row(given[name], count))
+        return embedding
+
+    def _values(self) -> dict[str, int]:
+        """Every condition that is one of a number of values, label first."""
+        return ({"label": self.num_classes} if self.num_classes else {}) | dict(self.attributes)
+
+    def _check_label(self, conditions: Conditions) -> None:
+        if self.null_class or not self.num_classes:
+            return
+        if conditions is None or (isinstance(conditions, Mapping) and "label" not in conditions):
+            raise ValueError("this network has no null class: give it labels [B]")
 
     def _check(self, xt: jax.Array) -> None:
         if xt.ndim != 4:
@@ -213,3 +243,5 @@ class UNet(nn.Module):
             attends = level in self.attention_levels or (self.mid_attention and level == last)
             if attends and self.head_dim and width % self.head_dim:
                 raise ValueError(f"{width} channels do not divide into heads of {self.head_dim}")
+            if attends and width % self.num_heads:
+                raise ValueError(f"{width} channels do not divide into {self.num_heads} heads")

@@ -5,21 +5,27 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.config_checks import choose
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import Gamma, UNet, WithSchedule
+from ddpm_jax.models import DiT, Gamma, UNet, WithSchedule
 from ddpm_jax.parts import processes
 
+Network = UNet | DiT | WithSchedule
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def network(c: ConfigDict) -> UNet | WithSchedule:
-    """The U-Net of config.model for the images of config.data, with a learned schedule's own.
+def network(c: ConfigDict) -> Network:
+    """The network of config.model for the images of config.data, with a learned schedule's own.
 
     Raises:
       UserError: for a value that is unknown or does not fit the image size.
     """
+    plain = choose("model.name", c.model.name, {"unet": _unet, "dit": _dit})(c)
+    if c.diffusion.schedule != "learned":
+        return plain
+    return WithSchedule(plain, Gamma(**processes.schedule_options(c)))
+
+
+def _unet(c: ConfigDict) -> UNet:
     m = c.model
-    if m.name != "unet":
-        raise UserError(f"config.model.name={m.name!r}: need unet")
     heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
     for resolution in m.attention_resolutions:
         if resolution not in heights:
@@ -27,20 +33,43 @@ def network(c: ConfigDict) -> UNet | WithSchedule:
                 f"config.model.attention_resolutions={m.attention_resolutions}: the levels are "
                 f"{', '.join(map(str, heights))} pixels high"
             )
-    # A learned reverse variance is a second half of the channels.
-    halves = 2 if c.diffusion.variance == "learned_range" else 1
-    unet = UNet(
+    return UNet(
         block_channels=tuple(m.channels * k for k in m.channel_multipliers),
         num_blocks=m.num_blocks,
         attention_levels=tuple(heights.index(r) for r in m.attention_resolutions),
-        out_channels=halves * c.data.channels,
+        out_channels=_out_channels(c),
         num_classes=m.num_classes,
         dropout=m.dropout,
         head_dim=m.head_dim or None,
+        num_heads=m.num_heads or 1,
         num_groups=m.num_groups,
+        scale_shift_norm=m.scale_shift_norm,
+        resample_blocks=m.resample_blocks,
+        residual_scale=m.residual_scale,
         fourier_features=tuple(m.fourier_features),
         dtype=choose("model.dtype", m.dtype, DTYPES),
     )
-    if c.diffusion.schedule != "learned":
-        return unet
-    return WithSchedule(unet, Gamma(**processes.schedule_options(c)))
+
+
+def _dit(c: ConfigDict) -> DiT:
+    m = c.model
+    given = {} if m.patch_size is None else {"patch_size": m.patch_size}
+    if m.head_dim and m.channels % m.head_dim:
+        raise UserError(
+            f"config.model.head_dim={m.head_dim}: {m.channels} channels do not divide into it"
+        )
+    return DiT(
+        width=m.channels,
+        depth=m.num_blocks,
+        num_heads=m.num_heads or (m.channels // m.head_dim if m.head_dim else 1),
+        out_channels=_out_channels(c),
+        num_classes=m.num_classes,
+        dropout=m.dropout,
+        dtype=choose("model.dtype", m.dtype, DTYPES),
+        **given,
+    )
+
+
+def _out_channels(c: ConfigDict) -> int:
+    """A learned reverse variance is a second half of the channels."""
+    return (2 if c.diffusion.variance == "learned_range" else 1) * c.data.channels

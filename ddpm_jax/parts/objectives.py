@@ -11,8 +11,8 @@ from ddpm_jax.config_checks import choose
 from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import UNet, WithSchedule, learned_schedule
-from ddpm_jax.parts import processes
+from ddpm_jax.models import learned_schedule
+from ddpm_jax.parts import networks, processes
 from ddpm_jax.parts.options import keywords
 from ddpm_jax.training import step
 
@@ -54,9 +54,7 @@ OF_A_BOUND = ("uniform", "stratified", "importance")
 DIGITS_LEVELS = 17
 
 
-def objective(
-    c: ConfigDict, model: UNet | WithSchedule, schedule: Schedule | None
-) -> step.Objective:
+def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None) -> step.Objective:
     """The objective of config.diffusion; a schedule of None is learned by the model.
 
     Raises:
