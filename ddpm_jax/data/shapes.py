@@ -41,6 +41,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 JITTER = 0.09  # of an object's centre, as a share of half the image
 LENGTH = 2**31 - 1
+HELD_OUT = 10_000
 _COLOUR_VALUES = np.array([*COLOURS.values()], np.float32)
 _BACKGROUND_VALUES = np.array([*BACKGROUNDS.values()], np.float32)
 
@@ -123,7 +124,7 @@ def shapes(
     max_objects: int = 2,
     held_out: Iterable[tuple[str, str]] = (),
     seed: int = 0,
-    length: int = LENGTH,
+    length: int | None = None,
 ) -> Shapes:
     """Drawn images of one or two shapes: shape, colour, size, position and background, all free.
 
@@ -133,7 +134,7 @@ def shapes(
       max_objects: 1 or 2; with 2, half of the images have two objects.
       held_out: pairs (shape, colour) that are never drawn, to ask a model for what it never saw.
       seed: of the stream, at least 0 and below 2^31.
-      length: images in the source.
+      length: images in the source; None for 2^31 - 1 to train on, and 10,000 held out.
 
     Returns:
       A source of {"image": uint8 [S, S, 3], "label": int32 (the first object's shape),
@@ -157,8 +158,9 @@ def shapes(
         held.append((pair[0], pair[1]))
     if len(set(held)) == len(SHAPES) * len(COLOURS):
         raise UserError("data.held_out holds every pair: leave some to be drawn")
-    stream = 2 * seed + (split == "validation")
-    return Shapes(stream, image_size, max_objects, held, length)
+    held_out_images = split == "validation"
+    length = length or (HELD_OUT if held_out_images else LENGTH)
+    return Shapes(2 * seed + held_out_images, image_size, max_objects, held, length)
 
 
 def coverage(shape: int, size: int, centre: Iterable[float], half: int) -> np.ndarray:
