@@ -41,7 +41,10 @@ def get_config() -> ConfigDict:
     model.fourier_features = ()  # show the network sin and cos of 2^n pi x too, for these n
     # The transformer's own.
     model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
-    model.num_classes = 0  # 0 is unconditional
+    model.num_classes = 0  # 0 for no label
+    # What else the network is told, names of what the data know: of shapes background, shape,
+    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline.
+    model.conditions = ()
     model.dtype = "float32"  # of the computation: float32 or bfloat16
 
     config.diffusion = diffusion = ConfigDict()
@@ -83,6 +86,8 @@ def get_config() -> ConfigDict:
     diffusion.time_history = placeholder(int)  # importance: losses remembered a step, 10
     diffusion.time_uniform_prob = placeholder(float)  # importance: 0.001
     diffusion.label_dropout = 0.0  # share of labels hidden in training, for guidance
+    # The same of each of model.conditions, hidden independently; () is 0 for all.
+    diffusion.condition_dropout = ()
 
     config.optim = optim = ConfigDict()
     optim.name = "adam"  # adam or adamw

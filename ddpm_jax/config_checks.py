@@ -53,7 +53,15 @@ def check_ranges(c: ConfigDict) -> None:
     _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
     _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
     _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
-    exponents = c.model.fourier_features
+    rates, names = c.diffusion.condition_dropout, c.model.conditions
+    fits = len(rates) in (0, len(names)) and all(0 <= rate <= 1 for rate in rates)
+    remedy = "need a number from 0 to 1 for each of model.conditions, or ()"
+    _need(c, fits, "diffusion.condition_dropout", remedy)
+    fits = len(set(names)) == len(names) and "label" not in names
+    _need(
+        c, fits, "model.conditions", "need different names; the label is config.model.num_classes"
+    )
+    exponents = m.fourier_features
     fits = all(type(n) is int and n >= 1 for n in exponents)
     _need(c, fits, "model.fourier_features", "need whole numbers, each at least 1")
     fits = m.patch_size is None or (m.name == "dit" and m.patch_size >= 1)
@@ -78,18 +86,28 @@ def check_fit(c: ConfigDict, devices: int) -> None:
         f"not divisible by the {devices} devices of the mesh; take a multiple, or fewer devices "
         "with config.mesh.data",
     )
-    unconditional = c.model.num_classes == 0
+    unlabelled = c.model.num_classes == 0
+    unconditional = unlabelled and not c.model.conditions
     remedy = (
         "an unconditional model (config.model.num_classes=0) needs sample.guidance_scale=1 and "
         "diffusion.label_dropout=0"
     )
     need(not (unconditional and c.sample.guidance_scale != 1), "sample.guidance_scale", remedy)
-    need(not (unconditional and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
+    need(not (unlabelled and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
     need(
-        c.sample.guidance_scale == 1 or c.diffusion.label_dropout > 0,
+        c.sample.guidance_scale == 1 or unlabelled or c.diffusion.label_dropout > 0,
         "sample.guidance_scale",
         "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
     )
+    hidden = min(c.diffusion.condition_dropout, default=0) > 0
+    need(
+        c.sample.guidance_scale == 1 or not c.model.conditions or hidden,
+        "sample.guidance_scale",
+        "guidance needs a model trained with each of config.diffusion.condition_dropout above 0; "
+        "set 1",
+    )
+    moves = [name for name in c.model.conditions if name.startswith("position")]
+    need(not (c.data.flip and moves), "data.flip", f"a mirrored image has another {moves[:1]}")
 
 
 def _value(c: ConfigDict, field: str) -> Any:

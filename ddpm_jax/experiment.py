@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
+from ddpm_jax.parts import conditions as told
 from ddpm_jax.parts import networks, objectives, processes
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import checkpoints, dequantise, optimizers, sharding, state, step
-
-SampleFn = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,14 +103,26 @@ class Experiment:
         return {
             "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
+            **{
+                name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+                for name, (shape, dtype) in self.conditions().items()
+            },
+        }
+
+    def conditions(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """The shape (of one example) and dtype of every condition but the label."""
+        height, width, _ = self.image_shape
+        return dict.fromkeys(told.values(self.config), ((), jnp.int32)) | {
+            name: ((height, width, channels), jnp.float32)
+            for name, channels in told.images(self.config).items()
         }
 
     def schedule_of(self, params: Any) -> schedules.Schedule:
         """The forward process under these parameters: the fixed one, or the one they learned."""
         return learned_schedule.schedule_of(params) if self.schedule is None else self.schedule
 
-    def sample_fn(self) -> SampleFn:
-        """The compiled (params, keys [B], labels [B]) -> x_0 of config.sample."""
+    def sample_fn(self) -> sampling.SampleFn:
+        """The compiled (params, keys [B], conditions [B, ...]) -> x_0 of config.sample."""
         with _fields("sample"):
             sampler = sample_parts.sampler(self.config)
             if self.schedule is not None:
@@ -119,20 +130,22 @@ class Experiment:
             self._sample_fn(processes.first_learned(self.config), sampler)  # refuses what is bad
         # A sampler's coefficients are numbers, so a schedule that is learned is compiled into one
         # program for each of its states.
-        last: dict[bytes, SampleFn] = {}
+        last: dict[bytes, sampling.SampleFn] = {}
 
-        def sample(params: Any, keys: jax.Array, labels: jax.Array) -> jax.Array:
+        def sample(params: Any, keys: jax.Array, given: sampling.Conditions) -> jax.Array:
             learned = jax.device_get({"gamma": params["gamma"]})
             state = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(learned))
             if state not in last:
                 last.clear()
                 with _fields("sample"):
                     last[state] = self._sample_fn(self.schedule_of(learned), sampler)
-            return last[state](params, keys, labels)
+            return last[state](params, keys, given)
 
         return sample
 
-    def _sample_fn(self, schedule: schedules.Schedule, sampler: Callable[..., Any]) -> SampleFn:
+    def _sample_fn(
+        self, schedule: schedules.Schedule, sampler: Callable[..., Any]
+    ) -> sampling.SampleFn:
         c = self.config
         times = sample_parts.times(c, schedule)
         sample_parts.check(sampler, schedule, times)
@@ -144,7 +157,7 @@ class Experiment:
             prediction_name=processes.parameterisation(c),
             learned_variance=c.diffusion.variance == "learned_range",
             image_shape=self.image_shape,
-            conditional=c.model.num_classes > 0,
+            conditional=bool(told.dropout(c)),
             guidance_scale=c.sample.guidance_scale,
             mesh=self.mesh,
         )
@@ -249,24 +262,40 @@ class Loaded:
         return self.experiment.model
 
     def sample(
-        self, num: int, *, labels: Sequence[int] = (), seed: int = 0, **options: Any
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] = (),
+        conditions: Mapping[str, told.Given] | None = None,
+        seed: int = 0,
+        **options: Any,
     ) -> np.ndarray:
         """`num` images, uint8 [num, H, W, C].
 
         Args:
           num: how many.
           labels: classes, cycled; without them, image k is of class k mod num_classes.
+          conditions: what config.model.conditions names: a value by its name or number, or one for
+            each image, cycled; an image [H, W, C] for all. What is not given is absent.
           seed: image k depends on (seed, k) alone.
           **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
 
         Raises:
-          UserError: for labels out of range, or options that do not fit.
+          UserError: for labels or conditions out of range, or options that do not fit.
         """
-        batches = list(self.sample_batches(num, labels=labels, seed=seed, **options))
+        batches = list(
+            self.sample_batches(num, labels=labels, conditions=conditions, seed=seed, **options)
+        )
         return np.concatenate(batches)
 
     def sample_batches(
-        self, num: int, *, labels: Sequence[int] = (), seed: int = 0, **options: Any
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] = (),
+        conditions: Mapping[str, told.Given] | None = None,
+        seed: int = 0,
+        **options: Any,
     ) -> Iterator[np.ndarray]:
         """As `sample`, batch by batch."""
         experiment = self.experiment
@@ -276,7 +305,8 @@ class Loaded:
         return sampling.draw_images(
             experiment.sample_fn(),
             self.params,
-            self.labels(num, labels),
+            num,
+            told.arrays(experiment.config, num, self.labels(num, labels), conditions or {}),
             seed=seed,
             batch_size=padded_batch(experiment, num),
         )

@@ -1,6 +1,6 @@
 """From a network and a sampler to images: compiled batches, one key an image."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import samplers
+from ddpm_jax.diffusion import conditions as named
 from ddpm_jax.diffusion import guidance, prediction
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import sharding
-from ddpm_jax.training.step import NULL_LABEL
+
+Conditions = Mapping[str, Any]
+SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
 
 
 class Codec(NamedTuple):
@@ -38,8 +41,8 @@ def make_sample_fn(
     conditional: bool,
     guidance_scale: float,
     mesh: Mesh,
-) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """One compiled program (params, keys [B], labels [B]) -> x_0 [B, H, W, C].
+) -> SampleFn:
+    """One compiled program (params, keys [B], conditions [B, ...]) -> x_0 [B, H, W, C].
 
     Args:
       apply_fn: the network's.
@@ -48,19 +51,19 @@ def make_sample_fn(
       times: the sampler's grid.
       prediction_name, learned_variance: what the network predicts, as in `prediction.denoiser`.
       image_shape: (H, W, C).
-      conditional: give the network the labels.
+      conditional: give the network the conditions.
       guidance_scale: w of classifier-free guidance; 1 is unguided.
       mesh: the batch is split over its devices.
     """
 
-    def sample(params: Any, keys: jax.Array, labels: jax.Array) -> jax.Array:
+    def sample(params: Any, keys: jax.Array, conditions: Conditions) -> jax.Array:
         if conditional:
             denoise = guidance.classifier_free_network(
                 apply_fn,
                 params,
                 schedule,
-                {"label": labels},
-                {"label": jnp.full_like(labels, NULL_LABEL)},
+                conditions,
+                named.null(conditions),
                 guidance_scale,
                 prediction_name=prediction_name,
                 learned_variance=learned_variance,
@@ -74,7 +77,7 @@ def make_sample_fn(
                 learned_variance=learned_variance,
             )
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        x = samplers.initial_noise(keys_start, schedule, times, (len(labels), *image_shape))
+        x = samplers.initial_noise(keys_start, schedule, times, (len(keys), *image_shape))
         return sampler(denoise, schedule, times, keys_steps, x)
 
     batch = sharding.batch_sharding(mesh)
@@ -82,22 +85,24 @@ def make_sample_fn(
 
 
 def draw_images(
-    sample_fn: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    sample_fn: SampleFn,
     params: Any,
-    labels: Sequence[int] | np.ndarray,
+    num: int,
+    conditions: Conditions,
     *,
     seed: int,
     batch_size: int,
     codec: Codec = PIXELS,
 ) -> Iterator[np.ndarray]:
-    """One image a label, in batches of uint8 [b, H, W, C], image k a function of (seed, k) alone.
+    """Images in batches of uint8 [b, H, W, C]; image k is of (seed, k) and its conditions alone.
 
     Every batch runs the same program: the last one is padded, and the padding dropped.
 
     Args:
       sample_fn: from `make_sample_fn`.
       params: the network's.
-      labels: [N], -1 for no class.
+      num: how many.
+      conditions: named arrays [num, ...].
       seed: of the sample set.
       batch_size: a multiple of the devices.
       codec: its `decode` turns x_0 into images.
@@ -105,19 +110,22 @@ def draw_images(
     Raises:
       UserError: for samples that are not a number, as an adaptive sampler gives that gave up.
     """
-    labels = np.asarray(labels, np.int32)
     key = jax.random.key(seed)
-    for start in range(0, len(labels), batch_size):
-        chosen = labels[start : start + batch_size]
-        padded = np.pad(chosen, (0, batch_size - len(chosen)), constant_values=NULL_LABEL)
+    for start in range(0, num, batch_size):
+        count = min(batch_size, num - start)
+        # The padding repeats the last image, for which any condition will do.
+        places = np.minimum(start + np.arange(batch_size), num - 1)
+        chosen = {
+            name: jnp.asarray(np.asarray(value)[places]) for name, value in conditions.items()
+        }
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
-        images = np.asarray(codec.decode(sample_fn(params, keys, jnp.asarray(padded))))
-        if lost := np.isnan(images[: len(chosen)]).any(axis=(1, 2, 3)).sum():
+        images = np.asarray(codec.decode(sample_fn(params, keys, chosen)))
+        if lost := np.isnan(images[:count]).any(axis=(1, 2, 3)).sum():
             raise UserError(
-                f"{lost} of {len(chosen)} samples are not a number: an adaptive sampler ran out of "
+                f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "
                 "steps (raise sample.max_steps, sample.rtol or sample.atol), or the model diverged"
             )
-        yield to_uint8(images)[: len(chosen)]
+        yield to_uint8(images)[:count]
 
 
 def to_uint8(x: jax.Array | np.ndarray) -> np.ndarray:
@@ -131,4 +139,4 @@ def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.
         return np.resize(np.asarray(given, np.int32), num)
     if num_classes:
         return np.arange(num, dtype=np.int32) % num_classes
-    return np.full(num, NULL_LABEL, np.int32)
+    return np.full(num, named.NULL_VALUE, np.int32)

@@ -22,9 +22,17 @@ flags.DEFINE_string("grid", None, "uniform, karras, log_snr_uniform, ...")
 flags.DEFINE_integer("order", None, "of dpm_solver_pp and unipc: 1, 2 or 3")
 flags.DEFINE_float("eta", None, "noise of ddim and euler_ancestral, 0 to 1")
 flags.DEFINE_list("options", [], "other fields of config.sample, method=singlestep,threshold=0.99")
-flags.DEFINE_float("guidance_scale", None, "0 ignores the label, 1 is unguided, above 1 guided")
+flags.DEFINE_float(
+    "guidance_scale", None, "0 ignores label and conditions, 1 is unguided, above 1 guided"
+)
 flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
 flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
+flags.DEFINE_multi_string(
+    "condition",
+    [],
+    "name=value of config.model.conditions, once for each; several values, shape=circle,cross, are "
+    "cycled; an image is a PNG file",
+)
 flags.DEFINE_integer("batch_size", None, "images of one call of the network")
 flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")
 flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
@@ -41,6 +49,7 @@ def main() -> None:
         f.out,
         num_samples=f.num_samples,
         labels=f.labels,
+        conditions=f.condition,
         seed=f.seed,
         step=f.step,
         raw_params=f.raw_params,

@@ -6,16 +6,17 @@ import pytest
 from ddpm_jax import sampling
 
 
-def fake_sample_fn(params, keys, labels):
-    """An image whose pixels tell its key and its label."""
+def fake_sample_fn(params, keys, conditions):
+    """An image whose pixels tell its key."""
     bits = jax.vmap(lambda key: jax.random.uniform(key, (2, 2, 1), minval=-1))(keys)
-    return bits * params + 0 * labels[:, None, None, None]
+    assert len(conditions["label"]) == len(keys)
+    return bits * params
 
 
 def drawn(num, batch_size, seed=0, **options):
-    labels = np.zeros(num, np.int32)
+    conditions = {"label": np.zeros(num, np.int32)}
     batches = sampling.draw_images(
-        fake_sample_fn, 1.0, labels, seed=seed, batch_size=batch_size, **options
+        fake_sample_fn, 1.0, num, conditions, seed=seed, batch_size=batch_size, **options
     )
     return np.concatenate(list(batches))
 
@@ -30,12 +31,16 @@ def test_an_image_is_a_function_of_its_seed_and_number(batch_size):
 def test_every_batch_has_the_same_size():
     seen = []
 
-    def spy(params, keys, labels):
-        seen.append((keys.shape, np.asarray(labels).tolist()))
-        return jnp.zeros((len(labels), 1, 1, 1))
+    def spy(params, keys, conditions):
+        seen.append((keys.shape, {k: np.asarray(v).tolist() for k, v in conditions.items()}))
+        return jnp.zeros((len(keys), 1, 1, 1))
 
-    batches = list(sampling.draw_images(spy, None, [3, 1, 4, 1, 5], seed=0, batch_size=4))
-    assert seen == [((4,), [3, 1, 4, 1]), ((4,), [5, -1, -1, -1])]
+    given = {"label": [3, 1, 4, 1, 5], "colour": [0, 1, 2, 3, 4]}
+    batches = list(sampling.draw_images(spy, None, 5, given, seed=0, batch_size=4))
+    assert seen == [
+        ((4,), {"label": [3, 1, 4, 1], "colour": [0, 1, 2, 3]}),
+        ((4,), {"label": [5] * 4, "colour": [4] * 4}),  # padded by the last
+    ]
     assert [len(batch) for batch in batches] == [4, 1]
 
 

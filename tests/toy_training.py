@@ -33,7 +33,7 @@ def init_params(key, num_steps):
 
 def setup(schedule, *, learning_rate=1e-2, ema_decay=0.9, ema_warmup=False, optimizer=None, **kind):
     """The state at step 0 and the pure train step of `apply` on a schedule."""
-    kind = {"conditional": True, "label_dropout": 0.2} | kind
+    kind = {"dropout": {"label": 0.2}} | kind
     objective = step.make_objective(apply, lambda params: schedule, **kind)
     rate = optax.constant_schedule(learning_rate)
     optimizer = optimizer or optax.adam(rate)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
@@ -21,6 +20,7 @@ from ddpm_jax.commands import peers
 from ddpm_jax.commands.train import Watch
 from ddpm_jax.data import Batches
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.parts import conditions
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import loop, sharding
@@ -58,7 +58,12 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
     config = experiment.config
     state, step_fn = experiment.init_state(), experiment.train_step()
     place = sharding.batch_sharding(experiment.mesh)
-    batches = Batches(experiment.source("train"), config.data.batch_size, config.seed)
+    batches = Batches(
+        experiment.source("train"),
+        config.data.batch_size,
+        config.seed,
+        conditions=config.model.conditions,
+    )
     fixed = sharding.put_batch(batches.batch_at(0), place)
     stream = (sharding.put_batch(b, place) for b in batches.iterate())
     state, _ = step_fn(state, fixed)  # compiles
@@ -101,14 +106,16 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     """Images a second of config.sample, compilation left out."""
     params = experiment.init_state().params
     sample_fn = experiment.sample_fn()
-    labels = sampling.default_labels(num, experiment.config.model.num_classes)
+    config = experiment.config
+    labels = sampling.default_labels(num, config.model.num_classes)
+    given = conditions.arrays(config, num, labels, {})
     size = experiments.padded_batch(experiment, num)
 
-    def draw(labels: np.ndarray) -> None:
-        list(sampling.draw_images(sample_fn, params, labels, seed=0, batch_size=size))
+    def draw(count: int) -> None:
+        list(sampling.draw_images(sample_fn, params, count, given, seed=0, batch_size=size))
 
-    draw(labels[:size])
-    return {"samples_per_second": num / _seconds(lambda: draw(labels))}
+    draw(size)
+    return {"samples_per_second": num / _seconds(lambda: draw(num))}
 
 
 def _processes(train_script: Path, config_file: str) -> dict[str, float]:

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddpm_jax import cli, experiment, files
+from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
+from ddpm_jax.parts import conditions as told
 from ddpm_jax.reporting import figures
 
 GRID_IMAGES = 400
@@ -25,6 +27,7 @@ def to_files(
     *,
     num_samples: int,
     labels: Sequence[str] = (),
+    conditions: Sequence[str] = (),
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
@@ -36,7 +39,8 @@ def to_files(
     Args:
       workdir: of the run.
       out: the .npz or .png file, or a folder.
-      num_samples, labels, seed: as in `Loaded.sample`; labels as text.
+      num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
+        the latter "name=value,value"; an image is a file's name.
       step, raw_params: as in `experiment.load`.
       options: further fields of config.sample, as text: "method=singlestep".
       **fields: fields of config.sample; None leaves the run's own.
@@ -55,29 +59,58 @@ def to_files(
     given = {name: value for name, value in fields.items() if value is not None}
     given |= _parsed(options, loaded.experiment.config.sample)
     drawn_labels = loaded.labels(num_samples, chosen)
-    drawing = loaded.sample_batches(num_samples, labels=chosen, seed=seed, **given)
+    drawing = loaded.sample_batches(
+        num_samples,
+        labels=chosen,
+        conditions=_conditions(conditions, loaded.experiment.config),
+        seed=seed,
+        **given,
+    )
     _make_writable(target)
     batches = []
     with tqdm(total=num_samples, unit="image", disable=not sys.stderr.isatty()) as bar:
         for batch in drawing:
             batches.append(batch)
             bar.update(len(batch))
-    images = np.concatenate(batches)
+    drawn = np.concatenate(batches)
     if target.suffix in FILES:
         num_classes = loaded.experiment.config.model.num_classes
         columns = None if chosen else figures.class_columns(num_classes)
         picture = target.with_suffix(".png")
-        figures.save_png(picture, figures.grid(images[:GRID_IMAGES], columns))
+        figures.save_png(picture, figures.grid(drawn[:GRID_IMAGES], columns))
         if target.suffix == ".npz":
-            _save_npz(target, samples=images, labels=drawn_labels)
+            _save_npz(target, samples=drawn, labels=drawn_labels)
             print(f"{num_samples} samples in {target}, a grid in {picture}")
         else:
             print(f"a grid of {min(num_samples, GRID_IMAGES)} samples in {picture}")
         return
-    for k, (image, label) in enumerate(zip(images, drawn_labels, strict=True)):
+    for k, (image, label) in enumerate(zip(drawn, drawn_labels, strict=True)):
         name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
         figures.save_png(target / name, image)
     print(f"{num_samples} samples in {target}")
+
+
+def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
+    """Conditions from name=value,value; the name of an image's condition has a file's name."""
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, sign, values = text.partition("=")
+        if not sign or not values or name in given:
+            raise UserError(f"--condition={text}: need name=value, each name once")
+        if name in told.images(config):
+            given[name] = _image(text, values, told.images(config)[name])
+        else:
+            given[name] = values.split(",")
+    return given
+
+
+def _image(text: str, path: str, channels: int) -> np.ndarray:
+    """A PNG as [H, W, C] in 0..1 for one channel (a mask), else in [-1, 1]."""
+    try:
+        pixels = images.read_image(Path(path), None, channels)
+    except images.BrokenImage as error:
+        raise UserError(f"--condition={text}: cannot read this image ({error})") from error
+    return pixels > 127 if channels == 1 else pixels
 
 
 def _parsed(options: Sequence[str], config: ConfigDict) -> dict[str, Any]:

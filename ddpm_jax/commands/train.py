@@ -20,6 +20,7 @@ from ddpm_jax import files, sampling
 from ddpm_jax.data import Batches, Source, evaluation_batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.parts import conditions
 from ddpm_jax.reporting import figures
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
@@ -64,6 +65,7 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
         config.data.batch_size,
         config.seed,
         flip=config.data.flip,
+        conditions=config.model.conditions,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -193,6 +195,7 @@ class Watch:
             self._validation_data,
             self.config.data.batch_size,
             self.config.train.validate_examples,
+            conditions=self.config.model.conditions,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -222,7 +225,8 @@ class Watch:
         images = sampling.draw_images(
             self._sample_fn,
             state.ema["default"],
-            labels,
+            len(labels),
+            conditions.arrays(config, len(labels), labels, {}),
             seed=config.seed,
             batch_size=experiments.padded_batch(self.experiment, len(labels)),
         )

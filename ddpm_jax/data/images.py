@@ -25,7 +25,7 @@ class BrokenImage(Exception):
     """An image that cannot be read; the message is one line."""
 
 
-def read_image(file: Path | bytes, image_size: tuple[int, int], channels: int) -> np.ndarray:
+def read_image(file: Path | bytes, image_size: tuple[int, int] | None, channels: int) -> np.ndarray:
     """Decodes a PNG or JPEG file, or the bytes of one.
 
     EXIF orientation is applied, transparency is composited on white, 16-bit grey keeps its high
@@ -33,7 +33,7 @@ def read_image(file: Path | bytes, image_size: tuple[int, int], channels: int) -
 
     Args:
       file: where the image lies, or its encoded bytes.
-      image_size: (H, W).
+      image_size: (H, W); None for the image's own.
       channels: 1 (grey) or 3 (RGB).
 
     Returns:
@@ -55,10 +55,11 @@ def read_image(file: Path | bytes, image_size: tuple[int, int], channels: int) -
         raise BrokenImage(reason) from error
 
 
-def pixels(image: Image.Image, image_size: tuple[int, int], channels: int) -> np.ndarray:
+def pixels(image: Image.Image, image_size: tuple[int, int] | None, channels: int) -> np.ndarray:
     """Returns a PIL image as uint8 [H, W, channels]; `read_image` says how modes are converted."""
-    array = np.asarray(fit(_with_channels(image, channels), image_size))
-    return array.reshape(*image_size, channels)
+    converted = _with_channels(image, channels)
+    array = np.asarray(converted if image_size is None else fit(converted, image_size))
+    return array.reshape(*array.shape[:2], channels)
 
 
 def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:

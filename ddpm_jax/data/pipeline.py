@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Batches:
       batch_size: the global batch, over all processes.
       seed: in [0, 2**32).
       flip: mirror each example left to right with probability 1/2, drawn from (seed, n).
+      conditions: what else of each example is read, by name: values and images.
       process_index: which contiguous block of each global batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
 
@@ -47,6 +48,7 @@ class Batches:
         seed: int,
         *,
         flip: bool = False,
+        conditions: Sequence[str] = (),
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -57,6 +59,7 @@ class Batches:
         self.batch_size = batch_size
         self._block = _block(batch_size, process_index, process_count)
         self._scale = _scaling(source.info.levels)
+        self._conditions = conditions
         examples = _shuffled(source, seed)
         # Behind the endless repetition, so that a flip is drawn for n, anew in each epoch.
         self._examples = examples.random_map(_random_flip) if flip else examples
@@ -65,11 +68,12 @@ class Batches:
         """The batch of a step: this process's block of it.
 
         Returns:
-          {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]}, with
-          b = batch_size / process_count.
+          {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
+          int32 [b] and images float32 [b, H, W, C], with b = batch_size / process_count.
         """
         first = step * self.batch_size
-        return _stack([self._examples[first + j] for j in self._block], self._scale)
+        examples = [self._examples[first + j] for j in self._block]
+        return _stack(examples, self._scale, self._conditions)
 
     def iterate(
         self, start_step: int = 0, *, num_threads: int = 2, prefetch: int = 4
@@ -92,6 +96,7 @@ def evaluation_batches(
     batch_size: int,
     max_examples: int | None = None,
     *,
+    conditions: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -104,6 +109,7 @@ def evaluation_batches(
       source: the examples.
       batch_size: the global batch, over all processes.
       max_examples: stop after the first so many; None: all.
+      conditions: as of `Batches`.
       process_index: which contiguous block of each batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
       num_threads: threads that read ahead; 0 reads in the caller.
@@ -123,7 +129,8 @@ def evaluation_batches(
 
     def batch_at(number: int) -> Batch:
         indices = [number * batch_size + j for j in block]
-        batch = _stack([source[min(index, count - 1)] for index in indices], scale)
+        examples = [source[min(index, count - 1)] for index in indices]
+        batch = _stack(examples, scale, conditions)
         return batch | {"mask": np.array([index < count for index in indices])}
 
     return _read_ahead(batch_at, 0, -(-count // batch_size), num_threads, prefetch=4)
@@ -158,10 +165,22 @@ def _scaling(levels: int) -> np.ndarray:
     return (np.arange(1 - levels, levels, 2) / (levels - 1)).astype(np.float32)
 
 
-def _stack(examples: list[Example], scale: np.ndarray) -> Batch:
+def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> Batch:
     images = np.stack([example["image"] for example in examples])
     labels = np.array([example["label"] for example in examples], np.int32)
-    return {"image": scale[images], "label": labels}
+    others = {name: stacked([example[name] for example in examples]) for name in conditions}
+    return {"image": scale[images], "label": labels, **others}
+
+
+def stacked(values: Sequence[Any]) -> np.ndarray:
+    """A condition of several examples: values as int32 [b], images as float32 [b, H, W, C].
+
+    A bool image becomes 0 and 1, an 8-bit one [-1, 1].
+    """
+    array = np.stack(values)
+    if array.ndim == 1:
+        return array.astype(np.int32)
+    return (array / 127.5 - 1 if array.dtype == np.uint8 else array).astype(np.float32)
 
 
 def _shuffled(source: Source, seed: int) -> Any:
@@ -187,7 +206,9 @@ def _shuffled(source: Source, seed: int) -> Any:
 def _random_flip(example: Example, rng: np.random.Generator) -> Example:
     if rng.random() < 0.5:
         return example
-    return example | {"image": example["image"][:, ::-1]}
+    return {
+        name: value[:, ::-1] if np.ndim(value) == 3 else value for name, value in example.items()
+    }
 
 
 def _read_ahead(

@@ -83,7 +83,7 @@ class Shapes:
             "image": image,
             "label": np.int32(attributes["shape"]),
             **attributes,
-            "mask": mask,
+            "silhouette": mask,
             "outline": outline(mask),
             "caption": caption(attributes),
         }
@@ -138,8 +138,9 @@ def shapes(
 
     Returns:
       A source of {"image": uint8 [S, S, 3], "label": int32 (the first object's shape),
-      each name of ATTRIBUTES: an index into its values, "mask": bool [S, S, 1] of the objects,
-      "outline": bool [S, S, 1] of their edges, "caption": str}. Objects come in reading order.
+      each name of ATTRIBUTES: an index into its values, "silhouette": bool [S, S, 1] of the
+      objects, "outline": bool [S, S, 1] of their edges, "caption": str}. Objects come in reading
+      order.
 
     Raises:
       UserError: for an argument out of range.

@@ -6,12 +6,16 @@ import numpy as np
 
 from ddpm_jax.data.base import DataInfo, Example, Source, check_size, nearest
 from ddpm_jax.data.folder import folder
-from ddpm_jax.data.shapes import shapes
+from ddpm_jax.data.shapes import ATTRIBUTES, shapes
 from ddpm_jax.data.tfds import tfds_source
 from ddpm_jax.errors import UserError
 
 BUILT_IN = ("digits", "shapes", "folder")
 SPLITS = ("train", "validation")
+# What a network can be conditioned on beside a label: the names of a value, or an image's channels.
+CONDITIONS: dict[str, dict[str, tuple[str, ...] | int]] = {
+    "shapes": {**ATTRIBUTES, "silhouette": 1, "outline": 1}
+}
 
 
 class ArraySource:

@@ -1,21 +1,13 @@
-"""Named conditions of a network: what it is given, completed and checked.
-
-A condition is of one of three kinds, and its absence has one form:
-
-| kind | form | absent |
-| --- | --- | --- |
-| a value (a label, an attribute) | int [B] | -1 |
-| an image beside the input (a mask, a sketch, a small image) | float [B, H, W, C] | 0 |
-| a sequence, "tokens" with "tokens_mask" | float [B, L, D] and bool [B, L] | no token in the mask |
-"""
+"""What a network is conditioned on (`diffusion.conditions`), completed and checked."""
 
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.diffusion.conditions import NULL_VALUE
+
 Conditions = Mapping[str, jax.Array] | jax.Array | None
-NULL_VALUE = -1
 
 
 def complete(
@@ -62,16 +54,6 @@ def complete(
     if tokens_channels:
         whole |= _tokens(given, batch, tokens_channels)
     return whole
-
-
-def null(conditions: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The same conditions, absent: -1 for values, 0 for images and tokens, False for masks."""
-    return {
-        name: jnp.full_like(value, NULL_VALUE)
-        if jnp.issubdtype(value.dtype, jnp.integer)
-        else jnp.zeros_like(value)
-        for name, value in conditions.items()
-    }
 
 
 def row(value: jax.Array, count: int) -> jax.Array:

@@ -93,8 +93,8 @@ class UNet(nn.Module):
         Args:
           xt: [B, H, W, C]; H and W divisible by 2^(levels - 1).
           time: [B] or a scalar, in the units of `Schedule.network_time`.
-          conditions: named arrays as in `conditioning`, a bare int array for {"label": array}, or
-            None. What is left out is absent.
+          conditions: named arrays as in `diffusion.conditions`, a bare int array for
+            {"label": array}, or None. What is left out is absent.
           train: turns dropout on; `apply` then needs rngs={"dropout": key}.
 
         Raises:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.config_checks import choose
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import DiT, Gamma, UNet, WithSchedule
-from ddpm_jax.parts import processes
+from ddpm_jax.parts import conditions, processes
 
 Network = UNet | DiT | WithSchedule
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -39,6 +39,8 @@ def _unet(c: ConfigDict) -> UNet:
         attention_levels=tuple(heights.index(r) for r in m.attention_resolutions),
         out_channels=_out_channels(c),
         num_classes=m.num_classes,
+        attributes=_attributes(c),
+        images=tuple(conditions.images(c).items()),
         dropout=m.dropout,
         head_dim=m.head_dim or None,
         num_heads=m.num_heads or 1,
@@ -64,10 +66,16 @@ def _dit(c: ConfigDict) -> DiT:
         num_heads=m.num_heads or (m.channels // m.head_dim if m.head_dim else 1),
         out_channels=_out_channels(c),
         num_classes=m.num_classes,
+        attributes=_attributes(c),
+        images=tuple(conditions.images(c).items()),
         dropout=m.dropout,
         dtype=choose("model.dtype", m.dtype, DTYPES),
         **given,
     )
+
+
+def _attributes(c: ConfigDict) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(names)) for name, names in conditions.values(c).items())
 
 
 def _out_channels(c: ConfigDict) -> int:

@@ -12,7 +12,7 @@ from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.parts import networks, processes
+from ddpm_jax.parts import conditions, networks, processes
 from ddpm_jax.parts.options import keywords
 from ddpm_jax.training import step
 
@@ -78,8 +78,7 @@ def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None)
         learned_schedule.schedule_of if schedule is None else lambda params: schedule,
         loss=_loss(c, schedule, build_weighting(**of_weighting)),
         time_draw=time_draw,
-        conditional=c.model.num_classes > 0,
-        label_dropout=d.label_dropout,
+        dropout=conditions.dropout(c),
         of_variance=learned_schedule.of_variance if schedule is None else None,
     )
 

@@ -1,13 +1,15 @@
 """The pure training step: draws, loss, gradient, update, moving average."""
 
 import dataclasses
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ddpm_jax.diffusion import conditions as named
 from ddpm_jax.diffusion import losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
@@ -18,8 +20,6 @@ Batch = dict[str, jax.Array]
 Extra = dict[str, Any]
 # (network, schedule, x0, t, eps) -> [B]
 Loss = Callable[[losses.Network, Schedule, jax.Array, jax.Array, jax.Array], jax.Array]
-
-NULL_LABEL = -1
 
 
 class Outcome(NamedTuple):
@@ -62,12 +62,12 @@ class Objective:
 
 
 class Draws(NamedTuple):
-    """What an example's own key decides; each [B, ...]."""
+    """What an example's own key decides; each [B, ...], the drops by the condition's name."""
 
     t: jax.Array
     weight: jax.Array
     eps: jax.Array
-    drop: jax.Array
+    drop: dict[str, jax.Array]
 
 
 def draw(
@@ -75,23 +75,29 @@ def draw(
     x0: jax.Array,
     schedule: Schedule,
     *,
-    drop_rate: float = 0.0,
+    drop_rates: Mapping[str, float] | None = None,
     time_draw: TimeDraw | None = None,
     history: Extra | None = None,
 ) -> Draws:
-    """t, eps and the label drop of every example, each from the key of its place in the batch.
+    """t, eps and the drops of every example, each from the key of its place in the batch.
 
     So a draw depends on neither sharding, nor process count, nor what else is in the batch (but
     for what a `time_draw` lets the batch share).
     """
     time_draw = time_draw or time_draws.uniform()
 
-    def one(index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def one(index: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         key_t, key_eps, key_drop = jax.random.split(jax.random.fold_in(key, index), 3)
         return (
             key_t,
             jax.random.normal(key_eps, x0.shape[1:], x0.dtype),
-            jax.random.bernoulli(key_drop, drop_rate),
+            {
+                # By name: what is dropped does not depend on what else there is to drop.
+                name: jax.random.bernoulli(
+                    jax.random.fold_in(key_drop, zlib.crc32(name.encode())), rate
+                )
+                for name, rate in (drop_rates or {}).items()
+            },
         )
 
     keys_t, eps, drop = jax.vmap(one)(jnp.arange(x0.shape[0]))
@@ -101,14 +107,18 @@ def draw(
     return Draws(t, weight, eps, drop)
 
 
+def _named_key(key: jax.Array, name: str) -> jax.Array:
+    """By name: what is dropped does not depend on what else there is to drop."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
 def make_objective(
     apply_fn: Callable[..., Any],
     schedule_of: Callable[[Any], Schedule],
     *,
     loss: Loss = losses.simple,
     time_draw: TimeDraw | None = None,
-    conditional: bool = False,
-    label_dropout: float = 0.0,
+    dropout: Mapping[str, float] | None = None,
     of_variance: Callable[[Any], Any] | None = None,
 ) -> Objective:
     """The denoising objective of a network, Ho et al.'s Algorithm 1 up to the gradient.
@@ -118,8 +128,8 @@ def make_objective(
       schedule_of: params -> the forward process; a constant unless it is learned.
       loss: (network, schedule, x0, t, eps) -> [B], one of `losses` with its options bound.
       time_draw: one of `time_draws`, uniform if None; its history is in TrainState.extra.
-      conditional: give the network the batch's labels.
-      label_dropout: probability that an example's label becomes "no class" in training.
+      dropout: the conditions that the network is given, names in the batch; each with the
+        probability that it is absent in training, independently of the others.
       of_variance: as in `Objective`.
     """
     time_draw = time_draw or time_draws.uniform()
@@ -131,13 +141,14 @@ def make_objective(
             key_examples,
             x0,
             schedule,
-            drop_rate=label_dropout if train else 0.0,
+            drop_rates=dropout if train else dict.fromkeys(dropout or {}, 0.0),
             time_draw=time_draw if train else time_draw.validation or time_draw,
             history=extra.get("time_draw"),
         )
         conditions = None
-        if conditional:
-            conditions = {"label": jnp.where(drawn.drop, NULL_LABEL, batch["label"])}
+        if dropout:
+            masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
+            conditions = named.drop({name: batch[name] for name in [*dropout, *masks]}, drawn.drop)
 
         def network(xt: jax.Array, time: jax.Array) -> jax.Array:
             rngs = {"dropout": key_dropout} if train else None

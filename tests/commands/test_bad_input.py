@@ -78,7 +78,7 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         ({"model": {"num_classes": 7}}, "num_classes=7.*go up to 9: set it to 10"),
         ({"model": {"num_classes": 0}}, r"needs sample\.guidance_scale=1"),
         ({"diffusion": {"label_dropout": 0.0}}, "guidance needs a model trained with"),
-        ({"model": {"name": "unnet"}}, r"model\.name='unnet': need unet"),
+        ({"model": {"name": "unnet"}}, r"model\.name='unnet': need one of unet, dit"),
         ({"train": {"validate_examples": 0}}, r"train\.validate_examples=0"),
         ({"sample": {"eta": 1.5}}, r"config\.sample.*eta=1\.5"),
         ({"diffusion": {"variance": "large"}}, r"diffusion\.variance='large'.*fixed_small"),

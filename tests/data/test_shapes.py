@@ -87,11 +87,11 @@ def test_every_value_is_as_likely_as_the_others(many):
     assert abs(second - 0.5) < 5 * 0.5 / np.sqrt(len(many))
 
 
-def test_a_mask_holds_what_is_not_background(many):
+def test_a_silhouette_holds_what_is_not_background(many):
     for example in many[:200]:
         corner = example["image"][0, 0].astype(int)
         differs = np.abs(example["image"].astype(int) - corner).max(axis=-1)
-        mask = example["mask"][..., 0]
+        mask = example["silhouette"][..., 0]
         assert (differs[mask] > 0).all()
         # Less than half covered pixels are the only ones that differ outside it.
         assert (differs[~mask] <= 128).all()

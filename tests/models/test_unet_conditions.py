@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.conditions import null
 from ddpm_jax.models import UNet
-from ddpm_jax.models.conditioning import null
 from ddpm_jax.models.layers import ResidualBlock, downsample_mean
 
 TIME = jnp.array([3.0, 500.0])

@@ -36,10 +36,10 @@ def run(state, train_step, num_steps, batch_size=16, mesh=None):
 
 def test_draws_do_not_depend_on_the_rest_of_the_batch():
     images = jnp.zeros((8, *SHAPE))
-    whole = step.draw(KEY, images, THOUSAND, drop_rate=0.5)
-    half = step.draw(KEY, images[:4], THOUSAND, drop_rate=0.5)
+    whole = step.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5})
+    half = step.draw(KEY, images[:4], THOUSAND, drop_rates={"label": 0.5})
     np.testing.assert_array_equal(whole.t[:4], half.t)
-    np.testing.assert_array_equal(whole.drop[:4], half.drop)
+    np.testing.assert_array_equal(whole.drop["label"][:4], half.drop["label"])
     np.testing.assert_array_max_ulp(np.asarray(whole.eps[:4]), np.asarray(half.eps), maxulp=4)
     assert len(np.unique(whole.t)) > 4
     assert len(np.unique(whole.eps)) == whole.eps.size
@@ -50,30 +50,34 @@ def test_draws_do_not_depend_on_the_devices():
     drawn = []
     for devices in (1, 8):
         rows = sharding.batch_sharding(sharding.make_mesh(devices))
-        draw = jax.jit(lambda: step.draw(KEY, images, THOUSAND, drop_rate=0.5), out_shardings=rows)
+        draw = jax.jit(
+            lambda: step.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5}), out_shardings=rows
+        )
         drawn.append(draw())
     assert len(drawn[1].eps.devices()) == 8
     one, eight = drawn
     np.testing.assert_array_equal(one.t, eight.t)
-    np.testing.assert_array_equal(one.drop, eight.drop)
+    np.testing.assert_array_equal(one.drop["label"], eight.drop["label"])
     # The bits are the same; from them to a normal, other loops may round apart.
     np.testing.assert_array_max_ulp(np.asarray(one.eps), np.asarray(eight.eps), maxulp=4)
 
 
 def test_draws_have_their_laws():
     num = 40_000
-    drawn = jax.jit(lambda x: step.draw(KEY, x, SCHEDULE, drop_rate=0.1))(jnp.zeros((num, 2)))
+    drawn = jax.jit(lambda x: step.draw(KEY, x, SCHEDULE, drop_rates={"label": 0.1}))(
+        jnp.zeros((num, 2))
+    )
     steps = np.asarray(drawn.t) * 8
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
     counts = np.bincount(np.round(steps).astype(int), minlength=9)
     assert counts[0] == 0
     # Five standard deviations of a binomial.
     assert np.all(abs(counts[1:] - num / 8) < 5 * np.sqrt(num / 8))
-    assert abs(drawn.drop.mean() - 0.1) < 5 * np.sqrt(0.09 / num)
+    assert abs(drawn.drop["label"].mean() - 0.1) < 5 * np.sqrt(0.09 / num)
     assert abs(drawn.eps.mean()) < 5 / np.sqrt(2 * num)
     assert abs(drawn.eps.var() - 1) < 5 * np.sqrt(2 / (2 * num))
     # The three come from keys of their own.
-    together = np.corrcoef(np.stack([drawn.t, drawn.drop, *drawn.eps.T]))
+    together = np.corrcoef(np.stack([drawn.t, *drawn.drop.values(), *drawn.eps.T]))
     assert np.abs(together - np.eye(4)).max() < 5 / np.sqrt(num)
 
 
@@ -88,8 +92,7 @@ def seen_labels(train, label_dropout):
     objective = step.make_objective(
         network,
         lambda params: SCHEDULE,
-        conditional=True,
-        label_dropout=label_dropout,
+        dropout={"label": label_dropout},
     )
     batch = jax.tree.map(jnp.asarray, toy_training.batch(200))
     objective({}, batch, KEY, train, {})
@@ -119,7 +122,7 @@ def test_dropout_is_for_training_alone():
 def test_the_gradient_is_the_one_on_paper():
     # L = mean (a x_t + b - eps)² with a = b = 0: dL/da = mean -2 eps x_t, dL/db = mean -2 eps.
     schedule = schedules.linear(num_steps=1, beta_start=0.5, beta_end=0.5)
-    state, train_step = toy_training.setup(schedule, conditional=False)
+    state, train_step = toy_training.setup(schedule, dropout=None)
     seen = {}
 
     def spy(gradients, opt_state, params):
@@ -127,7 +130,7 @@ def test_the_gradient_is_the_one_on_paper():
         return gradients, opt_state
 
     spying = optax.GradientTransformation(lambda params: (), spy)
-    state, train_step = toy_training.setup(schedule, conditional=False, optimizer=spying)
+    state, train_step = toy_training.setup(schedule, dropout=None, optimizer=spying)
     batch = toy_training.batch(16)
     _, metrics = train_step(state, batch)
     key = jax.random.split(jax.random.fold_in(state.key, 0))[0]
@@ -148,7 +151,7 @@ def test_constant_data_are_learned_to_the_last_digit():
     # A fall to 0 at the end, or Adam goes on shaking.
     rate = optimizers.learning_rate(0.1, warmup_steps=0, decay="cosine", num_steps=500)
     state, train_step = toy_training.setup(
-        schedule, conditional=False, optimizer=optimizers.optimizer("adam", rate)
+        schedule, dropout=None, optimizer=optimizers.optimizer("adam", rate)
     )
     train_step = jax.jit(train_step)
     batch = {"image": jnp.full((32, *SHAPE), c), "label": jnp.zeros(32, jnp.int32)}
@@ -212,8 +215,6 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used():
     objective = step.make_objective(
         toy_training.apply,
         lambda params: SCHEDULE,
-        conditional=False,
-        label_dropout=0.0,
     )
     descent = optax.sgd(rate)
     train_step = step.make_train_step(objective, descent, rate, ema_decay=0.9, ema_warmup=False)
@@ -258,8 +259,7 @@ def validation(batch, key=KEY, params=None):
     objective = step.make_objective(
         toy_training.apply,
         lambda params: SCHEDULE,
-        conditional=True,
-        label_dropout=1.0,
+        dropout={"label": 1.0},
     )
     params = params or toy_training.init_params(jax.random.key(0), 8)
     return jax.device_get(jax.jit(step.make_validation_step(objective))(params, batch, key))

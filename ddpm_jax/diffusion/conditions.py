@@ -1,0 +1,43 @@
+"""Named conditions [B, ...] and their absence, which has one form for each kind.
+
+| kind | form | absent |
+| --- | --- | --- |
+| a value (a label, an attribute) | int [B] | -1 |
+| an image beside the input (a mask, a sketch, a small image) | float [B, H, W, C] | 0 |
+| a sequence, "tokens" with "tokens_mask" | float [B, L, D] and bool [B, L] | no token in the mask |
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.schedules import expand
+
+NULL_VALUE = -1
+
+
+def null(conditions: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The same conditions, absent in every example."""
+    return {
+        name: jnp.full_like(value, NULL_VALUE)
+        if jnp.issubdtype(value.dtype, jnp.integer)
+        else jnp.zeros_like(value)
+        for name, value in conditions.items()
+    }
+
+
+def drop(
+    conditions: Mapping[str, jax.Array], dropped: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """The conditions, absent where `dropped` of their name says so; a mask goes with its tokens.
+
+    Args:
+      conditions: named arrays [B, ...].
+      dropped: bool [B] for each name, but for names that end in "_mask".
+    """
+    absent = null(conditions)
+    return {
+        name: jnp.where(expand(dropped[name.removesuffix("_mask")], value), absent[name], value)
+        for name, value in conditions.items()
+    }

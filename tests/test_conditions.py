@@ -1,0 +1,196 @@
+"""Named conditions from the data to the network: dropped by their own rates, given by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+from tiny_runs import tiny_config
+
+from ddpm_jax import experiment
+from ddpm_jax.commands import sample, train
+from ddpm_jax.data import Batches, shapes
+from ddpm_jax.diffusion import conditions as named
+from ddpm_jax.diffusion import schedules
+from ddpm_jax.errors import UserError
+from ddpm_jax.parts import conditions as told
+from ddpm_jax.training import step
+
+NAMES = ("shape", "colour", "silhouette")
+
+
+def shapes_config(**changes):
+    groups = {
+        "data": {"name": "shapes", "image_size": (16, 16), "channels": 3},
+        "model": {"num_classes": 0, "conditions": NAMES},
+        "diffusion": {"label_dropout": 0.0, "condition_dropout": (0.5, 0.2, 0.1)},
+        "train": {"num_steps": 4, "log_every": 2, "sample_every": 4, "validate_every": 4},
+        "optim": {"warmup_steps": 0, "decay": "constant"},
+    }
+    for group, fields in changes.items():
+        groups[group] = groups.get(group, {}) | fields
+    return tiny_config(**groups)
+
+
+def test_each_condition_is_dropped_by_its_own_rate_independently_of_the_others():
+    num, rates = 20_000, {"a": 0.1, "b": 0.5, "tokens": 0.3}
+    batch = {
+        "image": jnp.zeros((num, 1)),
+        "a": jnp.full(num, 2),
+        "b": jnp.ones((num, 1, 1, 1)),
+        "tokens": jnp.ones((num, 2, 1)),
+        "tokens_mask": jnp.ones((num, 2), bool),
+        "other": jnp.ones(num),
+    }
+    seen = {}
+
+    def network(variables, xt, time, conditions, *, train, rngs):
+        seen.update(conditions)
+        return xt
+
+    objective = step.make_objective(network, lambda params: schedules.linear(8), dropout=rates)
+    objective({}, batch, jax.random.key(0), True, {})
+    assert set(seen) == {*rates, "tokens_mask"}
+    absent = {
+        "a": np.asarray(seen["a"]) == -1,
+        "b": np.asarray(seen["b"]).ravel() == 0,
+        "tokens": (np.asarray(seen["tokens"]) == 0).all(axis=(1, 2)),
+    }
+    np.testing.assert_array_equal(absent["tokens"], ~np.asarray(seen["tokens_mask"]).any(axis=1))
+    for name, rate in rates.items():
+        assert abs(absent[name].mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / num)
+    together = np.corrcoef(np.stack([*absent.values()]))
+    assert np.abs(together - np.eye(3)).max() < 5 / np.sqrt(num)
+    objective({}, batch, jax.random.key(0), False, {})
+    assert all((seen[name] == batch[name]).all() for name in seen)  # in training alone
+
+
+def test_what_is_null_is_null_of_its_kind():
+    whole = {
+        "label": jnp.array([3, 4]),
+        "sketch": jnp.ones((2, 4, 4, 1)),
+        "tokens_mask": jnp.ones((2, 3), bool),
+    }
+    absent = named.null(whole)
+    assert (absent["label"] == -1).all()
+    assert (absent["sketch"] == 0).all()
+    assert not absent["tokens_mask"].any()
+    assert {k: v.dtype for k, v in absent.items()} == {k: v.dtype for k, v in whole.items()}
+
+
+def test_a_batch_holds_what_was_asked_for_and_a_mirror_turns_images_alone():
+    source = shapes("train", 16)
+    batches = Batches(source, 6, 0, conditions=NAMES)
+    batch = batches.batch_at(3)
+    assert set(batch) == {"image", "label", *NAMES}
+    assert batch["shape"].dtype == np.int32
+    assert batch["silhouette"].shape == (6, 16, 16, 1)
+    assert set(np.unique(batch["silhouette"])) == {0, 1}
+    turned = Batches(source, 6, 0, conditions=NAMES, flip=True).batch_at(3)
+    for k in range(6):
+        way = -1 if (turned["image"][k] != batch["image"][k]).any() else 1
+        for name in ("image", "silhouette"):
+            np.testing.assert_array_equal(turned[name][k], batch[name][k][:, ::way])
+        assert turned["shape"][k] == batch["shape"][k]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("conditions") / "run"
+    assert train.train(shapes_config(), workdir) == 0
+    return workdir
+
+
+def test_a_model_is_told_by_name_and_guided(run, tmp_path):
+    loaded = experiment.load(run)
+    by_name = loaded.sample(3, conditions={"shape": ["circle", "cross"], "colour": "blue"})
+    by_number = loaded.sample(3, conditions={"shape": [0, 3, 0], "colour": 2})
+    np.testing.assert_array_equal(by_name, by_number)
+    alone = loaded.sample(3)
+    assert (by_name != alone).any(axis=(1, 2, 3)).all()
+    # At guidance 0 the conditions do not count.
+    away = loaded.sample(3, guidance_scale=0.0, conditions={"colour": "red"})
+    np.testing.assert_array_equal(away, loaded.sample(3, guidance_scale=0.0))
+
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:9, 4:9] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    flags = [f"silhouette={tmp_path / 'mask.png'}", "shape=circle,cross", "colour=blue"]
+    out = tmp_path / "a.npz"
+    sample.to_files(str(run), str(out), num_samples=3, conditions=flags)
+    drawn = np.load(out)["samples"]
+    silhouette = (mask > 0)[..., None]
+    given = {"shape": [0, 3], "colour": 2, "silhouette": silhouette}
+    np.testing.assert_array_equal(drawn, loaded.sample(3, conditions=given))
+    assert (drawn != by_name).any()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (["size=small"], "condition size: this model has no such condition; it has shape, colour"),
+        (["colours=red"], "did you mean 'colour'"),
+        (["colour=pink"], "condition colour=pink: need one of red, green, blue"),
+        (["shape=9"], "shape=9: need one of circle"),
+        (["shape"], "--condition=shape: need name=value"),
+        (["shape=circle", "shape=cross"], "each name once"),
+        (["silhouette=none.png"], "silhouette=none.png: cannot read"),
+        (["silhouette=SMALL"], r"silhouette: need an image of \(16, 16, 1\), got \(8, 8, 1\)"),
+    ],
+)
+def test_conditions_that_are_unknown_are_one_line(conditions, message, run, tmp_path):
+    small = tmp_path / "small.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(small)
+    conditions = [text.replace("SMALL", str(small)) for text in conditions]
+    out = tmp_path / "out" / "a.npz"
+    with pytest.raises(UserError, match=message):
+        sample.to_files(str(run), str(out), num_samples=2, conditions=conditions)
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": {"conditions": ("shade", "size", "shape")}},
+            "know no 'shade'; they know background, shape",
+        ),
+        ({"model": {"conditions": ("shape",) * 3}}, "model.conditions.*different names"),
+        ({"diffusion": {"condition_dropout": (0.1,)}}, "condition_dropout.*each of model.cond"),
+        ({"diffusion": {"condition_dropout": (0.1, 0.1, 1.5)}}, "condition_dropout"),
+        ({"diffusion": {"condition_dropout": ()}}, "condition_dropout above 0; set 1"),
+        (
+            {"data": {"flip": True}, "model": {"conditions": ("position", "size", "shape")}},
+            "data.flip=True",
+        ),
+        (
+            {"data": {"name": "digits", "image_size": (8, 8), "channels": 1}},
+            "the data digits know no 'shape'; they know nothing but labels",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_told_so_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment.build(shapes_config(**changes))
+
+
+def test_a_run_with_conditions_resumes_exactly(run, tmp_path):
+    half = tmp_path / "half"
+    assert train.train(shapes_config(train={"num_steps": 2}), half) == 0
+    assert train.train(shapes_config(), half) == 0
+    assert tiny_runs.final(half) == tiny_runs.final(run)
+
+
+def test_labels_and_conditions_go_together():
+    c = shapes_config(
+        model={"num_classes": 4, "conditions": ("colour",)},
+        diffusion={"label_dropout": 0.1, "condition_dropout": (0.2,)},
+    )
+    assert told.dropout(c) == {"label": 0.1, "colour": 0.2}
+    whole = told.arrays(c, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
+    assert {name: value.tolist() for name, value in whole.items()} == {
+        "label": [0, 1, 2],
+        "colour": [0, 5, 0],
+    }
+    experiment.build(c)
