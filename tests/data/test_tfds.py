@@ -150,7 +150,7 @@ def test_not_prepared_is_said_at_once_with_the_command(tmp_path, name):
     message = str(caught.value)
     command = f"python scripts/prepare_data.py --dataset={name} --data_dir={tmp_path}"
     assert message.endswith(f"prepare it with: {command}")
-    assert "built in: digits, folder" in message
+    assert "built in: digits, shapes, folder" in message
     assert "\n" not in message
 
 
