@@ -16,6 +16,9 @@ from ddpm_jax.interop.diffusers import unet_to_diffusers
 from ddpm_jax.models import UNet
 
 STEPS, ROUNDS = 50, 5
+# Before each measurement, for both: a library's threads spin on for a while after their work, and
+# would take a core from the other's.
+REST = 0.5  # seconds
 # Image sizes with the batches drawn at each.
 SIZES = {8: (1, 16), 32: (1, 16)}
 
@@ -87,6 +90,7 @@ def _compare(
     seconds: dict[str, list[float]] = {"ours": [], "diffusers": []}
     for _ in range(ROUNDS):
         for name, run in (("ours", ours), ("diffusers", theirs)):
+            time.sleep(REST)
             began = time.perf_counter()
             run(x)
             seconds[name].append(time.perf_counter() - began)
