@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import sample, train
+from ddpm_jax.commands import evaluate, sample, train
 from ddpm_jax.data import Batches, shapes
 from ddpm_jax.diffusion import conditions as named
 from ddpm_jax.diffusion import schedules
@@ -194,3 +194,15 @@ def test_labels_and_conditions_go_together():
         "colour": [0, 5, 0],
     }
     experiment.build(c)
+
+
+def test_bits_need_a_model_that_was_trained_without_each_condition(tmp_path):
+    config = shapes_config(
+        diffusion={"condition_dropout": (0.5, 0.0, 0.1)},
+        sample={"guidance_scale": 1.0},
+        train={"num_steps": 1, "sample_every": 0, "validate_every": 0},
+    )
+    assert train.train(config, tmp_path / "run") == 0
+    with pytest.raises(UserError, match=r"bpd is of p\(x\).*never trained without colour"):
+        evaluate.evaluate(str(tmp_path / "run"), metrics=["bpd"])
+    assert not (tmp_path / "run" / "eval").exists()

@@ -11,7 +11,7 @@ from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import likelihood as protocol
 from ddpm_jax.experiment import Loaded
-from ddpm_jax.parts import objectives, processes
+from ddpm_jax.parts import conditions, objectives, processes
 from ddpm_jax.samplers import ode
 
 # Of the ODE, as in Song et al. 2021. At 1e-4 the digits' mean differs by 0.003 bits, one image's by
@@ -45,6 +45,11 @@ def check(loaded: Loaded, num_terms: int | None) -> None:
         raise UserError(
             "--metrics=bpd is of p(x), and this model was never trained without its label: train "
             "with config.diffusion.label_dropout above 0, or config.model.num_classes=0"
+        )
+    if always := [name for name, rate in conditions.dropout(c).items() if not rate]:
+        raise UserError(
+            f"--metrics=bpd is of p(x), and this model was never trained without {always[0]}: "
+            "train with each of config.diffusion.condition_dropout above 0"
         )
     try:
         score = _score(loaded, objectives.pixel_levels(c), num_terms)
