@@ -105,16 +105,8 @@ class Experiment:
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
-                for name, (shape, dtype) in self.conditions().items()
+                for name, (shape, dtype) in told.shapes(self.config).items()
             },
-        }
-
-    def conditions(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """The shape (of one example) and dtype of every condition but the label."""
-        height, width, _ = self.image_shape
-        return dict.fromkeys(told.values(self.config), ((), jnp.int32)) | {
-            name: ((height, width, channels), jnp.float32)
-            for name, channels in told.images(self.config).items()
         }
 
     def schedule_of(self, params: Any) -> schedules.Schedule:

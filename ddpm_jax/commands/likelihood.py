@@ -41,15 +41,11 @@ def check(loaded: Loaded, num_terms: int | None) -> None:
         steps, or a number of terms that does not fit it.
     """
     c = loaded.experiment.config
-    if c.model.num_classes and not c.diffusion.label_dropout:
-        raise UserError(
-            "--metrics=bpd is of p(x), and this model was never trained without its label: train "
-            "with config.diffusion.label_dropout above 0, or config.model.num_classes=0"
-        )
     if always := [name for name, rate in conditions.dropout(c).items() if not rate]:
         raise UserError(
             f"--metrics=bpd is of p(x), and this model was never trained without {always[0]}: "
-            "train with each of config.diffusion.condition_dropout above 0"
+            "train with config.diffusion.label_dropout and each of condition_dropout above 0, or "
+            "without label and conditions"
         )
     try:
         score = _score(loaded, objectives.pixel_levels(c), num_terms)

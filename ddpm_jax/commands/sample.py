@@ -105,7 +105,7 @@ def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
 
 
 def _image(text: str, path: str, channels: int) -> np.ndarray:
-    """A PNG as [H, W, C] in 0..1 for one channel (a mask), else in [-1, 1]."""
+    """A PNG or JPEG file, [H, W, C]: bool for one channel (a mask), else uint8."""
     try:
         pixels = images.read_image(Path(path), None, channels)
     except images.BrokenImage as error:

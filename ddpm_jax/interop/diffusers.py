@@ -40,7 +40,7 @@ def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[s
       unet, params = unet_from_diffusers("ddpm-cifar10-32")
     """
     directory = Path(directory)
-    _check_directory(directory)
+    safetensor_files.check_directory(directory, "unet")
     config = unet2d_config.read(directory / CONFIG)
     unet = unet2d_config.to_unet(config)
     shapes = _shapes(unet, config["in_channels"])
@@ -248,24 +248,6 @@ def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[
 
 
 # The files.
-
-
-def _check_directory(directory: Path) -> None:
-    if directory.suffix in safetensor_files.PICKLES and not directory.is_dir():
-        raise safetensor_files.pickle_error(directory)
-    if directory.is_file():
-        raise ValueError(f"{directory} is a file; give the directory that save_pretrained wrote")
-    if not directory.is_dir():
-        raise ValueError(
-            f"no directory {directory}; give one that save_pretrained wrote on this machine "
-            "(nothing is downloaded)"
-        )
-    if not (directory / CONFIG).is_file():
-        if (directory / "model_index.json").is_file():
-            raise ValueError(
-                f"{directory} holds a pipeline; give its network: {directory / 'unet'}"
-            )
-        raise ValueError(f"{directory} has no {CONFIG}; give what save_pretrained wrote")
 
 
 def _check_target(directory: Path) -> None:

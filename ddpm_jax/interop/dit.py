@@ -11,6 +11,7 @@ import numpy as np
 from ddpm_jax.interop import safetensor_files
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.models import DiT
+from ddpm_jax.models.dit import FREQUENCIES
 
 CLASS = "DiTTransformer2DModel"
 # What a field of config.json means that is left out, and those of one possible value.
@@ -66,8 +67,7 @@ def dit_from_diffusers(directory: str | os.PathLike[str]) -> tuple[DiT, dict[str
         over or of the wrong shape.
     """
     directory = Path(directory)
-    if not (directory / CONFIG).is_file():
-        raise ValueError(f"{directory} has no {CONFIG}; give what save_pretrained wrote")
+    safetensor_files.check_directory(directory, "transformer")
     config = _config(read_json(directory / CONFIG))
     width = config["num_attention_heads"] * config["attention_head_dim"]
     dit = DiT(
@@ -90,7 +90,7 @@ def dit_from_diffusers(directory: str | os.PathLike[str]) -> tuple[DiT, dict[str
         "bias": weights.plain("pos_embed.proj.bias", (width,)),
     }
     weights.drop("pos_embed.pos_embed")  # fixed
-    waves = (256, width)
+    waves = (FREQUENCIES, width)
     for name, theirs in _OF_EMBEDDING.items():
         params[name] = weights.dense(
             [_EMBEDDING.format(k) + theirs for k in range(dit.depth)], *waves

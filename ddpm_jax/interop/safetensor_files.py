@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from ddpm_jax.interop.unet2d_config import read_json
+from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -16,6 +16,25 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 # What diffusers called them in its first releases.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def check_directory(directory: Path, network: str) -> None:
+    """Raises ValueError unless save_pretrained wrote it; in a pipeline's, `network` is the part."""
+    if directory.suffix in PICKLES and not directory.is_dir():
+        raise pickle_error(directory)
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file; give the directory that save_pretrained wrote")
+    if not directory.is_dir():
+        raise ValueError(
+            f"no directory {directory}; give one that save_pretrained wrote on this machine "
+            "(nothing is downloaded)"
+        )
+    if not (directory / CONFIG).is_file():
+        if (directory / "model_index.json").is_file():
+            raise ValueError(
+                f"{directory} holds a pipeline; give its network: {directory / network}"
+            )
+        raise ValueError(f"{directory} has no {CONFIG}; give what save_pretrained wrote")
 
 
 def read(directory: Path) -> dict[str, np.ndarray]:

@@ -56,6 +56,11 @@ def complete(
     return whole
 
 
+def values(num_classes: int, attributes: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Every condition that is one of a number of values, label first."""
+    return ({"label": num_classes} if num_classes else {}) | dict(attributes)
+
+
 def row(value: jax.Array, count: int) -> jax.Array:
     """The row of an embedding table of count + 1 rows: the last one is of no value at all."""
     return jnp.where(value < 0, count, value)

@@ -72,8 +72,13 @@ class DiT(nn.Module):
           ValueError: for sizes that do not divide, or conditions that the network does not have.
         """
         self._check(xt)
+        values = conditioning.values(self.num_classes, self.attributes)
         given = conditioning.complete(
-            conditions, xt.shape, self._values(), self.images, tokens_channels=0
+            conditions,
+            xt.shape,
+            values,
+            self.images,
+            tokens_channels=0,
         )
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
         tokens = self._tokens(conditioning.beside(xt, given, self.images).astype(self.dtype))
@@ -97,10 +102,6 @@ class DiT(nn.Module):
         image = _unpatched(patch, (xt.shape[1], xt.shape[2]), self.patch_size)
         return image.astype(jnp.promote_types(jnp.float32, xt.dtype))
 
-    def _values(self) -> dict[str, int]:
-        """Every condition that is one of a number of values, label first."""
-        return ({"label": self.num_classes} if self.num_classes else {}) | dict(self.attributes)
-
     def _tokens(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H W / patch², width]
         patches = nn.Dense(
             self.width, dtype=self.dtype, kernel_init=_xavier, name="patch_embedding"
@@ -115,7 +116,7 @@ class DiT(nn.Module):
             time, FREQUENCIES, freq_shift=self.freq_shift, flip_sin_to_cos=True
         )
         embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
-        for name, count in self._values().items():
+        for name, count in conditioning.values(self.num_classes, self.attributes).items():
             table = nn.Embed(
                 count + 1,
                 self.width,

@@ -101,8 +101,13 @@ class UNet(nn.Module):
           ValueError: for sizes that do not divide, or conditions that the network does not have.
         """
         self._check(xt)
+        values = conditioning.values(self.num_classes, self.attributes)
         given = conditioning.complete(
-            conditions, xt.shape, self._values(), self.images, self.tokens_channels
+            conditions,
+            xt.shape,
+            values,
+            self.images,
+            self.tokens_channels,
         )
         self._check_label(conditions)
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
@@ -203,7 +208,7 @@ class UNet(nn.Module):
         )
         embedding = dense(name="time_dense_0")(embedding)
         embedding = dense(name="time_dense_1")(nn.swish(embedding))
-        for name, count in self._values().items():
+        for name, count in conditioning.values(self.num_classes, self.attributes).items():
             absent = int(self.null_class or name != "label")
             table = nn.Embed(
                 count + absent,
@@ -214,10 +219,6 @@ class UNet(nn.Module):
             )
             embedding += table(conditioning.row(given[name], count))
         return embedding
-
-    def _values(self) -> dict[str, int]:
-        """Every condition that is one of a number of values, label first."""
-        return ({"label": self.num_classes} if self.num_classes else {}) | dict(self.attributes)
 
     def _check_label(self, conditions: Conditions) -> None:
         if self.null_class or not self.num_classes:

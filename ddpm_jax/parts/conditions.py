@@ -32,6 +32,15 @@ def images(c: ConfigDict) -> dict[str, int]:
     return {name: known for name, known in _known(c).items() if isinstance(known, int)}
 
 
+def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
+    """The shape (of one example) and dtype of each of config.model.conditions."""
+    height, width, _ = image_shape(c)
+    found: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
+    for name, channels in images(c).items():
+        found[name] = ((height, width, channels), np.float32)
+    return found
+
+
 def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
     of_data = data.CONDITIONS.get(c.data.name, {})
@@ -70,9 +79,8 @@ def arrays(
         chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
         numbers = [_number(name, value, names) for value in chosen]
         whole[name] = np.resize(np.asarray(numbers or [-1], np.int32), num)
-    height, width, _ = image_shape(c)
-    for name, channels in images(c).items():
-        shape = (height, width, channels)
+    for name in images(c):
+        shape, _ = shapes(c)[name]
         image = stacked([given[name]])[0] if name in given else np.zeros(shape, np.float32)
         if image.shape != shape:
             raise UserError(f"condition {name}: need an image of {shape}, got {image.shape}")

@@ -92,10 +92,7 @@ def draw(
             key_t,
             jax.random.normal(key_eps, x0.shape[1:], x0.dtype),
             {
-                # By name: what is dropped does not depend on what else there is to drop.
-                name: jax.random.bernoulli(
-                    jax.random.fold_in(key_drop, zlib.crc32(name.encode())), rate
-                )
+                name: jax.random.bernoulli(_named_key(key_drop, name), rate)
                 for name, rate in (drop_rates or {}).items()
             },
         )

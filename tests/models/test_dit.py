@@ -4,21 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_networks import random_params
 
 from ddpm_jax.models import DiT
 from ddpm_jax.models.dit import SIZES, positions
 
 SMALL = {"width": 24, "depth": 2, "num_heads": 2, "out_channels": 3}
 XT = np.random.default_rng(0).standard_normal((2, 8, 12, 3)).astype(np.float32)
-
-
-def stirred(dit, *inputs):
-    """Parameters of which none is 0."""
-    params = dit.init(jax.random.key(0), *inputs)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return {"params": jax.tree.unflatten(tree, leaves)}
 
 
 # Parameters of the authors' code, its frozen positions (256 patches) included; millions: Table 4.
@@ -67,7 +59,7 @@ def test_each_condition_counts_and_an_absent_one_is_the_null_value():
     sketch = np.random.default_rng(1).standard_normal((2, 8, 12, 1)).astype(np.float32)
     whole = {"label": jnp.array([1, 2]), "colour": jnp.array([0, 2]), "sketch": sketch}
     time = jnp.array([3.0, 500.0])
-    variables = stirred(dit, XT, time, whole)
+    variables = {"params": random_params(dit, XT, time, whole)}
     output = dit.apply(variables, XT, time, whole)
     assert output.shape == XT.shape
     for name, absent in (("label", -1), ("colour", -1), ("sketch", 0)):
@@ -80,7 +72,7 @@ def test_each_condition_counts_and_an_absent_one_is_the_null_value():
 
 def test_an_image_moved_by_patches_is_another_image():
     dit = DiT(**SMALL)
-    variables = stirred(dit, XT, 3.0)
+    variables = {"params": random_params(dit, XT, 3.0)}
     moved = dit.apply(variables, np.roll(XT, 2, axis=1), 3.0)
     assert np.abs(np.roll(moved, -2, axis=1) - dit.apply(variables, XT, 3.0)).max() > 1e-3
 
@@ -88,7 +80,7 @@ def test_an_image_moved_by_patches_is_another_image():
 def test_a_batch_of_2_is_2_of_1():
     dit = DiT(**SMALL, num_classes=4)
     time, label = jnp.array([3.0, 500.0]), jnp.array([1, -1])
-    variables = stirred(dit, XT, time, label)
+    variables = {"params": random_params(dit, XT, time, label)}
     both = dit.apply(variables, XT, time, label)
     for k in range(2):
         one = dit.apply(variables, XT[k : k + 1], time[k : k + 1], label[k : k + 1])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_networks import random_params
 
 from ddpm_jax.models import UNet
 from ddpm_jax.models.layers import Attention, ResidualBlock, sinusoidal_embedding, upsample_nearest
@@ -29,19 +30,6 @@ def shapes(unet, xt_shape, label=None):
 
 def number_of(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def random_params(module, *args):
-    """Random to the last bias: at its own initialisation the output is all but zero."""
-    tree = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        scale = 1 / np.sqrt(max(1, np.prod(leaf.shape[:-1])))
-        offset = 1.0 if path[-1].key == "scale" else 0.0
-        return (offset + scale * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, tree)
 
 
 @pytest.fixture(scope="module")

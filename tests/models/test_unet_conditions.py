@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_networks import random_params
 
 from ddpm_jax.diffusion.conditions import null
 from ddpm_jax.models import UNet
@@ -15,15 +16,6 @@ SMALL = {"block_channels": (8, 16), "num_blocks": 1, "attention_levels": (1,), "
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def stirred(module, *inputs):
-    """Parameters of which none is 0."""
-    params = module.init(jax.random.key(0), *inputs)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return {"params": jax.tree.unflatten(tree, leaves)}
 
 
 XT = normal(2, 8, 8, 3)
@@ -45,7 +37,7 @@ def conditional():
         images=(("sketch", 1),),
         tokens_channels=5,
     )
-    variables = stirred(unet, XT, TIME, WHOLE)
+    variables = {"params": random_params(unet, XT, TIME, WHOLE)}
     return jax.jit(lambda conditions: unet.apply(variables, XT, TIME, conditions))
 
 
@@ -155,7 +147,7 @@ def test_rescaled_residuals_keep_the_variance():
     x, embedding = normal(4, 16, 16, 32), normal(4, 8)
     block = ResidualBlock(32, num_groups=8, residual_scale=0.5**0.5)
     plain = ResidualBlock(32, num_groups=8)
-    variables = stirred(plain, x, embedding)
+    variables = {"params": random_params(plain, x, embedding)}
     branch = plain.apply(variables, x, embedding) - x
     variables["params"]["conv_1"] = jax.tree.map(
         lambda w: w / branch.std(), variables["params"]["conv_1"]
