@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     data.num_threads = 2  # that read and decode images
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet or dit
+    model.name = "unet"  # unet, dit, or classifier (of x_t, to guide another model)
     model.channels = 128  # of the U-Net's first level, or of a transformer's token
     model.num_blocks = 2  # a level, or a transformer's depth
     model.num_heads = 0  # of attention; 0 for what head_dim says, and for a single head
@@ -67,7 +67,8 @@ def get_config() -> ConfigDict:
     # Of the reverse step: fixed_small, fixed_large, or learned_range (with loss hybrid or vlb)
     diffusion.variance = "fixed_large"
     # simple (squared error), score_matching, hybrid (simple, and the bound for a learned variance),
-    # vlb, or continuous_vlb (of a continuous schedule, or a learned one)
+    # vlb, continuous_vlb (of a continuous schedule, or a learned one), or cross_entropy (of a
+    # classifier)
     diffusion.loss = "simple"
     diffusion.vlb_weight = placeholder(float)  # hybrid: of the bound, 0.001
     # none (the prediction's own units); what multiplies the error of eps: constant, snr, min_snr,

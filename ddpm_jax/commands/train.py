@@ -101,7 +101,7 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                 actions=[
                     watch.metrics(num_steps, start),
                     every(period.validate_every, act=watch.validate),
-                    every(period.sample_every, act=watch.sample),
+                    every(period.sample_every * experiment.draws_images, act=watch.sample),
                     # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                     every(period.checkpoint_every, act=checkpoints.save),
                 ],
@@ -121,9 +121,10 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
             )
             return EXIT_STOPPED
     files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
+    use = f"--workdir={workdir}" if experiment.draws_images else f"--classifier_workdir={workdir}"
     print(
-        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py "
-        f"--workdir={workdir} --num_samples=100 --out=samples.npz",
+        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py {use} "
+        "--num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
     return 0
@@ -147,7 +148,7 @@ class Watch:
         self.workdir = workdir
         self._validation_data = validation_data
         self._validation_step = experiment.validation_step()
-        self._sample_fn = experiment.sample_fn()
+        self._sample_fn = experiment.sample_fn() if experiment.draws_images else None
         self._paused = 0.0  # seconds since the last log that were not training
 
     def metrics(self, last: int, start: int) -> loop.Action:
@@ -218,6 +219,7 @@ class Watch:
 
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
+        assert self._sample_fn is not None
         began = time.monotonic()
         config = self.config
         num_classes = config.model.num_classes

@@ -1,7 +1,8 @@
 """Networks, the only importers of flax.linen: apply(variables, xt, time, conditions)."""
 
+from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.dit import DiT
 from ddpm_jax.models.learned_schedule import Gamma, WithSchedule
 from ddpm_jax.models.unet import UNet
 
-__all__ = ["DiT", "Gamma", "UNet", "WithSchedule"]
+__all__ = ["Classifier", "DiT", "Gamma", "UNet", "WithSchedule"]

@@ -224,3 +224,39 @@ class CrossAttention(nn.Module):
             mask=mask[:, None, None, :],
         ).reshape(b, h, w, c)
         return (x + dense("out", scale=0.0)(y)) * self.residual_scale
+
+
+class AttentionPool(nn.Module):
+    """One vector of an image: its mean pixel attends to all of its pixels, each at its place.
+
+    Attributes:
+      features: of the vector.
+      head_dim: channels of a head, dividing the channels.
+      dtype: of the computation; the softmax runs in float32.
+
+    Source: Radford et al. 2021 (CLIP), section 2.4; as the last layer of ADM's classifier,
+      Dhariwal & Nichol 2021, section 4.
+    """
+
+    features: int
+    head_dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, features]
+        b, h, w, c = x.shape
+        tokens = x.reshape(b, h * w, c)
+        tokens = jnp.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+        places = self.param("places", nn.initializers.normal(c**-0.5), (1, h * w + 1, c))
+        tokens = tokens + places.astype(tokens.dtype)
+
+        def heads(name: str, y: jax.Array) -> jax.Array:
+            dense = nn.Dense(c, dtype=self.dtype, kernel_init=initializer(), name=name)
+            return dense(y).reshape(b, -1, c // self.head_dim, self.head_dim)
+
+        pooled = jax.nn.dot_product_attention(
+            heads("query", tokens[:, :1]), heads("key", tokens), heads("value", tokens)
+        ).reshape(b, c)
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=initializer(), name="out")(
+            pooled
+        )

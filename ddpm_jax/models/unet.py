@@ -1,7 +1,7 @@
 """The U-Net of Ho et al. (2020), appendix B, with its successors' conditions and blocks."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,77 @@ from ddpm_jax.models.layers import (
     sinusoidal_embedding,
     upsample_nearest,
 )
+
+
+def residual_block(module: Any, train: bool, **fields: Any) -> Any:
+    """(h [B, H, W, C], embedding [B, E]) -> [B, H', W', width], with the options of a module.
+
+    Args:
+      module: a `UNet`, or another with its num_groups, norm_epsilon, dropout, scale_shift_norm,
+        residual_scale and dtype.
+      train: as in its call.
+      **fields: the block's width, resample and name.
+    """
+    block = ResidualBlock(
+        num_groups=module.num_groups,
+        norm_epsilon=module.norm_epsilon,
+        dropout=module.dropout,
+        scale_shift_norm=module.scale_shift_norm,
+        residual_scale=module.residual_scale,
+        dtype=module.dtype,
+        **fields,
+    )
+    return functools.partial(block, train=train)
+
+
+def down_path(
+    h: jax.Array,
+    embedding: jax.Array,
+    *,
+    block_channels: Sequence[int],
+    num_blocks: int,
+    attention_levels: Sequence[int],
+    resample_blocks: bool,
+    downsample_padding: int,
+    block: Any,
+    attention: Any,
+    conv: Any,
+) -> list[jax.Array]:
+    """The way down of a U-Net and of a classifier, inside the module that calls it.
+
+    Args:
+      h: [B, H, W, C], at the full resolution.
+      embedding: [B, E].
+      block_channels, num_blocks, attention_levels, resample_blocks, downsample_padding: as in
+        `UNet`.
+      block, attention, conv: constructors of the layers, but for their width and name.
+
+    Returns:
+      h, and what each layer made of it; the last is the way's end.
+    """
+    skips = [h]
+    for level, width in enumerate(block_channels):
+        for i in range(num_blocks):
+            h = block(width=width, name=f"down_{level}_block_{i}")(h, embedding)
+            if level in attention_levels:
+                h = attention(h, name=f"down_{level}_attention_{i}")
+            skips.append(h)
+        if level == len(block_channels) - 1:
+            continue
+        name = f"down_{level}_downsample"
+        if resample_blocks:
+            h = block(width=width, resample="down", name=name)(h, embedding)
+        else:
+            pad = (1, 1) if downsample_padding else (0, 1)
+            h = conv(
+                features=width,
+                strides=(2, 2),
+                padding=(pad, pad),
+                kernel_init=initializer(),
+                name=name,
+            )(h)
+        skips.append(h)
+    return skips
 
 
 class UNet(nn.Module):
@@ -112,59 +183,43 @@ class UNet(nn.Module):
         self._check_label(conditions)
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
         norm: dict[str, Any] = {"num_groups": self.num_groups, "norm_epsilon": self.norm_epsilon}
-        block = functools.partial(
-            ResidualBlock,
-            **norm,
-            dropout=self.dropout,
-            scale_shift_norm=self.scale_shift_norm,
-            residual_scale=self.residual_scale,
-            dtype=self.dtype,
-        )
+        block = functools.partial(residual_block, self, train)
         attention: Any = functools.partial(self._attention, given=given, **norm)
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
-        levels = len(self.block_channels)
 
         h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
             conditioning.beside(self._features(xt), given, self.images).astype(self.dtype)
         )
-        skips = [h]
-        for level, width in enumerate(self.block_channels):
-            for i in range(self.num_blocks):
-                h = block(width=width, name=f"down_{level}_block_{i}")(h, embedding, train=train)
-                if level in self.attention_levels:
-                    h = attention(h, name=f"down_{level}_attention_{i}")
-                skips.append(h)
-            if level < levels - 1 and self.resample_blocks:
-                resample = block(width=width, resample="down", name=f"down_{level}_downsample")
-                h = resample(h, embedding, train=train)
-                skips.append(h)
-            elif level < levels - 1:
-                pad = (1, 1) if self.downsample_padding else (0, 1)
-                h = conv(
-                    features=width,
-                    strides=(2, 2),
-                    padding=(pad, pad),
-                    kernel_init=initializer(),
-                    name=f"down_{level}_downsample",
-                )(h)
-                skips.append(h)
+        skips = down_path(
+            h,
+            embedding,
+            block_channels=self.block_channels,
+            num_blocks=self.num_blocks,
+            attention_levels=self.attention_levels,
+            resample_blocks=self.resample_blocks,
+            downsample_padding=self.downsample_padding,
+            block=block,
+            attention=attention,
+            conv=conv,
+        )
+        h = skips[-1]
 
         width = self.block_channels[-1]
-        h = block(width=width, name="mid_block_0")(h, embedding, train=train)
+        h = block(width=width, name="mid_block_0")(h, embedding)
         if self.mid_attention:
             groups = self.num_groups if self.mid_num_groups is None else self.mid_num_groups
             h = attention(h, num_groups=groups, name="mid_attention")
-        h = block(width=width, name="mid_block_1")(h, embedding, train=train)
+        h = block(width=width, name="mid_block_1")(h, embedding)
 
         for level, width in reversed(list(enumerate(self.block_channels))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(width=width, name=f"up_{level}_block_{i}")(h, embedding, train=train)
+                h = block(width=width, name=f"up_{level}_block_{i}")(h, embedding)
                 if level in self.attention_levels:
                     h = attention(h, name=f"up_{level}_attention_{i}")
             if level > 0 and self.resample_blocks:
                 resample = block(width=width, resample="up", name=f"up_{level}_upsample")
-                h = resample(h, embedding, train=train)
+                h = resample(h, embedding)
             elif level > 0:
                 h = conv(features=width, kernel_init=initializer(), name=f"up_{level}_upsample")(
                     upsample_nearest(h)
@@ -200,14 +255,13 @@ class UNet(nn.Module):
         """The time's embedding plus those of the label and the attributes, [B, embedding_dim]."""
         width = self.embedding_dim or 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
-        embedding = sinusoidal_embedding(
+        waves = sinusoidal_embedding(
             time,
             self.block_channels[0],
             freq_shift=self.freq_shift,
             flip_sin_to_cos=self.flip_sin_to_cos,
         )
-        embedding = dense(name="time_dense_0")(embedding)
-        embedding = dense(name="time_dense_1")(nn.swish(embedding))
+        embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
         for name, count in conditioning.values(self.num_classes, self.attributes).items():
             absent = int(self.null_class or name != "label")
             table = nn.Embed(
@@ -231,18 +285,35 @@ class UNet(nn.Module):
             raise ValueError(f"need images [B, H, W, C], got shape {xt.shape}")
         if any(n < 1 for n in self.fourier_features):
             raise ValueError(f"need exponents of at least 1, got {self.fourier_features=}")
-        last = len(self.block_channels) - 1
-        factor = 2**last
-        if xt.shape[1] % factor or xt.shape[2] % factor:
-            raise ValueError(
-                f"image size {xt.shape[1]}x{xt.shape[2]} is not divisible by {factor}, what a "
-                f"U-Net of {len(self.block_channels)} levels needs"
-            )
-        for level, width in enumerate(self.block_channels):
-            if width % self.num_groups:
-                raise ValueError(f"{width} channels do not divide into {self.num_groups} groups")
-            attends = level in self.attention_levels or (self.mid_attention and level == last)
-            if attends and self.head_dim and width % self.head_dim:
-                raise ValueError(f"{width} channels do not divide into heads of {self.head_dim}")
-            if attends and width % self.num_heads:
-                raise ValueError(f"{width} channels do not divide into {self.num_heads} heads")
+        attending = set(self.attention_levels)
+        if self.mid_attention:
+            attending.add(len(self.block_channels) - 1)
+        check_sizes(self, xt.shape, attending)
+
+
+def check_sizes(module: Any, shape: Sequence[int], attending: Collection[int]) -> None:
+    """Images, levels, groups and heads divide as a module with `down_path` needs.
+
+    Args:
+      module: a `UNet`, or another with its block_channels, num_groups, head_dim and num_heads.
+      shape: [B, H, W, C].
+      attending: the levels with attention.
+
+    Raises:
+      ValueError: for what does not divide.
+    """
+    factor = 2 ** (len(module.block_channels) - 1)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"image size {shape[1]}x{shape[2]} is not divisible by {factor}, what a "
+            f"U-Net of {len(module.block_channels)} levels needs"
+        )
+    for level, width in enumerate(module.block_channels):
+        if width % module.num_groups:
+            raise ValueError(f"{width} channels do not divide into {module.num_groups} groups")
+        if level not in attending:
+            continue
+        if module.head_dim and width % module.head_dim:
+            raise ValueError(f"{width} channels do not divide into heads of {module.head_dim}")
+        if width % module.num_heads:
+            raise ValueError(f"{width} channels do not divide into {module.num_heads} heads")

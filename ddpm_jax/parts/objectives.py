@@ -14,9 +14,9 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
 from ddpm_jax.parts import conditions, networks, processes
 from ddpm_jax.parts.options import keywords
-from ddpm_jax.training import step
+from ddpm_jax.training import classification, step
 
-LOSSES = ("simple", "score_matching", "hybrid", "vlb", "continuous_vlb")
+LOSSES = ("simple", "score_matching", "hybrid", "vlb", "continuous_vlb", "cross_entropy")
 WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "none": lambda: None,  # the error of the prediction in its own units
     "constant": weightings.constant,
@@ -51,6 +51,13 @@ TIME_OPTIONS = {
 }
 # Draws whose mean loss is the uniform one's, as a bound needs it.
 OF_A_BOUND = ("uniform", "stratified", "importance")
+# What a classifier leaves at its default.
+OF_DENOISING = {
+    "prediction": "eps",
+    "variance": "fixed_large",
+    "weighting": "none",
+    "label_dropout": 0.0,
+}
 DIGITS_LEVELS = 17
 
 
@@ -73,6 +80,9 @@ def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None)
     time_draw = build_draw(**options(TIME_OPTIONS, build_draw, TIME_DRAWS, "time draw"))
     _check_loss(d, schedule)
     _check_times(d, schedule)
+    _check_classifier(c)
+    if schedule is not None and d.loss == "cross_entropy":
+        return classification.classification(model.apply, schedule, time_draw=time_draw)
     return step.make_objective(
         model.apply,
         learned_schedule.schedule_of if schedule is None else lambda params: schedule,
@@ -190,6 +200,28 @@ def _check_times(d: ConfigDict, schedule: Schedule | None) -> None:
         "time_draw",
         f"remembers the losses of discrete steps, and {d.schedule} is continuous; set stratified",
     )
+
+
+def _check_classifier(c: ConfigDict) -> None:
+    """A classifier has its own loss and reads nothing of denoising, or one UserError."""
+    d, is_classifier = c.diffusion, c.model.name == "classifier"
+    _need(
+        d,
+        is_classifier == (d.loss == "cross_entropy"),
+        "loss",
+        "a classifier is trained by cross_entropy, and only it; set model.name=classifier "
+        f"(it is {c.model.name}) and loss=cross_entropy together",
+    )
+    if not is_classifier:
+        return
+    for field, value in OF_DENOISING.items():
+        _need(d, d[field] == value, field, f"a classifier denoises nothing; leave it at {value!r}")
+    _need(d, d.time_draw != "importance", "time_draw", "a classifier keeps no losses; set uniform")
+    for field in ("conditions", "fourier_features"):
+        if c.model[field]:
+            raise UserError(
+                f"config.model.{field}={c.model[field]!r}: a classifier sees x_t alone; set ()"
+            )
 
 
 def _need(d: ConfigDict, fits: bool, field: str, remedy: str) -> None:

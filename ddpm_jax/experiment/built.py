@@ -1,29 +1,25 @@
-"""From a config to the parts of an experiment, and from a workdir to a trained model."""
+"""From a config to the parts of an experiment."""
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddpm_jax import config as configs
 from ddpm_jax import data, sampling
 from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import learned_schedule
+from ddpm_jax.models import Classifier, learned_schedule
 from ddpm_jax.parts import conditions as told
 from ddpm_jax.parts import networks, objectives, processes
 from ddpm_jax.parts import sampling as sample_parts
-from ddpm_jax.training import checkpoints, dequantise, optimizers, sharding, state, step
+from ddpm_jax.training import dequantise, optimizers, sharding, state, step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +44,11 @@ class Experiment:
     objective: step.Objective
     mesh: Mesh
     image_shape: tuple[int, int, int]
+
+    @property
+    def draws_images(self) -> bool:
+        """It is a diffusion model, not a classifier."""
+        return not isinstance(self.model, Classifier)
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
@@ -114,7 +115,16 @@ class Experiment:
         return learned_schedule.schedule_of(params) if self.schedule is None else self.schedule
 
     def sample_fn(self) -> sampling.SampleFn:
-        """The compiled (params, keys [B], conditions [B, ...]) -> x_0 of config.sample."""
+        """The compiled (params, keys [B], conditions [B, ...]) -> x_0 of config.sample.
+
+        Raises:
+          UserError: for a classifier, or a sample group that does not fit.
+        """
+        if not self.draws_images:
+            raise UserError(
+                "this run is a classifier, which draws no images: draw from a diffusion model and "
+                "name the classifier's run with --classifier_workdir"
+            )
         with _fields("sample"):
             sampler = sample_parts.sampler(self.config)
             if self.schedule is not None:
@@ -230,132 +240,9 @@ def build(config: ConfigDict) -> Experiment:
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
     check_fit(c, mesh.size)
     experiment = Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
-    experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
+    if experiment.draws_images:
+        experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
     return experiment
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Loaded:
-    """A trained model, ready to use in a notebook: `load(workdir).sample(16)`.
-
-    Attributes:
-      experiment: what its config describes.
-      params: the parameters, the moving average unless raw ones were asked for.
-      step: of the checkpoint.
-    """
-
-    experiment: Experiment
-    params: Any
-    step: int
-
-    @property
-    def model(self) -> networks.Network:
-        """The network: model.apply({"params": params}, xt, time, labels)."""
-        return self.experiment.model
-
-    def sample(
-        self,
-        num: int,
-        *,
-        labels: Sequence[int] = (),
-        conditions: Mapping[str, told.Given] | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> np.ndarray:
-        """`num` images, uint8 [num, H, W, C].
-
-        Args:
-          num: how many.
-          labels: classes, cycled; without them, image k is of class k mod num_classes.
-          conditions: what config.model.conditions names: a value by its name or number, or one for
-            each image, cycled; an image [H, W, C] for all. What is not given is absent.
-          seed: image k depends on (seed, k) alone.
-          **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
-
-        Raises:
-          UserError: for labels or conditions out of range, or options that do not fit.
-        """
-        batches = list(
-            self.sample_batches(num, labels=labels, conditions=conditions, seed=seed, **options)
-        )
-        return np.concatenate(batches)
-
-    def sample_batches(
-        self,
-        num: int,
-        *,
-        labels: Sequence[int] = (),
-        conditions: Mapping[str, told.Given] | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> Iterator[np.ndarray]:
-        """As `sample`, batch by batch."""
-        experiment = self.experiment
-        if options:
-            options = sample_parts.own_options(options, experiment.config)
-            experiment = build(configs.override(experiment.config, {"sample": options}))
-        return sampling.draw_images(
-            experiment.sample_fn(),
-            self.params,
-            num,
-            told.arrays(experiment.config, num, self.labels(num, labels), conditions or {}),
-            seed=seed,
-            batch_size=padded_batch(experiment, num),
-        )
-
-    def labels(self, num: int, given: Sequence[int] = ()) -> np.ndarray:
-        """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
-        num_classes = self.experiment.config.model.num_classes
-        given = [int(label) for label in given]  # an array has no truth value
-        if num < 1:
-            raise UserError(f"the number of samples must be at least 1, got {num}")
-        if given and not num_classes:
-            raise UserError(
-                f"labels={','.join(map(str, given))}, but this model is unconditional: leave them "
-                "out, or train with config.model.num_classes set"
-            )
-        if bad := [label for label in given if not 0 <= label < num_classes]:
-            raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
-        return sampling.default_labels(num, num_classes, given)
-
-
-def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = False) -> Loaded:
-    """The model that was trained in `workdir`; nothing found there is executed.
-
-    Args:
-      workdir: of a run of scripts/train.py.
-      step: of the checkpoint; None for the latest.
-      raw_params: take the parameters themselves instead of their moving average.
-
-    Raises:
-      UserError: if there is no such run or checkpoint.
-    """
-    config = configs.read(workdir)
-    if config is None:
-        raise UserError(
-            f"no checkpoint in {workdir}: it has no config.json; train one there with "
-            "scripts/train.py, or name another --workdir"
-        )
-    # The devices of this machine, whatever trained it, as many as the batch divides by.
-    try:
-        devices = math.gcd(jax.device_count(), config.data.batch_size)
-        experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
-    except (AttributeError, KeyError) as error:
-        reason = str(error).strip("\"'").splitlines()[0]
-        raise UserError(
-            f"{workdir}/config.json has no field {reason}: another version wrote it"
-        ) from error
-    shapes = experiment.state_shapes()
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.check(step)
-        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
-    return Loaded(experiment, params, step)
-
-
-def padded_batch(experiment: Experiment, num: int) -> int:
-    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
-    devices = experiment.mesh.size
-    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices
 
 
 @contextlib.contextmanager

@@ -1,0 +1,23 @@
+"""A classifier of noised digits, to guide a diffusion model of them: Dhariwal & Nichol (2021).
+
+Data: as configs/digits.py, whose schedule it shares; another model's it would not fit.
+Hardware: 2 CPU cores, 1 min 30 s as measured.
+Expected: it reads 99% of held-out digits at t = 0.1, 77% at t = 0.5.
+Command: python scripts/train.py --config=configs/digits_classifier.py --workdir=runs/classifier
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.model.update(
+        name="classifier", scale_shift_norm=True, resample_blocks=True, head_dim=32, dropout=0.1
+    )
+    config.diffusion.update(loss="cross_entropy", label_dropout=0.0, variance="fixed_large")
+    config.optim.update(name="adamw", learning_rate=1e-3, weight_decay=0.05)
+    config.sample.update(guidance_scale=1.0)
+    config.train.update(num_steps=1000)
+    return config

@@ -1,0 +1,6 @@
+"""From a config to the parts of an experiment, and from a workdir to a trained model."""
+
+from ddpm_jax.experiment.built import Experiment, build
+from ddpm_jax.experiment.trained import Loaded, load, padded_batch
+
+__all__ = ["Experiment", "Loaded", "build", "load", "padded_batch"]

@@ -1,0 +1,110 @@
+"""The classifier of noised images (Dhariwal & Nichol 2021): the way down of a U-Net, and a pool."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.models.layers import (
+    Attention,
+    AttentionPool,
+    GroupNorm,
+    initializer,
+    sinusoidal_embedding,
+)
+from ddpm_jax.models.unet import check_sizes, down_path, residual_block
+
+
+class Classifier(nn.Module):
+    """Logits of the classes of x_t, for `guidance.classifier`.
+
+    The defaults are the paper's classifier of ImageNet at 128x128, 43 million parameters.
+
+    Attributes:
+      block_channels, num_blocks, attention_levels, dropout, head_dim, num_heads, num_groups,
+        norm_epsilon, scale_shift_norm, resample_blocks, residual_scale, dtype: as in `UNet`.
+      num_classes: at least 2.
+    """
+
+    block_channels: tuple[int, ...] = (128, 128, 256, 384, 512)
+    num_blocks: int = 2
+    attention_levels: tuple[int, ...] = (2, 3, 4)
+    num_classes: int = 1000
+    dropout: float = 0.0
+    head_dim: int | None = 64
+    num_heads: int = 1
+    num_groups: int = 32
+    norm_epsilon: float = 1e-6
+    scale_shift_norm: bool = True
+    resample_blocks: bool = True
+    residual_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, xt: jax.Array, time: jax.Array, *, train: bool = False
+    ) -> jax.Array:  # [B, H, W, C], [B] or a scalar -> [B, num_classes]
+        """The logits of x_t's class.
+
+        Args:
+          xt: [B, H, W, C]; H and W divisible by 2^(levels - 1).
+          time: [B] or a scalar, in the units of `Schedule.network_time`.
+          train: turns dropout on; `apply` then needs rngs={"dropout": key}.
+
+        Raises:
+          ValueError: for sizes that do not divide, or fewer than 2 classes.
+        """
+        self._check(xt)
+        block = functools.partial(residual_block, self, train)
+        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
+
+        def attention(h: jax.Array, *, name: str) -> jax.Array:
+            return Attention(
+                self._head_dim(h.shape[-1]),
+                self.num_groups,
+                self.norm_epsilon,
+                self.residual_scale,
+                self.dtype,
+                name=name,
+            )(h)
+
+        width = 4 * self.block_channels[0]
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
+        waves = sinusoidal_embedding(jnp.broadcast_to(time, xt.shape[:1]), self.block_channels[0])
+        embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
+        h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
+            xt.astype(self.dtype)
+        )
+        h = down_path(
+            h,
+            embedding,
+            block_channels=self.block_channels,
+            num_blocks=self.num_blocks,
+            attention_levels=self.attention_levels,
+            resample_blocks=self.resample_blocks,
+            downsample_padding=0,
+            block=block,
+            attention=attention,
+            conv=conv,
+        )[-1]
+        channels = self.block_channels[-1]
+        h = block(width=channels, name="mid_block_0")(h, embedding)
+        h = attention(h, name="mid_attention")
+        h = block(width=channels, name="mid_block_1")(h, embedding)
+        h = nn.swish(GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name="norm_out")(h))
+        logits = AttentionPool(
+            self.num_classes, self._head_dim(channels), dtype=self.dtype, name="pool"
+        )(h)
+        return logits.astype(jnp.promote_types(jnp.float32, xt.dtype))
+
+    def _head_dim(self, channels: int) -> int:
+        return self.head_dim or channels // self.num_heads
+
+    def _check(self, xt: jax.Array) -> None:
+        if xt.ndim != 4:
+            raise ValueError(f"need images [B, H, W, C], got shape {xt.shape}")
+        if self.num_classes < 2:
+            raise ValueError(f"need num_classes >= 2, got {self.num_classes}")
+        check_sizes(self, xt.shape, {*self.attention_levels, len(self.block_channels) - 1})

@@ -1,0 +1,41 @@
+"""Training a classifier of noised images, which guides a diffusion model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ddpm_jax.diffusion import process
+from ddpm_jax.diffusion.guidance import class_log_prob
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.time_draws import TimeDraw
+from ddpm_jax.training.step import Batch, Extra, Objective, Outcome, draw
+
+
+def classification(
+    apply_fn: Callable[..., Any], schedule: Schedule, *, time_draw: TimeDraw
+) -> Objective:
+    """-log p(label | x_t) of a classifier, x_t noised on the path of the model that it will guide.
+
+    Args:
+      apply_fn: (variables, x_t, time, train=, rngs=) -> logits [B, classes].
+      schedule: the path.
+      time_draw: one of `time_draws`; without a history.
+
+    Source: Dhariwal & Nichol 2021, section 4.
+    """
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        key_examples, key_dropout = jax.random.split(key)
+        draws = time_draw if train else time_draw.validation or time_draw
+        drawn = draw(key_examples, batch["image"], schedule, time_draw=draws)
+        rngs = {"dropout": key_dropout} if train else None
+
+        def network(variables: Any, xt: jax.Array, time: jax.Array) -> jax.Array:
+            return apply_fn(variables, xt, time, train=train, rngs=rngs)
+
+        xt = process.add_noise(schedule, batch["image"], drawn.t, drawn.eps)
+        log_prob = class_log_prob(network, params, schedule, batch["label"])
+        return Outcome(-log_prob(xt, drawn.t), drawn.t, drawn.weight, extra)
+
+    return Objective(outcome)
