@@ -39,6 +39,7 @@ def dpm_solver_pp(
     lower_order_final: bool = False,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """x_s = (sigma_s / sigma_t) x_t + sigma_s ∫ e^lam x_0-hat(lam) dlam, x_0-hat a polynomial.
@@ -81,6 +82,8 @@ def dpm_solver_pp(
       lower_order_final: multistep: lower the order over the last steps to 1, steadier with few.
       clip_x0: clip x_0-hat to [-1, 1].
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s; earlier estimates of
+        x_0 stay as they were.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -100,7 +103,7 @@ def dpm_solver_pp(
         rows = single_steps(schedule, levels, order, form)
     else:
         rows = _multistep(schedule, levels, order, form, sde, lower_order_final)
-    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+    return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def single_steps(

@@ -28,6 +28,7 @@ def euler(
     *,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """y_s = y_t + (rho_s - rho_t) eps-hat: first order, NFE = num_steps.
@@ -43,6 +44,7 @@ def euler(
       x: x at times[0], [B, ...].
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -56,7 +58,7 @@ def euler(
     denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
     rows = [Evaluation(t.time, **first_order(t, s)) for t, s in steps]
-    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+    return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def euler_ancestral(
@@ -69,6 +71,7 @@ def euler_ancestral(
     eta: float = 1.0,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Euler to rho_down, then noise up to rho_s: rho_down² + rho_up² = rho_s². NFE = num_steps.
@@ -85,6 +88,7 @@ def euler_ancestral(
       eta: in [0, 1]; 0 is `euler`.
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -104,6 +108,7 @@ def euler_ancestral(
         eta=eta,
         clip_x0=clip_x0,
         threshold=threshold,
+        project=project,
         return_trajectory=return_trajectory,
     )
 
@@ -117,6 +122,7 @@ def heun(
     *,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """y_s = y_t + (rho_s - rho_t) (eps-hat(y_t) + eps-hat(y_s of Euler)) / 2: second order.
@@ -131,6 +137,7 @@ def heun(
       x: x at times[0], [B, ...].
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -144,7 +151,7 @@ def heun(
     denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
     rows = [row for t, s in steps for row in _heun_step(t, s)]
-    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+    return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def edm_stochastic(
@@ -160,6 +167,7 @@ def edm_stochastic(
     S_noise: float = 1.0,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Heun's method with noise churned in before each step, on any path.
@@ -182,6 +190,7 @@ def edm_stochastic(
       S_noise: 0 <= S_noise < inf; slightly above 1 makes up for lost detail.
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -215,7 +224,7 @@ def edm_stochastic(
         stir = hot.alpha / t.alpha
         noise = S_noise * math.sqrt(hot.sigma**2 - (stir * t.sigma) ** 2)
         rows += [dataclasses.replace(first, stir=stir, stir_noise=noise), *rest]
-    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+    return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def _heun_step(t: Level, s: Level) -> list[Evaluation]:

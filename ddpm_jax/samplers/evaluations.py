@@ -51,6 +51,9 @@ class Evaluation:
         base <- keep base + take u + sum correct x0s
         u    <- scale base + sum weights x0s + noise z
 
+    A projection changes the u that is x at a time of the grid. What follows starts from it: also a
+    correction, which takes no u (take = 0) and to whose base the projection's change is added.
+
     Attributes:
       on_grid: the u that it ends with is x at the next time of the grid.
     """
@@ -70,18 +73,23 @@ class Evaluation:
 def run(
     denoise: Denoiser,
     evaluations: Sequence[Evaluation],
+    times: Any,
     key: jax.Array,
     x: jax.Array,
     *,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Carry out the evaluations from the start x, in one `lax.scan`.
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised.
-      evaluations: what to do; at least one.
+      evaluations: what to do; at least one. They end num_steps steps.
+      times: the grid, [num_steps + 1].
       key: a scalar key, or [B] keys, one an image; without effect where nothing is noised.
       x: the start, [B, ...].
+      project: (key, x [B, ...], s [B]) -> x at every time s of the grid but the first; the x0s stay
+        as they were.
       return_trajectory: also return x at every time of the grid.
 
     Returns:
@@ -108,26 +116,41 @@ def run(
             "noise",
         )
     }
+    on_grid = np.array([e.on_grid for e in evaluations])
+    if project is not None:
+        # The next time of the grid, from wherever within the step.
+        ends = np.asarray(times)[1 + np.cumsum(on_grid) - on_grid]
+        rows |= {"on_grid": jnp.asarray(on_grid), "end": jnp.asarray(ends, x.dtype)}
+    carried = project is not None and any(
+        before.on_grid and e.take == 0 for before, e in itertools.pairwise(evaluations)
+    )
 
-    def body(carry: tuple[jax.Array, ...], inputs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
-        (origin, u, x0s), (index, row) = carry, inputs
+    def body(carry: tuple[Any, ...], inputs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
+        (origin, u, x0s, change), (index, row) = carry, inputs
         key_stir, key_noise = (base.fold_in(keys, 2 * index + k) for k in (0, 1))
         if stirred:
             u = row["stir"] * u + row["stir_noise"] * base.normal(key_stir, u)
         x0 = denoise(u, jnp.broadcast_to(row["time"], u.shape[:1])).x0
         x0s = jnp.concatenate((x0[None], x0s[:-1]))
         origin = row["keep"] * origin + row["take"] * u + _combine(row["correct"], x0s)
+        if carried:
+            origin = origin + (1 - row["take"]) * change
         u = row["scale"] * origin + _combine(row["weights"], x0s)
         if noised:
             u = u + row["noise"] * base.normal(key_noise, u)
-        return (origin, u, x0s), (u if return_trajectory else None)
+        if project is not None:
+            found, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
+            key_project = base.fold_in(key_noise, base.PROJECT)
+            u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
+            change = u - found if carried else None
+        return (origin, u, x0s, change), (u if return_trajectory else None)
 
-    start = (x, x, jnp.zeros((length, *x.shape), x.dtype))
-    (_, last, _), path = jax.lax.scan(body, start, (jnp.arange(len(evaluations)), rows))
+    x0s = jnp.zeros((length, *x.shape), x.dtype)
+    start = (x, x, x0s, jnp.zeros_like(x) if carried else None)
+    (_, last, _, _), path = jax.lax.scan(body, start, (jnp.arange(len(evaluations)), rows))
     if not return_trajectory:
         return last
-    on_grid = np.flatnonzero([e.on_grid for e in evaluations])
-    return last, jnp.concatenate((x[None], path[on_grid]))
+    return last, jnp.concatenate((x[None], path[np.flatnonzero(on_grid)]))
 
 
 def first_order(t: Level, s: Level) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.samplers import base
 
+# Folded into a level's key for the projection of its updates; theirs are 0 ... steps_per_level - 1.
+LEVEL = base.PROJECT - 1
+
 
 def langevin(
     denoise: Denoiser,
@@ -22,6 +25,7 @@ def langevin(
     step_size: float = 0.2,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """At every level of the grid, updates x += (a / 2) score + sqrt(a) z with a = step_size sigma².
@@ -47,6 +51,9 @@ def langevin(
         our 1/2), NCSNv2 0.124 (6.2e-6).
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each move, at its time s, and after each update,
+        at its level's. All updates of a level have one key: noise that a projection draws is drawn
+        once a level, as in the paper's inpainting.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...]: as it arrives at the
         level, but for the last, where it leaves.
 
@@ -57,7 +64,7 @@ def langevin(
       ValueError: for options out of range, times that do not descend, or a schedule of traced
         values.
 
-    Source: Song & Ermon 2019, Algorithm 1; settings: Song & Ermon 2020 (NCSNv2).
+    Source: Song & Ermon 2019, Algorithm 1 and, to project, 2; settings: Song & Ermon 2020 (NCSNv2).
     """
     if steps_per_level < 1:
         raise ValueError(f"need steps_per_level >= 1, got {steps_per_level=}")
@@ -71,7 +78,8 @@ def langevin(
         def update(index: jax.Array, x: jax.Array) -> jax.Array:
             z = base.normal(base.fold_in(key, index), x)
             drift = -0.5 * step_size * sigma * denoise(x, t).eps
-            return x + drift + step_size**0.5 * sigma * z
+            x = x + drift + step_size**0.5 * sigma * z
+            return x if project is None else project(base.fold_in(key, LEVEL), x, t)
 
         return jax.lax.fori_loop(0, steps_per_level, update, x)
 
@@ -84,7 +92,13 @@ def langevin(
 
     times = base.check_times(times)
     out = base.scan_steps(
-        step, times, key, x, tables=_moves(schedule, times), return_trajectory=return_trajectory
+        step,
+        times,
+        key,
+        x,
+        tables=_moves(schedule, times),
+        project=project,
+        return_trajectory=return_trajectory,
     )
     if base.levels(schedule, times[-1]).sigma == 0:
         return out

@@ -83,6 +83,7 @@ def predictor_corrector(
     final_denoise: bool = True,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """At each time, Langevin corrections at t, and then a predictor's step of the reverse SDE to s.
@@ -111,6 +112,8 @@ def predictor_corrector(
       final_denoise: leave out the noise of the last step; one to sigma = 0 has none.
       clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each predictor's step, at its time s, and after
+        each correction, at its time t.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
     Returns:
@@ -120,7 +123,7 @@ def predictor_corrector(
       ValueError: for an unknown predictor, options out of range or without effect, times that do
         not descend, or a schedule of traced values.
 
-    Source: Song et al. 2021, Algorithms 1 to 5.
+    Source: Song et al. 2021, Algorithms 1 to 5; to project, the authors' inpainting code.
     """
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
@@ -136,7 +139,10 @@ def predictor_corrector(
         def correct(index: jax.Array, x: jax.Array) -> jax.Array:
             score = -denoise(x, t).eps / expand(schedule.sigma(t), x)
             z = base.normal(base.fold_in(key, index), x)
-            return _langevin_update(x, score, z, damping * snr**2)
+            x = _langevin_update(x, score, z, damping * snr**2)
+            if project is None:
+                return x
+            return project(base.fold_in(base.fold_in(key, index), base.PROJECT), x, t)
 
         x = jax.lax.fori_loop(0, num_corrections, correct, x)
         out = denoise(x, t)
@@ -156,7 +162,13 @@ def predictor_corrector(
             "to sigma = 0. End the grid above, or leave it out"
         )
     return base.scan_steps(
-        step, times, key, x, tables=(*weights, std, damping), return_trajectory=return_trajectory
+        step,
+        times,
+        key,
+        x,
+        tables=(*weights, std, damping),
+        project=project,
+        return_trajectory=return_trajectory,
     )
 
 

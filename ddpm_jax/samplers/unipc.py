@@ -36,6 +36,7 @@ def unipc(
     lower_order_final: bool = False,
     clip_x0: bool = False,
     threshold: float | None = None,
+    project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """Predict x_s from the last p estimates of x_0; ask the network there; correct x_s with p + 1.
@@ -69,6 +70,8 @@ def unipc(
       lower_order_final: lower the order over the last steps to 1, steadier with few.
       clip_x0: clip x_0-hat to [-1, 1].
       threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+      project: (key, x [B, ...], s [B]) -> x after each prediction, at its time s. The corrector's
+        change is then made to the projected x, and earlier estimates of x_0 stay as they were.
       return_trajectory: also return x at every time as the network is shown it,
         [num_steps + 1, B, ...].
 
@@ -95,7 +98,7 @@ def unipc(
     denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     b_h = variant or "bh2"
     rows = _plan(schedule, plan(schedule, times), order, corrector, form, b_h, lower_order_final)
-    return run(denoise, rows, key, x, return_trajectory=return_trajectory)
+    return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def _plan(

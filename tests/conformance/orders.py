@@ -113,4 +113,4 @@ def exact_3m_without_opening(denoise: Any, schedule: Any, times: Any, key: Any, 
     for t, s in itertools.pairwise(evaluations.plan(schedule, times)):
         lams = [t.lam, *lams][:3]
         rows.append(dpm_solver._step(t, s, lams, "exact", sde=False))
-    return evaluations.run(denoise, rows, key, x)
+    return evaluations.run(denoise, rows, times, key, x)
