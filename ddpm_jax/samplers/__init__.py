@@ -10,6 +10,7 @@ from ddpm_jax.samplers.inpainting import repaint, replacement
 from ddpm_jax.samplers.langevin import langevin
 from ddpm_jax.samplers.ode import probability_flow
 from ddpm_jax.samplers.predictor_corrector import predictor_corrector
+from ddpm_jax.samplers.starts import interpolated_start, noised_start
 from ddpm_jax.samplers.unipc import unipc
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "grids",
     "heun",
     "initial_noise",
+    "interpolated_start",
     "langevin",
+    "noised_start",
     "predictor_corrector",
     "probability_flow",
     "repaint",

@@ -2,7 +2,10 @@
 
 Each takes (schedule, num_steps) and returns float64, strictly descending, the last one 0. On a
 discrete schedule `uniform`, `leading`, `linspace` and `quadratic` keep to its nodes i / T.
+`truncated` is the tail of any of them.
 """
+
+import math
 
 import numpy as np
 
@@ -175,6 +178,38 @@ def log_snr_uniform(
     if low <= lams[0]:
         times[0] = 1.0
     return np.append(times if ends_at_0 else times[:-1], 0.0)
+
+
+def truncated(times: np.ndarray, strength: float) -> np.ndarray:
+    """The last floor(strength num_steps) steps of a grid, to start from an image noised so far.
+
+    As diffusers' image-to-image pipelines count it: strength is a share of the steps, on a uniform
+    grid that of the time too. (They round down what falls short of a whole number by a rounding
+    alone: 0.58 of 50 steps is 28 there and 29 here.)
+
+    Args:
+      times: descending, [num_steps + 1].
+      strength: in (0, 1]; 1 keeps the grid, less keeps more of the image.
+
+    Returns:
+      [floor(strength num_steps) + 1]; its first time is that of `samplers.noised_start`.
+
+    Raises:
+      ValueError: if strength is out of range or leaves no step, or the times do not descend.
+
+    Source: Meng et al. 2022 (SDEdit), Algorithm 1, whose t_0 is the first time.
+    """
+    times = base.check_times(times)
+    num_steps = len(times) - 1
+    if not 0 < strength <= 1:
+        raise ValueError(f"need 0 < strength <= 1, got {strength=}")
+    left = math.floor(strength * num_steps + 1e-9)
+    if left < 1:
+        raise ValueError(
+            f"{strength=} of {num_steps} steps leaves none: need at least {1 / num_steps:.3g}, or "
+            "a grid of more steps"
+        )
+    return times[num_steps - left :]
 
 
 def _nodes(positions: np.ndarray, schedule: Schedule) -> np.ndarray:
