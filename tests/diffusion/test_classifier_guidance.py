@@ -162,6 +162,28 @@ def test_composed_branches_share_one_call():
         np.testing.assert_allclose(found.eps, expected.eps, rtol=1e-5, atol=1e-5)
 
 
+def test_scales_of_images_lead_from_one_label_to_another():
+    """Image k is that of the scales (w (1 - share_k), w share_k) alone."""
+    schedule, params = PATHS["linear"], jnp.array([[0.0, 0.1], [1.0, -1.0], [2.0, 0.5]])
+    labels = [{"label": jnp.full(5, k)} for k in (1, 2)]
+    null, share = {"label": jnp.zeros(5, jnp.int32)}, jnp.linspace(0, 1, 5)
+    xt = noised(jnp.float32)
+
+    def guided(scales):
+        return guidance.composed_network(network, params, schedule, labels, null, scales)(xt, TIMES)
+
+    along = guided([3 * (1 - share), 3 * share])
+    for k in range(5):
+        alone = guided([3 * (1 - float(share[k])), 3 * float(share[k])])
+        np.testing.assert_allclose(along.eps[k], alone.eps[k], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(along.x0[k], alone.x0[k], rtol=1e-5, atol=1e-4)
+    # Traced, as a sampler's caller may: the same program for all shares.
+    jitted = jax.jit(lambda share: guided([3 * (1 - share), 3 * share]).eps)
+    np.testing.assert_allclose(jitted(share), along.eps, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"one for each of 5, got \(4,\)"):
+        guided([share[:4], share])
+
+
 def test_an_interval_guides_within_and_leaves_the_rest_conditional():
     schedule = PATHS["flow"]
     given, none = DATA.component(0).denoiser(schedule), DATA.denoiser(schedule)

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpm_jax.diffusion import prediction
 from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
-# w, or w at times t [B]
-Scale = float | Callable[[jax.Array], jax.Array]
+# w; w of each image, [B]; or w at times t [B]
+Scale = float | jax.Array | Callable[[jax.Array], jax.Array]
 Conditions = Mapping[str, jax.Array]
 
 
@@ -33,13 +34,14 @@ def classifier_free(
 
     Args:
       conditional, unconditional: the two denoisers.
-      scale: w, or w as a function of t, such as `within`.
+      scale: w, w of each image [B], or w as a function of t, such as `within`.
       rescale: in [0, 1], how far x_0 of each image is scaled back to the standard deviation of
         the conditional x_0; 0.7 counters the contrast of large w.
       schedule: the path; needed to rescale.
 
     Raises:
-      ValueError: for a rescale outside [0, 1], or above 0 without a schedule.
+      ValueError: for a rescale outside [0, 1], or above 0 without a schedule; when called, for
+        scales that are not one for each image.
 
     Source: Ho & Salimans 2022, equation 6, in the convention of Imagen (w = 1 + their w); to
     rescale, Lin et al. 2024, equations 15 and 16, of x_0.
@@ -58,7 +60,8 @@ def composed(
     """eps = eps_uncond + sum_i w_i (eps_i - eps_uncond): several conditions at once.
 
     With all w_i = 1 it is the conjunction of conditions that are independent given x_t; a negative
-    w_i steers away from a condition. One condition is `classifier_free`.
+    w_i steers away from a condition. One condition is `classifier_free`. Weights w (1 - share) and
+    w share, given as [B], lead from one label to another over the images of a batch.
 
     Args:
       unconditional: the common denoiser.
@@ -214,7 +217,7 @@ def _check(
         raise ValueError(f"need one scale for each condition, got {count} and {len(scales)}")
     if not 0 <= rescale <= 1:
         raise ValueError(f"need 0 <= rescale <= 1, got {rescale=}")
-    if any(callable(scale) for scale in scales):
+    if any(callable(scale) or isinstance(scale, jax.Array | np.ndarray) for scale in scales):
         return None
     used = [k for k, scale in enumerate(scales) if scale != 0]
     if not used:
@@ -236,7 +239,7 @@ def _mix(
     rescale: float,
     schedule: Schedule | None,
 ) -> Denoised:
-    weights = [expand(scale(t), xt) if callable(scale) else scale for scale in scales]
+    weights = [_weight(scale, xt, t) for scale in scales]
     rest = 1 - sum(weights)
     x0, eps = (
         rest * u + sum(w * c for w, c in zip(weights, others, strict=True))
@@ -249,6 +252,15 @@ def _mix(
         x0 = (1 - rescale + rescale * ratio) * x0
         x0, eps, _ = prediction.from_x0(schedule, xt, t, x0)
     return Denoised(x0, eps, conditionals[0].variance_fraction)
+
+
+def _weight(scale: Scale, xt: jax.Array, t: jax.Array) -> jax.Array | float:
+    if isinstance(scale, int | float):
+        return scale  # of no dtype: it follows that of x_t
+    weight = jnp.asarray(scale(t) if callable(scale) else scale, xt.dtype)
+    if weight.shape not in ((), xt.shape[:1]):
+        raise ValueError(f"need one scale, or one for each of {len(xt)}, got {weight.shape}")
+    return expand(weight, xt)
 
 
 def _deviation(x: jax.Array) -> jax.Array:
