@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion import process
+from ddpm_jax.diffusion.guidance import observation
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base, ddpm
@@ -29,7 +30,7 @@ def replacement(schedule: Schedule, known: jax.Array, mask: jax.Array) -> base.P
 
     Source: Song et al. 2021, section 5 and appendix I.2.
     """
-    _check_mask(known, mask)
+    observation.check_mask(mask, known.shape)
 
     def project(key: jax.Array, x: jax.Array, s: jax.Array) -> jax.Array:
         kept = process.add_noise(schedule, known, s, base.normal(key, x))
@@ -142,10 +143,3 @@ def _moves(num_steps: int, jump_length: int, num_resamples: int) -> np.ndarray:
         down, up = range(start + 1, end + 1), range(end - 1, start - 1, -1)
         visited += [*down, *([*up, *down] * (num_resamples - 1))]
     return np.array(visited)
-
-
-def _check_mask(known: jax.Array, mask: jax.Array) -> None:
-    if mask.ndim != known.ndim or any(
-        m not in (1, k) for m, k in zip(mask.shape, known.shape, strict=True)
-    ):
-        raise ValueError(f"need a mask that broadcasts to {known.shape}, got {mask.shape}")

@@ -15,10 +15,12 @@ from ddpm_jax.diffusion.guidance.classifier_free import (
     composed_network,
     within,
 )
+from ddpm_jax.diffusion.guidance.observation import average_pool, grey, masked, observed
 
 __all__ = [
     "Gradient",
     "Scale",
+    "average_pool",
     "class_log_prob",
     "classifier",
     "classifier_free",
@@ -27,7 +29,10 @@ __all__ = [
     "composed",
     "composed_network",
     "gradient",
+    "grey",
     "map_x0",
+    "masked",
+    "observed",
     "threshold_x0",
     "within",
 ]
