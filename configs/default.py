@@ -134,6 +134,14 @@ def get_config() -> ConfigDict:
     sample.grid_steps_offset = placeholder(int)
     sample.clip_x0 = True
     sample.guidance_scale = 1.0  # 0 ignores the label, 1 is unguided, above 1 guided
+    sample.guidance_low = placeholder(float)  # guide at noise levels sigma / alpha from here
+    sample.guidance_high = placeholder(float)  # up to here, and not elsewhere
+    sample.guidance_rescale = placeholder(float)  # 0 to 1: how far guidance's contrast is undone
+    sample.classifier_scale = placeholder(float)  # of a classifier's gradient, where one is named
+    # Inpainting by the ancestral sampler with RePaint's jumps: how often each stretch is sampled,
+    # and its steps (10 and 10).
+    sample.num_resamples = placeholder(int)
+    sample.jump_length = placeholder(int)
     sample.batch_size = 64
     sample.grid_size = 64  # images of the grids drawn in training
 

@@ -4,7 +4,7 @@ import difflib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,12 +22,19 @@ flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[], int | None], argv: list[str] | None = None, *, pairs: Sequence[str] = ()
+) -> NoReturn:
     """Parse the flags, run `main`, and exit with what it returns (None is 0).
 
     `--help` prints the calling module's docstring and flags and exits 0. A `UserError`, a flag that
     does not exist or a value of the wrong type is printed in one line on stderr; the exit code is
     then 2 (absl's own is 1).
+
+    Args:
+      main: the script.
+      argv: the command line; None for this process's.
+      pairs: list flags that may be given as two words, --inpaint IMAGE MASK.
     """
     argv = sys.argv if argv is None else argv
     # Config files say `from configs import default`, and configs/ stands beside scripts/.
@@ -36,13 +43,27 @@ def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoRetu
         print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.main_module_help()}")
         sys.exit(0)
     try:
-        parse(argv)
+        parse(joined(argv, pairs))
         sys.exit(main())
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def joined(argv: Sequence[str], pairs: Sequence[str]) -> list[str]:
+    """The command line with --flag A B, of the flags named, as --flag=A,B, which absl reads."""
+    words, whole = list(argv), []
+    while words:
+        word = words.pop(0)
+        if word.lstrip("-") in pairs and word.startswith("-"):
+            values: list[str] = []
+            while words and not words[0].startswith("-") and len(values) < 2:
+                values.append(words.pop(0))
+            word = f"{word}={','.join(values)}"
+        whole.append(word)
+    return whole
 
 
 def parse(argv: list[str]) -> None:

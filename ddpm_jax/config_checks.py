@@ -73,8 +73,17 @@ def check_ranges(c: ConfigDict) -> None:
     for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
         _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
-    finite = math.isfinite(c.sample.guidance_scale)
-    _need(c, finite, "sample.guidance_scale", "need a finite number")
+    s = c.sample
+    _need(c, math.isfinite(s.guidance_scale), "sample.guidance_scale", "need a finite number")
+    fits = s.guidance_rescale is None or 0 <= s.guidance_rescale <= 1
+    _need(c, fits, "sample.guidance_rescale", "need 0 to 1, or None")
+    fits = s.classifier_scale is None or 0 <= s.classifier_scale < math.inf
+    _need(c, fits, "sample.classifier_scale", "need a finite number, at least 0, or None")
+    fits = s.guidance_low is None or 0 <= s.guidance_low < math.inf
+    _need(c, fits, "sample.guidance_low", "need a finite number, at least 0, or None")
+    low = s.guidance_low or 0.0
+    fits = s.guidance_high is None or low < s.guidance_high < math.inf
+    _need(c, fits, "sample.guidance_high", "need a finite number above guidance_low, or None")
 
 
 def check_fit(c: ConfigDict, devices: int) -> None:
@@ -94,20 +103,19 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     )
     need(not (unconditional and c.sample.guidance_scale != 1), "sample.guidance_scale", remedy)
     need(not (unlabelled and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
-    need(
-        c.sample.guidance_scale == 1 or unlabelled or c.diffusion.label_dropout > 0,
-        "sample.guidance_scale",
-        "guidance needs a model trained with config.diffusion.label_dropout above 0; set 1",
-    )
-    hidden = min(c.diffusion.condition_dropout, default=0) > 0
-    need(
-        c.sample.guidance_scale == 1 or not c.model.conditions or hidden,
-        "sample.guidance_scale",
-        "guidance needs a model trained with each of config.diffusion.condition_dropout above 0; "
-        "set 1",
-    )
     moves = [name for name in c.model.conditions if name.startswith("position")]
     need(not (c.data.flip and moves), "data.flip", f"a mirrored image has another {moves[:1]}")
+
+
+def check_guidable(c: ConfigDict, field: str) -> None:
+    """Conditions were hidden in training, as guidance needs. Raises UserError for what asks it."""
+    dropped = {"diffusion.label_dropout": c.diffusion.label_dropout > 0 or not c.model.num_classes}
+    hidden = min(c.diffusion.condition_dropout, default=0) > 0
+    dropped["each of config.diffusion.condition_dropout"] = hidden or not c.model.conditions
+    for name, fits in dropped.items():
+        if not fits:
+            need = name if name.startswith("each") else f"config.{name}"
+            raise UserError(f"{field}: guidance needs a model trained with {need} above 0; set 1")
 
 
 def _value(c: ConfigDict, field: str) -> Any:

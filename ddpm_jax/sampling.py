@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax import samplers
-from ddpm_jax.diffusion import conditions as named
-from ddpm_jax.diffusion import guidance, prediction
-from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.conditions import NULL_VALUE
+from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import sharding
 
 Conditions = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
+TASK = "task"
 
 
 class Codec(NamedTuple):
@@ -30,58 +29,37 @@ PIXELS = Codec(encode=lambda x: x, decode=lambda x: x)
 
 
 def make_sample_fn(
-    apply_fn: Callable[..., Any],
-    schedule: Schedule,
-    sampler: Callable[..., jax.Array],
+    denoiser: Callable[[Any, Any, Conditions, Conditions], Denoiser],
+    start: Callable[[jax.Array, Conditions], jax.Array],
+    run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
     *,
-    times: np.ndarray,
-    prediction_name: str | prediction.Parameterisation,
-    learned_variance: bool,
-    image_shape: tuple[int, int, int],
-    conditional: bool,
-    guidance_scale: float,
+    helpers: Any,
     mesh: Mesh,
 ) -> SampleFn:
-    """One compiled program (params, keys [B], conditions [B, ...]) -> x_0 [B, H, W, C].
+    """One compiled program (params, keys [B], given [B, ...]) -> x_0 [B, H, W, C].
 
     Args:
-      apply_fn: the network's.
-      schedule: the path that it was trained on.
-      sampler: (denoise, schedule, times, key, x) -> x_0.
-      times: the sampler's grid.
-      prediction_name, learned_variance: what the network predicts, as in `prediction.denoiser`.
-      image_shape: (H, W, C).
-      conditional: give the network the conditions.
-      guidance_scale: w of classifier-free guidance; 1 is unguided.
+      denoiser: (params, helpers, conditions, task) -> what is sampled. `given` holds the conditions
+        by name, and under "task" the arrays of what else is asked of the samples.
+      start: (keys [B], task) -> x at the first time.
+      run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
+      helpers: the parameters of other networks, those that guide.
       mesh: the batch is split over its devices.
     """
 
-    def sample(params: Any, keys: jax.Array, conditions: Conditions) -> jax.Array:
-        if conditional:
-            denoise = guidance.classifier_free_network(
-                apply_fn,
-                params,
-                schedule,
-                conditions,
-                named.null(conditions),
-                guidance_scale,
-                prediction_name=prediction_name,
-                learned_variance=learned_variance,
-            )
-        else:
-            denoise = prediction.denoiser(
-                apply_fn,
-                params,
-                schedule,
-                prediction=prediction_name,
-                learned_variance=learned_variance,
-            )
+    def sample(params: Any, helpers: Any, keys: jax.Array, conditions: Any, task: Any) -> jax.Array:
+        denoise = denoiser(params, helpers, conditions, task)
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        x = samplers.initial_noise(keys_start, schedule, times, (len(keys), *image_shape))
-        return sampler(denoise, schedule, times, keys_steps, x)
+        return run(denoise, keys_steps, start(keys_start, task), task)
 
     batch = sharding.batch_sharding(mesh)
-    return jax.jit(sample, in_shardings=(None, batch, batch), out_shardings=batch)
+    program = jax.jit(sample, in_shardings=(None, None, batch, batch, batch), out_shardings=batch)
+
+    def sample_fn(params: Any, keys: jax.Array, given: Conditions) -> jax.Array:
+        conditions = {name: value for name, value in given.items() if name != TASK}
+        return program(params, helpers, keys, conditions, given.get(TASK, {}))
+
+    return sample_fn
 
 
 def draw_images(
@@ -92,9 +70,12 @@ def draw_images(
     *,
     seed: int,
     batch_size: int,
+    one_noise: bool = False,
     codec: Codec = PIXELS,
 ) -> Iterator[np.ndarray]:
     """Images in batches of uint8 [b, H, W, C]; image k is of (seed, k) and its conditions alone.
+
+    [b, frames, H, W, C] where the sample_fn keeps frames of the way.
 
     Every batch runs the same program: the last one is padded, and the padding dropped.
 
@@ -102,9 +83,11 @@ def draw_images(
       sample_fn: from `make_sample_fn`.
       params: the network's.
       num: how many.
-      conditions: named arrays [num, ...].
+      conditions: named arrays [num, ...], and under "task" a dict of such.
       seed: of the sample set.
       batch_size: a multiple of the devices.
+      one_noise: give every image the noise of image 0, so that they differ by their conditions
+        alone.
       codec: its `decode` turns x_0 into images.
 
     Raises:
@@ -115,17 +98,22 @@ def draw_images(
         count = min(batch_size, num - start)
         # The padding repeats the last image, for which any condition will do.
         places = np.minimum(start + np.arange(batch_size), num - 1)
-        chosen = {
-            name: jnp.asarray(np.asarray(value)[places]) for name, value in conditions.items()
-        }
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(batch_size))
+        chosen = {name: _chosen(value, places) for name, value in conditions.items()}
+        numbers = jnp.zeros(batch_size, int) if one_noise else start + jnp.arange(batch_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         images = np.asarray(codec.decode(sample_fn(params, keys, chosen)))
-        if lost := np.isnan(images[:count]).any(axis=(1, 2, 3)).sum():
+        if lost := np.isnan(images[:count]).reshape(count, -1).any(axis=1).sum():
             raise UserError(
                 f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "
                 "steps (raise sample.max_steps, sample.rtol or sample.atol), or the model diverged"
             )
         yield to_uint8(images)[:count]
+
+
+def _chosen(value: Any, places: np.ndarray) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _chosen(one, places) for name, one in value.items()}
+    return jnp.asarray(np.asarray(value)[places])
 
 
 def to_uint8(x: jax.Array | np.ndarray) -> np.ndarray:
@@ -139,4 +127,4 @@ def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.
         return np.resize(np.asarray(given, np.int32), num)
     if num_classes:
         return np.arange(num, dtype=np.int32) % num_classes
-    return np.full(num, named.NULL_VALUE, np.int32)
+    return np.full(num, NULL_VALUE, np.int32)

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddpm_jax import cli, experiment, files
+from ddpm_jax.commands import tasks
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
 from ddpm_jax.parts import conditions as told
@@ -19,6 +20,8 @@ from ddpm_jax.reporting import figures
 
 GRID_IMAGES = 400
 FILES = (".npz", ".png")
+FRAMES = {".png": 11, ".gif": 31}  # of a trajectory
+FILM_IMAGES = 16
 
 
 def to_files(
@@ -28,6 +31,8 @@ def to_files(
     num_samples: int,
     labels: Sequence[str] = (),
     conditions: Sequence[str] = (),
+    task: Mapping[str, Any] | None = None,
+    trajectory: str | None = None,
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
@@ -41,6 +46,8 @@ def to_files(
       out: the .npz or .png file, or a folder.
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
         the latter "name=value,value"; an image is a file's name.
+      task: what `tasks.from_flags` takes, as text.
+      trajectory: F.png or F.gif, the way from noise to image of the first few.
       step, raw_params: as in `experiment.load`.
       options: further fields of config.sample, as text: "method=singlestep".
       **fields: fields of config.sample; None leaves the run's own.
@@ -58,11 +65,14 @@ def to_files(
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     given = {name: value for name, value in fields.items() if value is not None}
     given |= _parsed(options, loaded.experiment.config.sample)
-    drawn_labels = loaded.labels(num_samples, chosen)
+    film = _film(trajectory)
+    asked = tasks.from_flags(loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0))
+    drawn_labels = loaded.labels(num_samples, chosen, asked)
     drawing = loaded.sample_batches(
         num_samples,
         labels=chosen,
         conditions=_conditions(conditions, loaded.experiment.config),
+        task=asked,
         seed=seed,
         **given,
     )
@@ -73,9 +83,13 @@ def to_files(
             batches.append(batch)
             bar.update(len(batch))
     drawn = np.concatenate(batches)
+    if asked.frames:
+        _save_film(film, drawn[:FILM_IMAGES])
+        drawn = drawn[:, -1]
     if target.suffix in FILES:
         num_classes = loaded.experiment.config.model.num_classes
-        columns = None if chosen else figures.class_columns(num_classes)
+        own = chosen or asked.composed or asked.interpolates
+        columns = None if own else figures.class_columns(num_classes)
         picture = target.with_suffix(".png")
         figures.save_png(picture, figures.grid(drawn[:GRID_IMAGES], columns))
         if target.suffix == ".npz":
@@ -145,13 +159,34 @@ def _target(out: str | None) -> Path:
 
 def _make_writable(target: Path) -> None:
     """Make the folder that is written to, and try it, before anything is drawn."""
-    folder = target.parent if target.suffix in FILES else target
+    folder = target.parent if target.suffix in (*FILES, ".gif") else target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"--out={target}: cannot write there ({error.strerror})") from error
+
+
+def _film(trajectory: str | None) -> Path:
+    """The file of the way from noise to image; Path() for none."""
+    film = Path(trajectory or "")
+    if trajectory and film.suffix not in FRAMES:
+        raise UserError(f"--trajectory={trajectory}: need a strip F.png, or a moving F.gif")
+    if trajectory:
+        _make_writable(film)
+    return film
+
+
+def _save_film(film: Path, drawn: np.ndarray) -> None:
+    """Images [N, frames, H, W, C] as a strip, an image a row, or as a moving grid."""
+    if film.suffix == ".png":
+        num, frames = drawn.shape[:2]
+        strip = drawn.reshape(num * frames, *drawn.shape[2:])
+        figures.save_png(film, figures.grid(strip, frames))
+    else:
+        figures.save_gif(film, [figures.grid(drawn[:, k]) for k in range(drawn.shape[1])])
+    print(f"the way of {len(drawn)} samples in {film}")
 
 
 def _save_npz(path: Path, **arrays: Any) -> None:

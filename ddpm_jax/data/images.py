@@ -20,6 +20,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_MODES = {1: ("L", "1"), 3: ("RGB",)}
+
 
 class BrokenImage(Exception):
     """An image that cannot be read; the message is one line."""
@@ -53,6 +55,31 @@ def read_image(file: Path | bytes, image_size: tuple[int, int] | None, channels:
     except Exception as error:  # a decoder that is fed with arbitrary bytes raises anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BrokenImage(reason) from error
+
+
+def read_exact(file: Path, channels: int) -> np.ndarray:
+    """Decodes a PNG or JPEG file that has these channels itself; nothing is converted.
+
+    Args:
+      file: where the image lies.
+      channels: 1 (grey, or black and white) or 3 (RGB).
+
+    Returns:
+      uint8 [H, W, channels].
+
+    Raises:
+      BrokenImage: an image of another mode, or as `read_image`.
+    """
+    try:
+        with file.open("rb") as stream:
+            mode = _open(stream).mode
+    except BrokenImage:
+        raise
+    except Exception as error:
+        raise BrokenImage(" ".join(str(error).split()) or type(error).__name__) from error
+    if mode not in _MODES[channels]:
+        raise BrokenImage(f"its mode is {mode}, and this needs {' or '.join(_MODES[channels])}")
+    return read_image(file, None, channels)
 
 
 def pixels(image: Image.Image, image_size: tuple[int, int] | None, channels: int) -> np.ndarray:

@@ -2,5 +2,6 @@
 
 from ddpm_jax.experiment.built import Experiment, build
 from ddpm_jax.experiment.trained import Loaded, load, padded_batch
+from ddpm_jax.parts.tasks import Task
 
-__all__ = ["Experiment", "Loaded", "build", "load", "padded_batch"]
+__all__ = ["Experiment", "Loaded", "Task", "build", "load", "padded_batch"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,15 +12,17 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddpm_jax import data, sampling
+from ddpm_jax import data, samplers, sampling
 from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, learned_schedule
 from ddpm_jax.parts import conditions as told
-from ddpm_jax.parts import networks, objectives, processes
+from ddpm_jax.parts import networks, objectives, processes, steering, tasks
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import dequantise, optimizers, sharding, state, step
+
+NO_TASK = tasks.Task()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,22 +117,24 @@ class Experiment:
         """The forward process under these parameters: the fixed one, or the one they learned."""
         return learned_schedule.schedule_of(params) if self.schedule is None else self.schedule
 
-    def sample_fn(self) -> sampling.SampleFn:
-        """The compiled (params, keys [B], conditions [B, ...]) -> x_0 of config.sample.
+    def sample_fn(self, task: tasks.Task = NO_TASK) -> sampling.SampleFn:
+        """The compiled (params, keys [B], given [B, ...]) -> x_0 of config.sample and a task.
 
         Raises:
-          UserError: for a classifier, or a sample group that does not fit.
+          UserError: for a classifier, or a sample group or task that does not fit.
         """
         if not self.draws_images:
             raise UserError(
                 "this run is a classifier, which draws no images: draw from a diffusion model and "
                 "name the classifier's run with --classifier_workdir"
             )
+        tasks.check(self.config, task)
         with _fields("sample"):
             sampler = sample_parts.sampler(self.config)
             if self.schedule is not None:
-                return self._sample_fn(self.schedule, sampler)
-            self._sample_fn(processes.first_learned(self.config), sampler)  # refuses what is bad
+                return self._sample_fn(self.schedule, sampler, task)
+            first = processes.first_learned(self.config)
+            self._sample_fn(first, sampler, tasks.without_guides(task))  # refuses what is bad
         # A sampler's coefficients are numbers, so a schedule that is learned is compiled into one
         # program for each of its states.
         last: dict[bytes, sampling.SampleFn] = {}
@@ -140,27 +145,25 @@ class Experiment:
             if state not in last:
                 last.clear()
                 with _fields("sample"):
-                    last[state] = self._sample_fn(self.schedule_of(learned), sampler)
+                    last[state] = self._sample_fn(self.schedule_of(learned), sampler, task)
             return last[state](params, keys, given)
 
         return sample
 
     def _sample_fn(
-        self, schedule: schedules.Schedule, sampler: Callable[..., Any]
+        self, schedule: schedules.Schedule, sampler: functools.partial[Any], task: tasks.Task
     ) -> sampling.SampleFn:
         c = self.config
         times = sample_parts.times(c, schedule)
         sample_parts.check(sampler, schedule, times)
+        if task.init_images:
+            times = samplers.grids.truncated(times, tasks.strength(task))
+        tasks.check_guides(c, schedule, task)
         return sampling.make_sample_fn(
-            self.model.apply,
-            schedule,
-            sampler,
-            times=times,
-            prediction_name=processes.parameterisation(c),
-            learned_variance=c.diffusion.variance == "learned_range",
-            image_shape=self.image_shape,
-            conditional=bool(told.dropout(c)),
-            guidance_scale=c.sample.guidance_scale,
+            steering.denoiser(c, self.model.apply, schedule, task),
+            steering.start(c, schedule, times, task),
+            steering.run(sampler, schedule, times, task),
+            helpers=task.helpers,
             mesh=self.mesh,
         )
 
@@ -204,8 +207,8 @@ class Experiment:
         )
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Build what a config describes.
+def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
+    """Build what a config describes, to be sampled for a task.
 
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
@@ -241,7 +244,7 @@ def build(config: ConfigDict) -> Experiment:
     check_fit(c, mesh.size)
     experiment = Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
     if experiment.draws_images:
-        experiment.sample_fn()  # refuses a bad sample group now, not at the first grid
+        experiment.sample_fn(task)  # refuses a bad sample group now, not at the first grid
     return experiment
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from ddpm_jax import config as configs
 from ddpm_jax import sampling
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment.built import Experiment, build
+from ddpm_jax.experiment.built import NO_TASK, Experiment, build
 from ddpm_jax.parts import conditions as told
-from ddpm_jax.parts import networks
+from ddpm_jax.parts import networks, tasks
 from ddpm_jax.parts import sampling as sample_parts
+from ddpm_jax.parts.tasks import Task
 from ddpm_jax.training import checkpoints
 
 
@@ -44,24 +45,28 @@ class Loaded:
         *,
         labels: Sequence[int] = (),
         conditions: Mapping[str, told.Given] | None = None,
+        task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
     ) -> np.ndarray:
-        """`num` images, uint8 [num, H, W, C].
+        """`num` images, uint8 [num, H, W, C]; [num, frames, H, W, C] if the task keeps frames.
 
         Args:
           num: how many.
           labels: classes, cycled; without them, image k is of class k mod num_classes.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all. What is not given is absent.
+          task: what guides besides, and an image to begin with or to keep.
           seed: image k depends on (seed, k) alone.
           **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
 
         Raises:
-          UserError: for labels or conditions out of range, or options that do not fit.
+          UserError: for labels or conditions out of range, or a task or options that do not fit.
         """
         batches = list(
-            self.sample_batches(num, labels=labels, conditions=conditions, seed=seed, **options)
+            self.sample_batches(
+                num, labels=labels, conditions=conditions, task=task, seed=seed, **options
+            )
         )
         return np.concatenate(batches)
 
@@ -71,26 +76,36 @@ class Loaded:
         *,
         labels: Sequence[int] = (),
         conditions: Mapping[str, told.Given] | None = None,
+        task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
     ) -> Iterator[np.ndarray]:
         """As `sample`, batch by batch."""
         experiment = self.experiment
+        if task.composed and "guidance_scale" in options:
+            raise UserError(
+                f"guidance_scale={options['guidance_scale']}: the weights of what is composed take "
+                "its place; leave it out"
+            )
         if options:
             options = sample_parts.own_options(options, experiment.config)
-            experiment = build(configs.override(experiment.config, {"sample": options}))
+            experiment = build(configs.override(experiment.config, {"sample": options}), task)
+        config = experiment.config
+        chosen = self.labels(num, labels, task)
+        given = told.arrays(config, num, chosen, conditions or {})
         return sampling.draw_images(
-            experiment.sample_fn(),
+            experiment.sample_fn(task),
             self.params,
             num,
-            told.arrays(experiment.config, num, self.labels(num, labels), conditions or {}),
+            {**given, sampling.TASK: tasks.arrays(config, num, chosen, conditions or {}, task)},
             seed=seed,
             batch_size=padded_batch(experiment, num),
+            one_noise=task.interpolates,
         )
 
-    def labels(self, num: int, given: Sequence[int] = ()) -> np.ndarray:
+    def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
-        num_classes = self.experiment.config.model.num_classes
+        num_classes = tasks.num_classes(self.experiment.config, task)
         given = [int(label) for label in given]  # an array has no truth value
         if num < 1:
             raise UserError(f"the number of samples must be at least 1, got {num}")

@@ -1,10 +1,12 @@
 """config.sample: the sampler and its grid."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -12,6 +14,7 @@ from ddpm_jax import samplers
 from ddpm_jax.config_checks import choose
 from ddpm_jax.diffusion.prediction import Denoised
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
 from ddpm_jax.parts.options import keywords
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
@@ -62,6 +65,7 @@ SAMPLER_OPTIONS = (
     "max_steps",
     "solver",
 )
+JUMPS = ("num_resamples", "jump_length")
 GRID_OPTIONS = {
     "grid_rho": "rho",
     "grid_sigma_min": "sigma_min",
@@ -72,17 +76,26 @@ GRID_OPTIONS = {
 }
 
 
-def sampler(c: ConfigDict) -> Callable[..., Any]:
+def sampler(c: ConfigDict) -> functools.partial[Any]:
     """The sampler of config.sample with its options: (denoise, schedule, times, key, x) -> x_0.
 
     Raises:
       UserError: for an unknown name, or an option that the sampler does not have.
     """
     chosen = choose("sample.sampler", c.sample.sampler, SAMPLERS)
+    jumps = {name: c.sample[name] for name in JUMPS if c.sample[name] is not None}
+    if jumps and c.sample.sampler != "ancestral":
+        name = next(iter(jumps))
+        raise UserError(
+            f"config.sample.{name}={jumps[name]}: RePaint jumps along ancestral sampling; set "
+            f"sampler=ancestral (it is {c.sample.sampler}), or leave it at None"
+        )
     fields = {name: name for name in SAMPLER_OPTIONS}
     options = keywords("sample", c.sample, fields, chosen, SAMPLERS, "sampler")
     if c.sample.sampler == "ancestral":
         options["variance"] = c.diffusion.variance
+    if jumps:
+        chosen = functools.partial(samplers.repaint, **jumps)
     return functools.partial(chosen, clip_x0=c.sample.clip_x0, **options)
 
 
@@ -108,6 +121,8 @@ def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None
     def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
         return Denoised(xt, xt, xt)
 
+    if "mask" in inspect.signature(run).parameters:
+        run = functools.partial(run, known=jnp.zeros((1, 1)), mask=jnp.ones((1, 1)))
     jax.eval_shape(
         lambda key, x: run(denoise, schedule, grid, key, x),
         jax.eval_shape(jax.random.key, 0),
@@ -119,7 +134,7 @@ def own_options(changes: dict[str, Any], c: ConfigDict) -> dict[str, Any]:
     """Changes of config.sample: another sampler or grid does not inherit the first's options."""
     cleared: dict[str, Any] = {}
     if changes.get("sampler", c.sample.sampler) != c.sample.sampler:
-        cleared |= dict.fromkeys(SAMPLER_OPTIONS)
+        cleared |= dict.fromkeys((*SAMPLER_OPTIONS, *JUMPS))
     if changes.get("threshold") is not None:
         cleared["clip_x0"] = False  # the config's default; asked for beside it, it is refused
     if changes.get("grid", c.sample.grid) != c.sample.grid:

@@ -1,5 +1,6 @@
-"""Pictures: grids of samples as PNG files."""
+"""Pictures: grids of samples as PNG files, and as moving GIFs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,26 @@ def save_png(path: str | Path, image: np.ndarray) -> None:
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     with files.whole(path) as partial:
         Image.fromarray(pixels).save(partial, format="PNG")
+
+
+def save_gif(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 3.0) -> None:
+    """Write uint8 [H, W, C] frames as a GIF that repeats, whole or not at all.
+
+    Args:
+      path: of the file.
+      frames: at least one.
+      seconds: until the last frame, which then stands for one more.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [Image.fromarray(f[..., 0] if f.shape[-1] == 1 else f) for f in frames]
+    period = round(1000 * seconds / len(pictures))
+    with files.whole(path) as partial:
+        pictures[0].save(
+            partial,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=[*[period] * (len(pictures) - 1), period + 1000],
+            loop=0,
+        )

@@ -1,0 +1,81 @@
+"""Flags of how samples are drawn, and of what is asked of them; see `commands.tasks`."""
+
+from typing import Any
+
+from absl import flags
+
+# Fields of config.sample.
+FIELDS = (
+    "sampler",
+    "num_steps",
+    "grid",
+    "order",
+    "eta",
+    "guidance_scale",
+    "classifier_scale",
+    "batch_size",
+)
+# What guides, also where samples are measured.
+GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step")
+IMAGES = (
+    "compose",
+    "between_labels",
+    "init_image",
+    "strength",
+    "inpaint",
+    "colourise",
+    "upscale",
+    "observation_noise",
+)
+# Flags that take two words, --inpaint image.png mask.png.
+PAIRS = ("inpaint",)
+
+
+def define_fields() -> None:
+    """The most used fields of config.sample, and --options for the others."""
+    text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    text("sampler", None, "ddim, heun, dpm_solver_pp, ...: configs/default.py lists them")
+    whole("num_steps", None, "steps of the sampler's grid")
+    text("grid", None, "uniform, karras, log_snr_uniform, ...")
+    whole("order", None, "of dpm_solver_pp and unipc: 1, 2 or 3")
+    number("eta", None, "noise of ddim and euler_ancestral, 0 to 1")
+    flags.DEFINE_list(
+        "options", [], "other fields of config.sample, method=singlestep,threshold=0.99"
+    )
+    number("guidance_scale", None, "0 ignores label and conditions, 1 is unguided, above 1 guided")
+    whole("batch_size", None, "images of one call of the network")
+
+
+def define_guides() -> None:
+    """--classifier_workdir, --classifier_scale, --weaker_workdir and --weaker_step."""
+    text = flags.DEFINE_string
+    text("classifier_workdir", None, "a classifier trained on the same schedule, to guide by")
+    flags.DEFINE_float("classifier_scale", None, "of the classifier's gradient; 1")
+    text("weaker_workdir", None, "a weaker run to guide away from (autoguidance)")
+    flags.DEFINE_integer("weaker_step", None, "its checkpoint; alone, an earlier one of --workdir")
+
+
+def define_images() -> None:
+    """Composition, and images to begin with or to keep."""
+    text = flags.DEFINE_string
+    flags.DEFINE_multi_string(
+        "compose",
+        [],
+        "WEIGHT:name=value,name=value: guidance by several sets of conditions, once for each; a "
+        "negative weight steers away",
+    )
+    flags.DEFINE_list("between_labels", [], "3,8: from one class to another along the images")
+    flags.DEFINE_list("init_image", [], "an image to begin with; of two, begin between them")
+    flags.DEFINE_float("strength", None, "how far init_image is noised, above 0 to 1; 0.8")
+    flags.DEFINE_list(
+        "inpaint", [], "IMAGE MASK: keep the image but where the mask is white, and paint there"
+    )
+    text("colourise", None, "a grey image, to be coloured")
+    text("upscale", None, "a smaller image, to be enlarged")
+    flags.DEFINE_float("observation_noise", None, "of colourise and upscale; pixels are -1 to 1")
+    text("trajectory", None, "F.png or F.gif: also draw the way from noise to image")
+
+
+def given(*names: str) -> dict[str, Any]:
+    """The values of these flags, by name."""
+    return {name: flags.FLAGS[name].value for name in names}
