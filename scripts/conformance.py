@@ -1,13 +1,14 @@
 """Measure what samplers and likelihoods must show, and write it down.
 
-  python scripts/conformance.py --out=DIR [--only=orders,laws,likelihood,identities,parity]
+  python scripts/conformance.py --out=DIR [--only=orders,laws,likelihood,identities,guidance,parity]
 
 orders: orders of convergence, exact and published forms, on several paths. laws: the law of what
 noisy samplers draw; exactness on a point mass and of the ODE. likelihood: three ways beside the
-truth. identities: of parameterisations and losses; symmetries of samplers. parity: diffusers'
-schedules and schedulers (needs the extra [parity]). Writes conformance.md, conformance.json and
-conformance.png into DIR; the figure needs the extra [test]. Takes minutes. Exit code 1 if a claim
-fails.
+truth. identities: of parameterisations and losses; symmetries of samplers. guidance: what guided
+sampling and inpainting draw, beside the laws one might take it for. parity: diffusers' schedules
+and schedulers (needs the extra [parity]). Writes conformance.md, conformance.json, conformance.png
+and docs/guidance.md's guided_density.png and inpainting_gap.png into DIR; figures need the extra
+[test]. Takes minutes. Exit code 1 if a claim fails.
 """
 
 import os
@@ -25,7 +26,7 @@ flags.declare_key_flag("compile_cache")
 
 
 def main() -> int:
-    known = ("orders", "laws", "likelihood", "identities", "parity")
+    known = ("orders", "laws", "likelihood", "identities", "guidance", "parity")
     for name in _ONLY.value:
         if name not in known:
             raise UserError(f"--only={name}: no such section{cli.suggest(name, list(known))}")

@@ -24,8 +24,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, words):
 
 def section(verdict):
     table = report.Table("Orders", "Why.", ("what", "measured", "verdict"), [("a", 1.5, verdict)])
+    drawings = {"own.png": lambda figure: figure.subplots().plot([1, 2])}
     line = report.Line("a", (8, 16, 32), (1e-1, 2.5e-2, 6.25e-3), 2)
-    return report.Section([table], [report.Panel("Errors", "error", [line])])
+    return report.Section([table], [report.Panel("Errors", "error", [line])], drawings=drawings)
 
 
 def test_a_report_is_a_table_a_json_file_and_a_figure(tmp_path):
@@ -36,7 +37,8 @@ def test_a_report_is_a_table_a_json_file_and_a_figure(tmp_path):
     assert "| a | 1.500 | holds |" in text
     (table,) = json.loads((tmp_path / "conformance.json").read_text())["orders"]["tables"]
     assert table["rows"] == [["a", 1.5, "holds"]]
-    assert (tmp_path / "conformance.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("conformance.png", "own.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_claim_that_fails_is_found():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Say = Callable[[str], None]
+Draw = Callable[[Any], None]
 HOLDS, FAILS, DEVIATES, DIFFERS = "holds", "FAILS", "deviates", "differs"
 # Okabe and Ito's colours, which the colour-blind tell apart; one an order of convergence.
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", 4: "#009E73"}
@@ -47,11 +48,15 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What one module measured; details, by name, go to the JSON file alone."""
+    """What one module measured; details, by name, go to the JSON file alone.
+
+    `drawings`: figures of its own, each a file's name and what draws it on a matplotlib Figure.
+    """
 
     tables: list[Table]
     panels: list[Panel] = dataclasses.field(default_factory=list)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    drawings: dict[str, Draw] = dataclasses.field(default_factory=dict)
 
 
 def slope(sizes: Sequence[int], errors: Sequence[float]) -> float:
@@ -76,8 +81,12 @@ def failures(sections: dict[str, Section]) -> list[str]:
 
 
 def write(folder: Path, sections: dict[str, Section], head: str) -> None:
-    """conformance.json, conformance.md under `head`, and conformance.png if there are panels."""
+    """conformance.json, conformance.md under `head`, conformance.png of the panels; drawings."""
     whole = {name: dataclasses.asdict(section) for name, section in sections.items()}
+    for name, section in sections.items():
+        del whole[name]["drawings"]
+        for file, draw in section.drawings.items():
+            _draw(folder / file, draw)
     text = json.dumps(whole, indent=1, default=float) + "\n"
     (folder / "conformance.json").write_text(text, encoding="utf-8")
     panels = [panel for section in sections.values() for panel in section.panels]
@@ -85,6 +94,14 @@ def write(folder: Path, sections: dict[str, Section], head: str) -> None:
         _plot(folder / "conformance.png", panels)
     body = "\n".join([head, *(markdown(t) for s in sections.values() for t in s.tables)])
     (folder / "conformance.md").write_text(body, encoding="utf-8")
+
+
+def _draw(path: Path, draw: Draw) -> None:
+    import matplotlib.figure  # here: only the report needs it
+
+    figure = matplotlib.figure.Figure(layout="constrained")
+    draw(figure)
+    figure.savefig(path, dpi=110)
 
 
 def markdown(table: Table) -> str:

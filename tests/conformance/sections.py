@@ -15,6 +15,7 @@ from conformance.sections_exact import (
     likelihood_section,
     point_table,
 )
+from conformance.sections_guidance import guidance_section
 from conformance.sections_parity import parity_section
 from ddpm_jax import samplers
 from ddpm_jax.diffusion import schedules
@@ -210,5 +211,6 @@ SECTIONS: dict[str, Callable[[Say], Section]] = {
     "laws": law_section,
     "likelihood": likelihood_section,
     "identities": identity_section,
+    "guidance": guidance_section,
     "parity": parity_section,
 }

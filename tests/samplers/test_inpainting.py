@@ -7,43 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from conformance import inpainting as problem
 from scipy import integrate
 
 from ddpm_jax import samplers
-from ddpm_jax.diffusion import guidance, schedules
 from ddpm_jax.samplers import grids, inpainting
 
-# The first entry tells the classes apart but for a part; the second is to be painted.
-DATA = oracles.Mixture([0.5, 0.5], [[-0.3, -1.0], [0.3, 1.0]], [0.1, 0.1])
-KNOWN, MASK = np.array([0.25, 0.0]), np.array([0, 1])
-LAW = DATA.inpainted(KNOWN, MASK)
-SCHEDULE = schedules.linear()
+DATA, KNOWN, MASK, LAW = problem.DATA, problem.KNOWN, problem.MASK, problem.LAW
+SCHEDULE = problem.SCHEDULE
 COUNT = 4000
-
-
-def draw(run, num_steps=100, data=DATA, known=KNOWN):
-    times = grids.uniform(SCHEDULE, num_steps)
-    known, mask = jnp.broadcast_to(jnp.asarray(known, jnp.float32), (COUNT, 2)), MASK[None]
-
-    @jax.jit
-    def sample(key):
-        x = samplers.initial_noise(key, SCHEDULE, times, (COUNT, 2))
-        return run(data.denoiser(SCHEDULE), SCHEDULE, times, key, x, known, jnp.asarray(mask))
-
-    return np.asarray(sample(jax.random.key(2)))
-
-
-def by_replacement(denoise, schedule, times, key, x, known, mask, sampler=samplers.ancestral):
-    project = inpainting.replacement(schedule, known, mask)
-    return sampler(denoise, schedule, times, key, x, project=project)
-
-
-def by_repaint(num_resamples):
-    def run(denoise, schedule, times, key, x, known, mask):
-        options = {"known": known, "mask": mask, "num_resamples": num_resamples}
-        return samplers.repaint(denoise, schedule, times, key, x, **options)
-
-    return run
 
 
 def test_the_oracles_law_is_that_of_bayes():
@@ -65,8 +37,8 @@ def test_the_oracles_law_is_that_of_bayes():
 
 def test_resampling_closes_the_gap_that_replacement_leaves_step_by_step():
     gaps = []
-    for run in (by_replacement, by_repaint(10), by_repaint(30)):
-        x0 = draw(run)
+    for way in (problem.by_replacement, problem.by_repaint(10), problem.by_repaint(30)):
+        x0 = problem.draw(way, COUNT)
         np.testing.assert_array_equal(x0[:, 0], np.float32(KNOWN[0]))
         gaps.append(LAW.weights[1] - (x0[:, 1] > 0).mean())
     error = 0.5 / np.sqrt(COUNT)
@@ -75,16 +47,8 @@ def test_resampling_closes_the_gap_that_replacement_leaves_step_by_step():
     assert gaps[2] < gaps[1] - 3 * error
 
 
-def by_observation(denoise, schedule, times, key, x, known, mask):
-    seen = guidance.masked(mask)
-    # The known entry's deviation over the data: 0.3 between the modes, 0.1 of variance within.
-    options = {"data_std": (0.3**2 + 0.1) ** 0.5}
-    guided = guidance.observed(denoise, schedule, seen, seen(known), **options)
-    return samplers.ancestral(guided, schedule, times, key, x)
-
-
 def test_posterior_sampling_comes_nearer_at_one_call_a_step():
-    x0 = draw(by_observation)
+    x0 = problem.draw(problem.by_observation(problem.OF_THE_DATA), COUNT)
     np.testing.assert_allclose(x0[:, 0], KNOWN[0], atol=0.01)
     # 0.74 of 0.82, where replacement has 0.56 and RePaint of 9 times the calls 0.63.
     assert LAW.weights[1] - (x0[:, 1] > 0).mean() < 0.12
@@ -96,22 +60,15 @@ def test_replacement_finds_the_mode_that_the_known_part_names_in_any_solver(sde)
     # of: 2% by the ODE, 0.2% by the SDE.
     data = oracles.Mixture([0.5, 0.5], [[-2.0, -1.0], [2.0, 1.0]], [0.1, 0.1])
     sampler = functools.partial(samplers.dpm_solver_pp, sde=sde)
-    run = functools.partial(by_replacement, sampler=sampler)
+    way = functools.partial(problem.by_replacement, sampler=sampler)
     for known, weight in ((2.0, 1.0), (-2.0, 0.0)):
-        x0 = draw(run, 100, data, np.array([known, 0.0]))
+        x0 = problem.draw(way, COUNT, data=data, known=np.array([known, 0.0]))
         np.testing.assert_array_equal(x0[:, 0], known)
         assert (x0[:, 1] > 0).mean() == pytest.approx(weight, abs=0.03)
 
 
 def test_the_conditional_denoiser_samples_the_conditional_law():
-    times = grids.uniform(SCHEDULE, 200)
-
-    @jax.jit
-    def sample(key):
-        x = samplers.initial_noise(key, SCHEDULE, times, (COUNT, 1))
-        return samplers.ancestral(LAW.denoiser(SCHEDULE), SCHEDULE, times, key, x)
-
-    x0 = np.asarray(sample(jax.random.key(2)))
+    x0 = problem.conditional_draw(COUNT)
     error = np.sqrt(LAW.weights[1] * (1 - LAW.weights[1]) / COUNT)
     assert abs((x0 > 0).mean() - LAW.weights[1]) < 4 * error
 
