@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
     data.batch_size = 128  # over all devices
     data.flip = False  # mirror half of the training images
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
+    data.max_objects = placeholder(int)  # shapes: 1 or 2 in an image; 2
+    data.held_out = ()  # shapes: what is never drawn, such as "red circle"
     data.train_split = "train"  # TFDS splits
     data.validation_split = "test"
     data.holdout = 0.05  # folder: the share kept for validation
@@ -89,6 +91,7 @@ def get_config() -> ConfigDict:
     diffusion.label_dropout = 0.0  # share of labels hidden in training, for guidance
     # The same of each of model.conditions, hidden independently; () is 0 for all.
     diffusion.condition_dropout = ()
+    diffusion.joint_dropout = 0.0  # on top: share of examples with label and conditions all hidden
 
     config.optim = optim = ConfigDict()
     optim.name = "adam"  # adam or adamw

@@ -53,6 +53,7 @@ def check_ranges(c: ConfigDict) -> None:
     _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
     _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
     _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
+    _need(c, 0 <= c.diffusion.joint_dropout <= 1, "diffusion.joint_dropout", "need 0 to 1")
     rates, names = c.diffusion.condition_dropout, c.model.conditions
     fits = len(rates) in (0, len(names)) and all(0 <= rate <= 1 for rate in rates)
     remedy = "need a number from 0 to 1 for each of model.conditions, or ()"
@@ -103,19 +104,30 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     )
     need(not (unconditional and c.sample.guidance_scale != 1), "sample.guidance_scale", remedy)
     need(not (unlabelled and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
+    need(
+        not (unconditional and c.diffusion.joint_dropout),
+        "diffusion.joint_dropout",
+        "an unconditional model has nothing to hide; set 0",
+    )
     moves = [name for name in c.model.conditions if name.startswith("position")]
     need(not (c.data.flip and moves), "data.flip", f"a mirrored image has another {moves[:1]}")
 
 
 def check_guidable(c: ConfigDict, field: str) -> None:
     """Conditions were hidden in training, as guidance needs. Raises UserError for what asks it."""
-    dropped = {"diffusion.label_dropout": c.diffusion.label_dropout > 0 or not c.model.num_classes}
-    hidden = min(c.diffusion.condition_dropout, default=0) > 0
-    dropped["each of config.diffusion.condition_dropout"] = hidden or not c.model.conditions
-    for name, fits in dropped.items():
-        if not fits:
-            need = name if name.startswith("each") else f"config.{name}"
-            raise UserError(f"{field}: guidance needs a model trained with {need} above 0; set 1")
+    d = c.diffusion
+    if d.joint_dropout > 0:
+        return
+    if c.model.num_classes and not d.label_dropout > 0:
+        raise UserError(
+            f"{field}: guidance needs a model trained with config.diffusion.label_dropout above 0; "
+            "set 1"
+        )
+    if c.model.conditions and not min(d.condition_dropout, default=0) > 0:
+        raise UserError(
+            f"{field}: guidance needs a model trained with config.diffusion.joint_dropout, or each "
+            "of condition_dropout, above 0; set 1"
+        )
 
 
 def _value(c: ConfigDict, field: str) -> Any:

@@ -66,6 +66,37 @@ def test_each_condition_is_dropped_by_its_own_rate_independently_of_the_others()
     assert all((seen[name] == batch[name]).all() for name in seen)  # in training alone
 
 
+def test_all_are_dropped_together_on_top_of_their_own_rates():
+    num, rates = 20_000, {"label": 0.0, "a": 0.2, "b": 0.5}
+    x0, schedule = jnp.zeros((num, 1)), schedules.linear(8)
+    alone, joint = (
+        step.draw(jax.random.key(0), x0, schedule, drop_rates=rates, joint_rate=rate)
+        for rate in (0.0, 0.3)
+    )
+    together = np.asarray(joint.drop["label"])  # which is never dropped by itself
+    assert abs(together.mean() - 0.3) < 5 * np.sqrt(0.21 / num)
+    for name, own in alone.drop.items():
+        np.testing.assert_array_equal(joint.drop[name], np.asarray(own) | together)
+        assert abs(np.asarray(own)[together].mean() - rates[name]) < 5 * np.sqrt(0.25 / 0.3 / num)
+    # What else is drawn, and so a run without it, stays as it was.
+    np.testing.assert_array_equal(joint.t, alone.t)
+    np.testing.assert_array_equal(joint.eps, alone.eps)
+
+    seen = {}
+
+    def network(variables, xt, time, conditions, *, train, rngs):
+        seen.update(conditions)
+        return xt
+
+    batch = {"image": x0, **{name: jnp.ones(num, jnp.int32) for name in rates}}
+    objective = step.make_objective(
+        network, lambda params: schedule, dropout=rates, joint_dropout=1.0
+    )
+    for train_, value in ((True, -1), (False, 1)):
+        objective({}, batch, jax.random.key(0), train_, {})
+        assert all((seen[name] == value).all() for name in rates)
+
+
 def test_what_is_null_is_null_of_its_kind():
     whole = {
         "label": jnp.array([3, 4]),
@@ -159,7 +190,16 @@ def test_conditions_that_are_unknown_are_one_line(conditions, message, run, tmp_
         ({"model": {"conditions": ("shape",) * 3}}, "model.conditions.*different names"),
         ({"diffusion": {"condition_dropout": (0.1,)}}, "condition_dropout.*each of model.cond"),
         ({"diffusion": {"condition_dropout": (0.1, 0.1, 1.5)}}, "condition_dropout"),
-        ({"diffusion": {"condition_dropout": ()}}, "condition_dropout above 0; set 1"),
+        ({"diffusion": {"condition_dropout": ()}}, "joint_dropout, or each of condition_dropout"),
+        ({"diffusion": {"joint_dropout": 1.5}}, "joint_dropout=1.5: need 0 to 1"),
+        (
+            {
+                "model": {"conditions": ()},
+                "diffusion": {"condition_dropout": (), "joint_dropout": 0.1},
+                "sample": {"guidance_scale": 1.0},
+            },
+            "joint_dropout.*nothing to hide",
+        ),
         (
             {"data": {"flip": True}, "model": {"conditions": ("position", "size", "shape")}},
             "data.flip=True",
@@ -194,6 +234,33 @@ def test_labels_and_conditions_go_together():
         "colour": [0, 5, 0],
     }
     experiment.build(c)
+
+
+def test_what_is_dropped_together_can_be_guided():
+    names = {"num_classes": 4, "conditions": ("colour",)}
+    rates = {"label_dropout": 0.0, "condition_dropout": (), "joint_dropout": 0.1}
+    built = experiment.build(shapes_config(model=names, diffusion=rates))
+    assert built.config.sample.guidance_scale == 2
+
+    def losses(rate, colour):
+        one = experiment.build(
+            shapes_config(
+                model=names,
+                diffusion=rates | {"joint_dropout": rate},
+                sample={"guidance_scale": 1.0},
+            )
+        )
+        leaves = jax.tree.map(lambda s: jnp.ones(s.shape) / 10, one.state_shapes().params)
+        batch = {
+            "image": jnp.linspace(-1, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3),
+            "label": jnp.array([0, 1]),
+            "colour": jnp.array(colour),
+        }
+        return np.asarray(one.objective(leaves, batch, jax.random.key(0), True, {}).loss)
+
+    np.testing.assert_array_equal(losses(1.0, [0, 1]), losses(1.0, [2, 3]))
+    with pytest.raises(UserError, match=r"label_dropout above 0"):
+        experiment.build(shapes_config(model=names, diffusion=rates | {"joint_dropout": 0.0}))
 
 
 def test_bits_need_a_model_that_was_trained_without_each_condition(tmp_path):

@@ -41,11 +41,12 @@ def check(loaded: Loaded, num_terms: int | None) -> None:
         steps, or a number of terms that does not fit it.
     """
     c = loaded.experiment.config
-    if always := [name for name, rate in conditions.dropout(c).items() if not rate]:
+    always = [name for name, rate in conditions.dropout(c).items() if not rate]
+    if always and not c.diffusion.joint_dropout:
         raise UserError(
             f"--metrics=bpd is of p(x), and this model was never trained without {always[0]}: "
-            "train with config.diffusion.label_dropout and each of condition_dropout above 0, or "
-            "without label and conditions"
+            "train with config.diffusion.joint_dropout, or label_dropout and each of "
+            "condition_dropout, above 0, or without label and conditions"
         )
     try:
         score = _score(loaded, objectives.pixel_levels(c), num_terms)

@@ -11,12 +11,13 @@ from ddpm_jax.data.base import DataInfo, Source
 from ddpm_jax.data.folder import folder
 from ddpm_jax.data.pipeline import Batches, evaluation_batches
 from ddpm_jax.data.shapes import shapes
-from ddpm_jax.data.sources import BUILT_IN, CONDITIONS, build_source, digits
+from ddpm_jax.data.sources import BUILT_IN, CONDITIONS, DESCRIBERS, build_source, digits
 from ddpm_jax.data.tfds import tfds_source
 
 __all__ = [
     "BUILT_IN",
     "CONDITIONS",
+    "DESCRIBERS",
     "Batches",
     "DataInfo",
     "Source",

@@ -164,6 +164,21 @@ def shapes(
     return Shapes(2 * seed + held_out_images, image_size, max_objects, held, length)
 
 
+def parse_object(text: str) -> tuple[str, str]:
+    """(shape, colour) of "red circle".
+
+    Raises:
+      UserError: for another text.
+    """
+    colour, _, shape = text.partition(" ")
+    if shape not in SHAPES or colour not in COLOURS:
+        raise UserError(
+            f"data.held_out={text!r}: need a colour ({', '.join(COLOURS)}) and a shape "
+            f"({', '.join(SHAPES)}), such as 'red circle'"
+        )
+    return shape, colour
+
+
 def coverage(shape: int, size: int, centre: Iterable[float], half: int) -> np.ndarray:
     """How much of each pixel an object covers, float32 [half, half] in [0, 1].
 

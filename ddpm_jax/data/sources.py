@@ -1,12 +1,14 @@
 """Sources by name: built-in digits and shapes, a folder of images, a prepared TFDS data set."""
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ddpm_jax.data.base import DataInfo, Example, Source, check_size, nearest
 from ddpm_jax.data.folder import folder
-from ddpm_jax.data.shapes import ATTRIBUTES, shapes
+from ddpm_jax.data.shapes import ATTRIBUTES, describe, parse_object, shapes
 from ddpm_jax.data.tfds import tfds_source
 from ddpm_jax.errors import UserError
 
@@ -16,6 +18,8 @@ SPLITS = ("train", "validation")
 CONDITIONS: dict[str, dict[str, tuple[str, ...] | int]] = {
     "shapes": {**ATTRIBUTES, "silhouette": 1, "outline": 1}
 }
+# What reads an image's attributes back from its pixels.
+DESCRIBERS: dict[str, Callable[[np.ndarray], dict[str, int] | None]] = {"shapes": describe}
 
 
 class ArraySource:
@@ -82,6 +86,8 @@ def build_source(
     on_error: str = "stop",
     train_split: str = "train",
     validation_split: str = "test",
+    max_objects: int | None = None,
+    held_out: Sequence[str] = (),
 ) -> Source:
     """The source of a name, as a config states it.
 
@@ -97,6 +103,8 @@ def build_source(
       on_error: "stop" or "skip" at a broken image.
       train_split: TFDS only: what "train" means there, for example `train[:95%]`.
       validation_split: TFDS only: what "validation" means there.
+      max_objects: shapes only: 1 or 2 (None: 2).
+      held_out: shapes only: the objects that are never drawn, "red circle".
 
     Returns:
       A source of {"image": uint8 [H, W, C], "label": int32}.
@@ -106,6 +114,7 @@ def build_source(
     """
     _check_split(split)
     shape = check_size(image_size, channels)
+    _check_drawn(name, max_objects=max_objects, held_out=tuple(held_out))
     if name == "digits":
         if shape != (8, 8, 1):
             raise UserError(
@@ -119,7 +128,12 @@ def build_source(
                 f"shapes are square with 3 channels, got data.image_size={tuple(image_size)} and "
                 f"data.channels={channels}: set them to (32, 32) and 3"
             )
-        return shapes(split, shape[0])
+        return shapes(
+            split,
+            shape[0],
+            max_objects=2 if max_objects is None else max_objects,
+            held_out=[parse_object(text) for text in held_out],
+        )
     if name == "folder":
         if data_dir is None:
             raise UserError("data.name=folder needs data.data_dir: set it to a folder of images")
@@ -147,3 +161,10 @@ def build_source(
 def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise UserError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+
+
+def _check_drawn(name: str, **options: Any) -> None:
+    """Raises UserError for what is said of drawn shapes where others are read."""
+    for field, value in options.items():
+        if name != "shapes" and value not in (None, ()):
+            raise UserError(f"data.{field}={value!r} is of data.name=shapes, not {name}: leave it")

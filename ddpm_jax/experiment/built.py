@@ -181,6 +181,8 @@ class Experiment:
             on_error=c.on_error,
             train_split=c.train_split,
             validation_split=c.validation_split,
+            max_objects=c.max_objects,
+            held_out=c.held_out,
         )
         levels = objectives.pixel_levels(self.config)
         if source.info.levels != levels:

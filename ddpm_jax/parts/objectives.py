@@ -57,6 +57,7 @@ OF_DENOISING = {
     "variance": "fixed_large",
     "weighting": "none",
     "label_dropout": 0.0,
+    "joint_dropout": 0.0,
 }
 DIGITS_LEVELS = 17
 
@@ -89,6 +90,7 @@ def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None)
         loss=_loss(c, schedule, build_weighting(**of_weighting)),
         time_draw=time_draw,
         dropout=conditions.dropout(c),
+        joint_dropout=d.joint_dropout,
         of_variance=learned_schedule.of_variance if schedule is None else None,
     )
 

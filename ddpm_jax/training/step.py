@@ -76,6 +76,7 @@ def draw(
     schedule: Schedule,
     *,
     drop_rates: Mapping[str, float] | None = None,
+    joint_rate: float = 0.0,
     time_draw: TimeDraw | None = None,
     history: Extra | None = None,
 ) -> Draws:
@@ -88,14 +89,14 @@ def draw(
 
     def one(index: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         key_t, key_eps, key_drop = jax.random.split(jax.random.fold_in(key, index), 3)
-        return (
-            key_t,
-            jax.random.normal(key_eps, x0.shape[1:], x0.dtype),
-            {
-                name: jax.random.bernoulli(_named_key(key_drop, name), rate)
-                for name, rate in (drop_rates or {}).items()
-            },
-        )
+        drop = {
+            name: jax.random.bernoulli(_named_key(key_drop, name), rate)
+            for name, rate in (drop_rates or {}).items()
+        }
+        if joint_rate:
+            every = jax.random.bernoulli(_named_key(key_drop, ""), joint_rate)
+            drop = {name: dropped | every for name, dropped in drop.items()}
+        return key_t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype), drop
 
     keys_t, eps, drop = jax.vmap(one)(jnp.arange(x0.shape[0]))
     # No example has this place.
@@ -116,6 +117,7 @@ def make_objective(
     loss: Loss = losses.simple,
     time_draw: TimeDraw | None = None,
     dropout: Mapping[str, float] | None = None,
+    joint_dropout: float = 0.0,
     of_variance: Callable[[Any], Any] | None = None,
 ) -> Objective:
     """The denoising objective of a network, Ho et al.'s Algorithm 1 up to the gradient.
@@ -127,6 +129,8 @@ def make_objective(
       time_draw: one of `time_draws`, uniform if None; its history is in TrainState.extra.
       dropout: the conditions that the network is given, names in the batch; each with the
         probability that it is absent in training, independently of the others.
+      joint_dropout: the probability that all of them are absent together, on top of that: what
+        guidance needs of a model with several conditions.
       of_variance: as in `Objective`.
     """
     time_draw = time_draw or time_draws.uniform()
@@ -139,6 +143,7 @@ def make_objective(
             x0,
             schedule,
             drop_rates=dropout if train else dict.fromkeys(dropout or {}, 0.0),
+            joint_rate=joint_dropout if train else 0.0,
             time_draw=time_draw if train else time_draw.validation or time_draw,
             history=extra.get("time_draw"),
         )

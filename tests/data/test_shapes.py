@@ -138,6 +138,32 @@ def test_one_object_if_so_asked():
     assert all(ATTRIBUTES["shape_2"][source[k]["shape_2"]] == "none" for k in range(100))
 
 
+def test_a_config_says_what_is_drawn():
+    held = ["red circle", "blue cross"]
+    options = {"image_size": (16, 16), "channels": 3, "max_objects": 1, "held_out": held}
+    source = build_source("shapes", "train", **options)
+    pairs = [("circle", "red"), ("cross", "blue")]
+    same = shapes("train", 16, max_objects=1, held_out=pairs)
+    assert all((source[k]["image"] == same[k]["image"]).all() for k in range(20))
+    assert {source[k]["shape_2"] for k in range(50)} == {len(SHAPES)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("shapes", {"held_out": ["circle red"]}, "'circle red': need a colour .*red, green.*cross"),
+        ("shapes", {"held_out": ["red"]}, "'red': need a colour"),
+        ("shapes", {"max_objects": 3}, "max_objects=3: need 1 or 2"),
+        ("digits", {"max_objects": 1}, "max_objects=1 is of data.name=shapes, not digits"),
+        ("mnist", {"held_out": ("red circle",)}, "held_out=.*shapes, not mnist"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(name, options, message):
+    size, channels = ((8, 8), 1) if name == "digits" else ((16, 16), 3)
+    with pytest.raises(UserError, match=message):
+        build_source(name, "train", image_size=size, channels=channels, **options)
+
+
 def test_it_is_a_source_by_name():
     source = build_source("shapes", "validation", image_size=(32, 32), channels=3)
     assert source.info.image_shape == (32, 32, 3)
