@@ -1,12 +1,15 @@
 """Measure a trained model: its samples against its data, or its likelihood of held-out images.
 
   python scripts/evaluate.py --workdir=runs/digits --metrics=label_accuracy,memorisation,spread
+  python scripts/evaluate.py --workdir=runs/shapes --metrics=attributes,held_out_pairs
   python scripts/evaluate.py --workdir=runs/digits_likelihood --metrics=bpd
 
 label_accuracy: share of samples that an SVM, trained on the real images, gives their own label.
 memorisation: mean distance to the nearest training image, over the held-out images' own (1 is as
 far from the training set as new data; near 0 is copies). spread: within-class pixel deviation over
-the real images' own (1 is as varied; near 0 is collapse). bpd: bits per pixel of all held-out
+the real images' own (1 is as varied; near 0 is collapse). attributes, of shapes: share of samples
+that show all that they were told, then of each attribute alone. held_out_pairs: the same share for
+objects of config.data.held_out, which training never showed. bpd: bits per pixel of all held-out
 images, with standard errors: by the discrete bound with its three terms, and for a model of
 dequantised data by the continuous bound and the probability-flow ODE as well. Prints a table and
 writes it to DIR/eval/NAME.json.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax import experiment, files
-from ddpm_jax.commands import likelihood
+from ddpm_jax.commands import attributes, likelihood
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
@@ -25,7 +25,7 @@ METRICS: dict[str, Metric] = {
     "spread": lambda train, held_out, x: fidelity.spread_ratio(*train, *x),
 }
 LIKELIHOOD = "bpd"
-NAMES = (*METRICS, LIKELIHOOD)
+NAMES = (*METRICS, *attributes.METRICS, LIKELIHOOD)
 NUM_SAMPLES = 500
 OTHERWISE = ("guidance_scale", "batch_size", "grid_size")  # stated elsewhere, or of no effect
 MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
@@ -48,8 +48,9 @@ def evaluate(
 
     Args:
       workdir: of the run.
-      metrics: keys of METRICS, of samples; and "bpd", bits per pixel of the held-out images, for
-        which nothing is drawn.
+      metrics: keys of METRICS, of samples; `attributes.METRICS`, of samples that are told what
+        held-out images show; and "bpd", bits per pixel of the held-out images, for which nothing
+        is drawn.
       num_samples: at each guidance scale; None for 500.
       guidance_scales: as text; none: the run's own, and 1 beside it if that is not 1.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
@@ -78,7 +79,11 @@ def evaluate(
     config = loaded.experiment.config
     conditional = config.model.num_classes > 0
     if not conditional and (wrong := [m for m in metrics if m in NEEDS_LABELS]):
-        raise UserError(f"--metrics={wrong[0]} needs labels, and this model is unconditional")
+        raise UserError(
+            f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
+            f"things: choose among {', '.join(n for n in NAMES if n not in NEEDS_LABELS)}"
+        )
+    attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
         likelihood.check(loaded, num_terms)
     report = {
@@ -127,16 +132,24 @@ def _of_samples(
     seed: int,
 ) -> dict[str, Any]:
     """The part of the report that is about samples."""
-    train, held_out = (_arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
+    by_scale: list[dict[str, float]] = [{} for _ in scales]
+    of_data: dict[str, float] = {}
+    if of_all := [m for m in metrics if m in METRICS]:
+        train, held_out = (_arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
 
-    def measure(images: Images) -> dict[str, float]:
-        return {m: METRICS[m](train, held_out, images) for m in metrics}
+        def measure(images: Images) -> dict[str, float]:
+            return {m: METRICS[m](train, held_out, images) for m in of_all}
 
-    results = []
-    for scale in scales:
-        drawn = loaded.sample(num_samples, seed=seed, guidance_scale=scale)
-        images = drawn.astype(np.float32) / 127.5 - 1, loaded.labels(num_samples)
-        results.append({"guidance_scale": scale, **measure(images)})
+        of_data |= measure(held_out)
+        for figures, scale in zip(by_scale, scales, strict=True):
+            drawn = loaded.sample(num_samples, seed=seed, guidance_scale=scale)
+            figures |= measure((drawn.astype(np.float32) / 127.5 - 1, loaded.labels(num_samples)))
+    for metric in (m for m in metrics if m in attributes.METRICS):
+        asked = attributes.prompts(loaded, metric, num_samples)
+        of_data |= attributes.measure(loaded, metric, asked, asked.images)
+        for figures, scale in zip(by_scale, scales, strict=True):
+            drawn = attributes.sample(loaded, asked, scale, seed)
+            figures |= attributes.measure(loaded, metric, asked, drawn)
     config = loaded.experiment.config
     return {
         "num_samples": num_samples,
@@ -144,8 +157,10 @@ def _of_samples(
         "sampling": {
             k: v for k, v in config.sample.items() if v is not None and k not in OTHERWISE
         },
-        "samples": results,
-        "held_out_data": measure(held_out),
+        "samples": [
+            {"guidance_scale": s, **figures} for s, figures in zip(scales, by_scale, strict=True)
+        ],
+        "held_out_data": of_data,
     }
 
 

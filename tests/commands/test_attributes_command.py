@@ -1,0 +1,124 @@
+"""evaluate.py --metrics=attributes,held_out_pairs: what is asked of a model and what counts."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import tiny_config
+
+from ddpm_jax import experiment
+from ddpm_jax.commands import attributes, evaluate, train
+from ddpm_jax.data import shapes
+from ddpm_jax.data.shapes import COLOURS, SHAPES
+from ddpm_jax.errors import UserError
+
+HELD_OUT = ("red circle", "blue cross")
+TOLD = ("background", "shape", "colour", "shape_2")
+
+
+def config(**changes):
+    groups = {
+        "data": {
+            "name": "shapes", "image_size": (16, 16), "channels": 3, "held_out": HELD_OUT,
+        },
+        "model": {"num_classes": 0, "conditions": TOLD},
+        "diffusion": {"label_dropout": 0.0, "joint_dropout": 0.1},
+        "train": {"num_steps": 1, "sample_every": 0, "validate_every": 0},
+        "sample": {"num_steps": 1},
+    }  # fmt: skip
+    for group, fields in changes.items():
+        groups[group] = groups[group] | fields
+    return tiny_config(**groups)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("attributes") / "run"
+    assert train.train(config(), workdir) == 0
+    return workdir
+
+
+def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
+    """The network is replaced by the data: it draws the held-out image of its prompt."""
+    drawn = []
+
+    def sample(self, num, *, labels, conditions, seed, guidance_scale):
+        assert set(conditions) == set(TOLD)
+        drawn.append((guidance_scale, conditions))
+        pairs = zip(conditions["shape"], conditions["colour"], strict=True)
+        never = all(f"{[*COLOURS][c]} {SHAPES[s]}" in HELD_OUT for s, c in pairs)
+        if never:  # the prompts of held_out_pairs
+            allowed = {(SHAPES[s], [*COLOURS][c]) for s in range(4) for c in range(6)}
+            held = {tuple(reversed(text.split(" "))) for text in HELD_OUT}
+            source = shapes("validation", 16, max_objects=1, held_out=allowed - held)
+        else:
+            source = shapes("validation", 16, held_out=[("circle", "red"), ("cross", "blue")])
+        images = np.stack([source[k]["image"] for k in range(num)])
+        if guidance_scale == 1:
+            images[: num // 2] = 255  # half of them show nothing
+        return images
+
+    monkeypatch.setattr(experiment.Loaded, "sample", sample)
+    report = evaluate.evaluate(
+        str(run), metrics=["held_out_pairs", "attributes"], num_samples=20, name="told"
+    )
+    guided, unguided = report["samples"]
+    assert (guided["guidance_scale"], unguided["guidance_scale"]) == (2.0, 1.0)
+    names = {"held_out_pairs", "attributes", *TOLD}
+    assert {*guided} == names | {"guidance_scale"}
+    assert {*report["held_out_data"]} == names
+    for name in names:
+        assert guided[name] == report["held_out_data"][name] >= 0.95
+        assert unguided[name] == pytest.approx(guided[name] - 0.5, abs=0.051)
+    assert len(drawn) == 4
+    # One object alone where pairs are asked for, of every pair that was held out.
+    of_pairs = drawn[0][1]
+    assert set(of_pairs["shape_2"]) == {len(SHAPES)}
+    assert {*zip(of_pairs["shape"], of_pairs["colour"], strict=True)} == {(0, 0), (3, 2)}
+    lines = evaluate.table(report).splitlines()
+    assert lines[0] == ("| | held_out_pairs | attributes | background | shape | colour | shape_2 |")
+    assert json.loads((run / "eval" / "told.json").read_text()) == report
+
+
+def test_samples_are_those_of_the_prompts(run):
+    loaded = experiment.load(run)
+    asked = attributes.prompts(loaded, "attributes", 3)
+    conditions = {name: values.tolist() for name, values in asked.wanted.items()}
+    same = loaded.sample(3, conditions=conditions, guidance_scale=3.0, seed=5)
+    np.testing.assert_array_equal(attributes.sample(loaded, asked, 3.0, 5), same)
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "message"),
+    [
+        ("held_out_pairs", {"data": {"held_out": ()}}, "trained on every pair.*data.held_out"),
+        (
+            "held_out_pairs",
+            {"model": {"conditions": ("shape",)}},
+            "is told shape; train with shape and colour",
+        ),
+        (
+            "attributes",
+            {"model": {"num_classes": 4, "conditions": ()}},
+            "is told no attributes; train with some",
+        ),
+        (
+            "attributes",
+            {"data": {"name": "folder", "held_out": ()}, "model": {"conditions": ()}},
+            "nothing reads the attributes of folder.*only those of shapes",
+        ),
+        ("spread", {}, "needs labels.*choose among memorisation, attributes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(run, metric, changes, message, monkeypatch):
+    changed = config(**changes)
+    changed.sample.guidance_scale, changed.diffusion.joint_dropout = 1.0, 0.0
+    loaded = experiment.load(run)
+    other = dataclasses.replace(
+        loaded, experiment=dataclasses.replace(loaded.experiment, config=changed)
+    )
+    monkeypatch.setattr(experiment, "load", lambda *args, **options: other)
+    with pytest.raises(UserError, match=f"--metrics={metric}.*{message}"):
+        evaluate.evaluate(str(run), metrics=[metric], name="refused")
+    assert not (run / "eval" / "refused.json").exists()
