@@ -43,14 +43,14 @@ def define_fields() -> None:
         "options", [], "other fields of config.sample, method=singlestep,threshold=0.99"
     )
     number("guidance_scale", None, "0 ignores label and conditions, 1 is unguided, above 1 guided")
+    number("classifier_scale", None, "of a classifier's gradient; 1")
     whole("batch_size", None, "images of one call of the network")
 
 
 def define_guides() -> None:
-    """--classifier_workdir, --classifier_scale, --weaker_workdir and --weaker_step."""
+    """--classifier_workdir, --weaker_workdir and --weaker_step."""
     text = flags.DEFINE_string
     text("classifier_workdir", None, "a classifier trained on the same schedule, to guide by")
-    flags.DEFINE_float("classifier_scale", None, "of the classifier's gradient; 1")
     text("weaker_workdir", None, "a weaker run to guide away from (autoguidance)")
     flags.DEFINE_integer("weaker_step", None, "its checkpoint; alone, an earlier one of --workdir")
 

@@ -1,7 +1,7 @@
 """How often samples show what they were told to show, for `evaluate`."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,15 +80,15 @@ def prompts(loaded: Loaded, metric: str, num: int) -> Prompts:
     )
 
 
-def sample(loaded: Loaded, asked: Prompts, guidance_scale: float, seed: int) -> np.ndarray:
-    """Samples of what was asked for, uint8 [N, H, W, C]."""
+def sample(loaded: Loaded, asked: Prompts, seed: int, **options: Any) -> np.ndarray:
+    """Samples of what was asked for, uint8 [N, H, W, C]; options as of `Loaded.sample`."""
     classes = loaded.experiment.config.model.num_classes
     return loaded.sample(
         len(asked.labels),
         labels=asked.labels.tolist() if classes else (),
         conditions={name: values.tolist() for name, values in asked.wanted.items()},
-        guidance_scale=guidance_scale,
         seed=seed,
+        **options,
     )
 
 

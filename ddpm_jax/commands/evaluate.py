@@ -1,35 +1,21 @@
 """Measures of a trained model: its samples, its likelihood; as a table and as a file."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddpm_jax import experiment, files
-from ddpm_jax.commands import attributes, likelihood
-from ddpm_jax.data import Source
+from ddpm_jax.commands import attributes, classification, likelihood, sample_metrics, tasks
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import fidelity
+from ddpm_jax.parts import tasks as tasks_of
+from ddpm_jax.reporting import plots
 
-Images = tuple[np.ndarray, np.ndarray]  # float [N, H, W, C] in [-1, 1], labels [N]
-Metric = Callable[[Images, Images, Images], float]
-
-# name -> (training data, held-out data, images to judge) -> value
-METRICS: dict[str, Metric] = {
-    "label_accuracy": lambda train, held_out, x: fidelity.label_accuracy(*train, *x),
-    "memorisation": lambda train, held_out, x: fidelity.memorisation_ratio(
-        train[0], held_out[0], x[0]
-    ),
-    "spread": lambda train, held_out, x: fidelity.spread_ratio(*train, *x),
-}
 LIKELIHOOD = "bpd"
-NAMES = (*METRICS, *attributes.METRICS, LIKELIHOOD)
+ACCURACY = "accuracy"
+NAMES = (*sample_metrics.METRICS, *attributes.METRICS, LIKELIHOOD, ACCURACY)
 NUM_SAMPLES = 500
-OTHERWISE = ("guidance_scale", "batch_size", "grid_size")  # stated elsewhere, or of no effect
-MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
-NEEDS_LABELS = ("label_accuracy", "spread")
+OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
 
 
 def evaluate(
@@ -38,6 +24,8 @@ def evaluate(
     metrics: Sequence[str],
     num_samples: int | None = None,
     guidance_scales: Sequence[str] = (),
+    classifier_scales: Sequence[str] = (),
+    guides: Mapping[str, Any] | None = None,
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
@@ -48,11 +36,13 @@ def evaluate(
 
     Args:
       workdir: of the run.
-      metrics: keys of METRICS, of samples; `attributes.METRICS`, of samples that are told what
-        held-out images show; and "bpd", bits per pixel of the held-out images, for which nothing
-        is drawn.
-      num_samples: at each guidance scale; None for 500.
-      guidance_scales: as text; none: the run's own, and 1 beside it if that is not 1.
+      metrics: keys of `sample_metrics.METRICS`, of samples; `attributes.METRICS`, of samples that
+        are told what held-out images show; "bpd", bits per pixel of the held-out images, for which
+        nothing is drawn; or "accuracy", of a classifier.
+      num_samples: at each scale; None for 500.
+      guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
+        than two settings are drawn as a figure, DIR/eval/NAME.png.
+      guides: classifier_workdir, weaker_workdir and weaker_step, as `tasks.from_flags` takes them.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
       name: of the file; "" for "samples", or "likelihood" if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
@@ -70,18 +60,27 @@ def evaluate(
         raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
     if unknown := [m for m in metrics if m not in NAMES]:
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
-    of_samples = [m for m in metrics if m != LIKELIHOOD]
-    name = name or ("samples" if of_samples else "likelihood")
+    of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
+    name = name or ("samples" if of_samples else OF_NAMES[metrics[0]])
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
-    _check_used(metrics, of_samples, num_samples, guidance_scales, num_terms)
+    flags = {
+        "num_samples": num_samples,
+        "guidance_scale": guidance_scales,
+        "classifier_scale": classifier_scales,
+        **(guides or {}),
+    }
+    _check_used(metrics, of_samples, flags, num_terms)
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     config = loaded.experiment.config
-    conditional = config.model.num_classes > 0
-    if not conditional and (wrong := [m for m in metrics if m in NEEDS_LABELS]):
+    _check_kind(loaded, metrics)
+    task = tasks.from_flags(loaded, workdir, **(guides or {}))
+    labelled = tasks_of.num_classes(config, task) > 0
+    if not labelled and (wrong := [m for m in metrics if m in sample_metrics.NEEDS_LABELS]):
+        others = [n for n in NAMES if n not in sample_metrics.NEEDS_LABELS]
         raise UserError(
             f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
-            f"things: choose among {', '.join(n for n in NAMES if n not in NEEDS_LABELS)}"
+            f"things: choose among {', '.join(others)}"
         )
     attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
@@ -92,107 +91,74 @@ def evaluate(
         "seed": seed,
         "data": config.data.name,
     }
+    scales: list[sample_metrics.Setting] = []
     if of_samples:
-        scales = _scales(guidance_scales, config.sample.guidance_scale)
-        report |= _of_samples(loaded, of_samples, scales, num_samples or NUM_SAMPLES, seed)
+        scales = sample_metrics.settings(
+            guidance_scales, classifier_scales, config.sample.guidance_scale, task
+        )
+        report |= {name: value for name, value in (guides or {}).items() if value is not None}
+        report |= sample_metrics.measure(
+            loaded, of_samples, scales, task, num_samples or NUM_SAMPLES, seed
+        )
+    if ACCURACY in metrics:
+        images, labels = sample_metrics.arrays(loaded.experiment.source("validation"))
+        report[ACCURACY] = classification.accuracy(loaded, images, labels, seed)
     if LIKELIHOOD in metrics:
         source = loaded.experiment.source("validation")
-        images, _ = _arrays(source)
+        images, _ = sample_metrics.arrays(source)
         report["likelihood"] = likelihood.bits_per_pixel(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
     folder = Path(workdir) / "eval"
     folder.mkdir(exist_ok=True)
     files.write_json(folder / f"{name}.json", report)
+    if len(scales) > 2:
+        plots.trade_off(
+            folder / f"{name}.png",
+            sample_metrics.varied(scales),
+            report["samples"],
+            report["held_out_data"],
+        )
     return report
+
+
+def _check_kind(loaded: experiment.Loaded, metrics: Sequence[str]) -> None:
+    """Raises UserError for a classifier's metric of a diffusion model, or the other way round."""
+    draws = loaded.experiment.draws_images
+    for metric in metrics:
+        if draws and metric == ACCURACY:
+            raise UserError(f"--metrics={metric}: is of classifiers; this run is a diffusion model")
+        if not draws and metric != ACCURACY:
+            raise UserError(f"--metrics={metric}: this run is a classifier; it has {ACCURACY}")
 
 
 def _check_used(
     metrics: Sequence[str],
     of_samples: Sequence[str],
-    num_samples: int | None,
-    guidance_scales: Sequence[str],
+    flags: Mapping[str, Any],
     num_terms: int | None,
 ) -> None:
     """Raises UserError for a flag that none of the metrics reads."""
+    num_samples = flags["num_samples"]
     if num_samples is not None and num_samples < 1:
         raise UserError(f"--num_samples={num_samples}: need at least 1")
-    for flag, value in {"num_samples": num_samples, "guidance_scale": guidance_scales}.items():
+    for flag, value in flags.items():
         if value and not of_samples:
-            raise UserError(f"--{flag} is of samples, and --metrics=bpd draws none: leave it out")
+            drawn = ",".join(metrics)
+            raise UserError(
+                f"--{flag} is of samples, and --metrics={drawn} draws none: leave it out"
+            )
     if num_terms is not None and LIKELIHOOD not in metrics:
         raise UserError(f"--num_terms={num_terms} is of --metrics=bpd: add it, or leave this out")
-
-
-def _of_samples(
-    loaded: experiment.Loaded,
-    metrics: Sequence[str],
-    scales: Sequence[float],
-    num_samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The part of the report that is about samples."""
-    by_scale: list[dict[str, float]] = [{} for _ in scales]
-    of_data: dict[str, float] = {}
-    if of_all := [m for m in metrics if m in METRICS]:
-        train, held_out = (_arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
-
-        def measure(images: Images) -> dict[str, float]:
-            return {m: METRICS[m](train, held_out, images) for m in of_all}
-
-        of_data |= measure(held_out)
-        for figures, scale in zip(by_scale, scales, strict=True):
-            drawn = loaded.sample(num_samples, seed=seed, guidance_scale=scale)
-            figures |= measure((drawn.astype(np.float32) / 127.5 - 1, loaded.labels(num_samples)))
-    for metric in (m for m in metrics if m in attributes.METRICS):
-        asked = attributes.prompts(loaded, metric, num_samples)
-        of_data |= attributes.measure(loaded, metric, asked, asked.images)
-        for figures, scale in zip(by_scale, scales, strict=True):
-            drawn = attributes.sample(loaded, asked, scale, seed)
-            figures |= attributes.measure(loaded, metric, asked, drawn)
-    config = loaded.experiment.config
-    return {
-        "num_samples": num_samples,
-        # All that is set: two protocols never look alike.
-        "sampling": {
-            k: v for k, v in config.sample.items() if v is not None and k not in OTHERWISE
-        },
-        "samples": [
-            {"guidance_scale": s, **figures} for s, figures in zip(scales, by_scale, strict=True)
-        ],
-        "held_out_data": of_data,
-    }
 
 
 def table(report: dict[str, Any]) -> str:
     """The figures of a report as lines of Markdown tables."""
     parts = []
     if "samples" in report:
-        parts.append(_table_of_samples(report))
+        parts.append(sample_metrics.table(report))
+    if ACCURACY in report:
+        parts.append(classification.table(report[ACCURACY]))
     if "likelihood" in report:
         parts.append(likelihood.table(report["likelihood"]))
     return "\n\n".join(parts)
-
-
-def _table_of_samples(report: dict[str, Any]) -> str:
-    names = list(report["held_out_data"])
-    rows = [(f"samples, guidance_scale {r['guidance_scale']:g}", r) for r in report["samples"]]
-    rows.append(("held-out data", report["held_out_data"]))
-    lines = [f"| | {' | '.join(names)} |", "|" + " --- |" * (len(names) + 1)]
-    lines += [f"| {title} | {' | '.join(f'{r[n]:.3f}' for n in names)} |" for title, r in rows]
-    return "\n".join(lines)
-
-
-def _scales(given: Sequence[str], own: float) -> list[float]:
-    if not given:
-        return [own] if own == 1 else [own, 1.0]
-    try:
-        return [float(scale) for scale in given]
-    except ValueError as error:
-        raise UserError(f"--guidance_scale={','.join(given)}: need numbers, 1,2,3") from error
-
-
-def _arrays(source: Source) -> Images:
-    examples = [source[k] for k in range(min(len(source), MOST_IMAGES))]
-    images = np.stack([e["image"] for e in examples]).astype(np.float32)
-    return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])

@@ -59,6 +59,47 @@ def spread_ratio(
     return _spread(images, labels, classes) / _spread(real_images, real_labels, classes)
 
 
+def recall(
+    real_images: np.ndarray,
+    real_labels: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    neighbours: int = 3,
+) -> float:
+    """The share of real images that lie within the manifold of their class's samples, in [0, 1].
+
+    That manifold is the union of balls around the samples, each out to its neighbours-th nearest
+    sample of the class. Classes count equally. It grows with the number of samples: compare equal
+    numbers alone.
+
+    Args:
+      real_images, real_labels: [M, ...] and [M].
+      images, labels: the samples, [N, ...] and [N].
+      neighbours: k, below the number of samples of each class.
+
+    Raises:
+      ValueError: if a class of the samples has no real images, or no more than k samples.
+
+    Source: Kynkäänniemi et al. 2019, equations 1 and 2, class by class and of pixels.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    shares = []
+    for c in np.unique(labels):
+        own, real = images[labels == c], real_images[real_labels == c]
+        if not len(real) or len(own) <= neighbours:
+            raise ValueError(
+                f"class {c}: need real images and more than {neighbours} samples, got {len(real)} "
+                f"and {len(own)}"
+            )
+        own, real = _flat(own), _flat(real)
+        search = NearestNeighbors(n_neighbors=neighbours + 1).fit(own)
+        radii = search.kneighbors(own)[0][:, -1]  # the nearest is the sample itself
+        distances = np.linalg.norm(real[:, None] - own[None], axis=-1)
+        shares.append((distances <= radii).any(axis=1).mean())
+    return float(np.mean(shares))
+
+
 def _spread(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> float:
     """The root of the within-class pixel variance, averaged over pixels and classes."""
     variances = [_flat(images[labels == c]).var(axis=0).mean() for c in classes]

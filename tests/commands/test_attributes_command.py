@@ -43,7 +43,7 @@ def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
     """The network is replaced by the data: it draws the held-out image of its prompt."""
     drawn = []
 
-    def sample(self, num, *, labels, conditions, seed, guidance_scale):
+    def sample(self, num, *, labels, conditions, seed, task, guidance_scale):
         assert set(conditions) == set(TOLD)
         drawn.append((guidance_scale, conditions))
         pairs = zip(conditions["shape"], conditions["colour"], strict=True)
@@ -86,7 +86,7 @@ def test_samples_are_those_of_the_prompts(run):
     asked = attributes.prompts(loaded, "attributes", 3)
     conditions = {name: values.tolist() for name, values in asked.wanted.items()}
     same = loaded.sample(3, conditions=conditions, guidance_scale=3.0, seed=5)
-    np.testing.assert_array_equal(attributes.sample(loaded, asked, 3.0, 5), same)
+    np.testing.assert_array_equal(attributes.sample(loaded, asked, 5, guidance_scale=3.0), same)
 
 
 @pytest.mark.parametrize(

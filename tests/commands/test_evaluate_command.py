@@ -4,9 +4,10 @@ import shutil
 import numpy as np
 import pytest
 import tiny_runs
+from PIL import Image
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate
+from ddpm_jax.commands import evaluate, sample, train
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
 
@@ -32,7 +33,7 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
         "sampler": "ddim", "num_steps": 5, "grid": "uniform", "clip_x0": True,
     }  # fmt: skip
     lines = done.stdout.splitlines()
-    assert lines[0] == "| | label_accuracy | memorisation | spread |"
+    assert lines[0] == "| | label_accuracy | memorisation | spread | recall |"
     assert lines[-1].startswith("| held-out data | 0.989 | 1.000 | ")
     assert len(lines) == 5
 
@@ -75,3 +76,69 @@ def test_labels_cannot_be_measured_without_classes(unconditional_run):
             str(unconditional_run.workdir), metrics=["memorisation", "label_accuracy"],
             num_samples=4,
         )  # fmt: skip
+
+
+def test_more_than_two_scales_are_drawn_as_a_trade_off(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    report = evaluate.evaluate(
+        str(workdir),
+        metrics=["label_accuracy", "recall"],
+        num_samples=50,
+        guidance_scales=["3", "0", "1"],
+        name="sweep",
+    )
+    with Image.open(workdir / "eval" / "sweep.png") as picture:
+        assert min(picture.size) > 300
+        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 20
+    assert [row["guidance_scale"] for row in report["samples"]] == [3, 0, 1]
+    assert len({row["recall"] for row in report["samples"]}) == 3
+
+
+def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
+    classifier, workdir = tmp_path / "classifier", tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    config = tiny_runs.tiny_config(
+        model={"name": "classifier"},
+        diffusion={"loss": "cross_entropy", "label_dropout": 0.0, "variance": "fixed_large"},
+        sample={"guidance_scale": 1.0},
+        train={"num_steps": 100, "validate_every": 100, "sample_every": 50},
+        data={"batch_size": 32},
+        optim={"decay": "constant", "warmup_steps": 0, "learning_rate": 1e-2},
+        ema={"decay": 0.8},
+    )
+    assert train.train(config, classifier) == 0
+    assert f"sample.py --classifier_workdir={classifier}" in capsys.readouterr().err
+    assert not (classifier / "samples").exists()
+    report = evaluate.evaluate(str(classifier), metrics=["accuracy"])
+    clean, *_, last = (row["accuracy"] for row in report["accuracy"])
+    # It has learned something, which noise hides.
+    assert clean > 0.3 > last + 0.05
+    lines = evaluate.table(report).splitlines()
+    assert lines[0] == "| t of held-out images | accuracy |"
+    assert json.loads((classifier / "eval" / "accuracy.json").read_text()) == report
+
+    report = evaluate.evaluate(
+        str(workdir),
+        metrics=["label_accuracy"],
+        num_samples=20,
+        classifier_scales=["0", "5"],
+        guides={"classifier_workdir": str(classifier)},
+    )
+    scales = [(row["guidance_scale"], row["classifier_scale"]) for row in report["samples"]]
+    assert scales == [(1, 0), (1, 5)]
+    assert report["classifier_workdir"] == str(classifier)
+    assert "| samples, guidance_scale 1, classifier_scale 5 |" in evaluate.table(report)
+
+    for metrics, run, words in (
+        (["accuracy"], workdir, "is of classifiers"),
+        (["spread"], classifier, "this run is a classifier"),
+        (["bpd"], classifier, "this run is a classifier"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluate.evaluate(str(run), metrics=metrics)
+    with pytest.raises(UserError, match=r"draws no images.*--classifier_workdir"):
+        sample.to_files(str(classifier), str(tmp_path / "a.png"), num_samples=2)
+    with pytest.raises(UserError, match=r"classifier_scale=2.*--classifier_workdir"):
+        evaluate.evaluate(str(workdir), metrics=["spread"], classifier_scales=["2"])
+    assert not (tmp_path / "a.png").exists()

@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, likelihood, train
+from ddpm_jax.commands import evaluate, likelihood, sample_metrics, train
 from ddpm_jax.errors import UserError
 
 TERMS = ("prior", "denoising", "decoder")
@@ -67,8 +67,8 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
 
 
 def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch):
-    whole = evaluate._arrays
-    monkeypatch.setattr(evaluate, "_arrays", lambda source: [a[:24] for a in whole(source)])
+    whole = sample_metrics.arrays
+    monkeypatch.setattr(sample_metrics, "arrays", lambda source: [a[:24] for a in whole(source)])
     monkeypatch.setattr(likelihood, "TOLERANCE", 1e-2)
     report = evaluate.evaluate(str(density_run), metrics=["bpd"])
     bits = report["likelihood"]

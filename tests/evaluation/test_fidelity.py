@@ -82,3 +82,33 @@ def test_the_spread_compares_the_classes_that_were_drawn(train):
     assert fidelity.spread_ratio(images, labels, images[ones], labels[ones]) == pytest.approx(1)
     with pytest.raises(ValueError, match="class 11"):
         fidelity.spread_ratio(images, labels, images[:2], np.array([1, 11]))
+
+
+def test_recall_is_the_share_of_real_images_inside_the_samples_balls():
+    # Samples at 0, 1, 2, 3 reach 3, 2, 2 and 3 to their third nearest: what lies in [-3, 6].
+    samples = np.arange(4.0)[:, None]
+    real = np.array([[-3.5], [-2.9], [1.5], [5.9], [6.1]])
+    zeros = np.zeros(5, int)
+    assert fidelity.recall(real, zeros, samples, zeros[:4]) == 3 / 5
+    # Of the first neighbour: within 1 of each.
+    assert fidelity.recall(real, zeros, samples, zeros[:4], neighbours=1) == 1 / 5
+    # Classes count equally, and each by itself.
+    both = np.concatenate([samples, samples + 100])
+    labels = np.repeat([0, 1], 4)
+    classes = np.array([0, 0, 0, 0, 1])
+    assert fidelity.recall(real, classes, both, labels) == (3 / 4 + 0) / 2
+    with pytest.raises(ValueError, match="class 1: need real images and more than 3"):
+        fidelity.recall(real, zeros, both, labels)
+
+
+def test_recall_falls_as_samples_collapse(train, held_out):
+    assert fidelity.recall(*held_out, *held_out) == 1
+    few = [*range(360)]
+    real = train[0][few], train[1][few]
+    whole = fidelity.recall(*real, *held_out)
+    means = np.stack([held_out[0][held_out[1] == c].mean(axis=0) for c in range(10)])[held_out[1]]
+    halved = means + 0.5 * (held_out[0] - means)
+    collapsed = means + 1e-3 * (held_out[0] - means)
+    assert whole > 0.6
+    assert whole > fidelity.recall(*real, halved, held_out[1]) + 0.2
+    assert fidelity.recall(*real, collapsed, held_out[1]) < 0.01

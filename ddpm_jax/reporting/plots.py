@@ -1,0 +1,55 @@
+"""Plots of measurements as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ddpm_jax import files
+
+
+def trade_off(
+    path: str | Path,
+    scale: str,
+    rows: Sequence[Mapping[str, float]],
+    held_out: Mapping[str, float],
+) -> None:
+    """What a scale of guidance buys and what it costs: each measure by scale, one by another.
+
+    Args:
+      path: of the PNG.
+      scale: the key of the scale in each row.
+      rows: scale and measures, a row for each scale.
+      held_out: the same measures of real images, drawn as dotted lines.
+    """
+    import matplotlib.figure  # a second of imports
+
+    rows = sorted(rows, key=lambda row: row[scale])
+    names = list(held_out)
+    best = ["recall", "label_accuracy"]
+    pair = best if set(best) <= set(names) else names[:2]
+    panels = 2 if len(pair) == 2 else 1
+    figure = matplotlib.figure.Figure(figsize=(5.6 * panels, 4.2), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    scales = [row[scale] for row in rows]
+    for number, name in enumerate(names):
+        colour = f"C{number}"
+        axes[0].plot(scales, [row[name] for row in rows], "o-", color=colour, label=name)
+        axes[0].axhline(held_out[name], color=colour, linestyle=":", linewidth=1)
+    axes[0].set_xlabel(scale)
+    axes[0].set_title("by scale (dotted: held-out data)")
+    axes[0].legend(frameon=False)
+    if panels == 2:
+        across, up = pair
+        axes[1].plot([row[across] for row in rows], [row[up] for row in rows], "o-", color="C0")
+        for row in rows:
+            axes[1].annotate(
+                f"{row[scale]:g}", (row[across], row[up]), (5, 5), textcoords="offset points"
+            )
+        axes[1].plot(held_out[across], held_out[up], "k*", label="held-out data")
+        axes[1].set_xlabel(across)
+        axes[1].set_ylabel(up)
+        axes[1].set_title(f"what {scale} trades")
+        axes[1].legend(frameon=False)
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+    with files.whole(Path(path)) as partial:
+        figure.savefig(partial, format="png", dpi=110)
