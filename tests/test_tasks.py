@@ -204,6 +204,15 @@ def test_what_was_observed_shows_in_the_samples(trained):
     assert exact < 0.25 * none
 
 
+def test_a_grey_image_is_told_to_a_model_of_colours(colours):
+    light, dark = (np.full((16, 16, 1), level, np.uint8) for level in (230, 20))
+    bright, dim = (colours.sample(2, task=Task(colourise=grey)) for grey in (light, dark))
+    assert bright.astype(float).mean() > dim.astype(float).mean() + 20
+    # Of an observation that is nothing but noise, nothing is left.
+    deaf = colours.sample(2, task=Task(colourise=light, observation_noise=1e4))
+    assert grey_levels(deaf, colours.sample(2)) <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "task", "calls", "batches"),
     [
