@@ -55,6 +55,7 @@ def test_the_defaults_alone_miss_only_their_data():
     [
         {"name": "dit", "num_heads": 2, "patch_size": 4},
         {
+            "name": "unet",
             "channel_multipliers": (1, 2),
             "attention_resolutions": (4,),
             "num_heads": 2,
@@ -62,14 +63,18 @@ def test_the_defaults_alone_miss_only_their_data():
             "resample_blocks": True,
             "residual_scale": 0.7,
         },
+        {"name": "classifier", "attention_resolutions": (8,)},
     ],
-    ids=["dit", "adm"],
+    ids=["dit", "adm", "classifier"],
 )
 def test_a_step_of_another_network_moves_every_parameter(model):
+    groups = {"model": model, "optim": {"warmup_steps": 0, "learning_rate": 0.1}}
+    if model["name"] == "classifier":
+        groups["diffusion"] = {"loss": "cross_entropy", "label_dropout": 0.0}
+        groups["diffusion"]["variance"] = "fixed_large"
+        groups["sample"] = {"guidance_scale": 1.0}
     # The first step of adaLN-Zero moves the zeroed layers alone; the second reaches the rest.
-    built = experiment.build(
-        tiny_config(model=model, optim={"warmup_steps": 0, "learning_rate": 0.1})
-    )
+    built = experiment.build(tiny_config(**groups))
     images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(8, dtype=jnp.int32)}
     state, train_step = built.init_state(), built.train_step()

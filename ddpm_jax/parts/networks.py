@@ -43,6 +43,11 @@ def _classifier(c: ConfigDict) -> Classifier:
         raise UserError(
             f"config.model.num_classes={c.model.num_classes}: a classifier needs at least 2"
         )
+    if c.diffusion.schedule == "learned":
+        raise UserError(
+            "config.diffusion.schedule=learned: a classifier learns no schedule; set that of the "
+            "model that it will guide"
+        )
     return Classifier(**_levels(c))
 
 
