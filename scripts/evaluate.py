@@ -11,11 +11,11 @@ far from the training set as new data; near 0 is copies). spread: within-class p
 the real images' own (1 is as varied; near 0 is collapse). recall: share of the real images of a
 class that lie within the manifold of its samples, by pixels. attributes, of shapes: share of
 samples that show all that they were told, then of each attribute alone. held_out_pairs: the same
-share for objects of config.data.held_out, which training never showed. bpd: bits per pixel of all
-held-out images, with standard errors: by the discrete bound with its three terms, and for a model
-of dequantised data by the continuous bound and the probability-flow ODE as well. accuracy: of a
-classifier, by time. Prints a table and writes it to DIR/eval/NAME.json; more than two scales are
-drawn in DIR/eval/NAME.png.
+share for objects of config.data.held_out, which training never showed, and composed_pairs with
+shape and colour told apart. bpd: bits per pixel of all held-out images, with standard errors: by
+the discrete bound with its three terms, and for a model of dequantised data by the continuous bound
+and the probability-flow ODE as well. accuracy: of a classifier, by time. Prints a table and writes
+it to DIR/eval/NAME.json; more than two scales are drawn in DIR/eval/NAME.png.
 """
 
 from absl import flags

@@ -1,5 +1,6 @@
 """How often samples show what they were told to show, for `evaluate`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,14 @@ from ddpm_jax import data
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
-from ddpm_jax.experiment import Loaded
+from ddpm_jax.experiment import Loaded, Task
 from ddpm_jax.parts import conditions
 
 ATTRIBUTES = "attributes"
 PAIRS = "held_out_pairs"
-METRICS = (ATTRIBUTES, PAIRS)
+COMPOSED = "composed_pairs"
+PAIR = ("shape", "colour")
+METRICS = (ATTRIBUTES, PAIRS, COMPOSED)
 
 
 class Prompts(NamedTuple):
@@ -30,7 +33,8 @@ def check(loaded: Loaded, metrics: Sequence[str]) -> None:
 
     Raises:
       UserError: for data that nothing reads back, a model that is told nothing that could be read,
-        or, of PAIRS, one that is not told shape and colour or was trained on every pair.
+        or, of PAIRS and COMPOSED, one that is not told shape and colour or was trained on every
+        pair.
     """
     c = loaded.experiment.config
     for metric in metrics:
@@ -39,14 +43,14 @@ def check(loaded: Loaded, metrics: Sequence[str]) -> None:
                 f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from "
                 f"pixels, only those of {', '.join(data.DESCRIBERS)}"
             )
-        needed = ("shape", "colour") if metric == PAIRS else ()
+        needed = () if metric == ATTRIBUTES else PAIR
         told = conditions.values(c)
         if not told or not {*needed} <= {*told}:
             raise UserError(
                 f"--metrics={metric}: this model is told {', '.join(told) or 'no attributes'}; "
                 f"train with {' and '.join(needed) or 'some'} among config.model.conditions"
             )
-        if metric == PAIRS and not c.data.held_out:
+        if metric != ATTRIBUTES and not c.data.held_out:
             raise UserError(
                 f"--metrics={metric}: this model was trained on every pair; train with "
                 "config.data.held_out"
@@ -56,8 +60,8 @@ def check(loaded: Loaded, metrics: Sequence[str]) -> None:
 def prompts(loaded: Loaded, metric: str, num: int) -> Prompts:
     """What `num` samples are told: the values that held-out images show, the images cycled.
 
-    Of ATTRIBUTES those of the validation split, of PAIRS images of one object that was never drawn
-    in training. A condition that is itself an image stays absent.
+    Of ATTRIBUTES those of the validation split, of the others images of one object that was never
+    drawn in training. A condition that is itself an image stays absent.
     """
     c = loaded.experiment.config
     if metric == ATTRIBUTES:
@@ -80,13 +84,35 @@ def prompts(loaded: Loaded, metric: str, num: int) -> Prompts:
     )
 
 
-def sample(loaded: Loaded, asked: Prompts, seed: int, **options: Any) -> np.ndarray:
-    """Samples of what was asked for, uint8 [N, H, W, C]; options as of `Loaded.sample`."""
+def sample(
+    loaded: Loaded,
+    metric: str,
+    asked: Prompts,
+    seed: int,
+    *,
+    task: Task,
+    guidance_scale: float,
+    **options: Any,
+) -> np.ndarray:
+    """Samples of what was asked for, uint8 [N, H, W, C]; options as of `Loaded.sample`.
+
+    Of COMPOSED no branch is told shape and colour together. With the rest r given to all,
+    eps_uncond + w (eps_sr + eps_cr - eps_r - eps_uncond) is guidance by p(s) p(c) p(r), each given
+    x_t (Liu et al. 2022).
+    """
     classes = loaded.experiment.config.model.num_classes
+    told = {name: values.tolist() for name, values in asked.wanted.items()}
+    if metric == COMPOSED:
+        own = [{name: told.pop(name)} for name in PAIR]
+        weights = (guidance_scale, guidance_scale, -guidance_scale)
+        task = dataclasses.replace(task, composed=[*zip(weights, [*own, {}], strict=True)])
+    else:
+        options["guidance_scale"] = guidance_scale
     return loaded.sample(
         len(asked.labels),
         labels=asked.labels.tolist() if classes else (),
-        conditions={name: values.tolist() for name, values in asked.wanted.items()},
+        conditions=told,
+        task=task,
         seed=seed,
         **options,
     )

@@ -83,7 +83,7 @@ def measure(
         asked = attributes.prompts(loaded, metric, num_samples)
         of_data |= attributes.measure(loaded, metric, asked, asked.images)
         for figures, setting in zip(by_scale, scales, strict=True):
-            drawn = attributes.sample(loaded, asked, seed, task=task, **setting)
+            drawn = attributes.sample(loaded, metric, asked, seed, task=task, **setting)
             figures |= attributes.measure(loaded, metric, asked, drawn)
     config = loaded.experiment.config
     return {

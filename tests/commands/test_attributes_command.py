@@ -14,6 +14,7 @@ from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 
 HELD_OUT = ("red circle", "blue cross")
+NO_TASK = experiment.Task()
 TOLD = ("background", "shape", "colour", "shape_2")
 
 
@@ -86,7 +87,29 @@ def test_samples_are_those_of_the_prompts(run):
     asked = attributes.prompts(loaded, "attributes", 3)
     conditions = {name: values.tolist() for name, values in asked.wanted.items()}
     same = loaded.sample(3, conditions=conditions, guidance_scale=3.0, seed=5)
-    np.testing.assert_array_equal(attributes.sample(loaded, asked, 5, guidance_scale=3.0), same)
+    drawn = attributes.sample(loaded, "attributes", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    np.testing.assert_array_equal(drawn, same)
+
+
+def test_a_composed_pair_is_told_apart(run, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        experiment.Loaded, "sample", lambda self, num, **options: seen.update(options)
+    )
+    loaded = experiment.load(run)
+    asked = attributes.prompts(loaded, "composed_pairs", 4)
+    attributes.sample(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    wanted = {name: values.tolist() for name, values in asked.wanted.items()}
+    assert {*zip(wanted["shape"], wanted["colour"], strict=True)} == {(0, 0), (3, 2)}
+    assert seen["conditions"] == {n: wanted[n] for n in wanted if n not in ("shape", "colour")}
+    assert seen["task"].composed == [
+        (3.0, {"shape": wanted["shape"]}), (3.0, {"colour": wanted["colour"]}), (-3.0, {})
+    ]  # fmt: skip
+    assert "guidance_scale" not in seen
+    monkeypatch.undo()
+    # The parts add up to what the model says of them: at weight 0 to nothing.
+    drawn = attributes.sample(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=0.0)
+    np.testing.assert_array_equal(drawn, loaded.sample(4, seed=5, guidance_scale=0.0))
 
 
 @pytest.mark.parametrize(
