@@ -96,9 +96,10 @@ def check(c: ConfigDict, task: Task) -> None:
     }
     _one_of(ways)
     if task.composed or task.between_labels:
+        way = "composed" if task.composed else "between_labels"
         if not told.dropout(c):
-            raise UserError("composed: this model has no conditions to compose")
-        check_guidable(c, "composed")
+            raise UserError(f"{way}: this model has no conditions to compose")
+        check_guidable(c, way)
     elif task.weaker is None and c.sample.guidance_scale != 1:
         check_guidable(c, f"config.sample.guidance_scale={c.sample.guidance_scale!r}")
     goals = {
@@ -225,7 +226,8 @@ def _branch(
         classes = c.model.num_classes
         label = own.pop("label")
         if not str(label).isdecimal() or int(str(label)) >= classes:
-            raise UserError(f"label {label} is outside 0..{classes - 1}: this model has {classes}")
+            known = f"is outside 0..{classes - 1}" if classes else "is of a model with classes"
+            raise UserError(f"label {label} {known}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
     return told.arrays(c, num, labels, {**given, **own})
 
