@@ -45,7 +45,8 @@ def get_config() -> ConfigDict:
     model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
     model.num_classes = 0  # 0 for no label
     # What else the network is told, names of what the data know: of shapes background, shape,
-    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline.
+    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; and
+    # low_resolution, with diffusion.low_resolution.
     model.conditions = ()
     model.dtype = "float32"  # of the computation: float32 or bfloat16
 
@@ -92,6 +93,10 @@ def get_config() -> ConfigDict:
     # The same of each of model.conditions, hidden independently; () is 0 for all.
     diffusion.condition_dropout = ()
     diffusion.joint_dropout = 0.0  # on top: share of examples with label and conditions all hidden
+    # A model that enlarges, with low_resolution among model.conditions: the height of the smaller
+    # images, and the largest level of their noise in training, drawn from 0 to there; 0.5.
+    diffusion.low_resolution = placeholder(int)
+    diffusion.augmentation = placeholder(float)
 
     config.optim = optim = ConfigDict()
     optim.name = "adam"  # adam or adamw
@@ -141,6 +146,8 @@ def get_config() -> ConfigDict:
     sample.guidance_high = placeholder(float)  # up to here, and not elsewhere
     sample.guidance_rescale = placeholder(float)  # 0 to 1: how far guidance's contrast is undone
     sample.classifier_scale = placeholder(float)  # of a classifier's gradient, where one is named
+    # Of a model that enlarges: the level of noise on what it enlarges; half of training's largest.
+    sample.augmentation = placeholder(float)
     # Inpainting by the ancestral sampler with RePaint's jumps: how often each stretch is sampled,
     # and its steps (10 and 10).
     sample.num_resamples = placeholder(int)

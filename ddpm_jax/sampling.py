@@ -15,6 +15,7 @@ from ddpm_jax.training import sharding
 
 Conditions = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
+Prepare = Callable[[jax.Array, Conditions, Conditions], tuple[jax.Array, Conditions, Conditions]]
 TASK = "task"
 
 
@@ -33,6 +34,7 @@ def make_sample_fn(
     start: Callable[[jax.Array, Conditions], jax.Array],
     run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
     *,
+    prepare: Prepare,
     helpers: Any,
     mesh: Mesh,
 ) -> SampleFn:
@@ -43,11 +45,13 @@ def make_sample_fn(
         by name, and under "task" the arrays of what else is asked of the samples.
       start: (keys [B], task) -> x at the first time.
       run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
+      prepare: (keys [B], conditions, task) -> the same as the others take them.
       helpers: the parameters of other networks, those that guide.
       mesh: the batch is split over its devices.
     """
 
     def sample(params: Any, helpers: Any, keys: jax.Array, conditions: Any, task: Any) -> jax.Array:
+        keys, conditions, task = prepare(keys, conditions, task)
         denoise = denoiser(params, helpers, conditions, task)
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         return run(denoise, keys_steps, start(keys_start, task), task)

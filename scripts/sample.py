@@ -2,6 +2,7 @@
 
   python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
   python scripts/sample.py --workdir=runs/digits --labels=3 --inpaint image.png mask.png --out=x.png
+  python scripts/sample.py --workdir=runs/small --upsampler_workdir=runs/upsampler --out=large.png
 
 --out=F.npz gets `samples` uint8 [N, H, W, C] and `labels` int32 [N] (-1 without classes), and a
 grid F.png beside it; --out=F.png only the grid; a folder one PNG an image. What is not given comes
@@ -22,6 +23,9 @@ flags.DEFINE_multi_string(
     [],
     "name=value of config.model.conditions, once for each; several values, shape=circle,cross, are "
     "cycled; an image is a PNG file",
+)
+flags.DEFINE_list(
+    "upsampler_workdir", [], "runs that enlarge the images, one after another; out holds theirs"
 )
 flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")
 flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
@@ -45,6 +49,7 @@ def main() -> None:
         conditions=f.condition,
         task=sample_flags.given(*sample_flags.GUIDES, *sample_flags.IMAGES),
         trajectory=f.trajectory,
+        upsampler_workdirs=f.upsampler_workdir,
         seed=f.seed,
         step=f.step,
         raw_params=f.raw_params,

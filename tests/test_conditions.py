@@ -15,6 +15,7 @@ from ddpm_jax.diffusion import conditions as named
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.parts import conditions as told
+from ddpm_jax.reporting import figures
 from ddpm_jax.training import step
 
 NAMES = ("shape", "colour", "silhouette")
@@ -155,6 +156,16 @@ def test_a_model_is_told_by_name_and_guided(run, tmp_path):
     given = {"shape": [0, 3], "colour": 2, "silhouette": silhouette}
     np.testing.assert_array_equal(drawn, loaded.sample(3, conditions=given))
     assert (drawn != by_name).any()
+
+
+def test_the_grid_of_a_run_shows_what_held_out_images_do(run):
+    source, num = shapes("validation", 16), 20
+    asked = {name: [source[k][name] for k in range(num)] for name in ("shape", "colour")}
+    asked["silhouette"] = np.stack([source[k]["silhouette"] for k in range(num)])
+    drawn = experiment.load(run).sample(num, conditions=asked)
+    with Image.open(run / "samples" / "step_000004.png") as picture:
+        difference = np.asarray(picture).astype(int) - figures.grid(drawn)
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize(

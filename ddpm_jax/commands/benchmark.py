@@ -62,7 +62,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
         experiment.source("train"),
         config.data.batch_size,
         config.seed,
-        conditions=config.model.conditions,
+        conditions=conditions.of_data(config),
     )
     fixed = sharding.put_batch(batches.batch_at(0), place)
     stream = (sharding.put_batch(b, place) for b in batches.iterate())

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ddpm_jax import cli, experiment, files
 from ddpm_jax.commands import tasks
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
+from ddpm_jax.parts import cascade
 from ddpm_jax.parts import conditions as told
 from ddpm_jax.reporting import figures
 
@@ -33,6 +34,7 @@ def to_files(
     conditions: Sequence[str] = (),
     task: Mapping[str, Any] | None = None,
     trajectory: str | None = None,
+    upsampler_workdirs: Sequence[str] = (),
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
@@ -47,7 +49,10 @@ def to_files(
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
         the latter "name=value,value"; an image is a file's name.
       task: what `tasks.from_flags` takes, as text.
-      trajectory: F.png or F.gif, the way from noise to image of the first few.
+      trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
+        of these.
+      upsampler_workdirs: of runs that enlarge what is drawn, one after another, each as its own
+        config says; `out` then holds their images.
       step, raw_params: as in `experiment.load`.
       options: further fields of config.sample, as text: "method=singlestep".
       **fields: fields of config.sample; None leaves the run's own.
@@ -68,24 +73,24 @@ def to_files(
     film = _film(trajectory)
     asked = tasks.from_flags(loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0))
     drawn_labels = loaded.labels(num_samples, chosen, asked)
-    drawing = loaded.sample_batches(
-        num_samples,
-        labels=chosen,
-        conditions=_conditions(conditions, loaded.experiment.config),
-        task=asked,
-        seed=seed,
-        **given,
-    )
+    asked_for: dict[str, Any] = {
+        "labels": chosen,
+        "conditions": _conditions(conditions, loaded.experiment.config),
+        "task": asked,
+        "seed": seed,
+    }
+    chain = experiment.Cascade(loaded, [experiment.load(one) for one in upsampler_workdirs])
+    passes = chain.passes(num_samples, **asked_for)
+    drawing = loaded.sample_batches(num_samples, **asked_for, **given)
     _make_writable(target)
-    batches = []
-    with tqdm(total=num_samples, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for batch in drawing:
-            batches.append(batch)
-            bar.update(len(batch))
-    drawn = np.concatenate(batches)
-    if asked.frames:
-        _save_film(film, drawn[:FILM_IMAGES])
-        drawn = drawn[:, -1]
+    total = num_samples * (1 + len(passes))
+    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
+        drawn = _collected(drawing, bar)
+        if asked.frames:
+            _save_film(film, drawn[:FILM_IMAGES])
+            drawn = drawn[:, -1]
+        for enlarge in passes:
+            drawn = _collected(enlarge(drawn), bar)
     if target.suffix in FILES:
         num_classes = loaded.experiment.config.model.num_classes
         own = chosen or asked.composed or asked.interpolates
@@ -104,6 +109,14 @@ def to_files(
     print(f"{num_samples} samples in {target}")
 
 
+def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
+    drawn = []
+    for batch in batches:
+        drawn.append(batch)
+        bar.update(len(batch))
+    return np.concatenate(drawn)
+
+
 def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
     """Conditions from name=value,value; the name of an image's condition has a file's name."""
     given: dict[str, Any] = {}
@@ -112,19 +125,20 @@ def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
         if not sign or not values or name in given:
             raise UserError(f"--condition={text}: need name=value, each name once")
         if name in told.images(config):
-            given[name] = _image(text, values, told.images(config)[name])
+            channels = told.given_images(config)[name][2]
+            given[name] = _image(text, values, channels, channels == 1 and name != cascade.NAME)
         else:
             given[name] = values.split(",")
     return given
 
 
-def _image(text: str, path: str, channels: int) -> np.ndarray:
-    """A PNG or JPEG file, [H, W, C]: bool for one channel (a mask), else uint8."""
+def _image(text: str, path: str, channels: int, mask: bool) -> np.ndarray:
+    """A PNG or JPEG file, [H, W, C]: uint8, or bool for a mask."""
     try:
         pixels = images.read_image(Path(path), None, channels)
     except images.BrokenImage as error:
         raise UserError(f"--condition={text}: cannot read this image ({error})") from error
-    return pixels > 127 if channels == 1 else pixels
+    return pixels > 127 if mask else pixels
 
 
 def _parsed(options: Sequence[str], config: ConfigDict) -> dict[str, Any]:

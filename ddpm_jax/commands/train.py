@@ -65,7 +65,7 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
         config.data.batch_size,
         config.seed,
         flip=config.data.flip,
-        conditions=config.model.conditions,
+        conditions=conditions.of_data(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -121,9 +121,10 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
             )
             return EXIT_STOPPED
     files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
-    use = f"--workdir={workdir}" if experiment.draws_images else f"--classifier_workdir={workdir}"
+    use = "workdir" if experiment.draws_images else "classifier_workdir"
+    use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
-        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py {use} "
+        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py --{use}={workdir} "
         "--num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
@@ -196,7 +197,7 @@ class Watch:
             self._validation_data,
             self.config.data.batch_size,
             self.config.train.validate_examples,
-            conditions=self.config.model.conditions,
+            conditions=conditions.of_data(self.config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -217,22 +218,29 @@ class Watch:
         self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
         self._paused += time.monotonic() - began
 
+    @functools.cached_property
+    def _asked(self) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+        """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
+        c, num, classes = self.config, self.config.sample.grid_size, self.config.model.num_classes
+        if c.model.conditions and self._validation_data is not None:
+            labels, given = conditions.shown(c, self._validation_data, num)
+            return labels, conditions.arrays(c, num, labels, given), None
+        labels = sampling.default_labels(num, classes)
+        return labels, conditions.arrays(c, num, labels, {}), figures.class_columns(classes)
+
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
         assert self._sample_fn is not None
         began = time.monotonic()
-        config = self.config
-        num_classes = config.model.num_classes
-        labels = sampling.default_labels(config.sample.grid_size, num_classes)
+        labels, given, columns = self._asked
         images = sampling.draw_images(
             self._sample_fn,
             state.ema["default"],
             len(labels),
-            conditions.arrays(config, len(labels), labels, {}),
-            seed=config.seed,
+            given,
+            seed=self.config.seed,
             batch_size=experiments.padded_batch(self.experiment, len(labels)),
         )
-        columns = figures.class_columns(num_classes)
         try:
             drawn = np.concatenate(list(images))
         except UserError as error:  # samples alone are no reason to lose a run

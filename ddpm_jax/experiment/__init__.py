@@ -1,7 +1,8 @@
 """From a config to the parts of an experiment, and from a workdir to a trained model."""
 
 from ddpm_jax.experiment.built import Experiment, build
+from ddpm_jax.experiment.cascade import Cascade
 from ddpm_jax.experiment.trained import Loaded, load, padded_batch
 from ddpm_jax.parts.tasks import Task
 
-__all__ = ["Experiment", "Loaded", "Task", "build", "load", "padded_batch"]
+__all__ = ["Cascade", "Experiment", "Loaded", "Task", "build", "load", "padded_batch"]

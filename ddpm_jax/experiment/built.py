@@ -17,8 +17,8 @@ from ddpm_jax.config_checks import check_fit, check_ranges, choose, image_shape
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, learned_schedule
+from ddpm_jax.parts import cascade, networks, objectives, processes, steering, tasks
 from ddpm_jax.parts import conditions as told
-from ddpm_jax.parts import networks, objectives, processes, steering, tasks
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import dequantise, optimizers, sharding, state, step
 
@@ -163,6 +163,7 @@ class Experiment:
             steering.denoiser(c, self.model.apply, schedule, task),
             steering.start(c, schedule, times, task),
             steering.run(sampler, schedule, times, task),
+            prepare=cascade.prepare(c),
             helpers=task.helpers,
             mesh=self.mesh,
         )
@@ -217,6 +218,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
     """
     c = config
     check_ranges(c)
+    cascade.check(c)
     choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
     with _fields("diffusion"):
@@ -228,6 +230,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
         objective = objectives.objective(c, model, schedule)
     if c.data.dequantise:
         objective = dequantise.dequantised(objective, objectives.pixel_levels(c))
+    objective = cascade.objective(c, objective)
     with _fields("optim"):
         learning_rate = optimizers.learning_rate(
             c.optim.learning_rate,

@@ -11,10 +11,11 @@ import numpy as np
 
 from ddpm_jax import config as configs
 from ddpm_jax import sampling
+from ddpm_jax.diffusion.conditions import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment.built import NO_TASK, Experiment, build
+from ddpm_jax.parts import cascade, networks, tasks
 from ddpm_jax.parts import conditions as told
-from ddpm_jax.parts import networks, tasks
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.parts.tasks import Task
 from ddpm_jax.training import checkpoints
@@ -55,7 +56,8 @@ class Loaded:
           num: how many.
           labels: classes, cycled; without them, image k is of class k mod num_classes.
           conditions: what config.model.conditions names: a value by its name or number, or one for
-            each image, cycled; an image [H, W, C] for all. What is not given is absent.
+            each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
+            absent. "low_resolution" is the smaller image of a model that enlarges.
           task: what guides besides, and an image to begin with or to keep.
           seed: image k depends on (seed, k) alone.
           **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
@@ -92,6 +94,7 @@ class Loaded:
             experiment = build(configs.override(experiment.config, {"sample": options}), task)
         config = experiment.config
         chosen = self.labels(num, labels, task)
+        told.check_enlarges(config, conditions or {})
         given = told.arrays(config, num, chosen, conditions or {})
         return sampling.draw_images(
             experiment.sample_fn(task),
@@ -101,6 +104,44 @@ class Loaded:
             seed=seed,
             batch_size=padded_batch(experiment, num),
             one_noise=task.interpolates,
+        )
+
+    def enlarge(
+        self,
+        images: np.ndarray,
+        *,
+        labels: np.ndarray | None = None,
+        conditions: Mapping[str, told.Given] | None = None,
+        seed: int = 0,
+        one_noise: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Images uint8 [num, h, w, C], enlarged by a model that does so: [b, H, W, C] by batches.
+
+        As `sample` with the condition "low_resolution", but for the labels.
+
+        Args:
+          images: of the size that the model enlarges.
+          labels: int [num], -1 for none; None for no labels at all.
+          conditions: the others.
+          seed: image k depends on (seed, k) and images[k] alone.
+          one_noise: give every image the noise of image 0.
+
+        Raises:
+          UserError: for images of another size, a model that enlarges nothing, or conditions that
+            do not fit.
+        """
+        experiment, num = self.experiment, len(images)
+        if labels is None:
+            labels = np.full(num, NULL_VALUE, np.int32)
+        given: dict[str, told.Given] = {**(conditions or {}), cascade.NAME: images}
+        return sampling.draw_images(
+            experiment.sample_fn(),
+            self.params,
+            num,
+            told.arrays(experiment.config, num, labels, given),
+            seed=seed,
+            batch_size=padded_batch(experiment, num),
+            one_noise=one_noise,
         )
 
     def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:

@@ -10,8 +10,9 @@ from ddpm_jax.config_checks import image_shape
 from ddpm_jax.data.base import nearest
 from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.errors import UserError
+from ddpm_jax.parts import cascade
 
-# A value by its name or number, one for each image, cycled; or an image for all of them.
+# A value by its name or number, one for each image, cycled; or an image for all, or one for each.
 Given = str | int | Sequence[str | int] | np.ndarray
 
 
@@ -32,31 +33,51 @@ def images(c: ConfigDict) -> dict[str, int]:
     return {name: known for name, known in _known(c).items() if isinstance(known, int)}
 
 
+def of_data(c: ConfigDict) -> tuple[str, ...]:
+    """Those of config.model.conditions that the data are asked for."""
+    return tuple(name for name in c.model.conditions if name != cascade.NAME)
+
+
 def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
-    """The shape (of one example) and dtype of each of config.model.conditions."""
-    height, width, _ = image_shape(c)
+    """The shape (of one example) and dtype of each of `of_data`."""
     found: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
-    for name, channels in images(c).items():
-        found[name] = ((height, width, channels), np.float32)
-    return found
+    of_images = given_images(c)
+    return found | {name: (of_images[name], np.float32) for name in of_images if name in of_data(c)}
+
+
+def given_images(c: ConfigDict) -> dict[str, tuple[int, int, int]]:
+    """The shape in which each condition that is an image is given when sampling."""
+    height, width, _ = image_shape(c)
+    found = {name: (height, width, channels) for name, channels in images(c).items()}
+    small = cascade.size(c)
+    return found if small is None else found | {cascade.NAME: small}
+
+
+def ever_hidden(c: ConfigDict, name: str) -> bool:
+    """Whether this condition, or "label", was ever absent in training."""
+    return dropout(c)[name] > 0 or c.diffusion.joint_dropout > 0
 
 
 def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
-    of_data = data.CONDITIONS.get(c.data.name, {})
-    for name in c.model.conditions:
-        if name not in of_data:
+    known = data.CONDITIONS.get(c.data.name, {})
+    for name in of_data(c):
+        if name not in known:
             raise UserError(
                 f"config.model.conditions={c.model.conditions}: the data {c.data.name} know no "
-                f"{name!r}; they know {', '.join(of_data) or 'nothing but labels'}"
+                f"{name!r}; they know {', '.join(known) or 'nothing but labels'}"
             )
-    return {name: of_data[name] for name in c.model.conditions}
+    # A small image and the level of its noise.
+    known = {**known, cascade.NAME: c.data.channels + 1}
+    return {name: known[name] for name in c.model.conditions}
 
 
 def arrays(
     c: ConfigDict, num: int, labels: np.ndarray, given: Mapping[str, Given]
 ) -> dict[str, np.ndarray]:
     """Every condition of the network for `num` images; what is not given is absent.
+
+    A small image to enlarge is given to the program, which enlarges it (`cascade.prepare`).
 
     Args:
       c: the config.
@@ -79,13 +100,50 @@ def arrays(
         chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
         numbers = [_number(name, value, names) for value in chosen]
         whole[name] = np.resize(np.asarray(numbers or [-1], np.int32), num)
-    for name in images(c):
-        shape, _ = shapes(c)[name]
-        image = stacked([given[name]])[0] if name in given else np.zeros(shape, np.float32)
-        if image.shape != shape:
-            raise UserError(f"condition {name}: need an image of {shape}, got {image.shape}")
-        whole[name] = np.broadcast_to(image, (num, *shape))
+    for name, shape in given_images(c).items():
+        if name in given:
+            image = _image(name, given[name], shape, num)
+        else:
+            image = np.zeros(shape, np.float32)
+        if name == cascade.NAME:
+            there = np.full((*image.shape[:-1], 1), name in given, np.float32)
+            image = np.concatenate([image, there], axis=-1)
+        whole[name] = np.broadcast_to(image, (num, *image.shape[-3:]))
     return whole
+
+
+def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
+    """Raises UserError for a model that always saw a small image, and now is given none."""
+    missing = cascade.NAME in c.model.conditions and cascade.NAME not in given
+    if missing and not ever_hidden(c, cascade.NAME):
+        raise UserError(
+            f"condition {cascade.NAME}: this model enlarges images of {cascade.size(c)} and was "
+            f"never trained without one: give it one, --condition={cascade.NAME}=F.png, or draw "
+            "from the smaller model and name this run with --upsampler_workdir"
+        )
+
+
+def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
+    """Labels int [num] and conditions, as `arrays` takes them, that the first images show."""
+    names = of_data(c)
+    batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
+    given: dict[str, Given] = {name: batch[name] for name in names}
+    if cascade.NAME in c.model.conditions:
+        given[cascade.NAME] = cascade.shrunk(c, batch["image"])
+    return batch["label"], given
+
+
+def _image(name: str, value: Given, shape: tuple[int, int, int], num: int) -> np.ndarray:
+    """An image for all [H, W, C], or one for each [num, H, W, C], as floats."""
+    array = np.asarray(value)
+    if array.shape not in (shape, (num, *shape)):
+        raise UserError(
+            f"condition {name}: need an image of {shape}, got {array.shape}; for each of the {num} "
+            f"its own, {(num, *shape)}"
+        )
+    if array.dtype not in (np.uint8, bool) and not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"condition {name}: need uint8, bool, or floats, got {array.dtype}")
+    return stacked([array])[0]
 
 
 def _number(name: str, value: str | int, names: tuple[str, ...]) -> int:

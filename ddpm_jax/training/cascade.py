@@ -1,0 +1,52 @@
+"""Training to enlarge: each image is shown to its model in small, with noise of any level."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion import cascade, guidance
+from ddpm_jax.training.step import Batch, Extra, Objective, Outcome
+
+
+def cascaded(objective: Objective, factor: int, augmentation: float) -> Objective:
+    """The same objective with the condition "low_resolution" made of each batch's own images.
+
+    Means of factor x factor pixels, with noise of a level that is uniform in [0, augmentation].
+    Level and noise are drawn on the device, for each example from the step's key and its place in
+    the batch, as every draw: a resumed run sees what an uninterrupted one sees.
+
+    Around `dequantise.dequantised`, it makes the small image of pixels that are not spread over
+    their cells, such as those of another model's samples.
+
+    Args:
+      objective: of batches whose "image" is [B, H, W, C] in [-1, 1].
+      factor: above 1; must divide H and W.
+      augmentation: the largest level, at least 0 and below 1.
+
+    Raises:
+      ValueError: for a factor or an augmentation out of range; when called, for images that the
+        factor does not divide.
+
+    Source: Ho et al. 2022, "Cascaded diffusion models", section 4.
+    """
+    if factor < 2:
+        raise ValueError(f"need factor >= 2, got {factor=}")
+    cascade.check_level(augmentation)
+    shrink = guidance.average_pool(factor)
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        image = batch["image"]
+        # No other draw of the objective folds this number into this key.
+        key_small = jax.random.fold_in(key, jnp.uint32(2**32 - 3))
+
+        def one(place: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key_level, key_eps = jax.random.split(jax.random.fold_in(key_small, place))
+            return jax.random.uniform(key_level, (), image.dtype, 0, augmentation), key_eps
+
+        level, keys_eps = jax.vmap(one)(jnp.arange(len(image)))
+        small = cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
+        return objective.outcome(params, batch | {cascade.NAME: small}, key, train, extra)
+
+    return dataclasses.replace(objective, outcome=outcome)
