@@ -1,0 +1,145 @@
+"""What looks at a run while it trains: metrics, validation, sample grids."""
+
+import functools
+import math
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddpm_jax import experiment as experiments
+from ddpm_jax import sampling
+from ddpm_jax.data import Source, evaluation_batches
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.parts import conditions
+from ddpm_jax.reporting import figures
+from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.training import loop, sharding
+from ddpm_jax.training.state import TrainState
+
+
+class Watch:
+    """What looks at a run while it trains: metrics, validation, sample grids."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        validation_data: Source | None,
+        writer: MetricWriter,
+        progress: Progress,
+        workdir: Path,
+    ):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.writer = writer
+        self.progress = progress
+        self.workdir = workdir
+        self._validation_data = validation_data
+        self._validation_step = experiment.validation_step()
+        self._sample_fn = experiment.sample_fn() if experiment.draws_images else None
+        self._paused = 0.0  # seconds since the last log that were not training
+
+    def metrics(self, last: int, start: int) -> loop.Action:
+        """Keeps every step's metrics; writes their means every config.train.log_every steps."""
+        means = loop.MeanMetrics()
+        logged: list[float] = [start, time.monotonic()]
+
+        def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
+            self.progress.advance()
+            if step == start + 1:
+                logged[:] = step, time.monotonic()  # what came before was compilation
+            period = self.config.train.log_every
+            if not period:
+                return
+            means.add(metrics)
+            if step % period and step != last:
+                return
+            values = means.pop()
+            now = time.monotonic()
+            steps = max(step - logged[0], 1)
+            rate = steps / max(now - logged[1] - self._paused, 1e-9)
+            logged[:] = step, now
+            self._paused = 0.0
+            speed = {"images_per_second": rate * self.config.data.batch_size}
+            self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
+            self.progress.show(step, values["loss"], rate)
+            if not math.isfinite(values["loss"]):
+                self.progress.say(
+                    f"step {step:,}: the loss is {values['loss']}; what follows is of no use. "
+                    "Stop, and try a smaller config.optim.learning_rate"
+                )
+
+        return action
+
+    def validate(self, step: int, state: TrainState) -> None:
+        """The loss of the moving average on held-out data, in all and by quarter of t.
+
+        The noise is the same at every call, so that the figures of one run can be compared.
+        """
+        assert self._validation_data is not None
+        began = time.monotonic()
+        key = jax.random.fold_in(state.key, np.uint32(2**32 - 1))
+        place = sharding.batch_sharding(self.experiment.mesh)
+        batches = evaluation_batches(
+            self._validation_data,
+            self.config.data.batch_size,
+            self.config.train.validate_examples,
+            conditions=conditions.of_data(self.config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sums = [
+            jax.device_get(
+                self._validation_step(
+                    state.ema["default"],
+                    sharding.put_batch(batch, place),
+                    jax.random.fold_in(key, index),
+                )
+            )
+            for index, batch in enumerate(batches)
+        ]
+        values = loop.quarter_means(sums)
+        total = sum(s["quarter_loss_sum"].sum() for s in sums)
+        values["loss"] = float(total / sum(s["quarter_count"].sum() for s in sums))
+        self.writer.scalars(step, {f"validation_{name}": v for name, v in values.items()})
+        self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
+        self._paused += time.monotonic() - began
+
+    @functools.cached_property
+    def _asked(self) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+        """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
+        c, num, classes = self.config, self.config.sample.grid_size, self.config.model.num_classes
+        if c.model.conditions and self._validation_data is not None:
+            labels, given = conditions.shown(c, self._validation_data, num)
+            return labels, conditions.arrays(c, num, labels, given), None
+        labels = sampling.default_labels(num, classes)
+        return labels, conditions.arrays(c, num, labels, {}), figures.class_columns(classes)
+
+    def sample(self, step: int, state: TrainState) -> None:
+        """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
+        assert self._sample_fn is not None
+        began = time.monotonic()
+        labels, given, columns = self._asked
+        images = sampling.draw_images(
+            self._sample_fn,
+            state.ema["default"],
+            len(labels),
+            given,
+            seed=self.config.seed,
+            batch_size=experiments.padded_batch(self.experiment, len(labels)),
+        )
+        try:
+            drawn = np.concatenate(list(images))
+        except UserError as error:  # samples alone are no reason to lose a run
+            self.progress.say(f"step {step:,}: no samples drawn: {error}")
+            self._paused += time.monotonic() - began
+            return
+        picture = figures.grid(drawn, columns)
+        path = self.workdir / "samples" / f"step_{step:06d}.png"
+        figures.save_png(path, picture)
+        self.writer.image(step, "samples", picture)
+        self.progress.say(f"step {step:,}: samples in {path}")
+        self._paused += time.monotonic() - began
