@@ -1,7 +1,7 @@
 """Drawn shapes, one or two an image, told background, shapes, colours, sizes and positions.
 
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end; three pairs of colour and shape never are.
-Hardware: 2 CPU cores, 43 min as measured beside other work; a step takes 0.11 s alone, so 22 min.
+Hardware: 2 CPU cores, 43 min as measured beside other work; 8.5 steps a second alone, so 24 min.
 Expected, from scripts/evaluate.py on 500 samples: 0.930 show all nine attributes that they were
   told, 0.862 where shape and colour were never seen together.
 Command: python scripts/train.py --config=configs/shapes.py --workdir=runs/shapes
