@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ddpm_jax import cli, experiment, files
 from ddpm_jax.commands import tasks
 from ddpm_jax.data import images
+from ddpm_jax.diffusion.conditions import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.parts import cascade
 from ddpm_jax.parts import conditions as told
@@ -72,7 +73,9 @@ def to_files(
     given |= _parsed(options, loaded.experiment.config.sample)
     film = _film(trajectory)
     asked = tasks.from_flags(loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0))
-    drawn_labels = loaded.labels(num_samples, chosen, asked)
+    shown = loaded.labels(num_samples, chosen, asked)
+    if asked.tells_labels:
+        shown = np.full_like(shown, NULL_VALUE)  # no image is of one class
     asked_for: dict[str, Any] = {
         "labels": chosen,
         "conditions": _conditions(conditions, loaded.experiment.config),
@@ -83,6 +86,8 @@ def to_files(
     passes = chain.passes(num_samples, **asked_for)
     drawing = loaded.sample_batches(num_samples, **asked_for, **given)
     _make_writable(target)
+    if asked.frames:
+        _make_writable(film)
     total = num_samples * (1 + len(passes))
     with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
         drawn = _collected(drawing, bar)
@@ -91,22 +96,25 @@ def to_files(
             drawn = drawn[:, -1]
         for enlarge in passes:
             drawn = _collected(enlarge(drawn), bar)
-    if target.suffix in FILES:
-        num_classes = loaded.experiment.config.model.num_classes
-        own = chosen or asked.composed or asked.interpolates
-        columns = None if own else figures.class_columns(num_classes)
-        picture = target.with_suffix(".png")
-        figures.save_png(picture, figures.grid(drawn[:GRID_IMAGES], columns))
-        if target.suffix == ".npz":
-            _save_npz(target, samples=drawn, labels=drawn_labels)
-            print(f"{num_samples} samples in {target}, a grid in {picture}")
-        else:
-            print(f"a grid of {min(num_samples, GRID_IMAGES)} samples in {picture}")
+    num_classes = 0 if chosen or asked.tells_labels else loaded.experiment.config.model.num_classes
+    _save(target, drawn, shown, figures.class_columns(num_classes))
+
+
+def _save(target: Path, drawn: np.ndarray, labels: np.ndarray, columns: int | None) -> None:
+    """Images and their labels into a file, or a folder; says so on stdout."""
+    if target.suffix not in FILES:
+        for k, (image, label) in enumerate(zip(drawn, labels, strict=True)):
+            name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
+            figures.save_png(target / name, image)
+        print(f"{len(drawn)} samples in {target}")
         return
-    for k, (image, label) in enumerate(zip(drawn, drawn_labels, strict=True)):
-        name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
-        figures.save_png(target / name, image)
-    print(f"{num_samples} samples in {target}")
+    picture = target.with_suffix(".png")
+    figures.save_png(picture, figures.grid(drawn[:GRID_IMAGES], columns))
+    if target.suffix == ".npz":
+        _save_npz(target, samples=drawn, labels=labels)
+        print(f"{len(drawn)} samples in {target}, a grid in {picture}")
+    else:
+        print(f"a grid of {min(len(drawn), GRID_IMAGES)} samples in {picture}")
 
 
 def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
@@ -187,8 +195,6 @@ def _film(trajectory: str | None) -> Path:
     film = Path(trajectory or "")
     if trajectory and film.suffix not in FRAMES:
         raise UserError(f"--trajectory={trajectory}: need a strip F.png, or a moving F.gif")
-    if trajectory:
-        _make_writable(film)
     return film
 
 

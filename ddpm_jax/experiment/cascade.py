@@ -115,8 +115,7 @@ class Cascade:
             raise UserError(
                 f"upsampler {number}: it has {c.model.num_classes} classes, and the base {of_base}"
             )
-        mixed = task.between_labels is not None or "label" in _names_composed(task)
-        if c.model.num_classes and of_base and not mixed:
+        if c.model.num_classes and of_base and not task.tells_labels:
             return self.base.labels(num, labels, task)
         if c.model.num_classes and not told.ever_hidden(c, "label"):
             raise UserError(

@@ -82,6 +82,11 @@ class Task:
         return self.between_labels is not None or len(self.init_images) == 2
 
     @property
+    def tells_labels(self) -> bool:
+        """It says of which classes the images are, each of several."""
+        return self.between_labels is not None or any("label" in told for _, told in self.composed)
+
+    @property
     def observed(self) -> np.ndarray | None:
         """The image that is given in part: grey, or small."""
         return self.colourise if self.colourise is not None else self.upscale

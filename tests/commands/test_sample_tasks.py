@@ -146,3 +146,13 @@ def test_black_and_white_masks_and_two_images_are_taken(finished_run, images, tm
         out = tmp_path / f"{next(iter(task))}.png"
         sample.to_files(str(finished_run.workdir), str(out), num_samples=2, task=task)
         assert out.is_file()
+
+
+def test_an_image_of_several_classes_has_none(finished_run, tmp_path):
+    for name, task in {
+        "between": {"between_labels": ["3", "8"]},
+        "both": {"compose": ["1:label=3"]},
+    }.items():
+        folder = tmp_path / name
+        sample.to_files(str(finished_run.workdir), str(folder), num_samples=2, task=task)
+        assert sorted(path.name for path in folder.iterdir()) == ["000000.png", "000001.png"]
