@@ -233,7 +233,7 @@ def test_network_calls_and_their_batch(model, options, task, calls, batches, mon
     [
         ({"init_images": [IMAGE[1:]]}, {}, r"init_image: need \(8, 8, 1\).*got \(7, 8, 1\)"),
         ({"init_images": [IMAGE] * 3}, {}, "need one image, or two, got 3"),
-        ({"init_images": [IMAGE], "strength": 1.5}, {}, r"0 < strength <= 1.*1\.5"),
+        ({"init_images": [IMAGE], "strength": 1.5}, {}, r"^strength=1\.5: need above 0"),
         ({"init_images": [IMAGE], "strength": 0.01}, {}, "strength"),
         ({"strength": 0.5}, {}, "no image to begin with"),
         ({"inpaint": (IMAGE[1:], MASK)}, {}, r"inpaint: need \(8, 8, 1\)"),

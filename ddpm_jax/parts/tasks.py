@@ -125,6 +125,8 @@ def check(c: ConfigDict, task: Task) -> None:
             )
     if task.strength is not None and not task.init_images:
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
+    if task.strength is not None and not 0 < task.strength <= 1:
+        raise UserError(f"strength={task.strength}: need above 0, at most 1")
     if task.frames == 1 or task.frames < 0:
         raise UserError(f"frames={task.frames}: need at least 2, or 0 for the last image alone")
     if len(task.init_images) > 2:
