@@ -1,9 +1,10 @@
 """Drawn shapes, enlarged from 16x16 to 32x32: the second model of a cascade (Ho et al. 2022).
 
 Data: `ddpm_jax.data.shapes`, drawn without end; what is enlarged is made of the same images.
-Hardware: 2 CPU cores, at most 18 min: 3.7 steps a second on a machine that did other work too.
-Expected: unknown, it was not trained to its end. In 350 steps the loss fell from 0.72 to 0.10, and
-  samples showed what they enlarged (8 grey levels from it, 80 from other images), not yet sharply.
+Hardware: 2 CPU cores, 16 min as measured beside other work.
+Expected: behind configs/shapes.py, 0.795 of 200 samples at 32x32 show all nine attributes, of whose
+  16x16 images 0.925 do; means of 2x2 pixels are 3.8 grey levels from the image that was enlarged.
+  On real images it is 4.0 grey levels off and bilinear enlargement 3.1: it sharpens, and errs.
 Command: python scripts/train.py --config=configs/shapes_upsampler.py --workdir=runs/upsampler
 Behind any model of shapes at 16x16 (README.md has the command of one):
   python scripts/sample.py --workdir=runs/shapes --upsampler_workdir=runs/upsampler --out=large.png
