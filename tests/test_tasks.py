@@ -93,7 +93,9 @@ def test_between_two_images_the_ends_are_their_own(model):
     between = model.sample(5, task=Task(init_images=[IMAGE, OTHER], strength=0.4))
     for place, image in ((0, IMAGE), (4, OTHER)):
         # One noise for all: that of image 0.
-        alone = model.sample(1, labels=[place], task=Task(init_images=[image], strength=0.4))
+        # As a list of images or as an array of them.
+        task = Task(init_images=image[None], strength=0.4)
+        alone = model.sample(1, labels=[place], task=task)
         assert grey_levels(between[place], alone[0]) <= 1
     assert grey_levels(between[2], between[0]) > 5
 

@@ -156,7 +156,7 @@ class Experiment:
         c = self.config
         times = sample_parts.times(c, schedule)
         sample_parts.check(sampler, schedule, times)
-        if task.init_images:
+        if len(task.init_images):
             times = samplers.grids.truncated(times, tasks.strength(task))
         tasks.check_guides(c, schedule, task)
         return sampling.make_sample_fn(

@@ -102,7 +102,7 @@ def start(
     shape = (*c.data.image_size, c.data.channels)
 
     def begin(keys: jax.Array, arrays: Arrays) -> jax.Array:
-        if not task.init_images:
+        if not len(task.init_images):
             return samplers.initial_noise(keys, schedule, times, (len(keys), *shape))
         first = arrays["init_0"]
         if len(task.init_images) == 1:

@@ -123,7 +123,7 @@ def check(c: ConfigDict, task: Task) -> None:
             raise UserError(
                 f"config.sample.{field}={c.sample[field]}: is of inpainting; leave it at None"
             )
-    if task.strength is not None and not task.init_images:
+    if task.strength is not None and not len(task.init_images):
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
     if task.strength is not None and not 0 < task.strength <= 1:
         raise UserError(f"strength={task.strength}: need above 0, at most 1")
