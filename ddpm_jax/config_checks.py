@@ -102,7 +102,6 @@ def check_fit(c: ConfigDict, devices: int) -> None:
         "an unconditional model (config.model.num_classes=0) needs sample.guidance_scale=1 and "
         "diffusion.label_dropout=0"
     )
-    need(not (unconditional and c.sample.guidance_scale != 1), "sample.guidance_scale", remedy)
     need(not (unlabelled and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
     need(
         not (unconditional and c.diffusion.joint_dropout),
@@ -116,6 +115,11 @@ def check_fit(c: ConfigDict, devices: int) -> None:
 def check_guidable(c: ConfigDict, field: str) -> None:
     """Conditions were hidden in training, as guidance needs. Raises UserError for what asks it."""
     d = c.diffusion
+    if not c.model.num_classes and not c.model.conditions:
+        raise UserError(
+            f"{field}: an unconditional model (config.model.num_classes=0) has nothing to be "
+            "guided towards; set sample.guidance_scale=1, or name a classifier or a weaker model"
+        )
     if d.joint_dropout > 0:
         return
     if c.model.num_classes and not d.label_dropout > 0:

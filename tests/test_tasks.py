@@ -157,6 +157,15 @@ def test_a_model_is_no_guide_for_itself_and_a_weaker_one_is(model):
     assert grey_levels(always.sample(4, task=weaker, guidance_scale=3.0), unguided) > 5
 
 
+def test_a_model_without_conditions_is_guided_by_a_weaker_one_alone():
+    plain = {"model": {"num_classes": 0}, "diffusion": {"label_dropout": 0.0}}
+    model = loaded(**plain)
+    weaker = Task(weaker=loaded(seed=1, **plain))
+    assert grey_levels(model.sample(2, task=weaker, guidance_scale=3.0), model.sample(2)) > 5
+    with pytest.raises(UserError, match=r"guidance_scale=3\.0: an unconditional model"):
+        model.sample(2, guidance_scale=3.0)
+
+
 def test_guidance_within_an_interval(model):
     everywhere = model.sample(4, guidance_scale=3.0)
     nowhere = model.sample(4)

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.config_checks import image_shape
-from ddpm_jax.diffusion import cascade
+from ddpm_jax.diffusion import cascade, guidance
 from ddpm_jax.errors import UserError
 from ddpm_jax.training.cascade import cascaded
 from ddpm_jax.training.step import Objective
@@ -87,9 +87,7 @@ def objective(c: ConfigDict, plain: Objective) -> Objective:
 
 def shrunk(c: ConfigDict, images: np.ndarray) -> np.ndarray:
     """Images [N, H, W, C] as this model is to enlarge them, [N, h, w, C]."""
-    k = factor(c)
-    batch, height, width, channels = images.shape
-    return images.reshape(batch, height // k, k, width // k, k, channels).mean(axis=(2, 4))
+    return np.asarray(guidance.average_pool(factor(c))(jnp.asarray(images)))
 
 
 def prepare(c: ConfigDict) -> Prepare:
