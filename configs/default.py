@@ -114,10 +114,15 @@ def get_config() -> ConfigDict:
     train.num_steps = 800_000
     train.log_every = 100  # in steps, as all of these; 0 is never
     train.checkpoint_every = 5000
-    train.keep_checkpoints = 3
+    train.keep_checkpoints = 3  # the latest; the best by validation loss is kept besides
     train.sample_every = 10_000
     train.validate_every = 10_000
     train.validate_examples = 2048  # at most, of the held-out data
+    # Seconds: without a step until the process counts as stuck and ends (exit code 124; validation
+    # and samples included; 0 is never), and of one save until it does, which is told.
+    train.step_deadline = 3600.0
+    train.save_deadline = 600.0
+    train.min_free_gb = 1.0  # warn when less is free on the disk
 
     config.sample = sample = ConfigDict()
     # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc, langevin,

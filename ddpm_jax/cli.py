@@ -23,7 +23,11 @@ flags.DEFINE_string(
 
 
 def run(
-    main: Callable[[], int | None], argv: list[str] | None = None, *, pairs: Sequence[str] = ()
+    main: Callable[..., int | None],
+    argv: list[str] | None = None,
+    *,
+    pairs: Sequence[str] = (),
+    actions: Sequence[str] = (),
 ) -> NoReturn:
     """Parse the flags, run `main`, and exit with what it returns (None is 0).
 
@@ -35,6 +39,7 @@ def run(
       main: the script.
       argv: the command line; None for this process's.
       pairs: list flags that may be given as two words, --inpaint IMAGE MASK.
+      actions: what the script can do; its first argument names one, and main(action) is called.
     """
     argv = sys.argv if argv is None else argv
     # Config files say `from configs import default`, and configs/ stands beside scripts/.
@@ -43,8 +48,8 @@ def run(
         print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.main_module_help()}")
         sys.exit(0)
     try:
-        parse(joined(argv, pairs))
-        sys.exit(main())
+        positional = parse(joined(argv, pairs), actions)
+        sys.exit(main(*positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -66,11 +71,16 @@ def joined(argv: Sequence[str], pairs: Sequence[str]) -> list[str]:
     return whole
 
 
-def parse(argv: list[str]) -> None:
-    """Parse absl's flags. Raises UserError for anything wrong with them."""
+def parse(argv: list[str], actions: Sequence[str] = ()) -> list[str]:
+    """Parse absl's flags; returns the action, if there are any to choose from.
+
+    Raises:
+      UserError: for anything wrong with them.
+    """
     if "config" in FLAGS:
         _check_config(argv)
     try:
+        FLAGS.set_gnu_getopt(True)  # an action may stand before its flags
         positional = FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         own = [f.name for f in FLAGS.get_key_flags_for_module(argv[0])] or list(FLAGS)
@@ -79,8 +89,12 @@ def parse(argv: list[str]) -> None:
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-    if positional:
-        raise UserError(f"unexpected argument {positional[0]!r}: flags are written --name=value")
+    if actions and (not positional or positional[0] not in actions):
+        given = positional[0] if positional else "nothing"
+        raise UserError(f"say what to do first, one of {', '.join(actions)}; got {given}")
+    if len(positional) > bool(actions):
+        raise UserError(f"unexpected argument {positional[-1]!r}: flags are written --name=value")
+    return positional
 
 
 def use_compile_cache() -> None:

@@ -73,6 +73,10 @@ def check_ranges(c: ConfigDict) -> None:
     _need(c, fits, "model.num_heads", "need 0 beside model.head_dim, which decides it")
     for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
         _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
+    for field in ("train.step_deadline", "train.min_free_gb"):
+        _need(c, 0 <= _value(c, field) < math.inf, field, "need a finite number, at least 0")
+    deadline = c.train.save_deadline
+    _need(c, 0 < deadline < math.inf, "train.save_deadline", "need a finite number above 0")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
     s = c.sample
     _need(c, math.isfinite(s.guidance_scale), "sample.guidance_scale", "need a finite number")

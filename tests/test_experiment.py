@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.parts import processes
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.training import sharding
-from ddpm_jax.training.state import digest
+from ddpm_jax.training.digests import digest
 
 CONFIGS = sorted(path.stem for path in (tiny_runs.ROOT / "configs").glob("*.py"))
 # Ho et al. (2020), section 4: 35.7 and 114 million; the exact numbers are of their code.

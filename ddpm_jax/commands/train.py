@@ -24,7 +24,9 @@ from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import loop, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.state import digests
+from ddpm_jax.training.digests import digests
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.watchdog import Watchdog
 
 # EX_TEMPFAIL: run the same command again.
 EXIT_STOPPED = 75
@@ -70,12 +72,16 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
     _make_writable(workdir)
 
     failures: list[UserError] = []
-    with Checkpoints(workdir, keep=config.train.keep_checkpoints) as checkpoints:
-        start = checkpoints.latest() or 0
-        if start:
-            state = checkpoints.restore(start, experiment.state_shapes())
-        else:
-            state = experiment.init_state()
+    with (
+        files.alone(workdir),
+        Checkpoints(
+            workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
+        ) as checkpoints,
+        Watchdog(config.train.step_deadline) as watchdog,
+    ):
+        check_workdir(workdir, config)  # again: another process may have just let go of it
+        resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
+        state, start = resumed or (experiment.init_state(), 0)
         configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
         with (
@@ -101,7 +107,8 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                     every(period.validate_every, act=watch.validate),
                     every(period.sample_every * experiment.draws_images, act=watch.sample),
                     # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                    every(period.checkpoint_every, act=checkpoints.save),
+                    every(period.checkpoint_every, act=functools.partial(watch.save, checkpoints)),
+                    _looked_after(checkpoints, watchdog, progress),
                 ],
                 stop=lambda: stop.requested,
             )
@@ -118,7 +125,7 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                 file=sys.stderr,
             )
             return EXIT_STOPPED
-    files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
+        files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
@@ -192,6 +199,21 @@ def _placed(
             yield sharding.put_batch(batch, place)
     except UserError as error:
         failures.append(error)
+
+
+def _looked_after(checkpoints: Checkpoints, watchdog: Watchdog, progress: Progress) -> loop.Action:
+    """Tells what went wrong with saving, at the next step, and that the run is alive."""
+
+    def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
+        for line in checkpoints.complaints():
+            progress.say(line)
+        watchdog.tick()
+
+    return action
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -> str:

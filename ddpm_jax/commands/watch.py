@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ddpm_jax.reporting import figures
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import loop, sharding
+from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 
 
@@ -41,6 +43,8 @@ class Watch:
         self._validation_step = experiment.validation_step()
         self._sample_fn = experiment.sample_fn() if experiment.draws_images else None
         self._paused = 0.0  # seconds since the last log that were not training
+        self._validated: tuple[int, float] = (-1, math.nan)
+        self._scarce = False
 
     def metrics(self, last: int, start: int) -> loop.Action:
         """Keeps every step's metrics; writes their means every config.train.log_every steps."""
@@ -106,7 +110,20 @@ class Watch:
         values["loss"] = float(total / sum(s["quarter_count"].sum() for s in sums))
         self.writer.scalars(step, {f"validation_{name}": v for name, v in values.items()})
         self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
+        self._validated = step, values["loss"]
         self._paused += time.monotonic() - began
+
+    def save(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+        """A checkpoint, with its validation loss where this step was validated."""
+        validated, loss = self._validated
+        checkpoints.save(step, state, loss if validated == step else None)
+        least, free = self.config.train.min_free_gb, shutil.disk_usage(self.workdir).free / 1e9
+        if free < least and not self._scarce:
+            self.progress.say(
+                f"only {free:.2f} GB are free where {self.workdir} lies, below "
+                f"config.train.min_free_gb={least:g}: make room before a checkpoint cannot be saved"
+            )
+        self._scarce = free < least
 
     @functools.cached_property
     def _asked(self) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,13 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
         ) from error
     shapes = experiment.state_shapes()
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.check(step)
+        step = saved.newest_whole(_say) if step is None else saved.check(step)
         params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
     return Loaded(experiment, params, step)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def padded_batch(experiment: Experiment, num: int) -> int:

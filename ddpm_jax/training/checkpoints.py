@@ -1,15 +1,25 @@
-"""Checkpoints: Orbax behind the few calls that a run makes."""
+"""The checkpoints of a run: written in the background, proven whole before they are used."""
 
 import logging
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+import numpy as np
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.training import digests, processes, step_files
 from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step_files import Damaged, Record
+
+# What a step is called while it is written, and while it is deleted: no such name is ever read.
+PARTIAL, LEAVING = ".{}.partial", ".{}.leaving"
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
@@ -18,77 +28,197 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of a run: DIR/checkpoints/STEP, written in the background, latest `keep`.
+    """DIR/checkpoints/STEP: the latest `keep` steps and the best by validation loss.
 
-    Use as a context manager: leaving it waits for the last write.
+    A step is written under another name and renamed when it is complete and its digests are, so a
+    crash leaves a whole step or none. Use as a context manager: leaving it waits for the last
+    write. One process uses it to write at a time; `files.alone` sees to that.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest steps stay; the best stays too.
+      read_only: make, rename and delete nothing.
+      deadline: seconds after which a save counts as stuck.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 3, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 3,
+        read_only: bool = False,
+        deadline: float = 600.0,
+    ):
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self._manager = None
+        self._keep, self._read_only, self._deadline = keep, read_only, deadline
+        self._writer: threading.Thread | None = None
+        self._writing, self._began, self._told_stuck = 0, 0.0, False
+        self._complaints: list[str] = []
+        self._failed: BaseException | None = None
         logging.getLogger("absl").addFilter(_worth_saying)
-        if read_only and not self.directory.is_dir():
-            return
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.LatestN(keep),
-                create=not read_only,
-                read_only=read_only,
-                enable_async_checkpointing=not read_only,
-            ),
-        )
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for pattern in (PARTIAL, LEAVING):  # what a crash left
+                for folder in self.directory.glob(pattern.format("*")):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._manager is not None:
-            self._manager.close()
+        self._join()
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
-        return sorted(self._manager.all_steps()) if self._manager is not None else []
+        """The steps that have a checkpoint, ascending; empty and foreign folders are none."""
+        if not self.directory.is_dir():
+            return []
+        named = [p for p in self.directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and any(p.iterdir()))
 
     def latest(self) -> int | None:
         """The newest step, or None."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Save the state as `step`, in the background; a step that is there already is kept."""
-        if self._manager is not None and step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(_to_arrays(state)))
+    def best(self) -> int | None:
+        """The step of the least validation loss, among those where it was measured, or None."""
+        losses = {
+            step: record.validation_loss
+            for step, record in self.records().items()
+            if record.validation_loss is not None
+        }
+        return min(losses, key=lambda step: (losses[step], step)) if losses else None
+
+    def records(self) -> dict[int, Record]:
+        """What each step should hold, of those that say so; nothing is verified."""
+        found = {}
+        for step in self.steps():
+            try:
+                found[step] = step_files.read_record(self._folder(step))
+            except Damaged:
+                continue
+        return found
+
+    def set_aside(self) -> list[Path]:
+        """The damaged steps that were set aside."""
+        return sorted(self.directory.glob("*.bad*")) if self.directory.is_dir() else []
+
+    def verify(self, step: int) -> Record:
+        """Compare all of a step's files with their digests. Raises UserError if one differs."""
+        self.check(step)
+        return step_files.verify(self._folder(step))
+
+    def save(self, step: int, state: TrainState, validation_loss: float | None = None) -> None:
+        """Save the state as `step`, in the background; a step that is there already is kept.
+
+        Every process of a run calls this, the first one writes. What goes wrong is told by
+        `complaints`, and by `wait`; the next save is tried all the same.
+
+        Args:
+          step: batches consumed.
+          state: copied before this returns.
+          validation_loss: of the moving average at this step, where it was measured.
+        """
+        if self._read_only or step in self.steps():
+            return
+        if self._writer is not None and self._writing == step:
+            return
+        if not self._join():
+            self._complaints.append(
+                f"step {step:,} was not saved: the save of step {self._writing:,} is stuck"
+            )
+            return
+        host = digests.on_host(state)
+        if jax.process_index():
+            return
+        loss = validation_loss if math.isfinite(validation_loss or 0.0) else None
+        self._failed = None
+        self._writing, self._began, self._told_stuck = step, time.monotonic(), False
+        # A daemon: a write that never ends must not keep the process from ending.
+        self._writer = threading.Thread(target=self._write, args=(step, host, loss), daemon=True)
+        self._writer.start()
+
+    def complaints(self) -> list[str]:
+        """What went wrong with saving since the last call, a line each."""
+        if self._writer is not None and not self._told_stuck and self._patience() <= 0:
+            self._told_stuck = True
+            self._complaints.append(
+                f"the save of step {self._writing:,} is stuck: no end after {self._deadline:g} s"
+            )
+        said, self._complaints = self._complaints, []
+        return said
 
     def wait(self) -> None:
-        """Return when every save is on disk; raises what a save raised."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        """Return when the last save is on disk. Raises UserError if it failed or is stuck."""
+        if not self._join():
+            raise UserError(
+                f"step {self._writing:,} could not be saved: writing to {self.directory} is stuck; "
+                "mend that and run the same command again"
+            )
+        if self._failed is not None:
+            raise UserError(
+                f"step {self._writing:,} could not be saved in {self.directory} "
+                f"({step_files.reason(self._failed)}); mend that and run the same command again"
+            ) from self._failed
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, placed like `like` (arrays or ShapeDtypeStructs with shardings).
 
         Raises:
-          UserError: if there is no such step, or its files cannot be read.
+          Damaged: if its files are not what was written.
+          UserError: if there is no such step, or it holds another network.
         """
-        saved = self._restore(step, ocp.args.StandardRestore(_to_arrays(like)))
-        key = jax.random.wrap_key_data(saved.pop("key"))
-        return TrainState(**saved, key=key)
+        self.check(step)
+        raw = like._asdict() | {"key": jax.eval_shape(jax.random.key_data, like.key)}
+        fields = step_files.read(self._folder(step), raw)
+        places = jax.tree.map(lambda leaf: leaf.sharding, like._asdict())
+        placed = jax.tree.map(_placed, fields, places)
+        return TrainState(**placed | {"key": jax.random.wrap_key_data(placed["key"])})
+
+    def restore_newest(
+        self, like: TrainState, say: Callable[[str], None]
+    ) -> tuple[TrainState, int] | None:
+        """The newest step that is whole, and its number; None where no step ever was.
+
+        A damaged step is renamed to STEP.bad and told in one line.
+
+        Raises:
+          UserError: if there were steps and none is whole, or they hold another network.
+        """
+        while step := processes.of_first(self.latest() or 0):
+            try:
+                state, error = self.restore(step, like), None
+            except Damaged as damaged:
+                state, error = None, damaged
+            if processes.all_of(state is not None):
+                assert state is not None
+                return state, step
+            if jax.process_index() == 0:
+                say(f"{error}; set aside as {self._set_aside(step).name}")
+            processes.wait("set aside")
+        if processes.of_first(len(self.set_aside())):
+            names = ", ".join(path.name for path in self.set_aside())
+            raise UserError(
+                f"no checkpoint in {self.directory} is whole, and the damaged ones were set aside "
+                f"({names}): put a copy of one back, or start anew with --workdir=NEW"
+            )
+        return None
 
     def restore_params(self, step: int, name: str, like: Any) -> Any:
         """Only the parameters at `step`: "raw", or the moving average of that name.
 
         Raises:
-          UserError: if there is no such step, or its files cannot be read.
+          Damaged: if the step's files are not what was written.
+          UserError: if there is no such step, or it holds another network.
         """
+        self.check(step)
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        saved = self._restore(
-            step, ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        )
-        return saved["params"] if name == "raw" else saved["ema"][name]
+        found = step_files.read(self._folder(step), target)
+        params = found["params"] if name == "raw" else found["ema"][name]
+        return jax.tree.map(lambda leaf, to: _placed(leaf, to.sharding), params, like)
 
     def check(self, step: int | None) -> int:
         """`step`, or the latest if None. Raises UserError where there is no such checkpoint."""
+        self._join()
         steps = self.steps()
         if not steps:
             raise UserError(
@@ -100,26 +230,67 @@ class Checkpoints:
             raise UserError(f"no checkpoint of step {step} in {self.directory}; there are {known}")
         return steps[-1] if step is None else step
 
-    def _restore(self, step: int, args: Any) -> Any:
-        self.check(step)
-        assert self._manager is not None
+    def newest_whole(self, say: Callable[[str], None]) -> int:
+        """The newest step whose files are what was written; damaged ones are told and passed over.
+
+        Raises:
+          UserError: if there is none.
+        """
+        self.check(None)
+        for step in reversed(self.steps()):
+            try:
+                return self.verify(step).step
+            except Damaged as error:
+                say(f"{error}; taking the one before it")
+        raise UserError(f"no checkpoint in {self.directory} is whole; name another --workdir")
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _patience(self) -> float:
+        """Seconds until the running save counts as stuck."""
+        return self._began + self._deadline - time.monotonic()
+
+    def _join(self) -> bool:
+        """Wait for the running save, no longer than its deadline; whether it has ended."""
+        if self._writer is not None:
+            self._writer.join(max(self._patience(), 0.0))
+            if self._writer.is_alive():
+                return False
+            self._writer = None
+        return True
+
+    def _write(self, step: int, host: TrainState, loss: float | None) -> None:
+        partial = self.directory / PARTIAL.format(step)
         try:
-            return self._manager.restore(step, args=args)
-        except Exception as error:  # Orbax has no exception of its own for a damaged step
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(
-                f"cannot read the checkpoint {self.directory / str(step)} ({reason}); "
-                "move it away to use the one before it"
-            ) from error
+            shutil.rmtree(partial, ignore_errors=True)
+            step_files.write(partial, host, loss)
+            os.rename(partial, self._folder(step))
+            step_files.sync_folders(self.directory)
+            self._tidy()
+        except BaseException as error:  # nothing may be lost on its way out of a thread
+            self._failed = error
+            shutil.rmtree(partial, ignore_errors=True)
+            self._complaints.append(
+                f"step {step:,} could not be saved ({step_files.reason(error)}); "
+                "the run goes on, and tries again at the next one"
+            )
+
+    def _tidy(self) -> None:
+        """Delete all but the latest and the best: renamed first, for a half-deleted one is none."""
+        kept = {*self.steps()[-self._keep :], self.best()}
+        for step in self.steps():
+            if step not in kept:
+                leaving = self.directory / LEAVING.format(step)
+                os.rename(self._folder(step), leaving)
+                shutil.rmtree(leaving)
+
+    def _set_aside(self, step: int) -> Path:
+        names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+        free = next(self.directory / n for n in names if not (self.directory / n).exists())
+        return self._folder(step).rename(free)
 
 
-def _to_arrays(state: TrainState) -> dict[str, Any]:
-    """The state as a dict whose key is plain uint32: what a later version can still read."""
-
-    def raw(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.random.key_data(leaf)
-        shape = jax.eval_shape(jax.random.key_data, leaf)
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=leaf.sharding)
-
-    return state._asdict() | {"key": raw(state.key)}
+def _placed(array: np.ndarray, place: jax.sharding.Sharding) -> jax.Array:
+    """A whole array, the same in every process, where it belongs."""
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])

@@ -16,7 +16,11 @@ Action = Callable[[int, TrainState, Metrics], None]
 
 
 class StopSignal:
-    """The first SIGINT or SIGTERM becomes a request to stop; the second acts as it always did."""
+    """The first SIGINT or SIGTERM becomes a request to stop; the second ends the process at once.
+
+    At once is by the system itself: Python would first come back from whatever it waits for, such
+    as a save that is stuck.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -36,7 +40,8 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        for again in self._previous:
+            signal.signal(again, signal.SIG_DFL)
 
     def _restore(self) -> None:
         while self._previous:

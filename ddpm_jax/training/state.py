@@ -1,12 +1,10 @@
 """The training state: everything that a run needs to go on, as one pytree."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 
@@ -55,25 +53,3 @@ def init_state(
         opt_state=optimizer.init(params),
         extra=init_extra(params),
     )
-
-
-def digest(tree: Any) -> str:
-    """sha256 over the leaves of a pytree, sorted by path: path, dtype, shape and bytes of each."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    sha = hashlib.sha256()
-    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        sha.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()
-
-
-def digests(state: TrainState) -> dict[str, str]:
-    """The digests that final.json holds: of the parameters, of their EMA and of the whole state."""
-    return {
-        "params_sha256": digest(state.params),
-        "ema_sha256": digest(state.ema),
-        "state_sha256": digest(state),
-    }

@@ -14,7 +14,7 @@ from ddpm_jax import config as configs
 from ddpm_jax import experiment
 from ddpm_jax.commands import train
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.state import digests
+from ddpm_jax.training.digests import digests
 
 
 def test_a_run_leaves_what_the_house_plan_says(finished_run):

@@ -10,7 +10,7 @@ from toy_training import CLASSES, SHAPE
 
 from ddpm_jax.diffusion import losses, schedules
 from ddpm_jax.training import optimizers, sharding, step
-from ddpm_jax.training.state import digest
+from ddpm_jax.training.digests import digest
 
 SCHEDULE = schedules.linear(num_steps=8)
 THOUSAND = schedules.linear(num_steps=1000)

@@ -1,0 +1,81 @@
+"""Digests of states: of each leaf, and from them of whole trees."""
+
+import concurrent.futures
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ddpm_jax.training.state import TrainState
+
+
+def on_host(tree: Any) -> Any:
+    """A copy of a pytree as numpy arrays, keys as their uint32 data; every process gets all of it.
+
+    A copy also on the CPU, where numpy could look into the device's own buffer: the next step
+    overwrites that.
+    """
+
+    def copy(leaf: Any) -> np.ndarray:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if leaf.is_fully_replicated:
+                leaf = leaf.addressable_data(0)
+            else:
+                leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.array(leaf)
+
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()
+    return jax.tree.map(copy, tree)
+
+
+def of_leaves(tree: Any) -> dict[str, str]:
+    """{path: "dtype[shape] sha256 of the bytes"} of each numpy leaf, sorted by path."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    # hashlib lets go of the interpreter's lock: one thread a core.
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        sums = threads.map(lambda item: sum_of(item[1]), flat)
+        return dict(
+            sorted(zip((jax.tree_util.keystr(path) for path, _ in flat), sums, strict=True))
+        )
+
+
+def sum_of(array: np.ndarray) -> str:
+    """ "dtype[shape] sha256 of the bytes"."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return f"{kind(array)} {hashlib.sha256(data.data).hexdigest()}"
+
+
+def kind(array: Any) -> str:
+    """ "dtype[shape]" of an array or a ShapeDtypeStruct, such as float32[3,3]."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def combined(leaves: dict[str, str], part: str = "") -> str:
+    """One sha256 of the leaves whose path begins with `part`, sorted by path."""
+    sha = hashlib.sha256()
+    for path in sorted(leaves):
+        if path.startswith(part):
+            sha.update(f"{path.removeprefix(part)} {leaves[path]}\n".encode())
+    return sha.hexdigest()
+
+
+def digest(tree: Any) -> str:
+    """sha256 over the leaves of a pytree, sorted by path: path, dtype, shape and bytes of each."""
+    return combined(of_leaves(on_host(tree)))
+
+
+def digests(state: TrainState) -> dict[str, str]:
+    """The digests that final.json holds: of the parameters, of their EMA and of the whole state."""
+    leaves = of_leaves(on_host(state))
+    return {
+        "params_sha256": combined(leaves, ".params"),
+        "ema_sha256": combined(leaves, ".ema"),
+        "state_sha256": combined(leaves),
+    }

@@ -1,0 +1,212 @@
+"""One checkpoint on disk: a folder with the state and a record of digests that proves it whole."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.training import digests
+from ddpm_jax.training.state import TrainState
+
+RECORD = "digests.json"
+STATE = "state"  # what Orbax wrote
+MAX_RECORD_BYTES = 2**28
+_CHUNK = 2**24
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written; the message says which and how."""
+
+
+class Record(NamedTuple):
+    """What a step's files must be.
+
+    Attributes:
+      step: batches consumed.
+      leaves: {path: "dtype[shape] sha256"} of the state's leaves.
+      files: {path below the step's folder: "bytes crc32"}.
+      validation_loss: of the moving average at this step, or None.
+    """
+
+    step: int
+    leaves: dict[str, str]
+    files: dict[str, str]
+    validation_loss: float | None
+
+    @property
+    def state_sha256(self) -> str:
+        """The digest of the whole state, as in final.json."""
+        return digests.combined(self.leaves)
+
+
+def write(folder: Path, host: TrainState, validation_loss: float | None) -> None:
+    """Write a state of numpy arrays into a folder that is not there yet.
+
+    Leaves are hashed in memory while Orbax writes them, so that what it does wrong shows as well;
+    files are summed when they are complete, so that a flip is found even where no leaf shows it.
+
+    Raises:
+      UserError: for a leaf that is not finite.
+      OSError, ValueError: whatever writing raises.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            raise UserError(f"{jax.tree_util.keystr(path)} is not finite")
+    folder.mkdir(parents=True)
+    with concurrent.futures.ThreadPoolExecutor(1) as hashing:
+        leaves = hashing.submit(digests.of_leaves, host)
+        with _orbax() as orbax:
+            orbax.save(folder / STATE, args=ocp.args.PyTreeSave(host._asdict()))
+    record = Record(int(host.step), leaves.result(), _sums(folder, sync=True), validation_loss)
+    with (folder / RECORD).open("wb") as stream:
+        stream.write(_text(record))
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folders(folder)
+
+
+def read_record(folder: Path) -> Record:
+    """What the files of a step must be. Raises Damaged if there is no whole record."""
+    path = folder / RECORD
+    try:
+        with _open(path) as stream:
+            content = stream.read(MAX_RECORD_BYTES)
+        record = Record(**json.loads(content)["record"])
+        # The text holds its own digest, and is compared to the byte: no flip goes unseen.
+        if content != _text(record):
+            raise ValueError("it does not agree with its own digest")
+    except FileNotFoundError as error:
+        raise Damaged(f"{folder} has no {RECORD}: unfinished, or copied in part") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged ({reason(error)})") from error
+    return record
+
+
+def verify(folder: Path) -> Record:
+    """Compare every file with the record. Raises Damaged naming the first that differs."""
+    record = read_record(folder)
+    if folder.name != str(record.step):
+        raise Damaged(f"{folder} is step {record.step} by its record, under another name")
+    try:
+        found = _sums(folder)
+    except OSError as error:
+        raise Damaged(f"{folder} cannot be read ({reason(error)})") from error
+    for name in sorted(record.files.keys() | found.keys()):
+        if name not in found:
+            raise Damaged(f"{folder} is damaged: {name} is missing")
+        if name not in record.files:
+            raise Damaged(f"{folder} is damaged: {name} does not belong to it")
+        if found[name] != record.files[name]:
+            raise Damaged(f"{folder} is damaged: {name} has other content than was written")
+    return record
+
+
+def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Verify a step and read some fields of its state.
+
+    Args:
+      folder: of the step.
+      like: fields of a TrainState, whole or in part, as arrays or ShapeDtypeStructs (a key as its
+        uint32 data).
+
+    Returns:
+      As `like`, of numpy arrays.
+
+    Raises:
+      Damaged: if a file or a leaf is not what was written.
+      UserError: if the state that was written is another, naming the first leaf that differs.
+    """
+    record = verify(folder)
+    flat, structure = jax.tree_util.tree_flatten_with_path(like)
+    # A state's fields are attributes, a dict's are keys: .params['conv'] in both.
+    names = [f".{path[0].key}{jax.tree_util.keystr(path[1:])}" for path, _ in flat]
+    for name, (_, leaf) in zip(names, flat, strict=True):
+        there = record.leaves.get(name, "nothing").split(" ")[0]
+        if there != digests.kind(leaf):
+            raise UserError(
+                f"{folder} holds another network or optimiser: {name} is {there} there and "
+                f"{digests.kind(leaf)} here"
+            )
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    try:
+        with _orbax() as orbax:
+            found = orbax.restore(
+                folder / STATE,
+                args=ocp.args.PyTreeRestore(like, restore_args=arguments, partial_restore=True),
+            )
+    except Exception as error:  # Orbax has no exception of its own for what it cannot read
+        raise Damaged(f"{folder} cannot be read ({reason(error)})") from error
+    leaves = jax.tree.leaves(found)
+    for name, leaf in zip(names, leaves, strict=True):
+        if digests.sum_of(leaf) != record.leaves[name]:
+            raise Damaged(f"{folder} is damaged: {name} has other values than were written")
+    return jax.tree.unflatten(structure, leaves)
+
+
+def sync_folders(*folders: Path) -> None:
+    """Have what these folders list on disk, also if the power fails now."""
+    for folder in folders:
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def reason(error: BaseException) -> str:
+    """An error's first line, shortened."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ((text or type(error).__name__).strip().splitlines() or [""])[0][:200]
+
+
+def _orbax() -> ocp.Checkpointer:
+    # One process writes, whatever their number: its arrays are numpy's, and whole.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=None if jax.process_count() == 1 else jax.process_index(),
+        active_processes=None if jax.process_count() == 1 else {jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _text(record: Record) -> bytes:
+    body = record._asdict()
+    sha = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    whole = {"record": body, "sha256": sha}
+    return (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _open(path: Path) -> BinaryIO:
+    """For reading, but not through a link: what lies elsewhere is not the step's."""
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+
+
+def _sums(folder: Path, sync: bool = False) -> dict[str, str]:
+    """{path below the folder: "bytes crc32"} of every file but the record itself."""
+
+    def of(path: Path) -> str:
+        size = crc = 0
+        with _open(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+            if sync:
+                os.fsync(stream.fileno())
+        return f"{size} {crc:08x}"
+
+    entries = sorted(folder.rglob("*"))
+    paths = [path for path in entries if path.is_symlink() or not path.is_dir()]
+    paths = [path for path in paths if path != folder / RECORD]
+    if sync:
+        sync_folders(*(path for path in entries if path.is_dir()))
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        names = (path.relative_to(folder).as_posix() for path in paths)
+        return dict(zip(names, threads.map(of, paths), strict=True))
