@@ -167,6 +167,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields (number, cells) of each row that is not empty. Raises UserError if it is no CSV."""
     try:
         text = read_bytes(path, LABELS_BYTES).decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has NUL characters")
         for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
             cells = [cell.strip() for cell in row]
             if any(cells):
