@@ -136,6 +136,13 @@ def _check_config(argv: list[str]) -> None:
 def load_config_file(name: str) -> Any:
     """The config of FILE or FILE:ARGUMENT. Raises UserError where it does not load."""
     path, _, argument = name.partition(":")
+    # runpy would run a folder's __main__.py, a zip file or bytecode as well: a workdir given by
+    # mistake, or its config.json.
+    if os.path.exists(path) and not (path.endswith(".py") and os.path.isfile(path)):
+        raise UserError(
+            f"--config={path}: is no Python file; see configs/. A workdir's config.json is read "
+            "with --workdir, never executed"
+        )
     try:
         get_config = runpy.run_path(path)["get_config"]
         return get_config(argument) if argument else get_config()

@@ -1,6 +1,6 @@
 """Configs as files and as differences: read, written, overridden, compared. Never executed."""
 
-import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +16,17 @@ from ddpm_jax.errors import UserError
 def read(workdir: str | Path) -> ConfigDict | None:
     """The config that a run left in its workdir, or None. Raises UserError if it is damaged."""
     path = Path(workdir) / "config.json"
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        content = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        content = _tuples(files.read_json(path))
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
         return ConfigDict(content)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a config: {error}; name another --workdir") from error
+    # Keys that are names of its methods are what ConfigDict raises KeyError and others for.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is not a config: {reason}; name another --workdir") from error
 
 
 def write(workdir: str | Path, config: ConfigDict) -> None:
@@ -52,7 +54,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """The config as a run keeps it: folders absolute, image sizes as (height, width).
 
     So a run is found to be the same wherever it is started from, and can be evaluated there.
+
+    Raises:
+      UserError: for a number that is not finite: JSON has none, so the run could not be read again.
     """
+    for name, value in _flatten(config.to_dict()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{name}={value}: need a finite number")
     paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
     size = image_shape(config)[:2]
     return override(config, {"data": {**paths, "image_size": size}})

@@ -1,15 +1,18 @@
-"""Files that are there whole or not at all, and folders that one process has to itself."""
+"""Files: written whole or not at all, read within bounds; folders for one process alone."""
 
 import contextlib
 import fcntl
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ddpm_jax.errors import UserError
+
+JSON_BYTES = 2**20  # configs, indices of shards: the largest of ours has some 5,000 bytes
 
 
 @contextlib.contextmanager
@@ -53,3 +56,69 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """What a regular file holds, if that is at most `limit` bytes; links are followed.
+
+    A pipe or a device is refused, not waited for.
+
+    Raises:
+      OSError: if it cannot be opened or read.
+      ValueError: if it is no regular file, longer, or changes meanwhile.
+    """
+    # Without O_NONBLOCK, opening a pipe that nobody writes to never returns.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")
+        if status.st_size > limit:
+            raise ValueError(f"it has more than the limit of {limit:,} bytes")
+        content = file.read(status.st_size + 1)
+        if len(content) != status.st_size:
+            raise ValueError("its size changes; read it when it is written")
+    return content
+
+
+def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+    """What a JSON file of at most `limit` bytes holds; strict: finite numbers, each key once.
+
+    Raises:
+      OSError: if it cannot be opened or read.
+      ValueError: if it is no regular file, longer, not UTF-8 or no such JSON.
+    """
+    return parse_json(read_bytes(path, limit))
+
+
+def parse_json(content: bytes) -> Any:
+    """What these bytes of JSON hold; as `read_json`."""
+    try:
+        return json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_each_key_once,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated[:100]!r} is there twice")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {digits[:100]} is too large")
+    return number

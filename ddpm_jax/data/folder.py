@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,9 +12,12 @@ import numpy as np
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import UserError
+from ddpm_jax.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LABELS_FILE = "labels.csv"
+LABELS_BYTES = 2**30  # room for ten million rows
+MAX_CLASSES = 2**20
 
 
 def folder(
@@ -93,17 +97,21 @@ class _FolderReader:
 
 def _image_files(root: Path) -> Iterator[str]:
     """Yields the relative posix path of every image under `root`."""
+    # Where each folder that is still to be walked, and those it was reached by, really lie.
+    ways: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for current, folders, names in os.walk(root, followlinks=True):
-        here = os.path.realpath(current)
-        # Links are followed (large data sets are often linked in), except back to a parent.
+        way = ways.pop(current)
+        # Links are followed (large data sets are often linked in), except back to a folder on the
+        # way here, or to a parent of one: two that link to each other would never end.
+        inner = {name: os.path.realpath(os.path.join(current, name)) for name in folders}
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
-            and not (here + os.sep).startswith(
-                os.path.realpath(os.path.join(current, name)) + os.sep
-            )
+            and not any((passed + os.sep).startswith(inner[name] + os.sep) for passed in way)
         ]
+        for name in folders:
+            ways[os.path.join(current, name)] = (*way, inner[name])
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield (Path(current) / name).relative_to(root).as_posix()
@@ -114,7 +122,7 @@ def _labels(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Returns the class names and {file: label}."""
     path = root / (LABELS_FILE if labels_file is None else Path(labels_file).expanduser())
-    if path.is_file():
+    if path.exists():
         return _classes(path, _labels_in_file(path, files))
     if labels_file is not None:
         raise UserError(f"no such labels file: {path}; mend data.labels_file")
@@ -133,24 +141,19 @@ def _labels(
 def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
     known = set(files)
     labels: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        for number, row in enumerate(csv.reader(stream), start=1):
-            row = [cell.strip() for cell in row]
-            if not any(row):
-                continue
-            if number == 1 and not row[0].lower().endswith(SUFFIXES):
-                continue  # a header
-            if len(row) != 2 or not all(row):
-                raise UserError(
-                    f"{path}, line {number}: write relative/path,label; got {','.join(row)!r}"
-                )
-            file = PurePosixPath(row[0]).as_posix()
-            if file not in known:
-                raise UserError(
-                    f"{path}, line {number}: no such image: {row[0]!r}; mend or remove the row"
-                )
-            if labels.setdefault(file, row[1]) != row[1]:
-                raise UserError(f"{path}, line {number}: {row[0]!r} has two labels; remove one row")
+    for number, row in _rows(path):
+        if number == 1 and not row[0].lower().endswith(SUFFIXES):
+            continue  # a header
+        if len(row) != 2 or not all(row):
+            got = ",".join(row)[:100]
+            raise UserError(f"{path}, line {number}: write relative/path,label; got {got!r}")
+        file = PurePosixPath(row[0]).as_posix()
+        if file not in known:
+            raise UserError(
+                f"{path}, line {number}: no such image: {row[0][:100]!r}; mend or remove the row"
+            )
+        if labels.setdefault(file, row[1]) != row[1]:
+            raise UserError(f"{path}, line {number}: {row[0]!r} has two labels; remove one row")
     unlabelled = [file for file in files if file not in labels]
     if unlabelled:
         raise UserError(
@@ -160,6 +163,22 @@ def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
     return labels
 
 
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number, cells) of each row that is not empty. Raises UserError if it is no CSV."""
+    try:
+        text = read_bytes(path, LABELS_BYTES).decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has NUL characters")
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield number, cells
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is not a labels file ({error}): write rows of relative/path,label in UTF-8"
+        ) from error
+
+
 def _classes(path: Path, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
     try:
         numbers = {file: int(label) for file, label in labels.items()}
@@ -167,6 +186,11 @@ def _classes(path: Path, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[
         return _numbered(labels)
     if min(numbers.values()) < 0:
         raise UserError(f"{path} has the label {min(numbers.values())}: integer labels start at 0")
+    if max(numbers.values()) >= MAX_CLASSES:
+        raise UserError(
+            f"{path} has the label {max(numbers.values())}: integer labels are classes counted "
+            f"from 0, and lie below {MAX_CLASSES:,}"
+        )
     return tuple(str(n) for n in range(max(numbers.values()) + 1)), numbers
 
 

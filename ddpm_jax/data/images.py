@@ -2,11 +2,22 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from ddpm_jax import files
+
+# What an image may be at most, in the file and decoded; larger ones are broken. Both are known
+# before anything is decoded. Pillow's own limit is a global that any library may change.
+MAX_BYTES = 2**28
+MAX_PIXELS = 2**27
+# Each scan of a progressive JPEG costs a pass over all of its pixels, whatever its length: a file
+# within both limits could take hours. Cameras and encoders write about ten.
+MAX_SCANS = 1000
 
 # EXIF orientation -> what brings the image upright (EXIF 2.3, tag 274); 1 is upright already.
 _ORIENTATION_TAG = 274
@@ -20,6 +31,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_JPEG, _SCAN = b"\xff\xd8\xff", b"\xff\xda"
 _MODES = {1: ("L", "1"), 3: ("RGB",)}
 
 
@@ -42,19 +54,13 @@ def read_image(file: Path | bytes, image_size: tuple[int, int] | None, channels:
       uint8 [H, W, channels].
 
     Raises:
-      BrokenImage: unreadable, truncated, neither PNG nor JPEG, or more than PIL's
-        `Image.MAX_IMAGE_PIXELS`.
+      BrokenImage: unreadable, truncated, no regular file, neither PNG nor JPEG, or more than
+        `MAX_BYTES` or `MAX_PIXELS`.
     """
-    try:
-        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            image = _open(stream)
-            image.load()
-            return pixels(_upright(image), image_size, channels)
-    except BrokenImage:
-        raise
-    except Exception as error:  # a decoder that is fed with arbitrary bytes raises anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BrokenImage(reason) from error
+    with _one_line(), io.BytesIO(_content(file)) as stream:
+        image = _open(stream)
+        image.load()
+        return pixels(_upright(image), image_size, channels)
 
 
 def read_exact(file: Path, channels: int) -> np.ndarray:
@@ -70,16 +76,12 @@ def read_exact(file: Path, channels: int) -> np.ndarray:
     Raises:
       BrokenImage: an image of another mode, or as `read_image`.
     """
-    try:
-        with file.open("rb") as stream:
-            mode = _open(stream).mode
-    except BrokenImage:
-        raise
-    except Exception as error:
-        raise BrokenImage(" ".join(str(error).split()) or type(error).__name__) from error
+    with _one_line():
+        content = _content(file)
+        mode = _open(io.BytesIO(content)).mode
     if mode not in _MODES[channels]:
         raise BrokenImage(f"its mode is {mode}, and this needs {' or '.join(_MODES[channels])}")
-    return read_image(file, None, channels)
+    return read_image(content, None, channels)
 
 
 def pixels(image: Image.Image, image_size: tuple[int, int] | None, channels: int) -> np.ndarray:
@@ -105,6 +107,28 @@ def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Whatever is raised inside becomes a BrokenImage of one line."""
+    try:
+        yield
+    except BrokenImage:
+        raise
+    except Exception as error:  # a decoder that is fed with arbitrary bytes raises anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BrokenImage(reason) from error
+
+
+def _content(file: Path | bytes) -> bytes:
+    """The encoded bytes, at most `MAX_BYTES`."""
+    content = file if isinstance(file, bytes) else files.read_bytes(file, MAX_BYTES)
+    if len(content) > MAX_BYTES:
+        raise BrokenImage(f"it has more than the limit of {MAX_BYTES:,} bytes")
+    if content.startswith(_JPEG) and content.count(_SCAN) > MAX_SCANS:
+        raise BrokenImage(f"it has more than the limit of {MAX_SCANS} scans")
+    return content
+
+
 def _open(stream: BinaryIO) -> Image.Image:
     # The two decoders by name rather than Image.open: no other format is ever tried, and an
     # image over the pixel limit is refused where Image.open would only warn.
@@ -115,13 +139,13 @@ def _open(stream: BinaryIO) -> Image.Image:
         raise BrokenImage("the file is empty")
     if magic == b"\x89PNG":
         image = PngImagePlugin.PngImageFile(stream)
-    elif magic[:3] == b"\xff\xd8\xff":
+    elif magic[:3] == _JPEG:
         image = JpegImagePlugin.JpegImageFile(stream)
     else:
-        raise BrokenImage("the content is neither PNG nor JPEG")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise BrokenImage(f"{image.width} x {image.height} is over the limit of {limit} pixels")
+        raise BrokenImage("the content is neither PNG nor JPEG; save it as a PNG file")
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        raise BrokenImage(f"{size} is over the limit of {MAX_PIXELS} pixels")
     return image
 
 

@@ -1,6 +1,9 @@
 """Prepared TFDS data sets (array_record), read without TensorFlow and without network."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,9 @@ from PIL import Image
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size, nearest
 from ddpm_jax.data.images import BrokenImage, pixels, read_image
 from ddpm_jax.errors import UserError
+
+_FEATURES = "tensorflow_datasets.core.features."
+_FINDING = threading.Lock()
 
 
 def tfds_source(
@@ -85,7 +91,7 @@ class _PreparedReader:
         )
         for shard in builder.info.splits[split].file_instructions:
             if not os.path.exists(shard.filename):  # now, and not after an hour of training
-                raise self._damaged(f"{shard.filename} is missing")
+                raise self._damaged(FileNotFoundError(f"{shard.filename} is missing"))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -95,8 +101,11 @@ class _PreparedReader:
         try:
             record = self._records[index]
         except (RuntimeError, ValueError) as error:  # what array_record raises on damaged files
-            raise self._damaged(" ".join(str(error).split())) from error
-        example = self._features.deserialize_example_np(record, decoders=self._decoders)
+            raise self._damaged(error) from error
+        try:
+            example = self._features.deserialize_example_np(record, decoders=self._decoders)
+        except Exception as error:  # a record is arbitrary bytes, and TFDS has no error for them
+            raise self._damaged(error) from error
         try:
             if self._is_encoded:
                 image = read_image(bytes(example["image"]), (height, width), channels)
@@ -108,10 +117,13 @@ class _PreparedReader:
         label = example["label"] if self.info.num_classes else -1
         return {"image": image, "label": np.int32(label)}
 
-    def _damaged(self, reason: str) -> UserError:
-        return UserError(
-            f"cannot read {self._name}: {reason}: delete {self._path} and prepare it again"
-        )
+    def _damaged(self, error: Exception) -> UserError:
+        return _unreadable(self._name, error, self._path)
+
+
+def _unreadable(name: str, error: Exception, path: Any) -> UserError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return UserError(f"cannot read {name}: {reason}: delete {path} and prepare it again")
 
 
 def _image_features(builder: Any, name: str) -> Any:
@@ -175,9 +187,43 @@ def find_prepared(name: str, directory: str) -> Any | None:
     from tensorflow_datasets.core import read_only_builder, registered
 
     try:
-        return read_only_builder.builder_from_files(name, data_dir=directory)
+        with _own_features(name):
+            return read_only_builder.builder_from_files(name, data_dir=directory)
+    except UserError:
+        raise
     except (registered.DatasetNotFoundError, ValueError):
         return None
+    except Exception as error:  # what its JSON files hold fails wherever TFDS first uses it
+        raise _unreadable(name, error, os.path.join(directory, base_name(name))) from error
+
+
+@contextlib.contextmanager
+def _own_features(name: str) -> Iterator[None]:
+    """Lets TFDS import no module but its own, whatever a prepared data set's files name.
+
+    A data set's features.json names a class for each feature, and TFDS imports its module to find
+    it: that of any package that is installed. A class that was imported before is still found.
+    """
+    from tensorflow_datasets.core.features import feature
+
+    connector: Any = feature.FeatureConnector
+    own, find = vars(connector)["cls_from_name"], connector.cls_from_name
+
+    def find_known(class_name: str) -> Any:
+        known = connector._registered_features  # subclasses register themselves by their names
+        if class_name not in known and not class_name.startswith(_FEATURES):
+            raise UserError(
+                f"features.json of {name} has a feature of {class_name}, which is not of TFDS: "
+                "data import no code; import its module first where you trust it"
+            )
+        return find(class_name)
+
+    with _FINDING:
+        connector.cls_from_name = staticmethod(find_known)
+        try:
+            yield
+        finally:
+            connector.cls_from_name = own
 
 
 def stored_format(builder: Any) -> str:

@@ -182,12 +182,20 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
     try:
         devices = math.gcd(jax.device_count(), config.data.batch_size)
         experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
+        shapes = experiment.state_shapes()
     except (AttributeError, KeyError) as error:
         reason = str(error).strip("\"'").splitlines()[0]
         raise UserError(
             f"{workdir}/config.json has no field {reason}: another version wrote it"
         ) from error
-    shapes = experiment.state_shapes()
+    except UserError:
+        raise
+    except Exception as error:  # fields of another type fail wherever they are first used
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{workdir}/config.json describes nothing that can be built ({reason}): another "
+            "version wrote it, or it is damaged; name another --workdir"
+        ) from error
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         step = saved.newest_whole(_say) if step is None else saved.check(step)
         params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)

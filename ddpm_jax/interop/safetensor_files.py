@@ -1,5 +1,6 @@
 """The weights of a diffusers model: safetensors read whole, pickles refused."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from ddpm_jax.files import parse_json, read_bytes
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-
+HEADER_BYTES = 2**24  # a hundred thousand tensors
+# How torch.save begins: a zip file; before 1.6, and from pickle itself, protocol 2 to 5.
+_PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 # What diffusers called them in its first releases.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -75,9 +79,17 @@ def _no_weights(directory: Path, file: str) -> ValueError:
 
 
 def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    # No limit but the file's own size: a header cannot ask for more than the file has.
+    content = read_bytes(path, sys.maxsize)
+    size = int.from_bytes(content[:8], "little")
     try:
-        tensors = safetensors.deserialize(path.read_bytes())
-    except safetensors.SafetensorError as error:
+        if size > HEADER_BYTES:
+            raise ValueError(f"its header has {size:,} bytes, the limit is {HEADER_BYTES:,}")
+        parse_json(content[8 : 8 + size])  # the library takes one of two of the same name
+        tensors = safetensors.deserialize(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        if content.startswith(_PICKLED) and content[8:9] != b"{":
+            raise pickle_error(path) from error
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     # numpy has no bfloat16 of its own, so safetensors.numpy cannot read such a file.
     dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
@@ -87,7 +99,10 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                 f"{path}: tensor {name} is {tensor['dtype']}; supported: {', '.join(dtypes)}"
             )
         flat = np.frombuffer(tensor["data"], np.dtype(dtypes[tensor["dtype"]]))
-        yield name, flat.reshape(tensor["shape"])
+        try:
+            yield name, flat.reshape(tensor["shape"])
+        except (ValueError, OverflowError) as error:  # [0, 2**64 - 1] has no values, and fits
+            raise ValueError(f"{path}: tensor {name} is of no shape: {error}") from error
 
 
 def pickle_error(path: Path) -> ValueError:

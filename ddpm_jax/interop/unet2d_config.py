@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_jax import files
 from ddpm_jax.models import UNet
 
 VERSION = "0.42.1"
@@ -58,6 +59,7 @@ _BOOKKEEPING = {
 }
 CLASS = "UNet2DModel"
 CONFIG = "config.json"
+_JSON_BYTES = 2**24  # an index of shards has a line a tensor
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises ValueError if it holds none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = files.read_json(path, _JSON_BYTES)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

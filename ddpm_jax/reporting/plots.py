@@ -20,7 +20,21 @@ def trade_off(
       rows: scale and measures, a row for each scale.
       held_out: the same measures of real images, drawn as dotted lines.
     """
-    import matplotlib.figure  # a second of imports
+    import matplotlib  # a second of imports
+
+    with matplotlib.rc_context():
+        # A matplotlibrc where the command was started may ask for LaTeX, which runs what it holds.
+        matplotlib.rcdefaults()
+        _draw_trade_off(path, scale, rows, held_out)
+
+
+def _draw_trade_off(
+    path: str | Path,
+    scale: str,
+    rows: Sequence[Mapping[str, float]],
+    held_out: Mapping[str, float],
+) -> None:
+    import matplotlib.figure
 
     rows = sorted(rows, key=lambda row: row[scale])
     names = list(held_out)

@@ -49,12 +49,14 @@ class MetricWriter:
 
 def _keep_up_to(path: Path, step: int) -> None:
     """Drop the lines of later steps, and a last line that a crash cut short."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    with files.whole(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+    with (
+        files.whole(path) as partial,
+        partial.open("w", encoding="utf-8") as kept,
+        path.open(encoding="utf-8", errors="replace") as lines,
+    ):
+        for line in lines:
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.write(line.rstrip("\n") + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue

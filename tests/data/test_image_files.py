@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from ddpm_jax.data import images
 from ddpm_jax.data.images import BrokenImage, fit, pixels, read_image
 
 RNG = np.random.default_rng(0)
@@ -152,7 +153,7 @@ def test_a_broken_image_says_why_in_one_line(file, reason):
 
 
 def test_a_decompression_bomb_is_broken_and_not_a_warning(monkeypatch, recwarn):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenImage, match="over the limit of 1000 pixels"):
         read_image(WHOLE, (4, 4), 3)
     assert not recwarn.list
