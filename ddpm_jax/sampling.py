@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ddpm_jax.diffusion.conditions import NULL_VALUE
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import sharding
+from ddpm_jax.training import processes, sharding
 
 Conditions = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
@@ -61,7 +61,10 @@ def make_sample_fn(
 
     def sample_fn(params: Any, keys: jax.Array, given: Conditions) -> jax.Array:
         conditions = {name: value for name, value in given.items() if name != TASK}
-        return program(params, helpers, keys, conditions, given.get(TASK, {}))
+        arguments = keys, conditions, given.get(TASK, {})
+        if jax.process_count() > 1:  # each process has them whole
+            arguments = jax.tree.map(lambda x: processes.placed(x, batch), arguments)
+        return program(params, helpers, *arguments)
 
     return sample_fn
 
@@ -105,7 +108,7 @@ def draw_images(
         chosen = {name: _chosen(value, places) for name, value in conditions.items()}
         numbers = jnp.zeros(batch_size, int) if one_noise else start + jnp.arange(batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        images = np.asarray(codec.decode(sample_fn(params, keys, chosen)))
+        images = processes.whole(codec.decode(sample_fn(params, keys, chosen)))
         if lost := np.isnan(images[:count]).reshape(count, -1).any(axis=1).sum():
             raise UserError(
                 f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "

@@ -1,7 +1,6 @@
 """A training run from its config and workdir: start, resume, watch, finish."""
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -229,7 +228,7 @@ def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -
 def _finished(workdir: Path) -> int:
     """The step of final.json, or 0."""
     try:
-        return int(json.loads((workdir / "final.json").read_text(encoding="utf-8"))["step"])
+        return int(files.read_json(workdir / "final.json")["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import digests, processes, step_files
@@ -128,7 +127,7 @@ class Checkpoints:
             )
             return
         host = digests.on_host(state)
-        if jax.process_index():
+        if not processes.is_first():
             return
         loss = validation_loss if math.isfinite(validation_loss or 0.0) else None
         self._failed = None
@@ -171,7 +170,7 @@ class Checkpoints:
         raw = like._asdict() | {"key": jax.eval_shape(jax.random.key_data, like.key)}
         fields = step_files.read(self._folder(step), raw)
         places = jax.tree.map(lambda leaf: leaf.sharding, like._asdict())
-        placed = jax.tree.map(_placed, fields, places)
+        placed = jax.tree.map(processes.placed, fields, places)
         return TrainState(**placed | {"key": jax.random.wrap_key_data(placed["key"])})
 
     def restore_newest(
@@ -192,7 +191,7 @@ class Checkpoints:
             if processes.all_of(state is not None):
                 assert state is not None
                 return state, step
-            if jax.process_index() == 0:
+            if processes.is_first():
                 say(f"{error}; set aside as {self._set_aside(step).name}")
             processes.wait("set aside")
         if processes.of_first(len(self.set_aside())):
@@ -214,7 +213,7 @@ class Checkpoints:
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
         found = step_files.read(self._folder(step), target)
         params = found["params"] if name == "raw" else found["ema"][name]
-        return jax.tree.map(lambda leaf, to: _placed(leaf, to.sharding), params, like)
+        return jax.tree.map(lambda leaf, to: processes.placed(leaf, to.sharding), params, like)
 
     def check(self, step: int | None) -> int:
         """`step`, or the latest if None. Raises UserError where there is no such checkpoint."""
@@ -289,8 +288,3 @@ class Checkpoints:
         names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
         free = next(self.directory / n for n in names if not (self.directory / n).exists())
         return self._folder(step).rename(free)
-
-
-def _placed(array: np.ndarray, place: jax.sharding.Sharding) -> jax.Array:
-    """A whole array, the same in every process, where it belongs."""
-    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])

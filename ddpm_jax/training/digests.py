@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from ddpm_jax.training import processes
 from ddpm_jax.training.state import TrainState
 
 
@@ -20,14 +20,8 @@ def on_host(tree: Any) -> Any:
     """
 
     def copy(leaf: Any) -> np.ndarray:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            if leaf.is_fully_replicated:
-                leaf = leaf.addressable_data(0)
-            else:
-                leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        return np.array(leaf)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.array(processes.whole(jax.random.key_data(leaf) if is_key else leaf))
 
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:

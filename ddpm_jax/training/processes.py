@@ -1,8 +1,18 @@
 """What the processes of one run must agree on; in a single process, nothing happens."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
 
 
 def of_first(value: int) -> int:
@@ -23,3 +33,45 @@ def wait(what: str) -> None:
     """Return when every process has come here; `what` names the place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def whole(leaf: Any) -> np.ndarray:
+    """An array as numpy, all of it in every process, wherever its parts are."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if not leaf.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        leaf = leaf.addressable_data(0)
+    return np.asarray(leaf)
+
+
+def placed(array: Any, place: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process has whole, where it belongs; of numpy's, jax's or of keys."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(placed(jax.random.key_data(array), place))
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+
+
+def agreed_stop(mesh: Mesh, asked: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether any process was asked to stop, the same answer everywhere; call it once a step.
+
+    The answer is the step before's, so that nobody waits for the devices: with several processes a
+    stop comes one step later, in all of them after the same step.
+
+    Args:
+      mesh: over the devices of all processes.
+      asked: whether this process was.
+    """
+    if jax.process_count() == 1:
+        return asked
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    total = jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    local = len(mesh.local_devices)
+    before: list[jax.Array] = []
+
+    def stop() -> bool:
+        mine = np.full(local, asked(), np.int32)
+        before.append(total(jax.make_array_from_process_local_data(rows, mine)))
+        return len(before) > 1 and bool(before.pop(0).addressable_data(0))
+
+    return stop
