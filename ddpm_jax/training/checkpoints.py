@@ -72,8 +72,8 @@ class Checkpoints:
         """The steps that have a checkpoint, ascending; empty and foreign folders are none."""
         if not self.directory.is_dir():
             return []
-        named = [p for p in self.directory.iterdir() if p.name.isdecimal() and p.is_dir()]
-        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and any(p.iterdir()))
+        named = [p for p in self.directory.iterdir() if p.name.isdecimal()]
+        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and _is_filled(p))
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -294,3 +294,10 @@ class Checkpoints:
 def _placed(array: np.ndarray, place: jax.sharding.Sharding) -> jax.Array:
     """A whole array, the same in every process, where it belongs."""
     return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+
+
+def _is_filled(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:  # no folder, or the writer has just renamed it
+        return False
