@@ -97,6 +97,20 @@ def parse(argv: list[str], actions: Sequence[str] = ()) -> list[str]:
     return positional
 
 
+def overrides(argv: Sequence[str]) -> list[str]:
+    """Those words of the command line that set fields of the config: --config.seed=1."""
+    words, found = list(argv[1:]), []
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        if not word.startswith("-") or not word.lstrip("-").removeprefix("no").startswith(
+            "config."
+        ):
+            continue
+        # --config.seed 1 is --config.seed=1; a flag without a value is a bool's.
+        two = "=" not in word and (not following.startswith("-") or following[1:2].isdigit())
+        found.append(f"{word}={following}" if two else word)
+    return found
+
+
 def use_compile_cache() -> None:
     """Switch jax's persistent compile cache on, as --compile_cache says."""
     import jax  # here, so that scripts that never compile do not pay for it

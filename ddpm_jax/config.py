@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,23 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return override(config, {"data": {**paths, "image_size": size}})
 
 
+def of_json(content: Mapping[str, Any]) -> ConfigDict:
+    """The config that JSON holds, which has lists where configs have tuples.
+
+    Raises:
+      ValueError, TypeError, or another of ConfigDict's errors: for what it cannot hold.
+    """
+    return ConfigDict(_tuples(dict(content)))
+
+
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """{dotted name: value} of every field."""
+    return dict(_flatten(config.to_dict()))
+
+
 def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of every field that differs; None where there is none."""
-    left, right = (dict(_flatten(c.to_dict())) for c in (old, new))
+    left, right = fields(old), fields(new)
     names = sorted(left.keys() | right.keys())
     return [(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
 

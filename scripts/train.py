@@ -7,6 +7,7 @@ them all. Exit code 75 means stopped by a signal and saved: run the same command
 """
 
 import json
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,6 +19,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="the experiment'
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives; what is there is resumed")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "print parameters, FLOP and memory of a step, and data shapes; then exit"
+)
+_ALLOW_DRIFT = flags.DEFINE_list(
+    "allow_drift",
+    [],
+    "config fields that may differ from those of what is resumed: optim.learning_rate,seed; "
+    "data.fingerprint stands for the images themselves",
 )
 flags.declare_key_flag("compile_cache")
 
@@ -33,7 +40,12 @@ def main() -> int | None:
         return 0
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder that the run should live in")
-    return train.train(_CONFIG.value, _WORKDIR.value)
+    return train.train(
+        _CONFIG.value,
+        _WORKDIR.value,
+        allow_drift=_ALLOW_DRIFT.value,
+        overrides=cli.overrides(sys.argv),
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import digits
 from ddpm_jax import config as configs
@@ -43,18 +45,37 @@ TINY = {
 }
 
 
-def tiny_config(**changes) -> ConfigDict:
+# A run of a few steps whose program is quick to trace and compile: a transformer of four tokens.
+BRIEF = TINY | {
+    "model.name": "dit",
+    "model.num_heads": 2,
+    "model.patch_size": 4,
+    "optim.decay": "constant",
+    "train.num_steps": 6,
+    "train.log_every": 0,
+    "train.checkpoint_every": 2,
+    "train.sample_every": 0,
+    "train.validate_every": 0,
+}
+
+
+def brief_config(**changes) -> ConfigDict:
+    """The brief run's config, changed."""
+    return tiny_config(BRIEF, **changes)
+
+
+def tiny_config(fields=TINY, **changes) -> ConfigDict:
     """The tiny run's config, changed: tiny_config(train={"num_steps": 3})."""
     groups: dict = {}
-    for name, value in TINY.items():
+    for name, value in fields.items():
         group, field = name.split(".")
         groups.setdefault(group, {})[field] = value
     return configs.override(configs.override(digits.get_config(), groups), changes)
 
 
-def tiny_flags(workdir, **changes) -> list[str]:
+def tiny_flags(workdir, fields=TINY, **changes) -> list[str]:
     """The flags of scripts/train.py for the same; a double underscore stands for the dot."""
-    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    fields = fields | {name.replace("__", "."): value for name, value in changes.items()}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["--config=configs/digits.py", f"--workdir={workdir}", *overrides]
 
@@ -62,6 +83,16 @@ def tiny_flags(workdir, **changes) -> list[str]:
 def environment() -> dict[str, str]:
     """A script's environment: one CPU device, the tests' compile cache."""
     return os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+
+
+def images_of_digits(folder) -> Path:
+    """A folder of twenty random 8x8 grey images, labelled as digits are; returns it."""
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        path = Path(folder) / str(k % 10) / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+    return Path(folder)
 
 
 def script(name, *flags, **options) -> subprocess.CompletedProcess:

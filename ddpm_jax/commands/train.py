@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from ddpm_jax import config as configs
 from ddpm_jax import experiment as experiments
 from ddpm_jax import files
+from ddpm_jax.commands import drift
+from ddpm_jax.commands.manifest import Manifest, fingerprints
 from ddpm_jax.commands.watch import Watch
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
@@ -24,31 +26,50 @@ from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import loop, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.digests import digests
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import TrainState, reseeded
 from ddpm_jax.training.watchdog import Watchdog
 
 # EX_TEMPFAIL: run the same command again.
 EXIT_STOPPED = 75
 
-# What may change between two starts of one run; everything else makes it another experiment.
-FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
 
-
-def train(config: ConfigDict, workdir: str | Path) -> int:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    until: int | None = None,
+    allow_drift: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
     0 when the run is complete (or was already), 75 when a SIGINT or SIGTERM stopped it: the state
     is then saved, and the same call goes on from it, to the same final state bit for bit.
 
+    Args:
+      config: the experiment.
+      workdir: where the run lives.
+      until: stop and save at this step, as a signal would; None for train.num_steps.
+      allow_drift: fields in which the config may differ from that of what is there.
+      overrides: what the command line changed in the config, for the manifest.
+
     Raises:
       UserError: for a config, workdir or data set that does not fit. Nothing is written then.
     """
     with loop.StopSignal() as stop:
-        return _train(configs.resolve(config), Path(workdir), stop)
+        manifest = Manifest(workdir, overrides)
+        return _train(configs.resolve(config), Path(workdir), until, allow_drift, manifest, stop)
 
 
-def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
-    check_workdir(workdir, config)
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    until: int | None,
+    allow_drift: Sequence[str],
+    manifest: Manifest,
+    stop: loop.StopSignal,
+) -> int:
+    drift.check_workdir(workdir, config, allow_drift)
     if _finished(workdir) >= config.train.num_steps:
         print(
             f"{workdir} has finished its {_finished(workdir):,} steps; "
@@ -68,19 +89,25 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    prints = fingerprints(train_data, validation_data)
+    drift.check(workdir, config, prints, allow_drift)
     _make_writable(workdir)
 
     failures: list[UserError] = []
     with (
         files.alone(workdir),
+        manifest,
         Checkpoints(
             workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
         ) as checkpoints,
         Watchdog(config.train.step_deadline) as watchdog,
     ):
-        check_workdir(workdir, config)  # again: another process may have just let go of it
+        # Again: another process may have just let go of it.
+        drifted = drift.check(workdir, config, prints, allow_drift)
         resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
         state, start = resumed or (experiment.init_state(), 0)
+        state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
+        manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
         configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
         with (
@@ -100,19 +127,21 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                     failures,
                 ),
                 start=start,
-                num_steps=num_steps,
+                num_steps=num_steps if until is None else min(num_steps, max(until, start)),
                 actions=[
                     watch.metrics(num_steps, start),
                     every(period.validate_every, act=watch.validate),
                     every(period.sample_every * experiment.draws_images, act=watch.sample),
                     # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                     every(period.checkpoint_every, act=functools.partial(watch.save, checkpoints)),
+                    every(period.checkpoint_every, act=manifest.follow(checkpoints)),
                     _looked_after(checkpoints, watchdog, progress),
                 ],
                 stop=lambda: stop.requested,
             )
             checkpoints.save(reached, state)
             checkpoints.wait()
+            manifest.reached(reached, checkpoints.records())
             if skipped := sum(s.skipped for s in (train_data, validation_data) if s):
                 progress.say(f"broken images skipped: {skipped}")
         if failures:
@@ -123,8 +152,10 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
                 "run the same command again to go on",
                 file=sys.stderr,
             )
-            return EXIT_STOPPED
-        files.write_json(workdir / "final.json", {"step": reached, **digests(state)})
+            return manifest.end(EXIT_STOPPED)
+        final = {"step": reached, **digests(state)}
+        files.write_json(workdir / "final.json", final)
+        manifest.end(0, final)
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
@@ -133,35 +164,6 @@ def _train(config: ConfigDict, workdir: Path, stop: loop.StopSignal) -> int:
         file=sys.stderr,
     )
     return 0
-
-
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Refuse a workdir that holds another experiment. Raises UserError listing what differs.
-
-    Without a checkpoint there is nothing to lose: a run that died at its first steps (of too large
-    a batch, say) can be tried again there with other settings.
-    """
-    folder = workdir / "checkpoints"
-    if not (folder.is_dir() and any(folder.iterdir())):
-        return
-    saved = configs.read(workdir)
-    if saved is None:
-        raise UserError(
-            f"{workdir} holds checkpoints but no config.json, so nobody can tell what they are: "
-            "start elsewhere with --workdir=NEW"
-        )
-    differing = [
-        f"{name} is {old!r} there, {new!r} here"
-        for name, old, new in configs.differences(saved, config)
-        if not name.startswith(FREE_FIELDS)
-    ]
-    if differing:
-        if len(differing) > 10:
-            differing = [*differing[:10], f"and {len(differing) - 10} more"]
-        raise UserError(
-            f"{workdir} holds another experiment: {'; '.join(differing)}. "
-            "Start this one elsewhere with --workdir=NEW"
-        )
 
 
 def dry_run(config: ConfigDict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Importing this package is cheap: grain, scikit-learn and TFDS are imported where
 """
 
 from ddpm_jax.data.base import DataInfo, Source
+from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.folder import folder
 from ddpm_jax.data.pipeline import Batches, evaluation_batches
 from ddpm_jax.data.shapes import shapes
@@ -24,6 +25,7 @@ __all__ = [
     "build_source",
     "digits",
     "evaluation_batches",
+    "fingerprint",
     "folder",
     "shapes",
     "tfds_source",

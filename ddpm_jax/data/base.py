@@ -80,7 +80,7 @@ class Tolerant:
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error={on_error!r} is unknown: set it to stop or skip")
         self.info = reader.info
-        self._reader = reader
+        self.reader = reader
         self._on_error = on_error
         self._broken: set[int] = set()
         self._lock = threading.Lock()
@@ -91,7 +91,7 @@ class Tolerant:
         return len(self._broken)
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self.reader)
 
     def __getitem__(self, index: int) -> Example:
         size = len(self)
@@ -100,7 +100,7 @@ class Tolerant:
             if candidate % size in self._broken:
                 continue
             try:
-                return self._reader[candidate % size]
+                return self.reader[candidate % size]
             except BrokenImage as error:
                 self._report(candidate % size, error)
         raise UserError(f"none of the {size} images can be read: see the warnings above")

@@ -94,6 +94,15 @@ class _FolderReader:
             raise BrokenImage(f"broken image {path}: {error}") from error
         return {"image": image, "label": np.int32(self._labels[index])}
 
+    def listing(self) -> Iterator[str]:
+        """Size, label and relative path of each image."""
+        for file, label in zip(self._files, self._labels, strict=True):
+            try:
+                size = (self._root / file).stat().st_size
+            except OSError:  # a link to nothing, which is a broken image too
+                size = -1
+            yield f"{size} {label} {file}"
+
 
 def _image_files(root: Path) -> Iterator[str]:
     """Yields the relative posix path of every image under `root`."""

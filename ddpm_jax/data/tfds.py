@@ -89,7 +89,8 @@ class _PreparedReader:
         self._records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        for shard in builder.info.splits[split].file_instructions:
+        self._shards = builder.info.splits[split].file_instructions
+        for shard in self._shards:
             if not os.path.exists(shard.filename):  # now, and not after an hour of training
                 raise self._damaged(FileNotFoundError(f"{shard.filename} is missing"))
 
@@ -116,6 +117,13 @@ class _PreparedReader:
             raise BrokenImage(f"broken image in {place}: {error}") from error
         label = example["label"] if self.info.num_classes else -1
         return {"image": image, "label": np.int32(label)}
+
+    def listing(self) -> Iterator[str]:
+        """Size, name and the part that is read of each file."""
+        for shard in self._shards:
+            path = str(shard.filename)
+            part = f"{shard.skip}+{shard.take}"
+            yield f"{os.path.getsize(path)} {os.path.basename(path)} {part}"
 
     def _damaged(self, error: Exception) -> UserError:
         return _unreadable(self._name, error, self._path)

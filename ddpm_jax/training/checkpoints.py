@@ -71,8 +71,8 @@ class Checkpoints:
         """The steps that have a checkpoint, ascending; empty and foreign folders are none."""
         if not self.directory.is_dir():
             return []
-        named = [p for p in self.directory.iterdir() if p.name.isdecimal() and p.is_dir()]
-        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and any(p.iterdir()))
+        named = [p for p in self.directory.iterdir() if p.name.isdecimal()]
+        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and _is_filled(p))
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -288,3 +288,10 @@ class Checkpoints:
         names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
         free = next(self.directory / n for n in names if not (self.directory / n).exists())
         return self._folder(step).rename(free)
+
+
+def _is_filled(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:  # no folder, or the writer has just renamed it
+        return False

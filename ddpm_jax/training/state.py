@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -53,3 +54,11 @@ def init_state(
         opt_state=optimizer.init(params),
         extra=init_extra(params),
     )
+
+
+def reseeded(state: TrainState, seed: int) -> TrainState:
+    """The state with the run key of this seed, which it has already unless the seed has changed."""
+    key = jax.random.split(jax.random.key(seed))[1]
+    if np.array_equal(jax.random.key_data(key), jax.random.key_data(state.key)):
+        return state
+    return state._replace(key=jax.device_put(key, state.key.sharding))

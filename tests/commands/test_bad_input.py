@@ -36,7 +36,7 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         (["train", f"--workdir={new}"], ["--config is missing"]),
         (["train", "--config=configs/none.py"], ["configs/none.py"]),
         (["train", *good, f"--workdir={finished_run.workdir}", "--config.seed=9"],
-         ["another experiment", "seed is 0 there, 9 here", "--workdir=NEW"]),
+         ["another experiment", "seed: 0 (int) there, 9 (int) here", "--workdir=NEW"]),
         (["sample", plain, out, "--labels=1"], ["labels=1", "unconditional"]),
         (["sample", trained, out, "--num_steps=few"], ["num_steps=few"]),
         (["sample", trained, out, "--step=13"], ["no checkpoint of step 13", "700, 800"]),
@@ -110,8 +110,8 @@ def test_a_workdir_of_another_experiment_is_refused_field_by_field(finished_run)
     with pytest.raises(UserError) as error:
         train.train(other, finished_run.workdir)
     said = str(error.value)
-    assert "model.channels is 8 there, 16 here" in said
-    assert "optim.learning_rate is 0.001 there, 0.002 here" in said
+    assert "model.channels: 8 (int) there, 16 (int) here" in said
+    assert "optim.learning_rate: 0.001 (float) there, 0.002 (float) here" in said
     assert "--workdir=NEW" in said
     # How long to train and how to draw may change.
     assert "num_steps" not in said

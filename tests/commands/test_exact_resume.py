@@ -117,8 +117,8 @@ def test_a_run_needs_neither_metrics_nor_checkpoints_on_the_way(straight, tmp_pa
     config = short_config(train={"log_every": 0, "checkpoint_every": 0})
     assert train.train(config, tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    lasting = {"config.json", "final.json", "checkpoints", "metrics.jsonl", "tensorboard"}
-    assert names == lasting | {".lock"}
+    written = {"config.json", "final.json", "manifest.json", "metrics.jsonl"}
+    assert names == written | {"checkpoints", "tensorboard", ".lock"}
     assert tiny_runs.metrics(tmp_path) == []
     # The last state is kept all the same.
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["24"]

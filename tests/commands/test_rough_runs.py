@@ -89,5 +89,5 @@ def test_a_run_that_died_before_its_first_checkpoint_can_be_tried_with_other_set
     assert configs.read(tmp_path).data.batch_size == 8
     # log_every=0 is never.
     assert (tmp_path / "metrics.jsonl").read_text() == ""
-    with pytest.raises(UserError, match=r"data\.batch_size is 8 there, 1024 here"):
+    with pytest.raises(UserError, match=r"data\.batch_size: 8 \(int\) there, 1024 "):
         train.train(tiny_config(data={"batch_size": 1024}, train=QUICK), tmp_path)

@@ -19,8 +19,8 @@ from ddpm_jax.training.digests import digests
 
 def test_a_run_leaves_what_the_house_plan_says(finished_run):
     names = {path.name for path in finished_run.workdir.iterdir()}
-    assert names == {"config.json", "final.json", "checkpoints", "metrics.jsonl", "samples",
-                     "tensorboard", ".lock"}  # fmt: skip
+    assert names == {"config.json", "final.json", "manifest.json", "checkpoints", "metrics.jsonl",
+                     "samples", "tensorboard", ".lock"}  # fmt: skip
     steps = sorted(int(path.name) for path in (finished_run.workdir / "checkpoints").iterdir())
     assert steps == [700, 800]
     assert configs.read(finished_run.workdir) == tiny_config()

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from ddpm_jax.data import build_source, evaluation_batches, tfds_source
+from ddpm_jax.data import build_source, evaluation_batches, fingerprint, tfds_source
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.errors import UserError
 
@@ -203,3 +203,13 @@ def test_a_damaged_shard_is_one_line(data_dir, tmp_path):
     with pytest.raises(UserError, match="and prepare it again") as caught:
         tfds_source("ddpm_tiny_images", "train", tmp_path, (6, 8), 3)[0]
     assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_knows_the_split_and_not_the_place(data_dir, tmp_path):
+    def told(directory, split):
+        return fingerprint(tfds_source("ddpm_tiny_images", split, directory, (6, 8), 3))
+
+    copy_of(data_dir, tmp_path)
+    assert told(tmp_path, "train") == told(data_dir, "train")
+    seen = {told(data_dir, split) for split in ("train", "test", "train[:7]", "train[1:]")}
+    assert len(seen) == 4
