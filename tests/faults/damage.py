@@ -1,5 +1,6 @@
 """Damage done to files: flipped bits, cut ends, what is gone."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import numpy as np
 def files_of(folder) -> list[Path]:
     """Every file under a folder, sorted."""
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def sums(paths) -> dict[str, str]:
+    """{name: sha256} of files."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def flip(path, byte: int, bit: int) -> None:

@@ -28,7 +28,7 @@ SHORT = {
 
 def flags(workdir, **changes):
     """The command's flags: so short that most of its time is saving, with all that is random."""
-    return tiny_runs.tiny_flags(workdir, **SHORT | changes)
+    return tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **SHORT | changes)
 
 
 def run(workdir, **changes):
