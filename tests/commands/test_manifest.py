@@ -182,6 +182,7 @@ def test_a_damaged_manifest_stops_no_run(copied, capsys):
     assert "set aside as manifest.json.bad," in capsys.readouterr().err
     (entry,) = attempts(copied)
     assert (entry["start"], entry["reached"]) == (6, 8)
+    assert set(entry["checkpoints"]) == {"8"}  # that of step 6 is still on the disk
 
 
 def test_neither_a_full_disk_nor_a_clock_that_jumps_stops_a_run(tmp_path, monkeypatch, capsys):
