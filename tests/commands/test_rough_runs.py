@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_saved_and_whole(tmp_path, capsy
     skips = [line for line in said if ": skipped, the loss is nan; its examples are " in line]
     assert [line.split(":")[0] for line in skips] == [f"step {k}" for k in (3, 4, 5, 6, 7)]
     # The same command goes on from there, as far once more.
-    with pytest.raises(UserError, match="8 steps in a row were skipped, 3 to 10, .*step 11"):
+    with pytest.raises(UserError, match=r"8 steps in a row were skipped, 3 to 10, .*step 11"):
         train.train(config, tmp_path)
     assert "resuming at step 7" in capsys.readouterr().err
     assert not (tmp_path / "final.json").exists()
