@@ -105,6 +105,10 @@ def get_config() -> ConfigDict:
     optim.warmup_steps = 5000
     optim.weight_decay = 0.0  # adamw's
     optim.grad_clip = 1.0  # largest global gradient norm; 0 is off
+    # Skip a step whose loss or gradient norm is above mean + spike_sigma standard deviations of
+    # the last steps, about spike_window (100) of them; None skips only what is not finite.
+    optim.spike_sigma = placeholder(float)
+    optim.spike_window = placeholder(int)
 
     config.ema = ema = ConfigDict()
     ema.decay = 0.9999
@@ -115,6 +119,7 @@ def get_config() -> ConfigDict:
     train.log_every = 100  # in steps, as all of these; 0 is never
     train.checkpoint_every = 5000
     train.keep_checkpoints = 3  # the latest; the best by validation loss is kept besides
+    train.max_skipped = 10  # skipped steps in a row that stop the run; 0 never stops it
     train.sample_every = 10_000
     train.validate_every = 10_000
     train.validate_examples = 2048  # at most, of the held-out data

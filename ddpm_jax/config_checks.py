@@ -26,6 +26,7 @@ AT_LEAST = {
     "train.checkpoint_every": 0,
     "train.sample_every": 0,
     "train.validate_every": 0,
+    "train.max_skipped": 0,
     "sample.batch_size": 1,
     "sample.grid_size": 1,
 }
@@ -77,6 +78,11 @@ def check_ranges(c: ConfigDict) -> None:
         _need(c, 0 <= _value(c, field) < math.inf, field, "need a finite number, at least 0")
     deadline = c.train.save_deadline
     _need(c, 0 < deadline < math.inf, "train.save_deadline", "need a finite number above 0")
+    sigma, window = c.optim.spike_sigma, c.optim.spike_window
+    fits = sigma is None or 0 < sigma < math.inf
+    _need(c, fits, "optim.spike_sigma", "need a finite number above 0, or None")
+    fits = window is None or (sigma is not None and window >= 2)
+    _need(c, fits, "optim.spike_window", "need at least 2, and optim.spike_sigma; or None")
     _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
     s = c.sample
     _need(c, math.isfinite(s.guidance_scale), "sample.guidance_scale", "need a finite number")

@@ -26,6 +26,9 @@ _ALLOW_DRIFT = flags.DEFINE_list(
     "config fields that may differ from those of what is resumed: optim.learning_rate,seed; "
     "data.fingerprint stands for the images themselves",
 )
+_REPLAY_STEP = flags.DEFINE_integer(
+    "replay_step", None, "print the loss of each example of this step of the run, and exit"
+)
 flags.declare_key_flag("compile_cache")
 
 
@@ -33,19 +36,20 @@ def main() -> int | None:
     if _CONFIG.value is None:
         raise UserError("--config is missing: name a file of configs/, say configs/digits.py")
     cli.use_compile_cache()
-    from ddpm_jax.commands import train  # after the flags: a typing mistake answers at once
+    from ddpm_jax.commands import replay, train  # after the flags: a typing mistake answers at once
 
     if _DRY_RUN.value:
         print(json.dumps(train.dry_run(_CONFIG.value), indent=2))
         return 0
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder that the run should live in")
-    return train.train(
-        _CONFIG.value,
-        _WORKDIR.value,
-        allow_drift=_ALLOW_DRIFT.value,
-        overrides=cli.overrides(sys.argv),
-    )
+    drift = _ALLOW_DRIFT.value
+    if _REPLAY_STEP.value is not None:
+        told = replay.replay(_CONFIG.value, _WORKDIR.value, _REPLAY_STEP.value, allow_drift=drift)
+        print(json.dumps(told, indent=2, allow_nan=False))
+        return 0
+    overrides = cli.overrides(sys.argv)
+    return train.train(_CONFIG.value, _WORKDIR.value, allow_drift=drift, overrides=overrides)
 
 
 if __name__ == "__main__":

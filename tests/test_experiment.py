@@ -162,6 +162,8 @@ def test_every_schedule_can_be_sampled(name):
         ("diffusion", {"schedule": "linear", "time_min": 0.1}, "time_min=0.1.*linear"),
         ("diffusion", {"loss": "simple", "vlb_weight": 0.1}, "vlb_weight=0.1.*loss=hybrid"),
         ("diffusion", LEARNED | {"gamma_0": 5.0, "gamma_1": -5.0}, "gamma_0=5.0, gamma_1=-5.0"),
+        ("optim", {"spike_window": 50}, "spike_window=50.*spike_sigma"),
+        ("optim", {"spike_sigma": 3.0, "spike_window": 1}, "spike_window=1.*at least 2"),
         ("model", {"fourier_features": ("a",)}, "fourier_features.*whole numbers"),
         ("model", {"patch_size": 2}, "patch_size=2: .*name=dit"),
         ("model", {"name": "dit", "patch_size": 3}, "8x8 is not divisible by patch_size=3"),

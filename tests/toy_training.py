@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax.training import state, step
+from ddpm_jax.training import guard, state, step
 
 SHAPE = (2, 4, 1)
 CLASSES = 3
@@ -31,17 +31,31 @@ def init_params(key, num_steps):
     return {"scale": jnp.zeros(num_steps), "bias": jnp.zeros(num_steps), "table": table}
 
 
-def setup(schedule, *, learning_rate=1e-2, ema_decay=0.9, ema_warmup=False, optimizer=None, **kind):
+def setup(
+    schedule,
+    *,
+    learning_rate=1e-2,
+    ema_decay=0.9,
+    ema_warmup=False,
+    optimizer=None,
+    spike=None,
+    around=lambda objective: objective,
+    **kind,
+):
     """The state at step 0 and the pure train step of `apply` on a schedule."""
     kind = {"dropout": {"label": 0.2}} | kind
-    objective = step.make_objective(apply, lambda params: schedule, **kind)
+    objective = around(step.make_objective(apply, lambda params: schedule, **kind))
     rate = optax.constant_schedule(learning_rate)
     optimizer = optimizer or optax.adam(rate)
     init = functools.partial(init_params, num_steps=schedule.num_steps)
     train_step = step.make_train_step(
-        objective, optimizer, rate, ema_decay=ema_decay, ema_warmup=ema_warmup
+        objective, optimizer, rate, ema_decay=ema_decay, ema_warmup=ema_warmup, spike=spike
     )
-    return state.init_state(init, optimizer, 0, objective.init_extra), train_step
+
+    def init_extra(params):
+        return objective.init_extra(params) | {guard.NAME: guard.init(spike)}
+
+    return state.init_state(init, optimizer, 0, init_extra), train_step
 
 
 def batch(size, seed=0):

@@ -16,8 +16,9 @@ from ddpm_jax import experiment as experiments
 from ddpm_jax import files
 from ddpm_jax.commands import drift
 from ddpm_jax.commands.manifest import Manifest, fingerprints
+from ddpm_jax.commands.skipped import SkippedSteps
 from ddpm_jax.commands.watch import Watch
-from ddpm_jax.data import Batches
+from ddpm_jax.data import Batches, Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions
@@ -54,7 +55,9 @@ def train(
       overrides: what the command line changed in the config, for the manifest.
 
     Raises:
-      UserError: for a config, workdir or data set that does not fit. Nothing is written then.
+      UserError: for a config, workdir or data set that does not fit: nothing is written then. For
+        data that cannot be read on the way, and for too many skipped steps in a row: the run is
+        then saved at the step that it reached, and the same call goes on from there.
     """
     with loop.StopSignal() as stop:
         manifest = Manifest(workdir, overrides)
@@ -80,15 +83,7 @@ def _train(
     experiment = experiments.build(config)
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None
-    batches = Batches(
-        train_data,
-        config.data.batch_size,
-        config.seed,
-        flip=config.data.flip,
-        conditions=conditions.of_data(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = training_batches(experiment, train_data)
     prints = fingerprints(train_data, validation_data)
     drift.check(workdir, config, prints, allow_drift)
     _make_writable(workdir)
@@ -116,12 +111,20 @@ def _train(
         ):
             progress.say(_opening(experiment, workdir, start, len(train_data)))
             watch = Watch(experiment, validation_data, writer, progress, workdir)
+            skipped = SkippedSteps(
+                workdir, start, progress, batches.example_ids, config.train.max_skipped
+            )
+
+            def save(step: int, state: TrainState) -> None:
+                skipped.look()  # a run that goes on from here does not come by this step again
+                watch.save(checkpoints, step, state)
+
             period = config.train
             every = functools.partial(loop.every, last=num_steps)
             state, reached = loop.train(
                 state,
                 experiment.train_step(),
-                _placed(
+                placed(
                     batches.iterate(start, num_threads=config.data.num_threads),
                     experiment,
                     failures,
@@ -129,23 +132,24 @@ def _train(
                 start=start,
                 num_steps=num_steps if until is None else min(num_steps, max(until, start)),
                 actions=[
+                    skipped.action,
                     watch.metrics(num_steps, start),
                     every(period.validate_every, act=watch.validate),
                     every(period.sample_every * experiment.draws_images, act=watch.sample),
                     # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                    every(period.checkpoint_every, act=functools.partial(watch.save, checkpoints)),
+                    every(period.checkpoint_every, act=save),
                     every(period.checkpoint_every, act=manifest.follow(checkpoints)),
                     _looked_after(checkpoints, watchdog, progress),
                 ],
-                stop=lambda: stop.requested,
+                stop=lambda: stop.requested or bool(skipped.too_many),
             )
-            checkpoints.save(reached, state)
+            save(reached, state)
             checkpoints.wait()
             manifest.reached(reached, checkpoints.records())
-            if skipped := sum(s.skipped for s in (train_data, validation_data) if s):
-                progress.say(f"broken images skipped: {skipped}")
-        if failures:
-            raise UserError(f"{failures[0]} (saved at step {reached:,}, to go on from there)")
+            if broken := sum(s.skipped for s in (train_data, validation_data) if s):
+                progress.say(f"broken images skipped: {broken}")
+        if failed := skipped.too_many or "".join(map(str, failures[:1])):
+            raise UserError(f"{failed} (saved at step {reached:,}, to go on from there)")
         if reached < num_steps:
             print(
                 f"stopped and saved at step {reached:,} of {num_steps:,}; "
@@ -190,7 +194,21 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _placed(
+def training_batches(experiment: Experiment, source: Source) -> Batches:
+    """This process's part of the batches that a run trains on."""
+    config = experiment.config
+    return Batches(
+        source,
+        config.data.batch_size,
+        config.seed,
+        flip=config.data.flip,
+        conditions=conditions.of_data(config),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def placed(
     batches: Iterator[dict[str, np.ndarray]], experiment: Experiment, failures: list[UserError]
 ) -> Iterator[Any]:
     """The batches on their devices; data that cannot be read end them, so that the run is saved."""

@@ -70,11 +70,6 @@ class Watch:
             speed = {"images_per_second": rate * self.config.data.batch_size}
             self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
             self.progress.show(step, values["loss"], rate)
-            if not math.isfinite(values["loss"]):
-                self.progress.say(
-                    f"step {step:,}: the loss is {values['loss']}; what follows is of no use. "
-                    "Stop, and try a smaller config.optim.learning_rate"
-                )
 
         return action
 

@@ -60,7 +60,7 @@ class Batches:
         self._block = _block(batch_size, process_index, process_count)
         self._scale = _scaling(source.info.levels)
         self._conditions = conditions
-        examples = _shuffled(source, seed)
+        examples, self._place = _shuffled(source, seed)
         # Behind the endless repetition, so that a flip is drawn for n, anew in each epoch.
         self._examples = examples.random_map(_random_flip) if flip else examples
 
@@ -74,6 +74,14 @@ class Batches:
         first = step * self.batch_size
         examples = [self._examples[first + j] for j in self._block]
         return _stack(examples, self._scale, self._conditions)
+
+    def example_ids(self, step: int) -> list[int]:
+        """The places in the source of the examples of `batch_at(step)`; reads nothing.
+
+        Where the source replaces a broken image, the place is that of the broken one.
+        """
+        first = step * self.batch_size
+        return [self._place(first + j) for j in self._block]
 
     def iterate(
         self, start_step: int = 0, *, num_threads: int = 2, prefetch: int = 4
@@ -183,24 +191,34 @@ def stacked(values: Sequence[Any]) -> np.ndarray:
     return (array / 127.5 - 1 if array.dtype == np.uint8 else array).astype(np.float32)
 
 
-def _shuffled(source: Source, seed: int) -> Any:
-    """A grain MapDataset of sys.maxsize examples, one permutation of the source after another."""
+def _shuffled(source: Source, seed: int) -> tuple[Any, Callable[[int], int]]:
+    """The examples, one permutation of the source after another, and n -> example n's place in it.
+
+    The examples are a grain MapDataset of sys.maxsize; the places are found without reading.
+    """
     import grain
 
     size = len(source)
     if size > _SMALL:
-        return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+        def shuffled(dataset: Any) -> Any:
+            return dataset.seed(seed).shuffle().repeat()
+
+        # Grain's seeds hang on the order of its steps, so places and examples each have their own.
+        places = shuffled(grain.MapDataset.range(size))
+        return shuffled(grain.MapDataset.source(source)), lambda n: int(places[n])
 
     @functools.lru_cache(maxsize=32)
     def permutation(epoch: int) -> np.ndarray:
         # Sorted raw bits: unlike Generator.permutation, numpy promises never to change them.
         return np.argsort(np.random.Philox([seed, epoch]).random_raw(size), kind="stable")
 
-    def example(n: int) -> Example:
-        epoch, place = divmod(n, size)
-        return source[int(permutation(epoch)[place])]
+    def place(n: int) -> int:
+        epoch, place_in_epoch = divmod(n, size)
+        return int(permutation(epoch)[place_in_epoch])
 
-    return grain.MapDataset.range(sys.maxsize).seed(seed).map(example)
+    examples = grain.MapDataset.range(sys.maxsize).seed(seed).map(lambda n: source[place(n)])
+    return examples, place
 
 
 def _random_flip(example: Example, rng: np.random.Generator) -> Example:

@@ -20,7 +20,7 @@ from ddpm_jax.models import Classifier, learned_schedule
 from ddpm_jax.parts import cascade, networks, objectives, processes, steering, tasks
 from ddpm_jax.parts import conditions as told
 from ddpm_jax.parts import sampling as sample_parts
-from ddpm_jax.training import dequantise, optimizers, sharding, state, step
+from ddpm_jax.training import dequantise, guard, inspection, optimizers, sharding, state, step
 
 NO_TASK = tasks.Task()
 
@@ -53,6 +53,15 @@ class Experiment:
         """It is a diffusion model, not a classifier."""
         return not isinstance(self.model, Classifier)
 
+    @property
+    def spike(self) -> guard.Spike | None:
+        """What counts as a spike; None for nothing."""
+        optim = self.config.optim
+        if optim.spike_sigma is None:
+            return None
+        given = {} if optim.spike_window is None else {"window": optim.spike_window}
+        return guard.Spike(optim.spike_sigma, **given)
+
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
         xt = jnp.zeros((1, *self.image_shape))
@@ -83,6 +92,7 @@ class Experiment:
             self.learning_rate,
             ema_decay=self.config.ema.decay,
             ema_warmup=self.config.ema.warmup,
+            spike=self.spike,
         )
         states = self.state_sharding()
         return jax.jit(
@@ -97,6 +107,14 @@ class Experiment:
         return jax.jit(
             step.make_validation_step(self.objective),
             in_shardings=(None, sharding.batch_sharding(self.mesh), None),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+
+    def inspection(self) -> Callable[[state.TrainState, step.Batch], dict[str, Any]]:
+        """The jitted (state, batch) -> what the step of that state would see, by example."""
+        return jax.jit(
+            inspection.make_inspection(self.objective),
+            in_shardings=(self.state_sharding(), sharding.batch_sharding(self.mesh)),
             out_shardings=sharding.replicated(self.mesh),
         )
 
@@ -205,9 +223,10 @@ class Experiment:
         return source
 
     def _init_state(self) -> state.TrainState:
-        return state.init_state(
-            self.init_params, self.optimizer, self.config.seed, self.objective.init_extra
-        )
+        def init_extra(params: Any) -> dict[str, Any]:
+            return self.objective.init_extra(params) | {guard.NAME: guard.init(self.spike)}
+
+        return state.init_state(self.init_params, self.optimizer, self.config.seed, init_extra)
 
 
 def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:

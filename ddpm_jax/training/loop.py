@@ -1,5 +1,6 @@
 """The training loop: one page; what happens besides a step is an action."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -114,14 +115,21 @@ class MeanMetrics:
         self._pending.append(metrics)
 
     def pop(self) -> dict[str, float]:
-        """Means over the steps kept, with the loss by quarter of t, and start anew."""
+        """Means over the steps kept that were not skipped, by quarter of t too, and start anew.
+
+        NaN where every step was skipped; `skipped`, how many in the run so far, if there were any.
+        """
         fetched = jax.device_get(self._pending)
         self._pending = []
+        taken = [m for m in fetched if not m["skipped"]]
         mean = {
-            name: float(np.mean([m[name] for m in fetched]))
-            for name in ("loss", "grad_norm", "learning_rate")
+            name: float(np.mean([m[name] for m in taken])) if taken else math.nan
+            for name in ("loss", "grad_norm")
         }
-        return mean | quarter_means(fetched)
+        mean["learning_rate"] = float(np.mean([m["learning_rate"] for m in fetched]))
+        if total := int(fetched[-1]["skipped_total"]):
+            mean["skipped"] = total
+        return mean | (quarter_means(taken) if taken else {})
 
 
 def quarter_means(metrics: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion import conditions as named
 from ddpm_jax.diffusion import losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
-from ddpm_jax.training import ema
+from ddpm_jax.training import ema, guard
 from ddpm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
       t: [B], the times that were drawn.
       weight: [B]; the mean of weight times loss is what is minimised. 1 but for times drawn by
         importance.
-      extra: TrainState.extra after the batch.
+      extra: what is kept in TrainState.extra after the batch.
     """
 
     loss: jax.Array
@@ -46,7 +46,7 @@ class Objective:
     Attributes:
       outcome: (params, batch, key, train, extra) -> Outcome. Without `train`: no dropout, no
         dropped labels, and times drawn without a history.
-      init_extra: params -> TrainState.extra before the first step.
+      init_extra: params -> what is kept in TrainState.extra before the first step.
       of_variance: params -> a tree of bools: leaves that follow the gradient of the squared loss,
         which is that of the estimate's variance; None for no such leaf.
     """
@@ -169,6 +169,27 @@ def make_objective(
     return Objective(outcome, init_extra, of_variance)
 
 
+def gradient(
+    objective: Objective, params: Any, batch: Batch, key: jax.Array, extra: Extra
+) -> tuple[jax.Array, Outcome, Any]:
+    """The weighted losses [B] of a batch, its outcome, and what the parameters follow downhill."""
+
+    def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
+        outcome = objective(params, batch, key, True, extra)
+        return outcome.weight * outcome.loss, outcome
+
+    loss, pullback, outcome = jax.vjp(weighted_loss, params, has_aux=True)
+    (grads,) = pullback(jnp.full_like(loss, 1 / len(loss)))
+    if objective.of_variance is not None:
+        # d mean(L²) from the same forward pass; what is not selected is never computed.
+        (of_squares,) = pullback(2 * loss / len(loss))
+        selected = objective.of_variance(params)
+        grads = jax.tree.map(
+            lambda chosen, square, plain: square if chosen else plain, selected, of_squares, grads
+        )
+    return loss, outcome, grads
+
+
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -176,44 +197,45 @@ def make_train_step(
     *,
     ema_decay: float,
     ema_warmup: bool,
+    spike: guard.Spike | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure function (state, batch) -> (state, metrics); jit it, donating the state.
 
-    Metrics: loss, grad_norm (before clipping), learning_rate, and the sums and counts [4] of the
-    loss by quarter of t.
+    A step whose loss, gradient norm or new history is not finite, or that is a `spike`, is skipped:
+    it counts as a batch consumed and changes nothing else. state.extra holds the counts:
+    {"guard": guard.init(spike)} at first, beside what the objective keeps.
+
+    Metrics: loss, grad_norm (before clipping), learning_rate, the sums and counts [4] of the loss
+    by quarter of t, and those of `guard.Verdict`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> Any:
         key = jax.random.fold_in(state.key, state.step)
+        record, history = guard.split(state.extra)
+        loss, outcome, grads = gradient(objective, state.params, batch, key, history)
+        mean, norm = loss.mean(), optax.tree.norm(grads)
+        # The optimiser's own count, which a skipped step leaves as it was.
+        taken = state.step - record["skipped"]
+        verdict = guard.judge(record, mean, norm, outcome.extra, updates=taken, spike=spike)
 
-        def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
-            outcome = objective(params, batch, key, True, state.extra)
-            return outcome.weight * outcome.loss, outcome
-
-        loss, pullback, outcome = jax.vjp(weighted_loss, state.params, has_aux=True)
-        (grads,) = pullback(jnp.full_like(loss, 1 / len(loss)))
-        if objective.of_variance is not None:
-            # d mean(L²) from the same forward pass; what is not selected is never computed.
-            (of_squares,) = pullback(2 * loss / len(loss))
-            selected = objective.of_variance(state.params)
-            grads = jax.tree.map(
-                lambda chosen, square, plain: square if chosen else plain,
-                selected,
-                of_squares,
-                grads,
-            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema.decay_at(state.step, ema_decay, ema_warmup)
+        decay = ema.decay_at(taken, ema_decay, ema_warmup)
         average = {name: ema.update(tree, params, decay) for name, tree in state.ema.items()}
+        params, average, opt_state, history = guard.keep(
+            verdict.ok,
+            (params, average, opt_state, outcome.extra),
+            (state.params, state.ema, state.opt_state, history),
+        )
         metrics = {
-            "loss": loss.mean(),
-            "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "loss": mean,
+            "grad_norm": norm,
+            "learning_rate": jnp.asarray(learning_rate(taken), jnp.float32),
             **by_quarter(outcome.loss, outcome.t, outcome.weight),
+            **verdict.metrics,
         }
-        state = TrainState(state.step + 1, state.key, params, average, opt_state, outcome.extra)
-        return state, metrics
+        extra = history | {guard.NAME: verdict.record}
+        return TrainState(state.step + 1, state.key, params, average, opt_state, extra), metrics
 
     return train_step
 

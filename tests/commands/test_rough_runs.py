@@ -67,19 +67,32 @@ def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_
     assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "straight")
 
 
-def test_a_loss_that_is_not_finite_is_said_and_written_as_null(tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run_saved_and_whole(tmp_path, capsys):
     config = tiny_config(
-        train=QUICK, optim={"decay": "constant", "learning_rate": 1e30, "grad_clip": 0.0}
+        train=QUICK | {"num_steps": 40, "max_skipped": 4},
+        optim={"decay": "constant", "learning_rate": 1e30, "grad_clip": 0.0},
     )
-    assert train.train(config, tmp_path) == 0
-    assert "the loss is nan" in capsys.readouterr().err
+    # The first step of the warm-up is at a rate of 0, the second leaves what nothing comes of.
+    words = r"4 steps in a row were skipped, 3 to 6, .*the loss is nan.*--replay_step=6"
+    with pytest.raises(UserError, match=rf"{words}.*learning_rate.*saved at step 7"):
+        train.train(config, tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    skips = [line for line in said if ": skipped, the loss is nan; its examples are " in line]
+    assert [line.split(":")[0] for line in skips] == [f"step {k}" for k in (3, 4, 5, 6, 7)]
+    # The same command goes on from there, as far once more.
+    with pytest.raises(UserError, match=r"8 steps in a row were skipped, 3 to 10, .*step 11"):
+        train.train(config, tmp_path)
+    assert "resuming at step 7" in capsys.readouterr().err
+    assert not (tmp_path / "final.json").exists()
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line, parse_constant=refuse)["loss"] for line in lines]
-    assert losses[-1] is None
+    logged = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [(line["step"], line["loss"], line["skipped"]) for line in logged[1:]] == [(8, None, 6)]
+    assert logged[0]["skipped"] == 2
+    assert 0.5 < logged[0]["loss"] < 2  # of the two steps that were taken
 
 
 def test_a_run_that_died_before_its_first_checkpoint_can_be_tried_with_other_settings(tmp_path):

@@ -76,6 +76,27 @@ def test_threads_do_not_change_the_batches(threads):
     assert_same(take(batches, 20, num_threads=threads), straight)
 
 
+@pytest.mark.parametrize("threads", [0, 1, 4, 16])
+@pytest.mark.usefixtures("shuffle")
+def test_the_places_told_are_those_delivered_whatever_the_threads(threads):
+    batches = Batches(counting_source(37), 8, seed=5)
+    told = [index for step in range(3, 23) for index in batches.example_ids(step)]
+    assert labels(take(batches, 20, start=3, num_threads=threads)).tolist() == told
+    assert len(set(told)) == 37
+
+
+def test_the_places_of_a_large_source_are_those_delivered():
+    size = 2**16 + 1
+    source = ArraySource(
+        np.zeros((size, 1, 1, 1), np.uint8), np.arange(size), DataInfo((1, 1, 1), size, 256, ())
+    )
+    parts = [Batches(source, 50, 4, process_index=p, process_count=2) for p in range(2)]
+    # Within epochs and across their ends.
+    for step in (0, 7, size // 50 - 1, size // 50, 5000):
+        for part in parts:
+            assert part.example_ids(step) == part.batch_at(step)["label"].tolist()
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.usefixtures("shuffle")
 def test_processes_together_read_what_one_reads(processes):
@@ -88,6 +109,7 @@ def test_processes_together_read_what_one_reads(processes):
     for step in (0, 1, 9):
         whole = one.batch_at(step)
         blocks = [part.batch_at(step) for part in parts]
+        assert one.example_ids(step) == [i for part in parts for i in part.example_ids(step)]
         assert {len(block["label"]) for block in blocks} == {8 // processes}
         joined = {name: np.concatenate([block[name] for block in blocks]) for name in whole}
         assert_same([joined], [whole])

@@ -11,7 +11,7 @@ from scipy import integrate
 
 from ddpm_jax.diffusion import losses, schedules
 from ddpm_jax.models import UNet, learned_schedule
-from ddpm_jax.training import step
+from ddpm_jax.training import guard, step
 from ddpm_jax.training.state import TrainState
 
 VARIANCE = 0.4
@@ -129,7 +129,7 @@ def gradients_of(params, batch):
         ema_warmup=False,
     )
     key = jax.random.key(3)
-    train_step(TrainState(jnp.int32(0), key, params, {}, (), {}), batch)
+    train_step(TrainState(jnp.int32(0), key, params, {}, (), {"guard": guard.init()}), batch)
     return seen[0], jax.random.fold_in(key, 0)
 
 
@@ -168,7 +168,8 @@ def test_training_the_interior_makes_the_estimate_steadier():
     train_step = jax.jit(
         step.make_train_step(OBJECTIVE, optimizer, rate, ema_decay=0.9, ema_warmup=False)
     )
-    state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params), {})
+    extra = {"guard": guard.init()}
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params), extra)
     for k in range(100):
         state, _ = train_step(state, data(256, seed=k))
 

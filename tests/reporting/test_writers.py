@@ -6,7 +6,7 @@ import pytest
 import tensorboard_events
 from PIL import Image
 
-from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.reporting.writers import JsonLines, MetricWriter
 
 
 def lines(workdir):
@@ -50,6 +50,21 @@ def test_a_run_that_goes_on_drops_the_later_lines(tmp_path):
         (30, -1.0),
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_a_file_of_lines_is_there_from_the_first_one_on(tmp_path):
+    path = tmp_path / "events.jsonl"
+    written = JsonLines(path)
+    assert not path.exists()
+    for step in (3, 5, 9):
+        written.write(step, {"loss": float("nan"), "examples": [step, 1]})
+    again = JsonLines(path, start=5)
+    again.write(7, {"loss": float("inf"), "examples": []})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 3, "loss": None, "examples": [3, 1]},
+        {"step": 5, "loss": None, "examples": [5, 1]},
+        {"step": 7, "loss": None, "examples": []},
+    ]
 
 
 @pytest.mark.parametrize("torn", ['{"step": 3', '{"step"', "", "7", '{"loss": 1}', "\x00\x00"])

@@ -73,11 +73,11 @@ def test_steps_that_follow_at_once_do_not_disturb_a_save(tmp_path):
     schedule = schedules.linear(num_steps=8)
     start, train_step = toy_training.setup(schedule, learning_rate=0.1)
     # Large enough to be still on its way when the next steps reuse its buffers.
-    start = start._replace(extra={"large": jnp.arange(2.0**21)})
+    start = start._replace(extra=start.extra | {"large": jnp.arange(2.0**21)})
 
     def grow(state, batch):
         state, metrics = train_step(state, batch)
-        return state._replace(extra={"large": state.extra["large"] + 1}), metrics
+        return state._replace(extra=state.extra | {"large": state.extra["large"] + 1}), metrics
 
     # A digest's view of a buffer on the CPU would keep it from being donated: twice the run, then.
     expected = {}

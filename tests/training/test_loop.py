@@ -69,6 +69,8 @@ def test_the_means_are_over_the_steps_since_the_last():
                 "loss": jnp.float32(loss),
                 "grad_norm": jnp.float32(2 * loss),
                 "learning_rate": jnp.float32(0.5),
+                "skipped": jnp.int32(0),
+                "skipped_total": jnp.int32(0),
                 # Of four examples, the first quarter saw one of loss 1, the third all the others.
                 "quarter_loss_sum": jnp.array([1.0, 0.0, loss, 0.0]),
                 "quarter_count": jnp.array([1.0, 0.0, 3.0, 0.0]),
@@ -79,7 +81,9 @@ def test_the_means_are_over_the_steps_since_the_last():
         {"loss": 3, "grad_norm": 6, "learning_rate": 0.5, "loss_q1": 1, "loss_q3": 1}
     )
     means.add(
-        {name: jnp.float32(0) for name in ("loss", "grad_norm", "learning_rate")}
+        dict.fromkeys(
+            ("loss", "grad_norm", "learning_rate", "skipped", "skipped_total"), jnp.float32(0)
+        )
         | {"quarter_loss_sum": np.zeros(4), "quarter_count": np.ones(4)}
     )
     assert means.pop()["loss"] == 0

@@ -1,0 +1,33 @@
+"""One step looked at from inside: what each of its examples and parameters adds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.training import guard
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Batch, Objective, gradient
+
+
+def make_inspection(objective: Objective) -> Callable[[TrainState, Batch], dict[str, Any]]:
+    """The pure function (state, batch) -> what the step of that state would see; changes nothing.
+
+    Returns:
+      loss, t and weight, [B] each as in `Outcome`, with the draws of the step itself; and
+      finite_gradient, a bool scalar for each parameter.
+    """
+
+    def inspect(state: TrainState, batch: Batch) -> dict[str, Any]:
+        key = jax.random.fold_in(state.key, state.step)
+        _, history = guard.split(state.extra)
+        _, outcome, grads = gradient(objective, state.params, batch, key, history)
+        return {
+            "loss": outcome.loss,
+            "t": outcome.t,
+            "weight": outcome.weight,
+            "finite_gradient": jax.tree.map(lambda g: jnp.isfinite(g).all(), grads),
+        }
+
+    return inspect
