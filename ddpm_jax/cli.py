@@ -21,6 +21,15 @@ flags.DEFINE_string(
     "JAX_COMPILATION_CACHE_DIR if set, else ddpm_jax/xla in the user's cache directory",
 )
 
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "of a run in several processes: host:port of the first one, the same in all; 'auto' where the "
+    "cluster tells it (TPU pods, Slurm)",
+)
+flags.DEFINE_integer("num_processes", None, "with --coordinator=host:port: how many there are")
+flags.DEFINE_integer("process_id", None, "with --coordinator=host:port: which one this is, from 0")
+
 
 def run(
     main: Callable[..., int | None],
@@ -122,6 +131,34 @@ def use_compile_cache() -> None:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(chosen or root / "ddpm_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def join_processes() -> None:
+    """Join the other processes of the run, where --coordinator says that there are some.
+
+    Raises:
+      UserError: if the flags do not fit, or the others cannot be reached.
+    """
+    where, count, number = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+    if where is None:
+        if count is not None or number is not None:
+            raise UserError("--num_processes and --process_id need --coordinator=host:port")
+        return
+    if where != "auto" and (count is None or number is None or not 0 <= number < count):
+        raise UserError(
+            f"--coordinator={where}: give --num_processes, and --process_id from 0 to one less; "
+            f"got {count} and {number}"
+        )
+    import jax
+
+    try:
+        if where == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(where, count, number)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--coordinator={where}: cannot join the others ({reason})") from error
 
 
 def _check_config(argv: list[str]) -> None:

@@ -3,7 +3,8 @@
   python scripts/train.py --config=configs/digits.py --workdir=runs/digits
 
 Any field of the config can be set: --config.optim.learning_rate=1e-3. configs/default.py lists
-them all. Exit code 75 means stopped by a signal and saved: run the same command again.
+them all. Exit code 75 means stopped by a signal and saved: run the same command again. On several
+machines, start it on each with --coordinator; they share the --workdir.
 """
 
 import json
@@ -29,7 +30,8 @@ _ALLOW_DRIFT = flags.DEFINE_list(
 _REPLAY_STEP = flags.DEFINE_integer(
     "replay_step", None, "print the loss of each example of this step of the run, and exit"
 )
-flags.declare_key_flag("compile_cache")
+for name in ("compile_cache", "coordinator", "num_processes", "process_id"):
+    flags.declare_key_flag(name)
 
 
 def main() -> int | None:
@@ -48,6 +50,7 @@ def main() -> int | None:
         told = replay.replay(_CONFIG.value, _WORKDIR.value, _REPLAY_STEP.value, allow_drift=drift)
         print(json.dumps(told, indent=2, allow_nan=False))
         return 0
+    cli.join_processes()
     overrides = cli.overrides(sys.argv)
     return train.train(_CONFIG.value, _WORKDIR.value, allow_drift=drift, overrides=overrides)
 

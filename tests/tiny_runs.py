@@ -103,9 +103,8 @@ def script(name, *flags, **options) -> subprocess.CompletedProcess:
         env=environment(),
         text=True,
         capture_output=True,
-        timeout=300,
         check=False,
-        **options,
+        **{"timeout": 300} | options,
     )
 
 

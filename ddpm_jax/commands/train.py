@@ -1,11 +1,13 @@
 """A training run from its config and workdir: start, resume, watch, finish."""
 
+import contextlib
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -24,7 +26,7 @@ from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.training import loop, sharding
+from ddpm_jax.training import loop, processes, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.digests import digests
 from ddpm_jax.training.state import TrainState, reseeded
@@ -90,7 +92,8 @@ def _train(
 
     failures: list[UserError] = []
     with (
-        files.alone(workdir),
+        _alone(workdir),
+        _shown(workdir) as (own, stream),
         manifest,
         Checkpoints(
             workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
@@ -103,16 +106,17 @@ def _train(
         state, start = resumed or (experiment.init_state(), 0)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
         manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
-        configs.write(workdir, config)
+        if processes.is_first():
+            configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
         with (
-            MetricWriter(workdir, start) as writer,
-            Progress(start, num_steps, config.data.batch_size) as progress,
+            MetricWriter(own, start) as writer,
+            Progress(start, num_steps, config.data.batch_size, stream) as progress,
         ):
             progress.say(_opening(experiment, workdir, start, len(train_data)))
-            watch = Watch(experiment, validation_data, writer, progress, workdir)
+            watch = Watch(experiment, validation_data, writer, progress, own)
             skipped = SkippedSteps(
-                workdir, start, progress, batches.example_ids, config.train.max_skipped
+                own, start, progress, batches.example_ids, config.train.max_skipped
             )
 
             def save(step: int, state: TrainState) -> None:
@@ -141,10 +145,12 @@ def _train(
                     every(period.checkpoint_every, act=manifest.follow(checkpoints)),
                     _looked_after(checkpoints, watchdog, progress),
                 ],
-                stop=lambda: stop.requested or bool(skipped.too_many),
+                stop=processes.agreed_stop(
+                    experiment.mesh, lambda: stop.requested or bool(skipped.too_many)
+                ),
             )
             save(reached, state)
-            checkpoints.wait()
+            processes.all_or_none(checkpoints.wait, "the last state could not be saved")
             manifest.reached(reached, checkpoints.records())
             if broken := sum(s.skipped for s in (train_data, validation_data) if s):
                 progress.say(f"broken images skipped: {broken}")
@@ -154,12 +160,15 @@ def _train(
             print(
                 f"stopped and saved at step {reached:,} of {num_steps:,}; "
                 "run the same command again to go on",
-                file=sys.stderr,
+                file=stream,
             )
             return manifest.end(EXIT_STOPPED)
         final = {"step": reached, **digests(state)}
-        files.write_json(workdir / "final.json", final)
+        if processes.is_first():
+            files.write_json(workdir / "final.json", final)
         manifest.end(0, final)
+    if not processes.is_first():
+        return 0
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
@@ -218,6 +227,29 @@ def placed(
             yield sharding.put_batch(batch, place)
     except UserError as error:
         failures.append(error)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """The workdir for this run alone: the first process has it for all."""
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            if processes.is_first():
+                held.enter_context(files.alone(workdir))
+
+        processes.all_or_none(take, f"--workdir={workdir} is not free")
+        yield
+
+
+@contextlib.contextmanager
+def _shown(workdir: Path) -> Iterator[tuple[Path, TextIO]]:
+    """Where this process writes figures and lines: the first one's are seen, others' nowhere."""
+    if processes.is_first():
+        yield workdir, sys.stderr
+        return
+    with tempfile.TemporaryDirectory() as unseen, open(os.devnull, "w") as nobody:
+        yield Path(unseen), nobody
 
 
 def _looked_after(checkpoints: Checkpoints, watchdog: Watchdog, progress: Progress) -> loop.Action:

@@ -76,12 +76,12 @@ class Batches:
         return _stack(examples, self._scale, self._conditions)
 
     def example_ids(self, step: int) -> list[int]:
-        """The places in the source of the examples of `batch_at(step)`; reads nothing.
+        """The places in the source of the examples of a step, of all processes; reads nothing.
 
         Where the source replaces a broken image, the place is that of the broken one.
         """
         first = step * self.batch_size
-        return [self._place(first + j) for j in self._block]
+        return [self._place(first + j) for j in range(self.batch_size)]
 
     def iterate(
         self, start_step: int = 0, *, num_threads: int = 2, prefetch: int = 4

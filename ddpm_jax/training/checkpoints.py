@@ -117,14 +117,9 @@ class Checkpoints:
           state: copied before this returns.
           validation_loss: of the moving average at this step, where it was measured.
         """
-        if self._read_only or step in self.steps():
-            return
-        if self._writer is not None and self._writing == step:
-            return
-        if not self._join():
-            self._complaints.append(
-                f"step {step:,} was not saved: the save of step {self._writing:,} is stuck"
-            )
+        # The first process decides: the others do not know how far it is with writing.
+        ready = not self._read_only and processes.is_first() and self._is_ready(step)
+        if not processes.of_first(ready):
             return
         host = digests.on_host(state)
         if not processes.is_first():
@@ -135,6 +130,18 @@ class Checkpoints:
         # A daemon: a write that never ends must not keep the process from ending.
         self._writer = threading.Thread(target=self._write, args=(step, host, loss), daemon=True)
         self._writer.start()
+
+    def _is_ready(self, step: int) -> bool:
+        """Whether a step is to be written, after what is being written; complains if it cannot."""
+        running = self._writer is not None and self._writing == step
+        if step in self.steps() or running:
+            return False
+        if not self._join():
+            self._complaints.append(
+                f"step {step:,} was not saved: the save of step {self._writing:,} is stuck"
+            )
+            return False
+        return True
 
     def complaints(self) -> list[str]:
         """What went wrong with saving since the last call, a line each."""

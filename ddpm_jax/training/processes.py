@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddpm_jax.errors import UserError
+
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
@@ -27,6 +29,21 @@ def all_of(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def all_or_none(act: Callable[[], None], failed: str) -> None:
+    """Call `act` in every process; where it fails in one, it fails in all.
+
+    Raises:
+      UserError: of this process's `act`, or, if it is another's, `failed`.
+    """
+    mine: UserError | None = None
+    try:
+        act()
+    except UserError as error:
+        mine = error
+    if not all_of(mine is None):
+        raise mine or UserError(f"{failed}: another process of the run says why")
 
 
 def wait(what: str) -> None:

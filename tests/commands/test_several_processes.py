@@ -1,0 +1,94 @@
+"""A run in two processes is one run: it stops as one, goes on as one, and ends as in one."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_runs
+
+from ddpm_jax.commands import train
+
+# Wide enough for its larger kernels to be split between the processes.
+CHANGES = {
+    "model": {"channels": 64},
+    "train": {"num_steps": 60, "checkpoint_every": 25, "log_every": 1, "validate_every": 30,
+              "sample_every": 60},
+    "mesh": {"data": 1, "fsdp": 2},
+}  # fmt: skip
+
+
+def started(workdir):
+    """Both processes of a run, as on two machines that share the workdir."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    changes = {
+        f"{group}__{name}": value
+        for group, fields in CHANGES.items()
+        for name, value in fields.items()
+    }
+    flags = tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **changes)
+    return [
+        subprocess.Popen(
+            [sys.executable, "scripts/train.py", *flags, f"--coordinator={address}",
+             "--num_processes=2", f"--process_id={number}"],
+            cwd=tiny_runs.ROOT,
+            env=tiny_runs.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]  # fmt: skip
+
+
+def ended(processes):
+    """(exit code, stderr) of each."""
+    said = [process.communicate(timeout=200)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_and_end_as_one(tmp_path):
+    config = tiny_runs.brief_config(**CHANGES)
+    assert train.train(config, tmp_path / "one") == 0
+
+    workdir = tmp_path / "two"
+    processes = started(workdir)
+    metrics = workdir / "metrics.jsonl"
+    until = time.monotonic() + 150
+    while not (metrics.is_file() and len(metrics.read_bytes().splitlines()) >= 3):
+        assert processes[0].poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)  # the one that does not write
+    (code, said), (other_code, other_said) = ended(processes)
+    assert (code, other_code) == (75, 75), said + other_said
+    assert "stopped and saved at step" in said
+    assert "stopped and saved" not in other_said  # one run speaks with one voice
+    (saved,) = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name != "25"]
+    assert saved == max(line["step"] for line in tiny_runs.metrics(workdir)) < 60
+
+    for code, said in ended(started(workdir)):
+        assert code == 0, said
+    assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "one")
+    one, two = (
+        (tmp_path / name / "samples/step_000060.png").read_bytes() for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_flags_that_do_not_fit_are_named(tmp_path):
+    flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF)
+    for given, named in (
+        (["--num_processes=2"], "need --coordinator"),
+        (["--coordinator=localhost:1", "--num_processes=2"], "--process_id from 0"),
+        (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"], "got 2 and 2"),
+    ):
+        done = tiny_runs.script("train", *flags, *given)
+        assert done.returncode == 2
+        assert named in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
