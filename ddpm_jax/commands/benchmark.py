@@ -1,5 +1,6 @@
 """The speed and memory figures that README quotes, each a ratio or a reading of one run."""
 
+import functools
 import os
 import resource
 import statistics
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
@@ -23,7 +25,8 @@ from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.training import loop, sharding
+from ddpm_jax.training import loop, sharding, step_files
+from ddpm_jax.training.state import TrainState
 
 # Alternating blocks, so that a drift of the machine's speed falls on both sides alike.
 ROUNDS = 8
@@ -49,6 +52,7 @@ def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[
         **_loop_overhead(experiment),
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
+        "checkpoint": _checkpoint_digests(),
         **_processes(train_script, config_file),
     }
 
@@ -118,6 +122,42 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     return {"samples_per_second": num / _seconds(lambda: draw(num))}
 
 
+def _checkpoint_digests(repeats: int = 5) -> dict[str, float]:
+    """A save with digests against Orbax's alone: 36 million parameters, EMA and Adam's moments.
+
+    Random numbers, which do not compress any better than weights do. Each pair in one turn.
+    """
+
+    def plain_save(folder: Path) -> None:
+        step_files.write_plain(folder, host)
+        for path in folder.rglob("*"):
+            step_files.sync(path)  # digests are not what it takes to be on disk
+
+    rng = np.random.default_rng(0)
+    kernels = {f"conv_{k}": (3, 3, 256, 256) for k in range(61)}
+
+    def tree() -> dict[str, np.ndarray]:
+        return {n: rng.standard_normal(shape, np.float32) for n, shape in kernels.items()}
+
+    moments = {"mu": tree(), "nu": tree()}
+    step: Any = np.int32(1)
+    key: Any = np.zeros(2, np.uint32)
+    host = TrainState(step, key, tree(), {"default": tree()}, moments, {})
+    ours, plain = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder)
+            plain.append(_seconds(functools.partial(plain_save, target / "a")))
+            ours.append(_seconds(functools.partial(step_files.write, target / "1", host, None)))
+            read = _seconds(functools.partial(step_files.verify, target / "1"))
+    return {
+        "save": statistics.median(ours),
+        "save_without_digests": statistics.median(plain),
+        "digests_over_none": statistics.median(a / b for a, b in zip(ours, plain, strict=True)),
+        "verify_files": read,
+    }
+
+
 def _processes(train_script: Path, config_file: str) -> dict[str, float]:
     """A one-step run from an empty and from a filled compile cache, and a short run's memory."""
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +188,7 @@ def _processes(train_script: Path, config_file: str) -> dict[str, float]:
     return {"one_step_run_cold": cold, "one_step_run_warm": warm, "peak_host_memory": peak}
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -272,7 +272,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             step_files.write(partial, host, loss)
             os.rename(partial, self._folder(step))
-            step_files.sync_folders(self.directory)
+            step_files.sync(self.directory)
             self._tidy()
         except BaseException as error:  # nothing may be lost on its way out of a thread
             self._failed = error

@@ -19,7 +19,7 @@ from ddpm_jax.training.state import TrainState
 RECORD = "digests.json"
 STATE = "state"  # what Orbax wrote
 MAX_RECORD_BYTES = 2**28
-_CHUNK = 2**24
+_CHUNK = 2**19  # stays in the core's cache between reading and summing
 
 
 class Damaged(UserError):
@@ -57,20 +57,22 @@ def write(folder: Path, host: TrainState, validation_loss: float | None) -> None
       UserError: for a leaf that is not finite.
       OSError, ValueError: whatever writing raises.
     """
-    for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
-        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
-            raise UserError(f"{jax.tree_util.keystr(path)} is not finite")
     folder.mkdir(parents=True)
-    with concurrent.futures.ThreadPoolExecutor(1) as hashing:
-        leaves = hashing.submit(digests.of_leaves, host)
-        with _orbax() as orbax:
-            orbax.save(folder / STATE, args=ocp.args.PyTreeSave(host._asdict()))
-    record = Record(int(host.step), leaves.result(), _sums(folder, sync=True), validation_loss)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        leaves = beside.submit(_checked_leaves, host)
+        write_plain(folder / STATE, host)
+    record = Record(int(host.step), leaves.result(), _sums(folder, synced=True), validation_loss)
     with (folder / RECORD).open("wb") as stream:
         stream.write(_text(record))
         stream.flush()
         os.fsync(stream.fileno())
-    sync_folders(folder)
+    sync(folder)
+
+
+def write_plain(folder: Path, host: TrainState) -> None:
+    """Write a state of numpy arrays as Orbax does, without digests."""
+    with _orbax() as orbax:
+        orbax.save(folder, args=ocp.args.PyTreeSave(host._asdict()))
 
 
 def read_record(folder: Path) -> Record:
@@ -151,10 +153,10 @@ def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.unflatten(structure, leaves)
 
 
-def sync_folders(*folders: Path) -> None:
-    """Have what these folders list on disk, also if the power fails now."""
-    for folder in folders:
-        number = os.open(folder, os.O_RDONLY)
+def sync(*paths: Path) -> None:
+    """Have these files, or what these folders list, on disk, also if the power fails now."""
+    for path in paths:
+        number = os.open(path, os.O_RDONLY)
         try:
             os.fsync(number)
         finally:
@@ -167,10 +169,18 @@ def reason(error: BaseException) -> str:
     return ((text or type(error).__name__).strip().splitlines() or [""])[0][:200]
 
 
+def _checked_leaves(host: TrainState) -> dict[str, str]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]:
+        # The largest and the least are NaN where anything is: no array of bools as large again.
+        if leaf.size and not np.isfinite([leaf.max(), leaf.min()]).all():
+            raise UserError(f"{jax.tree_util.keystr(path)} is not finite")
+    return digests.of_leaves(host)
+
+
 def _orbax() -> ocp.Checkpointer:
     # One process writes, whatever their number: its arrays are numpy's, and whole.
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=None if jax.process_count() == 1 else jax.process_index(),
+        primary_host=jax.process_index(),
         active_processes=None if jax.process_count() == 1 else {jax.process_index()},
         barrier_sync_key_prefix=f"process{jax.process_index()}",
     )
@@ -190,7 +200,7 @@ def _open(path: Path) -> BinaryIO:
     return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
 
-def _sums(folder: Path, sync: bool = False) -> dict[str, str]:
+def _sums(folder: Path, synced: bool = False) -> dict[str, str]:
     """{path below the folder: "bytes crc32"} of every file but the record itself."""
 
     def of(path: Path) -> str:
@@ -198,15 +208,15 @@ def _sums(folder: Path, sync: bool = False) -> dict[str, str]:
         with _open(path) as stream:
             while chunk := stream.read(_CHUNK):
                 size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-            if sync:
+            if synced:
                 os.fsync(stream.fileno())
         return f"{size} {crc:08x}"
 
     entries = sorted(folder.rglob("*"))
     paths = [path for path in entries if path.is_symlink() or not path.is_dir()]
     paths = [path for path in paths if path != folder / RECORD]
-    if sync:
-        sync_folders(*(path for path in entries if path.is_dir()))
+    if synced:
+        sync(*(path for path in entries if path.is_dir()))
     with concurrent.futures.ThreadPoolExecutor() as threads:
         names = (path.relative_to(folder).as_posix() for path in paths)
         return dict(zip(names, threads.map(of, paths), strict=True))
