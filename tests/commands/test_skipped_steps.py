@@ -162,7 +162,7 @@ def test_a_replay_of_no_step_is_refused(straight, tmp_path):
     for step in (-1, 0, LAST + 1):
         with pytest.raises(UserError, match=rf"--replay_step={step}: .* 1 to 32"):
             replay.replay(poisoned_config(), straight, step)
-    with pytest.raises(UserError, match=r"optim\.learning_rate is 0\.001 there, 0\.5 here"):
+    with pytest.raises(UserError, match=r"optim\.learning_rate: 0\.001 .*there, 0\.5 .*here"):
         replay.replay(poisoned_config(optim={"learning_rate": 0.5}), straight, 3)
     # Without a run there is its beginning.
     assert replay.replay(poisoned_config(), tmp_path / "none", 1)["step"] == 1
