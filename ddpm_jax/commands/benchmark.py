@@ -148,7 +148,7 @@ def _checkpoint_digests(repeats: int = 5) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder)
             plain.append(_seconds(functools.partial(plain_save, target / "a")))
-            ours.append(_seconds(functools.partial(step_files.write, target / "1", host, None)))
+            ours.append(_seconds(functools.partial(step_files.write, target / "1", 1, host, None)))
             read = _seconds(functools.partial(step_files.verify, target / "1"))
     return {
         "save": statistics.median(ours),

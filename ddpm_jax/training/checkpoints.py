@@ -270,7 +270,7 @@ class Checkpoints:
         partial = self.directory / PARTIAL.format(step)
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            step_files.write(partial, host, loss)
+            step_files.write(partial, step, host, loss)
             os.rename(partial, self._folder(step))
             step_files.sync(self.directory)
             self._tidy()

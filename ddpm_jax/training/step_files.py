@@ -47,7 +47,7 @@ class Record(NamedTuple):
         return digests.combined(self.leaves)
 
 
-def write(folder: Path, host: TrainState, validation_loss: float | None) -> None:
+def write(folder: Path, step: int, host: TrainState, validation_loss: float | None) -> None:
     """Write a state of numpy arrays into a folder that is not there yet.
 
     Leaves are hashed in memory while Orbax writes them, so that what it does wrong shows as well;
@@ -61,7 +61,7 @@ def write(folder: Path, host: TrainState, validation_loss: float | None) -> None
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         leaves = beside.submit(_checked_leaves, host)
         write_plain(folder / STATE, host)
-    record = Record(int(host.step), leaves.result(), _sums(folder, synced=True), validation_loss)
+    record = Record(step, leaves.result(), _sums(folder, synced=True), validation_loss)
     with (folder / RECORD).open("wb") as stream:
         stream.write(_text(record))
         stream.flush()
