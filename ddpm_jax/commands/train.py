@@ -95,7 +95,7 @@ def _train(
         Checkpoints(
             workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
         ) as checkpoints,
-        Watchdog(config.train.step_deadline) as watchdog,
+        Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
         # Again: another process may have just let go of it.
         drifted = drift.check(workdir, config, prints, allow_drift)
@@ -105,10 +105,8 @@ def _train(
         manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
         configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
-        with (
-            MetricWriter(workdir, start) as writer,
-            Progress(start, num_steps, config.data.batch_size) as progress,
-        ):
+        with Progress(start, num_steps, config.data.batch_size) as progress:
+            writer = MetricWriter(workdir, start, progress.say)
             progress.say(_opening(experiment, workdir, start, len(train_data)))
             watch = Watch(experiment, validation_data, writer, progress, workdir)
             skipped = SkippedSteps(
@@ -158,7 +156,7 @@ def _train(
             )
             return manifest.end(EXIT_STOPPED)
         final = {"step": reached, **digests(state)}
-        files.write_json(workdir / "final.json", final)
+        files.must_write_json(workdir / "final.json", final)
         manifest.end(0, final)
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
