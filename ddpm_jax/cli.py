@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import Stuck, UserError
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +61,11 @@ def run(
         sys.exit(main(*positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error, Stuck):
+            # Python's own end would wait for the threads of every pool, and so for what is stuck.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

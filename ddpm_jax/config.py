@@ -30,8 +30,8 @@ def read(workdir: str | Path) -> ConfigDict | None:
 
 
 def write(workdir: str | Path, config: ConfigDict) -> None:
-    """Write DIR/config.json, whole or not at all."""
-    files.write_json(Path(workdir) / "config.json", config.to_dict())
+    """Write DIR/config.json, whole or not at all. Raises UserError where it cannot be written."""
+    files.must_write_json(Path(workdir) / "config.json", config.to_dict())
 
 
 def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDict:

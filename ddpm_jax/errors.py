@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """A mistake that only the user can mend: the message says what, which value and what to do."""
+
+
+class Stuck(UserError):
+    """Something on this machine does not come back, such as a write to a dead file system."""

@@ -23,8 +23,13 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # where there is no space, half a file would take some
+            partial.unlink()
+        raise
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -32,6 +37,42 @@ def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     with whole(path) as partial:
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         partial.write_text(text, encoding="utf-8")
+
+
+def must_write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """As `write_json`. Raises UserError where the file cannot be written."""
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}); mend that and run the same command "
+            "again"
+        ) from error
+
+
+def append(path: str | os.PathLike[str], content: bytes, *, lines: bool = False) -> None:
+    """Append to a file all of the content, or nothing if the disk takes only a part of it.
+
+    Args:
+      path: of the file; made if it is not there.
+      content: what is appended.
+      lines: it is whole lines: they begin on a line of their own, whatever is before them.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    with open(path, "a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if lines and end:
+            file.seek(end - 1)
+            content = content if file.read(1) == b"\n" else b"\n" + content
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
 
 
 @contextlib.contextmanager
@@ -52,9 +93,10 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
                 f"{folder} is in use by {stream.read(200).strip() or 'another process'}: wait for "
                 "it, or name another --workdir"
             ) from error
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        stream.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+        with contextlib.suppress(OSError):  # the lock holds also where its name has no space
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), holder.encode())
         yield
 
 

@@ -12,6 +12,13 @@ def _masked(data):
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def framed(event):
+    """An event's bytes in a file."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return struct.pack("<QI", len(data), _masked(length)) + data + struct.pack("<I", _masked(data))
+
+
 def events(folder):
     """Every event of every file, in the files' order; checks both checksums of each frame."""
     for path in sorted(Path(folder).glob("events.out.tfevents.*")):

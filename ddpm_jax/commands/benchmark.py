@@ -76,9 +76,9 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
     total = ROUNDS * BLOCK_STEPS
     with (
         tempfile.TemporaryDirectory() as folder,
-        MetricWriter(folder) as writer,
         Progress(0, total, config.data.batch_size) as progress,
     ):
+        writer = MetricWriter(folder, say=progress.say)
         watch = Watch(experiment, None, writer, progress, Path(folder))
         actions = [watch.metrics(total, 0)]
         for done in range(0, total, BLOCK_STEPS):

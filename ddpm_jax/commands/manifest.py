@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,8 @@ from ddpm_jax import files
 from ddpm_jax.commands import environment
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.not_fatal import NotFatal, say
+from ddpm_jax.training import watchdog
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Record
 
@@ -68,6 +69,7 @@ class Manifest:
     def __init__(self, workdir: str | Path, overrides: Sequence[str] = ()):
         self._path = Path(workdir) / FILE
         self._overrides = list(overrides)
+        self._not_fatal = NotFatal(self._path)
         self._earlier: list[Entry] = []
         self._entry: Entry | None = None
 
@@ -115,7 +117,15 @@ class Manifest:
 
     def follow(self, checkpoints: Checkpoints) -> Callable[[int, Any], None]:
         """What is to be called with (step, state) after each save: `reached`."""
-        return lambda step, _: self.reached(step, checkpoints.records())
+
+        def action(step: int, _: Any) -> None:
+            try:
+                records = checkpoints.records()
+            except UserError:  # told where it was to be saved, and told here with the next ones
+                records = {}
+            self.reached(step, records)
+
+        return action
 
     def reached(self, step: int, records: Mapping[int, Record]) -> None:
         """Write which step is handed in to be saved, and the checkpoints so far.
@@ -149,6 +159,10 @@ class Manifest:
             self._write()
         return code
 
+    def stuck(self) -> None:
+        """Write that the process ends itself because no step came."""
+        self.end(watchdog.EXIT_STUCK, how="stuck: no step within config.train.step_deadline")
+
     def __enter__(self) -> "Manifest":
         return self
 
@@ -160,7 +174,8 @@ class Manifest:
     ) -> None:
         if error is not None and self._entry is not None and self._entry["ended"] is None:
             # What the process will exit with: see cli.run.
-            code = {UserError: 2, KeyboardInterrupt: 130}.get(type(error), 1)
+            code = 2 if isinstance(error, UserError) else 1
+            code = 130 if isinstance(error, KeyboardInterrupt) else code
             if isinstance(error, SystemExit) and isinstance(error.code, int):
                 code = error.code
             message = " ".join(str(error).split())[:300]
@@ -176,16 +191,14 @@ class Manifest:
             aside = next(p for n in numbers if not (p := _beside(self._path, n)).exists())
             with contextlib.suppress(OSError):
                 self._path.rename(aside)
-            _say(f"{error}; set aside as {aside.name}, and a new one begins")
+            say(f"{error}; set aside as {aside.name}, and a new one begins")
             return []
 
     def _write(self) -> None:
         if jax.process_index() != 0:
             return
-        try:
+        with self._not_fatal:
             files.write_json(self._path, {"attempts": [*self._earlier, self._entry]})
-        except OSError as error:
-            _say(f"cannot write {self._path} ({error.strerror or error}); the run goes on")
 
 
 def read(path: str | Path) -> list[Entry]:
@@ -253,7 +266,3 @@ def _beside(path: Path, suffix: str) -> Path:
 def _now() -> str:
     # Only told: nothing is computed from a clock, which may jump.
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

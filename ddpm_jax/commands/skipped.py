@@ -34,7 +34,7 @@ class SkippedSteps:
         example_ids: Callable[[int], list[int]],
         max_in_a_row: int,
     ):
-        self._lines = JsonLines(workdir / "skipped_steps.jsonl", start)
+        self._lines = JsonLines(workdir / "skipped_steps.jsonl", start, progress.say)
         self._progress = progress
         self._example_ids = example_ids
         self._max_in_a_row = max_in_a_row

@@ -98,7 +98,7 @@ def _train(
         Checkpoints(
             workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
         ) as checkpoints,
-        Watchdog(config.train.step_deadline) as watchdog,
+        Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
         # Again: another process may have just let go of it.
         drifted = drift.check(workdir, config, prints, allow_drift)
@@ -109,10 +109,8 @@ def _train(
         if processes.is_first():
             configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
-        with (
-            MetricWriter(own, start) as writer,
-            Progress(start, num_steps, config.data.batch_size, stream) as progress,
-        ):
+        with Progress(start, num_steps, config.data.batch_size, stream) as progress:
+            writer = MetricWriter(own, start, progress.say)
             progress.say(_opening(experiment, workdir, start, len(train_data)))
             watch = Watch(experiment, validation_data, writer, progress, own)
             skipped = SkippedSteps(
@@ -165,7 +163,7 @@ def _train(
             return manifest.end(EXIT_STOPPED)
         final = {"step": reached, **digests(state)}
         if processes.is_first():
-            files.write_json(workdir / "final.json", final)
+            files.must_write_json(workdir / "final.json", final)
         manifest.end(0, final)
     if not processes.is_first():
         return 0

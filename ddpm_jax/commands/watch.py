@@ -16,6 +16,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions
 from ddpm_jax.reporting import figures
+from ddpm_jax.reporting.not_fatal import NotFatal
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import loop, sharding
@@ -45,6 +46,7 @@ class Watch:
         self._paused = 0.0  # seconds since the last log that were not training
         self._validated: tuple[int, float] = (-1, math.nan)
         self._scarce = False
+        self._picture_not_fatal = NotFatal(workdir / "samples", progress.say)
 
     def metrics(self, last: int, start: int) -> loop.Action:
         """Keeps every step's metrics; writes their means every config.train.log_every steps."""
@@ -112,7 +114,15 @@ class Watch:
         """A checkpoint, with its validation loss where this step was validated."""
         validated, loss = self._validated
         checkpoints.save(step, state, loss if validated == step else None)
-        least, free = self.config.train.min_free_gb, shutil.disk_usage(self.workdir).free / 1e9
+        self._warn_if_scarce()
+
+    def _warn_if_scarce(self) -> None:
+        """Tells once that little is free, and again if more was in between."""
+        least = self.config.train.min_free_gb
+        try:
+            free = shutil.disk_usage(self.workdir).free / 1e9
+        except OSError:  # a save that fails says more
+            return
         if free < least and not self._scarce:
             self.progress.say(
                 f"only {free:.2f} GB are free where {self.workdir} lies, below "
@@ -151,7 +161,8 @@ class Watch:
             return
         picture = figures.grid(drawn, columns)
         path = self.workdir / "samples" / f"step_{step:06d}.png"
-        figures.save_png(path, picture)
+        with self._picture_not_fatal:
+            figures.save_png(path, picture)
+            self.progress.say(f"step {step:,}: samples in {path}")
         self.writer.image(step, "samples", picture)
-        self.progress.say(f"step {step:,}: samples in {path}")
         self._paused += time.monotonic() - began

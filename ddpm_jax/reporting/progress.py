@@ -1,5 +1,6 @@
 """The progress of a run on stderr: a bar on a terminal, else a plain line now and then."""
 
+import contextlib
 import os
 import sys
 import time
@@ -59,11 +60,12 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        """A line of its own, above the bar; lost where it cannot be written."""
+        with contextlib.suppress(OSError):  # nobody may be reading, or the log be full
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            else:
+                print(text, file=self._stream, flush=True)
 
 
 def _has_width(stream: TextIO) -> bool:

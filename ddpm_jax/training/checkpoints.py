@@ -12,18 +12,19 @@ from typing import Any
 
 import jax
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.training import digests, processes, step_files
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged, Record
 
 # What a step is called while it is written, and while it is deleted: no such name is ever read.
 PARTIAL, LEAVING = ".{}.partial", ".{}.leaving"
+WRITER = "checkpoint writer"
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Orbax tells each stage of each save, through absl's logger; a run prints its own one line."""
-    return "orbax" not in record.pathname or record.levelno >= logging.ERROR
+    """Orbax tells each stage of a save, and each error with its stacks; a run prints one line."""
+    return "orbax" not in record.pathname
 
 
 class Checkpoints:
@@ -56,7 +57,12 @@ class Checkpoints:
         self._failed: BaseException | None = None
         logging.getLogger("absl").addFilter(_worth_saying)
         if not read_only:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"cannot make {self.directory} ({step_files.reason(error)})"
+                ) from error
             for pattern in (PARTIAL, LEAVING):  # what a crash left
                 for folder in self.directory.glob(pattern.format("*")):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -68,10 +74,17 @@ class Checkpoints:
         self._join()
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending; empty and foreign folders are none."""
-        if not self.directory.is_dir():
+        """The steps that have a checkpoint, ascending; empty and foreign folders are none.
+
+        Raises:
+          UserError: if the folder is there and cannot be read: that is not a run without any.
+        """
+        try:
+            named = [p for p in self.directory.iterdir() if p.name.isdecimal()]
+        except FileNotFoundError:
             return []
-        named = [p for p in self.directory.iterdir() if p.name.isdecimal()]
+        except OSError as error:
+            raise UserError(f"cannot read {self.directory} ({step_files.reason(error)})") from error
         return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and _is_filled(p))
 
     def latest(self) -> int | None:
@@ -128,13 +141,15 @@ class Checkpoints:
         self._failed = None
         self._writing, self._began, self._told_stuck = step, time.monotonic(), False
         # A daemon: a write that never ends must not keep the process from ending.
-        self._writer = threading.Thread(target=self._write, args=(step, host, loss), daemon=True)
+        self._writer = threading.Thread(
+            target=self._write, args=(step, host, loss), name=WRITER, daemon=True
+        )
         self._writer.start()
 
     def _is_ready(self, step: int) -> bool:
         """Whether a step is to be written, after what is being written; complains if it cannot."""
         running = self._writer is not None and self._writing == step
-        if step in self.steps() or running:
+        if self._is_saved(step) or running:
             return False
         if not self._join():
             self._complaints.append(
@@ -154,9 +169,9 @@ class Checkpoints:
         return said
 
     def wait(self) -> None:
-        """Return when the last save is on disk. Raises UserError if it failed or is stuck."""
+        """Return when the last save is on disk. Raises UserError if it failed, Stuck if it is."""
         if not self._join():
-            raise UserError(
+            raise Stuck(
                 f"step {self._writing:,} could not be saved: writing to {self.directory} is stuck; "
                 "mend that and run the same command again"
             )
@@ -253,6 +268,12 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         return self.directory / str(step)
 
+    def _is_saved(self, step: int) -> bool:
+        try:
+            return step in self.steps()
+        except UserError:  # writing will say so
+            return False
+
     def _patience(self) -> float:
         """Seconds until the running save counts as stuck."""
         return self._began + self._deadline - time.monotonic()
@@ -273,7 +294,6 @@ class Checkpoints:
             step_files.write(partial, step, host, loss)
             os.rename(partial, self._folder(step))
             step_files.sync(self.directory)
-            self._tidy()
         except BaseException as error:  # nothing may be lost on its way out of a thread
             self._failed = error
             shutil.rmtree(partial, ignore_errors=True)
@@ -281,9 +301,19 @@ class Checkpoints:
                 f"step {step:,} could not be saved ({step_files.reason(error)}); "
                 "the run goes on, and tries again at the next one"
             )
+            return
+        try:
+            self._tidy()
+        except Exception as error:  # the step is whole all the same
+            self._complaints.append(
+                f"older checkpoints could not be deleted ({step_files.reason(error)}); "
+                "the run goes on, and tries again at the next save"
+            )
 
     def _tidy(self) -> None:
         """Delete all but the latest and the best: renamed first, for a half-deleted one is none."""
+        for left in self.directory.glob(LEAVING.format("*")):  # by a deletion that failed
+            shutil.rmtree(left)
         kept = {*self.steps()[-self._keep :], self.best()}
         for step in self.steps():
             if step not in kept:
@@ -294,11 +324,19 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
         free = next(self.directory / n for n in names if not (self.directory / n).exists())
-        return self._folder(step).rename(free)
+        try:
+            return self._folder(step).rename(free)
+        except OSError as error:
+            raise UserError(
+                f"{self._folder(step)} is damaged and cannot be set aside "
+                f"({step_files.reason(error)})"
+            ) from error
 
 
 def _is_filled(folder: Path) -> bool:
     try:
         return any(folder.iterdir())
-    except OSError:  # no folder, or the writer has just renamed it
+    except (FileNotFoundError, NotADirectoryError):  # no folder, or the writer has just renamed it
         return False
+    except OSError:  # there it is; reading it will say what is wrong
+        return True

@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -164,7 +165,9 @@ def sync(*paths: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error's first line, shortened."""
+    """An error's first line, shortened; of TensorStore's long ones what the system said."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return ((text or type(error).__name__).strip().splitlines() or [""])[0][:200]
 

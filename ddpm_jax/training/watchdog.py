@@ -1,14 +1,17 @@
 """The end of a process that is stuck."""
 
+import contextlib
 import faulthandler
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 # What timeout(1) exits with.
 EXIT_STUCK = 124
+LAST_SECONDS = 5.0  # for each thing that is still done: what is stuck may be what it needs
 
 
 class Watchdog:
@@ -17,10 +20,15 @@ class Watchdog:
     A collective that waits for a dead machine, or a file system that never answers, raises nothing:
     only ending the process lets whatever started it start it again. Use as a context manager; a
     deadline of 0 never bites. Time is the monotonic clock's: a jump of the wall clock is none here.
+
+    Args:
+      deadline: in seconds.
+      last: what is done before the process ends, in seconds; what it raises is passed over.
     """
 
-    def __init__(self, deadline: float):
+    def __init__(self, deadline: float, last: Callable[[], Any] = lambda: None):
         self._deadline = deadline
+        self._last_act = last
         self._last = time.monotonic()
         self._over = threading.Event()
 
@@ -39,12 +47,32 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(self._deadline / 4, 5.0)):
             if time.monotonic() - self._last > self._deadline:
-                print(
-                    f"error: no step for {self._deadline:g} seconds (config.train.step_deadline): "
-                    "the process is stuck and ends here; its stacks follow. Run the same command "
-                    "again to go on from the last checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                faulthandler.dump_traceback(all_threads=True)
-                os._exit(EXIT_STUCK)
+                try:
+                    # Nobody may be reading stderr: the stacks would wait for them, all alone.
+                    if _done_in_time(self._say):
+                        faulthandler.dump_traceback(all_threads=True)
+                    _done_in_time(self._last_act)
+                finally:
+                    os._exit(EXIT_STUCK)
+
+    def _say(self) -> None:
+        print(
+            f"error: no step for {self._deadline:g} seconds (config.train.step_deadline): "
+            "the process is stuck and ends here; its stacks follow. Run the same command "
+            "again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _done_in_time(act: Callable[[], Any]) -> bool:
+    """Do it in a thread of its own; whether it came back before LAST_SECONDS."""
+
+    def quietly() -> None:
+        with contextlib.suppress(BaseException):
+            act()
+
+    thread = threading.Thread(target=quietly, daemon=True)
+    thread.start()
+    thread.join(LAST_SECONDS)
+    return not thread.is_alive()

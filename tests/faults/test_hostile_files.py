@@ -106,7 +106,7 @@ def test_hostile_lines_of_metrics_are_dropped(tmp_path):
     good = [b'{"step": 1, "loss": 0.5}\n', b'{"step": 2}\n']
     bad = [b"[" * 100_000, b"\xff\xfe", b"3", b'{"step": "x"}', b'{"step": {}}', b"\x80\x04K\x01."]
     (tmp_path / "metrics.jsonl").write_bytes(good[0] + b"\n".join(bad) + b"\n" + good[1])
-    MetricWriter(tmp_path, 2).__exit__()
+    MetricWriter(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(good)
 
 

@@ -15,10 +15,10 @@ def lines(workdir):
 
 def test_numbers_and_pictures_go_to_both_places(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (6, 9, 1)).astype(np.uint8)
-    with MetricWriter(tmp_path) as writer:
-        writer.scalars(10, {"loss": 0.5, "learning_rate": 1e-3})
-        writer.scalars(20, {"loss": 0.25})
-        writer.image(20, "samples", picture)
+    writer = MetricWriter(tmp_path)
+    writer.scalars(10, {"loss": 0.5, "learning_rate": 1e-3})
+    writer.scalars(20, {"loss": 0.25})
+    writer.image(20, "samples", picture)
     assert lines(tmp_path) == [
         {"step": 10, "loss": 0.5, "learning_rate": 1e-3},
         {"step": 20, "loss": 0.25},
@@ -32,18 +32,18 @@ def test_numbers_and_pictures_go_to_both_places(tmp_path):
 
 
 def test_lines_are_there_while_the_run_goes_on(tmp_path):
-    with MetricWriter(tmp_path) as writer:
-        writer.scalars(1, {"loss": 1.0})
-        assert len(lines(tmp_path)) == 1
+    writer = MetricWriter(tmp_path)
+    writer.scalars(1, {"loss": 1.0})
+    assert len(lines(tmp_path)) == 1
 
 
 def test_a_run_that_goes_on_drops_the_later_lines(tmp_path):
-    with MetricWriter(tmp_path) as writer:
-        for step in (10, 20, 30, 40):
-            writer.scalars(step, {"loss": float(step)})
-    with MetricWriter(tmp_path, start=20) as writer:
-        assert [line["step"] for line in lines(tmp_path)] == [10, 20]
-        writer.scalars(30, {"loss": -1.0})
+    writer = MetricWriter(tmp_path)
+    for step in (10, 20, 30, 40):
+        writer.scalars(step, {"loss": float(step)})
+    writer = MetricWriter(tmp_path, start=20)
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    writer.scalars(30, {"loss": -1.0})
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
         (10, 10.0),
         (20, 20.0),
@@ -71,13 +71,13 @@ def test_a_file_of_lines_is_there_from_the_first_one_on(tmp_path):
 def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path, torn):
     whole = '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n'
     (tmp_path / "metrics.jsonl").write_text(whole + torn)
-    with MetricWriter(tmp_path, start=9) as writer:
-        writer.scalars(10, {"loss": 0.1})
+    writer = MetricWriter(tmp_path, start=9)
+    writer.scalars(10, {"loss": 0.1})
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 10]
 
 
 def test_a_last_line_without_its_newline_is_kept_apart(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
-    with MetricWriter(tmp_path, start=2) as writer:
-        writer.scalars(3, {})
+    writer = MetricWriter(tmp_path, start=2)
+    writer.scalars(3, {})
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]

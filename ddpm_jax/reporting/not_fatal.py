@@ -1,0 +1,48 @@
+"""Files that a run can do without: what keeps them from being written is told, not raised."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+
+def say(line: str) -> None:
+    """A line on stderr; lost where it cannot be written."""
+    with contextlib.suppress(OSError):  # stderr may be a file on the same disk
+        print(line, file=sys.stderr, flush=True)
+
+
+class NotFatal:
+    """Within it, an OSError is told in a line and goes no further. To be entered again and again.
+
+    It is told once until it works again, and that is told too.
+
+    Args:
+      what: the file, or what it is for.
+      say: where lines are said.
+    """
+
+    def __init__(self, what: object, say: Callable[[str], None] = say):
+        self._what = what
+        self._say = say
+        self.failing = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, OSError):
+            if not self.failing:
+                reason = error.strerror or error
+                self._say(f"cannot write {self._what} ({reason}); the run goes on")
+            self.failing = True
+            return True
+        if error is None and self.failing:
+            self.failing = False
+            self._say(f"{self._what} is written again")
+        return False
