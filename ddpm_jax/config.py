@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax import cli, files
+from ddpm_jax import cli, default_config, files
 from ddpm_jax.config_checks import image_shape
 from ddpm_jax.errors import UserError
 
@@ -22,7 +22,7 @@ def read(workdir: str | Path) -> ConfigDict | None:
         content = _tuples(files.read_json(path))
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
-        return ConfigDict(content)
+        return ConfigDict(_completed(content))
     # Keys that are names of its methods are what ConfigDict raises KeyError and others for.
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -85,6 +85,15 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
     left, right = fields(old), fields(new)
     names = sorted(left.keys() | right.keys())
     return [(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
+
+
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    """With the default of each field that there was not yet when the run was written."""
+    defaults = default_config.get_config().to_dict()
+    for group, fields in defaults.items():
+        if isinstance(fields, dict) and isinstance(content.get(group), dict):
+            content[group] = fields | content[group]
+    return content
 
 
 def _tuples(value: Any) -> Any:

@@ -34,7 +34,7 @@ PAIRS = ("inpaint",)
 def define_fields() -> None:
     """The most used fields of config.sample, and --options for the others."""
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    text("sampler", None, "ddim, heun, dpm_solver_pp, ...: configs/default.py lists them")
+    text("sampler", None, "ddim, heun, dpm_solver_pp, ...: ddpm_jax/default_config.py lists them")
     whole("num_steps", None, "steps of the sampler's grid")
     text("grid", None, "uniform, karras, log_snr_uniform, ...")
     whole("order", None, "of dpm_solver_pp and unipc: 1, 2 or 3")

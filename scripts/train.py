@@ -2,9 +2,9 @@
 
   python scripts/train.py --config=configs/digits.py --workdir=runs/digits
 
-Any field of the config can be set: --config.optim.learning_rate=1e-3. configs/default.py lists
-them all. Exit code 75 means stopped by a signal and saved: run the same command again. On several
-machines, start it on each with --coordinator; they share the --workdir.
+Any field of the config can be set: --config.optim.learning_rate=1e-3; all of them are listed in
+ddpm_jax/default_config.py. Exit code 75 means stopped by a signal and saved: run the same command
+again. On several machines, start it on each with --coordinator; they share the --workdir.
 """
 
 import json

@@ -32,6 +32,15 @@ def test_a_damaged_file_is_named(tmp_path, content):
         configs.read(tmp_path)
 
 
+def test_a_field_that_an_older_run_does_not_know_has_its_default(tmp_path):
+    config = configs.override(default.get_config(), {"optim": {"learning_rate": 1.0}})
+    older = config.to_dict()
+    del older["optim"]["spike_sigma"], older["train"]["max_skipped"], older["ema"]["warmup"]
+    files.write_json(tmp_path / "config.json", older)
+    assert configs.differences(configs.read(tmp_path), config) == []
+    assert configs.read(tmp_path).optim.learning_rate == 1.0
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, {"a": 1})
