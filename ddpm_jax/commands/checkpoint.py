@@ -6,10 +6,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from ddpm_jax import experiment, files
 from ddpm_jax.errors import UserError
+from ddpm_jax.training import step_files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Damaged
 
@@ -75,8 +77,8 @@ def export(workdir: Path, step: int | None, out: Path, raw_params: bool) -> int:
     try:
         with files.whole(out) as partial:
             safetensors.numpy.save_file(tensors, partial, metadata)
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot write it ({error.strerror or error})") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"--out={out}: cannot write it ({step_files.reason(error)})") from error
     print(
         f"step {loaded.step:,}: {len(tensors)} tensors, "
         f"{sum(t.size for t in tensors.values()):,} parameters in {out}",
