@@ -38,10 +38,14 @@ def main() -> int | None:
     if _CONFIG.value is None:
         raise UserError("--config is missing: name a file of configs/, say configs/digits.py")
     cli.use_compile_cache()
-    from ddpm_jax.commands import replay, train  # after the flags: a typing mistake answers at once
+    from ddpm_jax.commands import (  # after the flags: a typing mistake answers at once
+        dry_run,
+        replay,
+        train,
+    )
 
     if _DRY_RUN.value:
-        print(json.dumps(train.dry_run(_CONFIG.value), indent=2))
+        print(json.dumps(dry_run.dry_run(_CONFIG.value), indent=2))
         return 0
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder that the run should live in")

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import experiment as experiments
 from ddpm_jax import sampling
 from ddpm_jax.commands import peers
-from ddpm_jax.commands.train import Watch
+from ddpm_jax.commands.watch import Watch
 from ddpm_jax.data import Batches
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import config as configs
 from ddpm_jax import experiment as experiments
-from ddpm_jax.commands import drift, manifest, train
+from ddpm_jax.commands import attempt, drift, manifest
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.training import loop
@@ -52,12 +52,12 @@ def replay(
     experiment = experiments.build(config)
     source = experiment.source("train")
     drift.check(Path(workdir), config, manifest.fingerprints(source, None), allow_drift)
-    batches = train.training_batches(experiment, source)
+    batches = attempt.training_batches(experiment, source)
     failures: list[UserError] = []
 
     def placed(start: int) -> Iterator[Any]:
         read = batches.iterate(start, num_threads=config.data.num_threads)
-        yield from train.placed(read, experiment, failures)
+        yield from attempt.placed(read, experiment, failures)
         raise failures[0]
 
     state, start = _before(experiment, Path(workdir), step)

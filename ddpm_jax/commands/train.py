@@ -1,35 +1,29 @@
 """A training run from its config and workdir: start, resume, watch, finish."""
 
 import contextlib
-import functools
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import config as configs
 from ddpm_jax import experiment as experiments
 from ddpm_jax import files
 from ddpm_jax.commands import drift
+from ddpm_jax.commands.attempt import Attempt
 from ddpm_jax.commands.manifest import Manifest, fingerprints
-from ddpm_jax.commands.skipped import SkippedSteps
-from ddpm_jax.commands.watch import Watch
-from ddpm_jax.data import Batches, Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.parts import conditions
 from ddpm_jax.reporting.progress import Progress
-from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.training import loop, processes, sharding
+from ddpm_jax.training import loop, processes
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.digests import digests
-from ddpm_jax.training.state import TrainState, reseeded
+from ddpm_jax.training.state import reseeded
 from ddpm_jax.training.watchdog import Watchdog
 
 # EX_TEMPFAIL: run the same command again.
@@ -85,12 +79,10 @@ def _train(
     experiment = experiments.build(config)
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None
-    batches = training_batches(experiment, train_data)
     prints = fingerprints(train_data, validation_data)
     drift.check(workdir, config, prints, allow_drift)
     _make_writable(workdir)
 
-    failures: list[UserError] = []
     with (
         _alone(workdir),
         _shown(workdir) as (own, stream),
@@ -109,51 +101,12 @@ def _train(
         if processes.is_first():
             configs.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
+        attempt = Attempt(experiment, train_data, validation_data, checkpoints, manifest, own)
         with Progress(start, num_steps, config.data.batch_size, stream) as progress:
-            writer = MetricWriter(own, start, progress.say)
             progress.say(_opening(experiment, workdir, start, len(train_data)))
-            watch = Watch(experiment, validation_data, writer, progress, own)
-            skipped = SkippedSteps(
-                own, start, progress, batches.example_ids, config.train.max_skipped
+            state, reached = attempt.run(
+                state, start, num_steps, until, progress, watchdog, lambda: stop.requested
             )
-
-            def save(step: int, state: TrainState) -> None:
-                skipped.look()  # a run that goes on from here does not come by this step again
-                watch.save(checkpoints, step, state)
-
-            period = config.train
-            every = functools.partial(loop.every, last=num_steps)
-            state, reached = loop.train(
-                state,
-                experiment.train_step(),
-                placed(
-                    batches.iterate(start, num_threads=config.data.num_threads),
-                    experiment,
-                    failures,
-                ),
-                start=start,
-                num_steps=num_steps if until is None else min(num_steps, max(until, start)),
-                actions=[
-                    skipped.action,
-                    watch.metrics(num_steps, start),
-                    every(period.validate_every, act=watch.validate),
-                    every(period.sample_every * experiment.draws_images, act=watch.sample),
-                    # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                    every(period.checkpoint_every, act=save),
-                    every(period.checkpoint_every, act=manifest.follow(checkpoints)),
-                    _looked_after(checkpoints, watchdog, progress),
-                ],
-                stop=processes.agreed_stop(
-                    experiment.mesh, lambda: stop.requested or bool(skipped.too_many)
-                ),
-            )
-            save(reached, state)
-            processes.all_or_none(checkpoints.wait, "the last state could not be saved")
-            manifest.reached(reached, checkpoints.records())
-            if broken := sum(s.skipped for s in (train_data, validation_data) if s):
-                progress.say(f"broken images skipped: {broken}")
-        if failed := skipped.too_many or "".join(map(str, failures[:1])):
-            raise UserError(f"{failed} (saved at step {reached:,}, to go on from there)")
         if reached < num_steps:
             print(
                 f"stopped and saved at step {reached:,} of {num_steps:,}; "
@@ -177,56 +130,6 @@ def _train(
     return 0
 
 
-def dry_run(config: ConfigDict) -> dict[str, Any]:
-    """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data."""
-    experiment = experiments.build(config)
-    shapes = experiment.state_shapes()
-    lowered = experiment.train_step().lower(shapes, experiment.batch_shapes())
-    # Before the compiler: it hides the operations of library calls from the count.
-    cost: Any = lowered.cost_analysis() or {}
-    memory: Any = lowered.compile().memory_analysis()
-
-    def size(tree: Any) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-    batch = experiment.batch_shapes()
-    return {
-        "parameters": size(shapes.params),
-        "flop_per_step": int(cost.get("flops", 0)),
-        "state_bytes": int(memory.argument_size_in_bytes),
-        "workspace_bytes": int(memory.temp_size_in_bytes),
-        "devices": experiment.mesh.size,
-        "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
-        "num_steps": config.train.num_steps,
-    }
-
-
-def training_batches(experiment: Experiment, source: Source) -> Batches:
-    """This process's part of the batches that a run trains on."""
-    config = experiment.config
-    return Batches(
-        source,
-        config.data.batch_size,
-        config.seed,
-        flip=config.data.flip,
-        conditions=conditions.of_data(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def placed(
-    batches: Iterator[dict[str, np.ndarray]], experiment: Experiment, failures: list[UserError]
-) -> Iterator[Any]:
-    """The batches on their devices; data that cannot be read end them, so that the run is saved."""
-    place = sharding.batch_sharding(experiment.mesh)
-    try:
-        for batch in batches:
-            yield sharding.put_batch(batch, place)
-    except UserError as error:
-        failures.append(error)
-
-
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
     """The workdir for this run alone: the first process has it for all."""
@@ -248,17 +151,6 @@ def _shown(workdir: Path) -> Iterator[tuple[Path, TextIO]]:
         return
     with tempfile.TemporaryDirectory() as unseen, open(os.devnull, "w") as nobody:
         yield Path(unseen), nobody
-
-
-def _looked_after(checkpoints: Checkpoints, watchdog: Watchdog, progress: Progress) -> loop.Action:
-    """Tells what went wrong with saving, at the next step, and that the run is alive."""
-
-    def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
-        for line in checkpoints.complaints():
-            progress.say(line)
-        watchdog.tick()
-
-    return action
 
 
 def _say(line: str) -> None:

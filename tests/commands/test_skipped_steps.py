@@ -9,7 +9,7 @@ import tiny_runs
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import replay, train
+from ddpm_jax.commands import attempt, replay, train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import guard, sharding
@@ -83,7 +83,7 @@ def skipped(workdir):
 
 def run_batches(config):
     built = experiment.build(config)
-    return built, train.training_batches(built, built.source("train"))
+    return built, attempt.training_batches(built, built.source("train"))
 
 
 def test_each_skipped_step_is_told_with_its_examples(straight):

@@ -1,0 +1,32 @@
+"""What a run would cost, before anything is spent."""
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax import experiment as experiments
+
+
+def dry_run(config: ConfigDict) -> dict[str, Any]:
+    """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data."""
+    experiment = experiments.build(config)
+    shapes = experiment.state_shapes()
+    lowered = experiment.train_step().lower(shapes, experiment.batch_shapes())
+    # Before the compiler: it hides the operations of library calls from the count.
+    cost: Any = lowered.cost_analysis() or {}
+    memory: Any = lowered.compile().memory_analysis()
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    batch = experiment.batch_shapes()
+    return {
+        "parameters": size(shapes.params),
+        "flop_per_step": int(cost.get("flops", 0)),
+        "state_bytes": int(memory.argument_size_in_bytes),
+        "workspace_bytes": int(memory.temp_size_in_bytes),
+        "devices": experiment.mesh.size,
+        "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
+        "num_steps": config.train.num_steps,
+    }
