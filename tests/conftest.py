@@ -1,8 +1,12 @@
 """Strict settings: 8 virtual devices, no silent broadcasting, one compile cache; wide matrices."""
 
 import collections
+import fcntl
+import json
 import os
+import shutil
 import tempfile
+import types
 import zlib
 
 # Before jax is imported: the number of CPU devices and the cache are read once.
@@ -41,16 +45,35 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in set(left_out)]
 
 
+def made_once(tmp_path_factory, name, make):
+    """(workdir, what make(workdir) said); made by the first worker that asks, read by the others.
+
+    What a worker changed in it, the others would see: tests copy what they change.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers of this session
+    workdir, said = root / name / "run", root / name / "said.json"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            shutil.rmtree(root / name, ignore_errors=True)
+            (root / name).mkdir()
+            said.write_text(json.dumps(make(workdir)))
+    return types.SimpleNamespace(workdir=workdir, **json.loads(said.read_text()))
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A tiny run that scripts/train.py finished: workdir, stdout, stderr. Not to be changed."""
     import tiny_runs
 
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = tiny_runs.script("train", *tiny_runs.tiny_flags(workdir))
-    assert done.returncode == 0, done.stderr
-    done.workdir = workdir
-    return done
+    def make(workdir):
+        done = tiny_runs.script("train", *tiny_runs.tiny_flags(workdir))
+        assert done.returncode == 0, done.stderr
+        return {"stdout": done.stdout, "stderr": done.stderr}
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +81,6 @@ def unconditional_run(tmp_path_factory):
     """A tiny run without classes on a folder of 8x12 RGB images: workdir, stderr. Not to change."""
     import contextlib
     import io
-    import types
 
     import numpy as np
     import tiny_runs
@@ -66,21 +88,24 @@ def unconditional_run(tmp_path_factory):
 
     from ddpm_jax.commands import train
 
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for k in range(24):
-        Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).save(folder / f"{k}.png")
-    (folder / "broken.png").write_bytes(b"no image")
-    data = {"name": "folder", "data_dir": str(folder), "image_size": (8, 12), "channels": 3}
-    config = tiny_runs.tiny_config(
-        data=data | {"on_error": "skip"},
-        model={"num_classes": 0},
-        diffusion={"label_dropout": 0.0},
-        sample={"guidance_scale": 1.0, "grid_size": 3},
-        train={"num_steps": 4, "log_every": 2, "sample_every": 4, "validate_every": 4},
-        optim={"warmup_steps": 0},
-    )
-    workdir = tmp_path_factory.mktemp("unconditional") / "run"
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        assert train.train(config, workdir) == 0
-    return types.SimpleNamespace(workdir=workdir, stderr=said.getvalue())
+    def make(workdir):
+        folder = workdir.parent / "images"
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for k in range(24):
+            Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).save(folder / f"{k}.png")
+        (folder / "broken.png").write_bytes(b"no image")
+        data = {"name": "folder", "data_dir": str(folder), "image_size": (8, 12), "channels": 3}
+        config = tiny_runs.brief_config(
+            data=data | {"on_error": "skip"},
+            model={"num_classes": 0},
+            diffusion={"label_dropout": 0.0},
+            sample={"guidance_scale": 1.0, "grid_size": 3},
+            train={"num_steps": 4, "log_every": 2, "sample_every": 4, "validate_every": 4},
+            optim={"warmup_steps": 0},
+        )
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            assert train.train(config, workdir) == 0
+        return {"stderr": said.getvalue()}
+
+    return made_once(tmp_path_factory, "unconditional", make)

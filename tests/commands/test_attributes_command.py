@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_config
+from tiny_runs import brief_config
 
 from ddpm_jax import experiment
 from ddpm_jax.commands import attributes, evaluate, train
@@ -30,7 +30,7 @@ def config(**changes):
     }  # fmt: skip
     for group, fields in changes.items():
         groups[group] = groups[group] | fields
-    return tiny_config(**groups)
+    return brief_config(**groups)
 
 
 @pytest.fixture(scope="module")

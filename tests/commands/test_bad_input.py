@@ -103,19 +103,21 @@ def test_a_run_that_cannot_be_leaves_no_workdir(tmp_path, changes, named):
     assert tiny_runs.snapshot(tmp_path) == before
 
 
-def test_a_workdir_of_another_experiment_is_refused_field_by_field(finished_run):
-    before = tiny_runs.snapshot(finished_run.workdir)
+def test_a_workdir_of_another_experiment_is_refused_field_by_field(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    before = tiny_runs.snapshot(workdir)
     other = tiny_config(model={"channels": 16}, optim={"learning_rate": 2e-3},
                         train={"num_steps": 900}, sample={"num_steps": 4})  # fmt: skip
     with pytest.raises(UserError) as error:
-        train.train(other, finished_run.workdir)
+        train.train(other, workdir)
     said = str(error.value)
     assert "model.channels: 8 (int) there, 16 (int) here" in said
     assert "optim.learning_rate: 0.001 (float) there, 0.002 (float) here" in said
     assert "--workdir=NEW" in said
     # How long to train and how to draw may change.
     assert "num_steps" not in said
-    assert tiny_runs.snapshot(finished_run.workdir) == before
+    assert tiny_runs.snapshot(workdir) == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", "\x00"])

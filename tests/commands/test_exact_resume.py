@@ -5,14 +5,13 @@ import pty
 import re
 import shutil
 import signal
-import subprocess
 import termios
 import threading
 import time
 
 import pytest
 import tiny_runs
-from tiny_runs import tiny_config
+from tiny_runs import brief_config
 
 from ddpm_jax.commands import train
 from ddpm_jax.reporting.progress import Progress
@@ -21,25 +20,26 @@ NUM_STEPS = 24
 REMEDY = "run the same command again to go on"
 
 
+WATCHED = {"sample_every": 12, "validate_every": 12}
+
+
 def short_config(**changes):
     """Few steps with everything that draws at random: dropout, label drops and flips."""
-    silent = {"sample_every": 0, "validate_every": 0}
     groups = {
-        "train": {"num_steps": NUM_STEPS, "checkpoint_every": 10, "log_every": 3} | silent,
+        "train": {"num_steps": NUM_STEPS, "checkpoint_every": 10, "log_every": 3},
         "model": {"dropout": 0.1},
         "data": {"flip": True},
-        "optim": {"decay": "constant"},
     }
     for group, fields in changes.items():
         groups[group] = groups.get(group, {}) | fields
-    return tiny_config(**groups)
+    return brief_config(**groups)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The workdir of a run that nothing stopped."""
+    """The workdir of a run that nothing stopped; it validates and draws on the way."""
     workdir = tmp_path_factory.mktemp("straight")
-    assert train.train(short_config(), workdir) == 0
+    assert train.train(short_config(train=WATCHED), workdir) == 0
     return workdir
 
 
@@ -73,18 +73,24 @@ def test_stops_anywhere_leave_no_trace(straight, tmp_path, signal_at, capsys):
     signal_at(dict(stops))
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     for step in stops:
-        assert train.train(short_config(), tmp_path) == 75
+        assert train.train(short_config(train=WATCHED), tmp_path) == 75
         said = capsys.readouterr().err.splitlines()[-1]
         assert (
             said == f"stopped and saved at step {step} of 24; run the same command again to go on"
         )
         assert not (tmp_path / "final.json").exists()
         assert (tmp_path / "checkpoints" / str(step)).is_dir()
-    assert train.train(short_config(), tmp_path) == 0
+    assert train.train(short_config(train=WATCHED), tmp_path) == 0
     assert "resuming at step 23" in capsys.readouterr().err
     assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
-    logged = [line["step"] for line in tiny_runs.metrics(tmp_path)]
-    assert logged == [line["step"] for line in tiny_runs.metrics(straight)] == [*range(3, 25, 3)]
+    ours, theirs = (tiny_runs.metrics(folder) for folder in (tmp_path, straight))
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    assert [line["step"] for line in ours if "loss" in line] == [*range(3, 25, 3)]
+    validation = [[x for x in lines if "validation_loss" in x] for lines in (ours, theirs)]
+    assert validation[0] == validation[1]
+    assert [line["step"] for line in validation[0]] == [12, 24]
+    for name in ("samples/step_000012.png", "samples/step_000024.png", "config.json"):
+        assert (tmp_path / name).read_bytes() == (straight / name).read_bytes()
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -109,7 +115,7 @@ def test_a_run_that_lost_its_last_word_says_it_again(straight, tmp_path):
     # Killed behind the last checkpoint and before final.json.
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
     (tmp_path / "final.json").unlink()
-    assert train.train(short_config(), tmp_path) == 0
+    assert train.train(short_config(train=WATCHED), tmp_path) == 0
     assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
 
 
@@ -144,50 +150,29 @@ def interrupt(process, workdir, step, number):
 
 
 @pytest.mark.slow
-def test_processes_that_are_stopped_and_killed_end_as_one_that_is_not(finished_run, tmp_path):
+def test_a_run_on_a_terminal_shows_a_bar_and_stops_at_ctrl_c(tmp_path):
     workdir = tmp_path / "run"
-    command = ["train", *tiny_runs.tiny_flags(workdir)]
-
-    process = tiny_runs.start(*command, stderr=subprocess.PIPE)
-    assert interrupt(process, workdir, 40, signal.SIGTERM) == 75
-    said = process.stderr.read().splitlines()[-1]
-    stopped = re.fullmatch(rf"stopped and saved at step (\d+) of 800; {REMEDY}", said)
-    assert stopped, said
-    assert 40 <= int(stopped[1]) < 800
-    assert (workdir / "checkpoints" / stopped[1]).is_dir()
-
-    # On a terminal this time, as Ctrl-C would be.
+    assert train.train(brief_config(), workdir) == 0
+    flags = tiny_runs.tiny_flags(
+        workdir, tiny_runs.BRIEF, train__num_steps=800, train__checkpoint_every=100,
+        train__log_every=10,
+    )  # fmt: skip
     screen, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 120))
-    process = tiny_runs.start(*command, stderr=terminal)
+    process = tiny_runs.start("train", *flags, stderr=terminal)
     os.close(terminal)
     shown = []
     reader = threading.Thread(target=_read_all, args=(screen, shown))
     reader.start()
-    assert interrupt(process, workdir, int(stopped[1]) + 60, signal.SIGINT) == 75
+    assert interrupt(process, workdir, 60, signal.SIGINT) == 75
     reader.join()
     text = b"".join(shown).decode()
-    assert f"resuming at step {stopped[1]}" in text
-    assert re.search(r"\r[^\r]*\| \d+/800 \[.*step/s.*images/s=.*loss=0\.\d{4}", text), text
-    assert "stopped and saved at step" in text
-
-    process = tiny_runs.start(*command, stderr=subprocess.DEVNULL)
-    assert interrupt(process, workdir, 330, signal.SIGKILL) == -signal.SIGKILL
-    assert not (workdir / "final.json").exists()
-
-    done = tiny_runs.script(*command)
-    assert done.returncode == 0, done.stderr
-    resumed = int(re.search(r"resuming at step (\d+)", done.stderr)[1])
-    assert resumed % 100 == 0  # nobody could save at the kill
-    assert tiny_runs.final(workdir) == tiny_runs.final(finished_run.workdir)
-
-    ours, theirs = (tiny_runs.metrics(folder) for folder in (workdir, finished_run.workdir))
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
-    validation = [[x for x in lines if "validation_loss" in x] for lines in (ours, theirs)]
-    assert validation[0] == validation[1]
-    same = ("samples/step_000400.png", "samples/step_000800.png", "config.json")
-    for name in same:
-        assert (workdir / name).read_bytes() == (finished_run.workdir / name).read_bytes()
+    assert "resuming at step 6" in text
+    assert re.search(r"\r[^\r]*\| \d+/800 \[.*step/s.*images/s=.*loss=[01]\.\d{4}", text), text
+    stopped = re.search(rf"stopped and saved at step (\d+) of 800; {REMEDY}", text)
+    assert stopped, text
+    assert 60 <= int(stopped[1]) < 800
+    assert (workdir / "checkpoints" / stopped[1]).is_dir()
 
 
 def _read_all(screen, shown):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_runs
 from PIL import Image
-from tiny_runs import tiny_config
+from tiny_runs import brief_config, tiny_config
 
 from ddpm_jax import config as configs
 from ddpm_jax.commands import train
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def folder_config(folder, on_error):
-    return tiny_config(
+    return brief_config(
         data={"name": "folder", "data_dir": str(folder), "on_error": on_error, "holdout": 0.0,
               "batch_size": 2},
         model={"num_classes": 0},
@@ -96,11 +96,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_saved_and_whole(tmp_path, capsy
 
 
 def test_a_run_that_died_before_its_first_checkpoint_can_be_tried_with_other_settings(tmp_path):
-    configs.write(tmp_path, tiny_config(data={"batch_size": 1024}, train=QUICK))
-    retried = tiny_config(optim={"decay": "constant"}, train=QUICK | {"log_every": 0})
+    configs.write(tmp_path, brief_config(data={"batch_size": 1024}, train=QUICK))
+    retried = brief_config(optim={"decay": "constant"}, train=QUICK | {"log_every": 0})
     assert train.train(retried, tmp_path) == 0
     assert configs.read(tmp_path).data.batch_size == 8
     # log_every=0 is never.
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     with pytest.raises(UserError, match=r"data\.batch_size: 8 \(int\) there, 1024 "):
-        train.train(tiny_config(data={"batch_size": 1024}, train=QUICK), tmp_path)
+        train.train(brief_config(data={"batch_size": 1024}, train=QUICK), tmp_path)

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -98,10 +99,12 @@ def test_without_a_terminal_plain_lines_say_how_it_goes(finished_run):
 
 
 def test_a_finished_run_is_left_alone(finished_run, tmp_path, capsys):
-    before = tiny_runs.snapshot(finished_run.workdir)
-    assert train.train(tiny_config(), finished_run.workdir) == 0
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, workdir)
+    before = tiny_runs.snapshot(workdir)
+    assert train.train(tiny_config(), workdir) == 0
     assert "has finished its 800 steps" in capsys.readouterr().err
-    assert tiny_runs.snapshot(finished_run.workdir) == before
+    assert tiny_runs.snapshot(workdir) == before
 
 
 def test_a_dry_run_tells_the_cost_and_touches_nothing(finished_run, tmp_path):

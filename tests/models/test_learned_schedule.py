@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate
 
 from ddpm_jax.diffusion import losses, schedules
-from ddpm_jax.models import UNet, learned_schedule
+from ddpm_jax.models import DiT, learned_schedule
 from ddpm_jax.training import guard, step
 from ddpm_jax.training.state import TrainState
 
@@ -25,7 +25,7 @@ def _float64():
 
 
 def layers(seed=0, module=SMALL):
-    drawn = module.init(jax.random.key(seed), jnp.zeros(()))["params"]
+    drawn = jax.jit(module.init)(jax.random.key(seed), jnp.zeros(()))["params"]
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), dict(drawn))
 
 
@@ -76,19 +76,20 @@ def test_the_schedule_is_that_of_its_gamma():
     np.testing.assert_allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1, rtol=1e-12)
 
 
-def bound(params):
-    """The mean of the objective's loss over t, x_0 and eps, by quadrature, in bits."""
+@jax.jit
+def bound_at(params, t):
+    """The objective's mean over x_0 and eps at one t, in bits."""
     schedule = learned_schedule.schedule_of(params)
     # The loss is quadratic: four points with the right first two moments give its mean exactly.
     x0 = np.sqrt(VARIANCE) * jnp.asarray([1.0, 1, -1, -1])[:, None]
     eps = jnp.asarray([1.0, -1, 1, -1])[:, None]
+    network = functools.partial(oracle, {"params": params})
+    return losses.continuous_vlb(network, schedule, x0, jnp.full(4, t), eps).mean()
 
-    @jax.jit
-    def at(t):
-        network = functools.partial(oracle, {"params": params})
-        return losses.continuous_vlb(network, schedule, x0, jnp.full(4, t), eps).mean()
 
-    return integrate.quad(lambda t: float(at(t)), 0, 1, epsabs=1e-9, limit=200)[0]
+def bound(params):
+    """Its mean over t too, by quadrature."""
+    return integrate.quad(lambda t: float(bound_at(params, t)), 0, 1, epsabs=1e-9, limit=200)[0]
 
 
 def test_the_bound_is_the_entropy_of_the_data_whatever_the_interior():
@@ -109,16 +110,16 @@ def test_the_end_points_have_gradients():
         return OBJECTIVE(params, data(64), key, True, {}).loss.mean()
 
     ends = {name: layers()[name] for name in learned_schedule.ENDS}
-    gradients = jax.grad(total)(ends, jax.random.key(0))
+    gradients = jax.jit(jax.grad(total))(ends, jax.random.key(0))
     assert all(abs(gradient) > 1e-9 for gradient in gradients.values())
 
 
 def gradients_of(params, batch):
     """The gradients that a step gives to its optimiser."""
-    seen = []
+    seen = {}
 
     def spy(gradients, opt_state, params):
-        seen.append(gradients)
+        seen.update(gradients)
         return gradients, opt_state
 
     train_step = step.make_train_step(
@@ -129,8 +130,10 @@ def gradients_of(params, batch):
         ema_warmup=False,
     )
     key = jax.random.key(3)
-    train_step(TrainState(jnp.int32(0), key, params, {}, (), {"guard": guard.init()}), batch)
-    return seen[0], jax.random.fold_in(key, 0)
+    state = TrainState(jnp.int32(0), key, params, {}, (), {"guard": guard.init()})
+    # What the spy saw is an output of the compiled program.
+    gradients = jax.jit(lambda state, batch: (train_step(state, batch), dict(seen))[1])
+    return gradients(state, batch), jax.random.fold_in(key, 0)
 
 
 def test_the_interior_follows_the_second_moment_and_the_rest_the_bound():
@@ -186,10 +189,10 @@ def test_training_the_interior_makes_the_estimate_steadier():
 
 
 def test_a_network_with_a_schedule_is_called_as_the_network():
-    network = UNet(block_channels=(4,), num_blocks=1, num_groups=2, out_channels=1)
+    network = DiT(width=4, depth=1, num_heads=1, out_channels=1)
     both = learned_schedule.WithSchedule(network, SMALL)
     xt, time = jnp.ones((2, 4, 4, 1), jnp.float32), jnp.asarray([3.0, 900.0], jnp.float32)
-    params = both.init(jax.random.key(0), xt, time)["params"]
+    params = jax.jit(both.init)(jax.random.key(0), xt, time)["params"]
     assert set(params) == {"network", "gamma"}
     np.testing.assert_array_equal(
         both.apply({"params": params}, xt, time, None, train=False),
