@@ -28,8 +28,19 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="every case of every wide matrix")
 
 
+def pytest_configure(config):
+    # xdist would hand out the files with most tests first: those of few and long tests came last,
+    # on one worker, while the other had nothing left to do.
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config, items):
-    """Of a matrix marked wide(n) run every n-th case, from another first one in each test."""
+    """Files with slow tests first; of a matrix marked wide(n) every n-th case.
+
+    Each test begins with another case of its matrix.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if config.getoption("--full"):
         return
     cases = collections.defaultdict(list)

@@ -8,14 +8,20 @@ import time
 
 import pytest
 import tiny_runs
+from absl import flags as absl_flags
+from absl.testing import flagsaver
 
+from ddpm_jax import cli
 from ddpm_jax.commands import train
+from ddpm_jax.errors import UserError
+
+if not absl_flags.FLAGS.is_parsed():
+    absl_flags.FLAGS.mark_as_parsed()
 
 # Wide enough for its larger kernels to be split between the processes.
 CHANGES = {
     "model": {"channels": 64},
-    "train": {"num_steps": 60, "checkpoint_every": 25, "log_every": 1, "validate_every": 30,
-              "sample_every": 60},
+    "train": {"num_steps": 60, "checkpoint_every": 25, "log_every": 1, "sample_every": 60},
     "mesh": {"data": 1, "fsdp": 2},
 }  # fmt: skip
 
@@ -81,14 +87,16 @@ def test_two_processes_stop_and_end_as_one(tmp_path):
 
 
 def test_flags_that_do_not_fit_are_named(tmp_path):
-    flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF)
     for given, named in (
-        (["--num_processes=2"], "need --coordinator"),
-        (["--coordinator=localhost:1", "--num_processes=2"], "--process_id from 0"),
-        (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"], "got 2 and 2"),
+        ({"num_processes": 2}, "need --coordinator"),
+        ({"coordinator": "localhost:1", "num_processes": 2}, "--process_id from 0"),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "got 2 and 2"),
     ):
-        done = tiny_runs.script("train", *flags, *given)
-        assert done.returncode == 2
-        assert named in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        with flagsaver.flagsaver(**given), pytest.raises(UserError, match=named):
+            cli.join_processes()
+    flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF)
+    done = tiny_runs.script("train", *flags, "--coordinator=localhost:1")
+    assert done.returncode == 2
+    assert "got None and None" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())

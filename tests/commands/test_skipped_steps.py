@@ -194,11 +194,11 @@ INJECTIONS = {
 }
 
 
-def test_a_hundred_bad_batches_leave_no_trace(tmp_path, poison):
-    num_steps = 260
+def test_many_bad_batches_leave_no_trace(tmp_path, poison):
+    num_steps = 100
     rng = np.random.default_rng(0)
-    steps = sorted(rng.choice(np.arange(1, num_steps + 1), 100, replace=False).tolist())
-    kinds = rng.choice(list(INJECTIONS), 100)
+    steps = sorted(rng.choice(np.arange(1, num_steps + 1), 40, replace=False).tolist())
+    kinds = rng.choice(list(INJECTIONS), 40)
     changes = {step: INJECTIONS[kind] for step, kind in zip(steps, kinds, strict=True)}
     config = poisoned_config(
         num_steps,
@@ -213,7 +213,7 @@ def test_a_hundred_bad_batches_leave_no_trace(tmp_path, poison):
     built, batches = run_batches(config)
     shapes = built.state_shapes()
     with Checkpoints(tmp_path, read_only=True) as saved:
-        assert len(saved.steps()) == 13
+        assert len(saved.steps()) == 5
         for step in saved.steps():
             state = saved.restore(step, shapes)
             numbers = jax.tree.leaves(jax.device_get(state._replace(key=0)))
