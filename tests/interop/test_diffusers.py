@@ -228,7 +228,7 @@ def assert_close(ours, theirs):
     assert difference < 1e-4
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_agree_and_come_back(name, tmp_path):
     config, size = CASES[name]
