@@ -69,9 +69,9 @@ def _train(
     stop: loop.StopSignal,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift)
-    if _finished(workdir) >= config.train.num_steps:
+    if (finished := _finished(workdir)) and finished >= config.train.num_steps:
         print(
-            f"{workdir} has finished its {_finished(workdir):,} steps; "
+            f"{workdir} has finished its {finished:,} steps; "
             "a larger --config.train.num_steps goes on from there",
             file=sys.stderr,
         )

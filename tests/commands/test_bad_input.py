@@ -80,6 +80,7 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         ({"diffusion": {"label_dropout": 0.0}}, "guidance needs a model trained with"),
         ({"model": {"name": "unnet"}}, r"model\.name='unnet': need one of unet, dit"),
         ({"train": {"validate_examples": 0}}, r"train\.validate_examples=0"),
+        ({"train": {"num_steps": 0}}, r"train\.num_steps=0: need at least 1"),
         ({"sample": {"eta": 1.5}}, r"config\.sample.*eta=1\.5"),
         ({"diffusion": {"variance": "large"}}, r"diffusion\.variance='large'.*fixed_small"),
         ({"sample": {"num_steps": 11}}, "num_steps <= T = 10"),
