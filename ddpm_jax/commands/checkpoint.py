@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from ddpm_jax import experiment, files
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import step_files
+from ddpm_jax.training import digests, step_files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Damaged
 
@@ -58,7 +58,7 @@ def export(workdir: Path, step: int | None, out: Path, raw_params: bool) -> int:
     """Write the parameters of a step, the moving average unless raw, as one safetensors file.
 
     Tensors are named by their place, such as down_0/conv/kernel; the file's metadata hold the step
-    and the digest of what was exported.
+    and the digest of what was exported, of raw parameters that of final.json.
 
     Raises:
       UserError: for no such run or checkpoint, a name that is no .safetensors file, or a folder
@@ -73,6 +73,7 @@ def export(workdir: Path, step: int | None, out: Path, raw_params: bool) -> int:
         for path, leaf in flat
     }
     metadata = {"step": str(loaded.step), "parameters": "raw" if raw_params else "ema"}
+    metadata["sha256"] = digests.digest(loaded.params)
     metadata["config"] = json.dumps(loaded.experiment.config.to_dict(), sort_keys=True)
     try:
         with files.whole(out) as partial:

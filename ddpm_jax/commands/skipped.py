@@ -21,7 +21,7 @@ class SkippedSteps:
       workdir: the run's.
       start: the step that the run goes on from.
       progress: where lines are said.
-      example_ids: step -> the places in the data source of this process's examples of it.
+      example_ids: step -> the places in the data source of its examples.
       max_in_a_row: so many skipped steps in a row are too many, and so are twice as many: a run
         that was stopped for them goes on as far once more. 0: never.
     """

@@ -199,8 +199,11 @@ def _text(record: Record) -> bytes:
 
 
 def _open(path: Path) -> BinaryIO:
-    """For reading, but not through a link: what lies elsewhere is not the step's."""
-    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+    """For reading; not through a link, for what lies elsewhere is not the step's.
+
+    Nor does it wait for whoever might write into a pipe of that name.
+    """
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def _sums(folder: Path, synced: bool = False) -> dict[str, str]:

@@ -13,6 +13,7 @@ import tiny_runs
 from ddpm_jax import experiment
 from ddpm_jax.commands import checkpoint, train
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.digests import digest
 
 KEPT = {"validate_every": 4, "keep_checkpoints": 3}
 
@@ -81,6 +82,7 @@ def test_an_export_is_what_is_sampled_with(run, tmp_path, raw):
     with safetensors.safe_open(out, "numpy") as file:
         metadata = file.metadata()
     assert (metadata["step"], metadata["parameters"]) == ("4", "raw" if raw else "ema")
+    assert metadata["sha256"] == digest(params)
     assert json.loads(metadata["config"])["data"]["name"] == "digits"
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 

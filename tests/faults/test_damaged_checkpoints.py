@@ -1,6 +1,7 @@
 """A checkpoint that is not what was written is never used, and never lost."""
 
 import json
+import os
 import shutil
 
 import damage
@@ -67,14 +68,16 @@ def test_every_flipped_bit_is_found(workdir):
         saved.verify(3)
 
 
-@pytest.mark.parametrize("how", ["empty", "half", "less one byte", "one byte more", "gone", "link"])
+@pytest.mark.parametrize(
+    "how", ["empty", "half", "less one byte", "one byte more", "gone", "link", "pipe"]
+)
 def test_every_file_that_is_cut_or_gone_is_found(states, workdir, tmp_path_factory, how):
     folder = workdir / "checkpoints" / "3"
     aside = tmp_path_factory.mktemp("aside") / "file"
     for path in damage.files_of(folder):
         shutil.copyfile(path, aside)
         size = path.stat().st_size
-        if how in ("gone", "link"):
+        if how in ("gone", "link", "pipe"):
             path.unlink()
         else:
             sizes = {"empty": 0, "half": size // 2, "less one byte": size - 1}
@@ -82,6 +85,8 @@ def test_every_file_that_is_cut_or_gone_is_found(states, workdir, tmp_path_facto
                 stream.truncate(sizes.get(how, size + 1))
         if how == "link":
             path.symlink_to(aside)
+        if how == "pipe":
+            os.mkfifo(path)
         with Checkpoints(workdir, read_only=True) as saved, pytest.raises(Damaged):
             saved.restore(3, states[3])
         path.unlink(missing_ok=True)
