@@ -74,6 +74,32 @@ def made_once(tmp_path_factory, name, make):
     return types.SimpleNamespace(workdir=workdir, **json.loads(said.read_text()))
 
 
+@pytest.fixture
+def at(monkeypatch):
+    """at({step: act}): calls act() after that step, before it is saved or looked after."""
+    from ddpm_jax.reporting.progress import Progress
+
+    advance, begin = Progress.advance, Progress.__init__
+
+    def arrange(acts):
+        now = {}
+
+        def begin_at(self, start, *args, **kwargs):
+            now["step"] = start
+            begin(self, start, *args, **kwargs)
+
+        def advance_and_act(self):
+            advance(self)
+            now["step"] += 1
+            if now["step"] in acts:
+                acts[now["step"]]()
+
+        monkeypatch.setattr(Progress, "__init__", begin_at)
+        monkeypatch.setattr(Progress, "advance", advance_and_act)
+
+    return arrange
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A tiny run that scripts/train.py finished: workdir, stdout, stderr. Not to be changed."""

@@ -1,12 +1,12 @@
 """Digests of states: of each leaf, and from them of whole trees."""
 
-import concurrent.futures
 import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from blake3 import blake3
 
 from ddpm_jax.training import processes
 from ddpm_jax.training.state import TrainState
@@ -30,20 +30,15 @@ def on_host(tree: Any) -> Any:
 
 
 def of_leaves(tree: Any) -> dict[str, str]:
-    """{path: "dtype[shape] sha256 of the bytes"} of each numpy leaf, sorted by path."""
+    """{path: "dtype[shape] BLAKE3 of the bytes"} of each numpy leaf, sorted by path."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    # hashlib lets go of the interpreter's lock: one thread a core.
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        sums = threads.map(lambda item: sum_of(item[1]), flat)
-        return dict(
-            sorted(zip((jax.tree_util.keystr(path) for path, _ in flat), sums, strict=True))
-        )
+    return dict(sorted((jax.tree_util.keystr(path), sum_of(leaf)) for path, leaf in flat))
 
 
 def sum_of(array: np.ndarray) -> str:
-    """ "dtype[shape] sha256 of the bytes"."""
+    """ "dtype[shape] BLAKE3 of the bytes"; as strong as sha256, and four times as fast."""
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return f"{kind(array)} {hashlib.sha256(data.data).hexdigest()}"
+    return f"{kind(array)} {blake3(data.data).hexdigest()}"
 
 
 def kind(array: Any) -> str:
@@ -61,7 +56,7 @@ def combined(leaves: dict[str, str], part: str = "") -> str:
 
 
 def digest(tree: Any) -> str:
-    """sha256 over the leaves of a pytree, sorted by path: path, dtype, shape and bytes of each."""
+    """sha256 over a pytree's leaves, sorted by path: path, dtype, shape, BLAKE3 of the bytes."""
     return combined(of_leaves(on_host(tree)))
 
 

@@ -1,5 +1,6 @@
 """A run that was stopped ends in the state of a run that was not, bit for bit."""
 
+import functools
 import os
 import pty
 import re
@@ -14,7 +15,6 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax.commands import train
-from ddpm_jax.reporting.progress import Progress
 
 NUM_STEPS = 24
 REMEDY = "run the same command again to go on"
@@ -43,34 +43,15 @@ def straight(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture
-def signal_at(monkeypatch):
-    """Sends this process a signal in the middle of chosen steps: signal_at({7: SIGTERM})."""
-
-    def arrange(signals):
-        steps = {"now": 0}
-        begin, advance = Progress.__init__, Progress.advance
-
-        def begin_at(self, start, *args, **kwargs):
-            steps["now"] = start
-            begin(self, start, *args, **kwargs)
-
-        def advance_and_signal(self):
-            advance(self)
-            steps["now"] += 1
-            if steps["now"] in signals:
-                os.kill(os.getpid(), signals.pop(steps["now"]))
-
-        monkeypatch.setattr(Progress, "__init__", begin_at)
-        monkeypatch.setattr(Progress, "advance", advance_and_signal)
-
-    return arrange
+def send(number):
+    """Sends this process a signal, when it is called."""
+    return functools.partial(os.kill, os.getpid(), number)
 
 
-def test_stops_anywhere_leave_no_trace(straight, tmp_path, signal_at, capsys):
+def test_stops_anywhere_leave_no_trace(straight, tmp_path, at, capsys):
     # The first step, on a checkpoint, and the last but one.
     stops = {1: signal.SIGTERM, 10: signal.SIGINT, 23: signal.SIGTERM}
-    signal_at(dict(stops))
+    at({step: send(number) for step, number in stops.items()})
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     for step in stops:
         assert train.train(short_config(train=WATCHED), tmp_path) == 75
@@ -105,8 +86,8 @@ def test_a_longer_run_goes_on_from_a_finished_one(straight, tmp_path, capsys):
     assert not set(shorter.values()) & set(tiny_runs.final(tmp_path).values())
 
 
-def test_a_signal_at_the_last_step_is_a_finished_run(straight, tmp_path, signal_at):
-    signal_at({NUM_STEPS: signal.SIGTERM})
+def test_a_signal_at_the_last_step_is_a_finished_run(straight, tmp_path, at):
+    at({NUM_STEPS: send(signal.SIGTERM)})
     assert train.train(short_config(), tmp_path) == 0
     assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
 

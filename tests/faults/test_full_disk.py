@@ -46,30 +46,6 @@ def straight(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture
-def at(monkeypatch):
-    """at({step: act}): calls act() after that step, before it is saved or looked after."""
-    advance, begin = Progress.advance, Progress.__init__
-
-    def arrange(acts):
-        now = {}
-
-        def begin_at(self, start, *args, **kwargs):
-            now["step"] = start
-            begin(self, start, *args, **kwargs)
-
-        def advance_and_act(self):
-            advance(self)
-            now["step"] += 1
-            if now["step"] in acts:
-                acts[now["step"]]()
-
-        monkeypatch.setattr(Progress, "__init__", begin_at)
-        monkeypatch.setattr(Progress, "advance", advance_and_act)
-
-    return arrange
-
-
 def steps_of(workdir):
     with Checkpoints(workdir, read_only=True) as saved:
         return saved.steps()
