@@ -1,5 +1,7 @@
 """Configs as files and as differences: read, written, overridden, compared. Never executed."""
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,12 @@ def read(workdir: str | Path) -> ConfigDict | None:
 def write(workdir: str | Path, config: ConfigDict) -> None:
     """Write DIR/config.json, whole or not at all. Raises UserError where it cannot be written."""
     files.must_write_json(Path(workdir) / "config.json", config.to_dict())
+
+
+def sha256(config: Mapping[str, Any]) -> str:
+    """The sha256 of a config as JSON: keys sorted, no spaces, tuples as lists."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDict:

@@ -77,6 +77,7 @@ def draw_images(
     *,
     seed: int,
     batch_size: int,
+    first: int = 0,
     one_noise: bool = False,
     codec: Codec = PIXELS,
 ) -> Iterator[np.ndarray]:
@@ -93,6 +94,7 @@ def draw_images(
       conditions: named arrays [num, ...], and under "task" a dict of such.
       seed: of the sample set.
       batch_size: a multiple of the devices.
+      first: the number k of the first one, of a set that is drawn in parts.
       one_noise: give every image the noise of image 0, so that they differ by their conditions
         alone.
       codec: its `decode` turns x_0 into images.
@@ -106,7 +108,8 @@ def draw_images(
         # The padding repeats the last image, for which any condition will do.
         places = np.minimum(start + np.arange(batch_size), num - 1)
         chosen = {name: _chosen(value, places) for name, value in conditions.items()}
-        numbers = jnp.zeros(batch_size, int) if one_noise else start + jnp.arange(batch_size)
+        numbers = first + start + jnp.arange(batch_size)
+        numbers = jnp.zeros_like(numbers) if one_noise else numbers
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
         images = processes.whole(codec.decode(sample_fn(params, keys, chosen)))
         if lost := np.isnan(images[:count]).reshape(count, -1).any(axis=1).sum():

@@ -88,9 +88,19 @@ def test_an_image_depends_on_seed_number_and_its_small_image_alone(upsampler):
         upsampler.sample(2, conditions={"low_resolution": SMALL[0]}),
         enlarge(upsampler, SMALL[[0, 0]]),
     )
-    np.testing.assert_array_equal(
-        np.concatenate(list(upsampler.enlarge(SMALL, labels=np.arange(4)))), whole
-    )
+    np.testing.assert_array_equal(enlarged(upsampler, SMALL, labels=np.arange(4)), whole)
+
+
+def enlarged(upsampler, images, **options):
+    return np.concatenate(list(upsampler.enlarging(len(images), **options)(images, 0)))
+
+
+def test_parts_are_enlarged_as_the_whole(upsampler):
+    images, labels = np.resize(SMALL, (20, 4, 4, 1)), np.arange(20) % 10
+    enlarge = upsampler.enlarging(20, labels=labels, seed=3)
+    parts = [*enlarge(images[:8], 0), *enlarge(images[8:16], 8), *enlarge(images[16:], 16)]
+    whole = enlarged(upsampler, images, labels=labels, seed=3)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 @pytest.fixture
@@ -144,15 +154,15 @@ def test_a_chain_is_its_models_one_after_another(base, upsampler):
 def test_what_images_are_told_in_several_ways_is_not_told_to_upsamplers(base, upsampler):
     def labels(**options):
         (one,) = Cascade(base, [upsampler]).passes(3, **options)
-        return np.concatenate(list(one(SMALL[:3])))
+        return np.concatenate(list(one(SMALL[:3], 0)))
 
-    told_nothing = np.concatenate(list(upsampler.enlarge(SMALL[:3])))
+    told_nothing = enlarged(upsampler, SMALL[:3])
     assert grey_levels(labels(), told_nothing) > 1
     composed = Task(composed=[(1.0, {"label": 1}), (1.0, {"label": 2})])
     np.testing.assert_array_equal(labels(task=composed), told_nothing)
     between = labels(task=Task(between_labels=(1, 2)))
-    one_noise = upsampler.enlarge(SMALL[:3], one_noise=True)
-    np.testing.assert_array_equal(between, np.concatenate(list(one_noise)))
+    one_noise = enlarged(upsampler, SMALL[:3], one_noise=True)
+    np.testing.assert_array_equal(between, one_noise)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +186,8 @@ def test_labels_must_be_the_same_or_may_be_missing(base, upsampler):
         Cascade(base, [three]).passes(2)
     unlabelled = loaded(PLAIN, sized(4, 4))
     (one,) = Cascade(unlabelled, [upsampler]).passes(3)
-    told_nothing = upsampler.enlarge(SMALL[:3])
-    np.testing.assert_array_equal(next(one(SMALL[:3])), next(told_nothing))
+    told_nothing = enlarged(upsampler, SMALL[:3])
+    np.testing.assert_array_equal(next(one(SMALL[:3], 0)), told_nothing)
     always = loaded(UPSAMPLER, {"diffusion": {"label_dropout": 0.0}})
     with pytest.raises(UserError, match=r"always told a label.*label_dropout"):
         Cascade(unlabelled, [always]).passes(2)
@@ -190,17 +200,15 @@ def test_values_that_both_know_are_passed_on(monkeypatch):
     fields = {"model": {"conditions": names}, "diffusion": {"low_resolution": 16}}
     two = loaded(PLAIN, colours, {"data": {"image_size": (32, 32)}}, fields)
     given = {}
-    monkeypatch.setattr(type(two), "enlarge", lambda *a, **k: given.update(k["conditions"]))
+    monkeypatch.setattr(type(two), "enlarging", lambda *a, **k: given.update(k["conditions"]))
     asked = {"shape": "circle", "colour": ["red", "cyan"], "silhouette": np.ones((16, 16, 1), bool)}
-    (one,) = Cascade(base, [two]).passes(3, conditions=asked)
-    one(SMALL)
+    Cascade(base, [two]).passes(3, conditions=asked)
     assert given == {"colour": ["red", "cyan"]}
-    (one,) = Cascade(base, [two]).passes(
-        3, conditions=asked, task=Task(composed=[(1.0, {"colour": "red"})])
-    )
     given.clear()
-    one(SMALL)
+    task = Task(composed=[(1.0, {"colour": "red"})])
+    Cascade(base, [two]).passes(3, conditions=asked, task=task)
     assert given == {}
+    monkeypatch.undo()
     with pytest.raises(UserError, match="condition colour=pink"):
         Cascade(base, [two]).passes(3, conditions={"colour": "pink"})
 

@@ -1,8 +1,6 @@
 """DIR/manifest.json: what each attempt at a run needs to be repeated."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax import config as configs
 from ddpm_jax import files
 from ddpm_jax.commands import environment
 from ddpm_jax.data import Source, fingerprint
@@ -96,7 +95,7 @@ class Manifest:
             self._earlier = self._read()
         self._entry = {
             "config": config.to_dict(),
-            "config_sha256": config_sha256(config.to_dict()),
+            "config_sha256": configs.sha256(config.to_dict()),
             "overrides": self._overrides,
             "allowed_drift": [{"field": n, "there": old, "here": new} for n, old, new in drift],
             "seed": config.seed,
@@ -231,12 +230,6 @@ def last_data(workdir: Path) -> dict[str, str | None]:
     except UserError:
         return {}
     return attempts[-1]["data"] if attempts else {}
-
-
-def config_sha256(config: Mapping[str, Any]) -> str:
-    """The sha256 of a config as JSON: keys sorted, no spaces, tuples as lists."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(content: Any) -> None:

@@ -143,7 +143,7 @@ def _config(
         for name, value in known.items()
         if name not in saved
     ]
-    if manifest.config_sha256(entry["config"]) != entry["config_sha256"]:
+    if configs.sha256(entry["config"]) != entry["config_sha256"]:
         filled.append("config_sha256: the config was changed after the run took it down")
     groups: dict[str, dict[str, Any]] = {}
     for name, value in saved.items():
@@ -190,7 +190,7 @@ def _mark(workdir: Path, config: ConfigDict) -> None:
 def _content(config: ConfigDict) -> dict[str, str]:
     plain = config.to_dict()
     plain["data"]["data_dir"] = ""
-    return {"config_sha256": manifest.config_sha256(plain)}
+    return {"config_sha256": configs.sha256(plain)}
 
 
 def _check_data(experiment: experiments.Experiment, entry: Entry, path: str | Path) -> None:

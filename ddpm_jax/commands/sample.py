@@ -1,9 +1,13 @@
 """Samples of a trained model into files."""
 
+import collections
+import itertools
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from tqdm import tqdm
 
 from ddpm_jax import cli, experiment, files
 from ddpm_jax.commands import tasks
+from ddpm_jax.commands.shards import Shards
 from ddpm_jax.data import images
 from ddpm_jax.diffusion.conditions import NULL_VALUE
 from ddpm_jax.errors import UserError
@@ -21,6 +26,8 @@ from ddpm_jax.parts import conditions as told
 from ddpm_jax.reporting import figures
 
 GRID_IMAGES = 400
+PART_IMAGES = 64  # at least, of what is drawn before it is kept on disk
+SAMPLES = "samples"
 FILES = (".npz", ".png")
 FRAMES = {".png": 11, ".gif": 31}  # of a trajectory
 FILM_IMAGES = 16
@@ -58,6 +65,9 @@ def to_files(
       options: further fields of config.sample, as text: "method=singlestep".
       **fields: fields of config.sample; None leaves the run's own.
 
+    While it draws, what is drawn lies in OUT.parts: the same command again goes on from there, and
+    ends with the same images. No more than a part is held in memory.
+
     Raises:
       UserError: for anything that is missing or does not fit; nothing is written then.
     """
@@ -82,39 +92,86 @@ def to_files(
         "task": asked,
         "seed": seed,
     }
-    chain = experiment.Cascade(loaded, [experiment.load(one) for one in upsampler_workdirs])
+    upsamplers = [experiment.load(one) for one in upsampler_workdirs]
+    chain = experiment.Cascade(loaded, upsamplers)
+    drawing = loaded.drawing(num_samples, **asked_for, **given)
     passes = chain.passes(num_samples, **asked_for)
-    drawing = loaded.sample_batches(num_samples, **asked_for, **given)
     _make_writable(target)
     if asked.frames:
         _make_writable(film)
-    total = num_samples * (1 + len(passes))
-    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        drawn = _collected(drawing, bar)
-        if asked.frames:
-            _save_film(film, drawn[:FILM_IMAGES])
-            drawn = drawn[:, -1]
-        for enlarge in passes:
-            drawn = _collected(enlarge(drawn), bar)
-    num_classes = 0 if chosen or asked.tells_labels else loaded.experiment.config.model.num_classes
-    _save(target, drawn, shown, figures.class_columns(num_classes))
+    described = {
+        "drawn": drawing.description,
+        "enlarged": experiment.described(upsamplers),
+        "trajectory": str(film),
+    }
+    parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
+    if ready := parts.ready():
+        print(f"{ready} of {num_samples} samples are drawn; going on from there", file=sys.stderr)
+    steps = 1 + len(passes)
+    with tqdm(
+        total=num_samples * steps,
+        initial=ready * steps,
+        unit="image",
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+
+        def make(rows: range) -> dict[str, np.ndarray]:
+            drawn = _collected(drawing.batches(rows), bar)
+            if asked.frames:
+                if rows.start == 0:
+                    _save_film(film, drawn[:FILM_IMAGES])
+                drawn = drawn[:, -1]
+            for enlarge in passes:
+                drawn = _collected(enlarge(drawn, rows.start), bar)
+            return {SAMPLES: drawn}
+
+        images = (arrays[SAMPLES] for _, arrays in parts.each(make))
+        classes = loaded.experiment.config.model.num_classes
+        columns = None if chosen or asked.tells_labels else figures.class_columns(classes)
+        said = _save(target, images, shown, columns)
+    print(said)
+    shutil.rmtree(_beside(target), ignore_errors=True)
 
 
-def _save(target: Path, drawn: np.ndarray, labels: np.ndarray, columns: int | None) -> None:
-    """Images and their labels into a file, or a folder; says so on stdout."""
-    if target.suffix not in FILES:
-        for k, (image, label) in enumerate(zip(drawn, labels, strict=True)):
-            name = f"{k:06d}.png" if label < 0 else f"{k:06d}_class_{label}.png"
-            figures.save_png(target / name, image)
-        print(f"{len(drawn)} samples in {target}")
-        return
-    picture = target.with_suffix(".png")
-    figures.save_png(picture, figures.grid(drawn[:GRID_IMAGES], columns))
+def part_size(batch_size: int) -> int:
+    """The images of a part of a sample set: whole batches, so that parts are drawn as the whole."""
+    return -(-PART_IMAGES // batch_size) * batch_size
+
+
+def _beside(target: Path) -> Path:
+    """Where the parts of unfinished samples lie."""
+    return target.with_name(f"{target.name}.parts")
+
+
+def _save(
+    target: Path, parts: Iterable[np.ndarray], labels: np.ndarray, columns: int | None
+) -> str:
+    """Images, part by part, and their labels into a file, or a folder; returns what to say."""
+    first: list[np.ndarray] = []  # of the grid
     if target.suffix == ".npz":
-        _save_npz(target, samples=drawn, labels=labels)
-        print(f"{len(drawn)} samples in {target}, a grid in {picture}")
+        _save_npz(target, _kept(parts, first), labels)
+    elif target.suffix == ".png":
+        collections.deque(_kept(parts, first), maxlen=0)
     else:
-        print(f"a grid of {min(len(drawn), GRID_IMAGES)} samples in {picture}")
+        for k, image in enumerate(image for part in parts for image in part):
+            name = f"{k:06d}.png" if labels[k] < 0 else f"{k:06d}_class_{labels[k]}.png"
+            figures.save_png(target / name, image)
+        return f"{len(labels)} samples in {target}"
+    picture = target.with_suffix(".png")
+    figures.save_png(picture, figures.grid(np.concatenate(first), columns))
+    if target.suffix == ".npz":
+        return f"{len(labels)} samples in {target}, a grid in {picture}"
+    return f"a grid of {min(len(labels), GRID_IMAGES)} samples in {picture}"
+
+
+def _kept(parts: Iterable[np.ndarray], first: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The parts; the first GRID_IMAGES images are put into `first` on the way."""
+    missing = GRID_IMAGES
+    for part in parts:
+        if missing > 0:
+            first.append(part[:missing])
+            missing -= len(part)
+        yield part
 
 
 def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
@@ -209,6 +266,21 @@ def _save_film(film: Path, drawn: np.ndarray) -> None:
     print(f"the way of {len(drawn)} samples in {film}")
 
 
-def _save_npz(path: Path, **arrays: Any) -> None:
-    with files.whole(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+def _save_npz(path: Path, parts: Iterator[np.ndarray], labels: np.ndarray) -> None:
+    """`samples` and `labels` as np.savez_compressed writes them, holding one part at a time."""
+    first = next(parts)
+    with (
+        files.whole(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        with archive.open("samples.npy", "w", force_zip64=True) as stream:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(first.dtype),
+                "fortran_order": False,
+                "shape": (len(labels), *first.shape[1:]),
+            }
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in itertools.chain([first], parts):
+                stream.write(np.ascontiguousarray(part).data)
+        with archive.open("labels.npy", "w") as stream:
+            np.lib.format.write_array(stream, labels)

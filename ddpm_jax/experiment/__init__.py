@@ -2,7 +2,17 @@
 
 from ddpm_jax.experiment.built import Experiment, build
 from ddpm_jax.experiment.cascade import Cascade
-from ddpm_jax.experiment.trained import Loaded, load, padded_batch
+from ddpm_jax.experiment.trained import Drawing, Loaded, described, load, padded_batch
 from ddpm_jax.parts.tasks import Task
 
-__all__ = ["Cascade", "Experiment", "Loaded", "Task", "build", "load", "padded_batch"]
+__all__ = [
+    "Cascade",
+    "Drawing",
+    "Experiment",
+    "Loaded",
+    "Task",
+    "build",
+    "described",
+    "load",
+    "padded_batch",
+]

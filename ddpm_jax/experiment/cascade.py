@@ -1,7 +1,7 @@
 """A base model and what enlarges its images, one after another."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,10 @@ import numpy as np
 from ddpm_jax.diffusion.conditions import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment.built import NO_TASK
-from ddpm_jax.experiment.trained import Loaded
+from ddpm_jax.experiment.trained import Enlarge, Loaded
 from ddpm_jax.parts import cascade, tasks
 from ddpm_jax.parts import conditions as told
 from ddpm_jax.parts.tasks import Task
-
-# uint8 [num, h, w, C] -> [num, H, W, C], batch by batch
-Pass = Callable[[np.ndarray], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +75,7 @@ class Cascade:
         if task.frames:
             images = images[:, -1]
         for enlarge in passes:
-            images = np.concatenate(list(enlarge(images)))
+            images = np.concatenate(list(enlarge(images, 0)))
         return images
 
     def passes(
@@ -89,7 +86,7 @@ class Cascade:
         conditions: Mapping[str, told.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
-    ) -> list[Pass]:
+    ) -> list[Enlarge]:
         """What follows the base, one function for each upsampler; arguments as in `sample`.
 
         Raises:
@@ -101,8 +98,15 @@ class Cascade:
             c = one.experiment.config
             told_labels = self._labels(number, one, num, labels, task)
             passed = {name: given[name] for name in told.values(c) if name in given}
-            told.arrays(c, num, told_labels, passed)  # refuses now what it would refuse then
-            found.append(_pass(one, told_labels, passed, seed, task.interpolates))
+            found.append(
+                one.enlarging(
+                    num,
+                    labels=told_labels,
+                    conditions=passed,
+                    seed=seed,
+                    one_noise=task.interpolates,
+                )
+            )
         return found
 
     def _labels(
@@ -123,21 +127,6 @@ class Cascade:
                 "train it with config.diffusion.label_dropout above 0"
             )
         return np.full(num, NULL_VALUE, np.int32)
-
-
-def _pass(
-    one: Loaded,
-    labels: np.ndarray,
-    conditions: Mapping[str, told.Given],
-    seed: int,
-    one_noise: bool,
-) -> Pass:
-    def enlarge(images: np.ndarray) -> Iterator[np.ndarray]:
-        return one.enlarge(
-            images, labels=labels, conditions=conditions, seed=seed, one_noise=one_noise
-        )
-
-    return enlarge
 
 
 def _names_composed(task: Task) -> set[str]:

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,27 @@ from ddpm_jax.parts import cascade, networks, tasks
 from ddpm_jax.parts import conditions as told
 from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.parts.tasks import Task
-from ddpm_jax.training import checkpoints
+from ddpm_jax.training import checkpoints, digests
+
+# (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
+Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
+
+
+class Drawing(NamedTuple):
+    """A set of samples that is drawn part by part: image k depends on the description and k alone.
+
+    Attributes:
+      num: of all images.
+      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
+      description: as JSON, all that the images depend on.
+      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
+        keeps frames.
+    """
+
+    num: int
+    batch_size: int
+    description: dict[str, Any]
+    batches: Callable[[range], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,11 +50,17 @@ class Loaded:
       experiment: what its config describes.
       params: the parameters, the moving average unless raw ones were asked for.
       step: of the checkpoint.
+      checkpoint: its digest, the run's state_sha256 at that step.
+      config_sha256: of the run's config.
+      parameters: "ema" or "raw".
     """
 
     experiment: Experiment
     params: Any
     step: int
+    checkpoint: str = ""
+    config_sha256: str = ""
+    parameters: str = "ema"
 
     @property
     def model(self) -> networks.Network:
@@ -66,14 +92,12 @@ class Loaded:
         Raises:
           UserError: for labels or conditions out of range, or a task or options that do not fit.
         """
-        batches = list(
-            self.sample_batches(
-                num, labels=labels, conditions=conditions, task=task, seed=seed, **options
-            )
+        drawing = self.drawing(
+            num, labels=labels, conditions=conditions, task=task, seed=seed, **options
         )
-        return np.concatenate(batches)
+        return np.concatenate(list(drawing.batches(range(num))))
 
-    def sample_batches(
+    def drawing(
         self,
         num: int,
         *,
@@ -82,8 +106,8 @@ class Loaded:
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
-    ) -> Iterator[np.ndarray]:
-        """As `sample`, batch by batch."""
+    ) -> Drawing:
+        """What `sample` draws, checked and ready to be drawn part by part."""
         experiment = self.experiment
         if task.composed and "guidance_scale" in options:
             raise UserError(
@@ -93,57 +117,92 @@ class Loaded:
         if options:
             options = sample_parts.own_options(options, experiment.config)
             experiment = build(configs.override(experiment.config, {"sample": options}), task)
-        config = experiment.config
+        config, conditions = experiment.config, conditions or {}
         chosen = self.labels(num, labels, task)
-        told.check_enlarges(config, conditions or {})
-        given = told.arrays(config, num, chosen, conditions or {})
-        return sampling.draw_images(
-            experiment.sample_fn(task),
-            self.params,
-            num,
-            {**given, sampling.TASK: tasks.arrays(config, num, chosen, conditions or {}, task)},
-            seed=seed,
-            batch_size=padded_batch(experiment, num),
-            one_noise=task.interpolates,
-        )
+        told.check_enlarges(config, conditions)
+        sample_fn = experiment.sample_fn(task)  # which refuses a task that does not fit
+        given = {
+            **told.arrays(config, num, chosen, conditions),
+            sampling.TASK: tasks.arrays(config, num, chosen, conditions, task),
+        }
+        batch_size = padded_batch(experiment, num)
 
-    def enlarge(
+        def batches(rows: range) -> Iterator[np.ndarray]:
+            return sampling.draw_images(
+                sample_fn,
+                self.params,
+                len(rows),
+                jax.tree.map(lambda array: array[rows.start : rows.stop], given),
+                seed=seed,
+                batch_size=batch_size,
+                first=rows.start,
+                one_noise=task.interpolates,
+            )
+
+        description = {
+            "model": described(self),
+            "sampling": described(config.sample.to_dict()),
+            "num": num,
+            "labels": described(chosen),
+            "conditions": described(conditions),
+            "task": described(task),
+            "seed": seed,
+            "batch_size": batch_size,
+            "jax": jax.__version__,
+        }
+        return Drawing(num, batch_size, description, batches)
+
+    def enlarging(
         self,
-        images: np.ndarray,
+        num: int,
         *,
         labels: np.ndarray | None = None,
         conditions: Mapping[str, told.Given] | None = None,
         seed: int = 0,
         one_noise: bool = False,
-    ) -> Iterator[np.ndarray]:
-        """Images uint8 [num, h, w, C], enlarged by a model that does so: [b, H, W, C] by batches.
+    ) -> Enlarge:
+        """What enlarges `num` images by a model that does so, part by part.
 
         As `sample` with the condition "low_resolution", but for the labels.
 
         Args:
-          images: of the size that the model enlarges.
+          num: of all images.
           labels: int [num], -1 for none; None for no labels at all.
           conditions: the others.
-          seed: image k depends on (seed, k) and images[k] alone.
+          seed: image k depends on (seed, k) and the small image alone.
           one_noise: give every image the noise of image 0.
 
+        Returns:
+          (images uint8 [n, h, w, C] of the size that the model enlarges, the number k of the first
+          of them) -> [b, H, W, C] by batches; it raises UserError for images of another size.
+
         Raises:
-          UserError: for images of another size, a model that enlarges nothing, or conditions that
-            do not fit.
+          UserError: for a model that enlarges nothing, or conditions that do not fit.
         """
-        experiment, num = self.experiment, len(images)
+        config = self.experiment.config
+        if cascade.size(config) is None:
+            raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
         if labels is None:
             labels = np.full(num, NULL_VALUE, np.int32)
-        given: dict[str, told.Given] = {**(conditions or {}), cascade.NAME: images}
-        return sampling.draw_images(
-            experiment.sample_fn(),
-            self.params,
-            num,
-            told.arrays(experiment.config, num, labels, given),
-            seed=seed,
-            batch_size=padded_batch(experiment, num),
-            one_noise=one_noise,
-        )
+        given = told.arrays(config, num, labels, conditions or {})
+        sample_fn = self.experiment.sample_fn()
+
+        def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
+            rows = slice(first, first + len(images))
+            small = told.arrays(config, len(images), labels[rows], {cascade.NAME: images})
+            return sampling.draw_images(
+                sample_fn,
+                self.params,
+                len(images),
+                {name: value[rows] for name, value in given.items()}
+                | {cascade.NAME: small[cascade.NAME]},
+                seed=seed,
+                batch_size=padded_batch(self.experiment, num),
+                first=first,
+                one_noise=one_noise,
+            )
+
+        return enlarge
 
     def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
@@ -199,7 +258,25 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         step = saved.newest_whole(_say) if step is None else saved.check(step)
         params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
-    return Loaded(experiment, params, step)
+        checkpoint = saved.records()[step].state_sha256
+    sha256 = configs.sha256(config.to_dict())
+    return Loaded(experiment, params, step, checkpoint, sha256, "raw" if raw_params else "ema")
+
+
+def described(value: Any) -> Any:
+    """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
+    if isinstance(value, Loaded):
+        names = ("config_sha256", "checkpoint", "parameters")
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, np.ndarray):
+        return digests.sum_of(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): described(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(one) for one in value]
+    return value
 
 
 def _say(line: str) -> None:

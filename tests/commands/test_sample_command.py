@@ -3,7 +3,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from ddpm_jax import experiment
+from ddpm_jax import experiment, sampling
 from ddpm_jax.commands import sample
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
@@ -59,6 +59,37 @@ def test_an_image_depends_on_its_seed_and_number_alone(draw):
     assert grey_levels(other, whole) > 50
     # No two are the same noise.
     assert len(np.unique(whole.reshape(20, -1), axis=0)) == 20
+
+
+@pytest.mark.parametrize("target", ["a.npz", "a.png", "folder"])
+def test_what_was_interrupted_goes_on_and_ends_alike(
+    finished_run, tmp_path, capsys, monkeypatch, target
+):
+    def to(folder, num=150, **options):
+        out = tmp_path / folder / target
+        sample.to_files(str(finished_run.workdir), str(out), num_samples=num, **options)
+        return tiny_runs.snapshot(out.parent)
+
+    straight = to("straight")
+    drawn = []
+
+    def draw(*args, **options):
+        drawn.append(options["first"])
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw_images(*args, **options)
+
+    draw_images = sampling.draw_images
+    monkeypatch.setattr(sampling, "draw_images", draw)
+    with pytest.raises(KeyboardInterrupt):
+        to("cut")
+    assert not (tmp_path / "cut" / "a.npz").exists()
+    capsys.readouterr()
+    assert to("cut") == straight
+    assert drawn == [0, 64, 128, 128]
+    said = capsys.readouterr()
+    assert said.err == "128 of 150 samples are drawn; going on from there\n"
+    assert "150 samples in " in said.out
 
 
 def test_given_labels_cycle_and_count(draw, finished_run):

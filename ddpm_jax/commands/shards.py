@@ -1,0 +1,107 @@
+"""Arrays that are long to make, in parts on disk: what is there is read, what is missing made."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from blake3 import blake3
+from safetensors import SafetensorError
+
+from ddpm_jax import files
+from ddpm_jax.errors import UserError
+from ddpm_jax.training import digests
+
+DESCRIPTION = "description.json"
+Arrays = dict[str, np.ndarray]
+
+
+class Shards:
+    """Rows 0..num - 1 of some arrays, in files of `size` rows: DIR/HASH/000000.safetensors, ...
+
+    A file is there whole or not at all, and holds the digest of what was written. One that is
+    damaged is told, and made again. The hash is that of the description, so another description
+    never finds these files.
+    """
+
+    def __init__(
+        self, directory: Path, description: Mapping[str, Any], num: int, size: int
+    ) -> None:
+        """Nothing is read or written yet.
+
+        Args:
+          directory: where the folder is.
+          description: as JSON, all that the arrays depend on.
+          num: of all rows.
+          size: rows of a file; the last one has fewer.
+        """
+        self.description = {**description, "rows": num, "rows_of_a_file": size}
+        text = json.dumps(self.description, sort_keys=True)
+        self.folder = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.num, self.size = num, size
+
+    def each(self, make: Callable[[range], Arrays]) -> Iterator[tuple[range, Arrays]]:
+        """Every part in order, its rows and its arrays, read or made and written.
+
+        Args:
+          make: rows -> arrays [len(rows), ...].
+
+        Raises:
+          UserError: where a file cannot be written.
+        """
+        for start in range(0, self.num, self.size):
+            rows = range(start, min(start + self.size, self.num))
+            arrays = self._read(rows)
+            if arrays is None:
+                arrays = make(rows)
+                self._write(rows, arrays)
+            yield rows, arrays
+
+    def ready(self) -> int:
+        """How many rows have a file; whether it is whole is seen when it is read."""
+        starts = range(0, self.num, self.size)
+        return sum(min(self.size, self.num - s) for s in starts if self._path(s).exists())
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start // self.size:06d}.safetensors"
+
+    def _read(self, rows: range) -> Arrays | None:
+        path = self._path(rows.start)
+        try:
+            arrays = safetensors.numpy.load(files.read_bytes(path, sys.maxsize))
+            sums = arrays.pop("blake3").tobytes()
+            if sums != self._sums(rows, arrays) or any(
+                len(a) != len(rows) for a in arrays.values()
+            ):
+                raise ValueError("it has other content than was written")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{path} is damaged ({reason}); made again", file=sys.stderr)
+            return None
+        return arrays
+
+    def _write(self, rows: range, arrays: Arrays) -> None:
+        sums = np.frombuffer(self._sums(rows, arrays), np.uint8)
+        content = safetensors.numpy.save({**arrays, "blake3": sums})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / DESCRIPTION).exists():
+                files.write_json(self.folder / DESCRIPTION, self.description)
+            with files.whole(self._path(rows.start)) as partial:
+                partial.write_bytes(content)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._path(rows.start)} ({error.strerror or error}); mend that and "
+                "run the same command again, which goes on from there"
+            ) from error
+
+    def _sums(self, rows: range, arrays: Arrays) -> bytes:
+        """Of which part this is, and of the arrays' names, dtypes, shapes and bytes."""
+        lines = [f"{name} {digests.sum_of(arrays[name])}\n" for name in sorted(arrays)]
+        return blake3("".join([f"{self.folder.name} {rows}\n", *lines]).encode()).digest()

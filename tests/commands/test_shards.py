@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from ddpm_jax.commands.shards import Shards
+from ddpm_jax.errors import UserError
+
+
+class Maker:
+    """Rows that tell their number; it remembers which were made."""
+
+    def __init__(self):
+        self.made = []
+
+    def __call__(self, rows):
+        self.made.append((rows.start, rows.stop))
+        numbers = np.array(rows)
+        return {"square": numbers**2, "image": np.full((len(rows), 2, 2), 7, np.uint8)}
+
+
+def squares(shards, make):
+    return np.concatenate([arrays["square"] for _, arrays in shards.each(make)])
+
+
+def test_parts_are_made_once_and_read_after(tmp_path):
+    make = Maker()
+    np.testing.assert_array_equal(
+        squares(Shards(tmp_path, {"a": 1}, 10, 4), make), np.arange(10) ** 2
+    )
+    assert make.made == [(0, 4), (4, 8), (8, 10)]
+    again = Shards(tmp_path, {"a": 1}, 10, 4)
+    assert again.ready() == 10
+    np.testing.assert_array_equal(squares(again, make), np.arange(10) ** 2)
+    for rows, arrays in again.each(make):
+        assert arrays["image"].shape == (len(rows), 2, 2)
+        assert arrays["image"].dtype == np.uint8
+    assert len(make.made) == 3
+
+
+def test_what_was_interrupted_goes_on_where_it_was(tmp_path):
+    make, shards = Maker(), Shards(tmp_path, {}, 10, 4)
+    parts = shards.each(make)
+    next(parts), next(parts)
+    assert shards.ready() == 8
+    squares(shards, make)
+    assert make.made == [(0, 4), (4, 8), (8, 10)]
+
+
+def test_other_descriptions_lengths_and_sizes_are_other_arrays(tmp_path):
+    make = Maker()
+    squares(Shards(tmp_path, {"a": 1}, 10, 4), make)
+    for other in (({"a": 2}, 10, 4), ({"a": 1}, 9, 4), ({"a": 1}, 10, 5)):
+        assert Shards(tmp_path, *other).ready() == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_a_damaged_part_is_told_and_made_again(tmp_path, capsys, damage):
+    make, shards = Maker(), Shards(tmp_path, {}, 10, 4)
+    squares(shards, make)
+    path = shards.folder / "000001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(
+        {"flip": content, "cut": content[:-1], "empty": b"", "text": b"{}" * 40}[damage]
+    )
+    make.made.clear()
+    np.testing.assert_array_equal(squares(shards, make), np.arange(10) ** 2)
+    assert make.made == [(4, 8)]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path} is damaged (")
+    squares(shards, make)
+    assert make.made == [(4, 8)]
+
+
+def test_a_part_under_another_number_is_damaged(tmp_path):
+    make, shards = Maker(), Shards(tmp_path, {}, 10, 4)
+    squares(shards, make)
+    (shards.folder / "000000.safetensors").replace(shards.folder / "000001.safetensors")
+    np.testing.assert_array_equal(squares(shards, make), np.arange(10) ** 2)
+
+
+def test_where_nothing_can_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file.*mend that"):
+        squares(Shards(tmp_path / "file", {}, 10, 4), Maker())
