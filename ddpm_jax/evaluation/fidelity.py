@@ -5,6 +5,8 @@ Images here are float [N, ...] on any one scale; they are compared as flat vecto
 
 import numpy as np
 
+from ddpm_jax.evaluation.neighbours import copies, nearest
+
 
 def label_accuracy(
     train_images: np.ndarray, train_labels: np.ndarray, images: np.ndarray, labels: np.ndarray
@@ -23,24 +25,15 @@ def label_accuracy(
     return float(np.mean(classifier.predict(_flat(images)) == labels))
 
 
-def nearest_distances(references: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The Euclidean distance of each image to its nearest reference, [N]."""
-    from sklearn.neighbors import NearestNeighbors
-
-    neighbours = NearestNeighbors(n_neighbors=1).fit(_flat(references))
-    return neighbours.kneighbors(_flat(images))[0][:, 0]
-
-
 def memorisation_ratio(
     train_images: np.ndarray, held_out_images: np.ndarray, images: np.ndarray
 ) -> float:
     """Mean distance of a sample to its nearest training image, over the held-out images' own.
 
     About 1 for samples as far from the training set as new data are; near 0 for copies of it;
-    above 1 for samples that are off the data.
+    above 1 for samples that are off the data. `neighbours.copies` says which ones are copies.
     """
-    samples = nearest_distances(train_images, images).mean()
-    return float(samples / nearest_distances(train_images, held_out_images).mean())
+    return copies(train_images, held_out_images, images).memorisation
 
 
 def spread_ratio(
@@ -82,8 +75,6 @@ def recall(
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, class by class and of pixels.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     shares = []
     for c in np.unique(labels):
         own, real = images[labels == c], real_images[real_labels == c]
@@ -93,8 +84,7 @@ def recall(
                 f"and {len(own)}"
             )
         own, real = _flat(own), _flat(real)
-        search = NearestNeighbors(n_neighbors=neighbours + 1).fit(own)
-        radii = search.kneighbors(own)[0][:, -1]  # the nearest is the sample itself
+        radii = nearest(own, own, neighbours, leave_out_self=True).distances[:, -1]
         distances = np.linalg.norm(real[:, None] - own[None], axis=-1)
         shares.append((distances <= radii).any(axis=1).mean())
     return float(np.mean(shares))

@@ -39,13 +39,6 @@ def test_wrong_labels_are_wrong(train, held_out):
     assert fidelity.label_accuracy(*train, images, half) == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_nearest_distance_is_the_least_of_all():
-    rng = np.random.default_rng(0)
-    references, images = rng.normal(size=(20, 3, 2, 1)), rng.normal(size=(7, 3, 2, 1))
-    expected = [min(np.linalg.norm(i - r) for r in references) for i in images]
-    np.testing.assert_allclose(fidelity.nearest_distances(references, images), expected)
-
-
 def test_copies_are_memorised_and_held_out_images_are_not(train, held_out):
     images = train[0]
     assert fidelity.memorisation_ratio(images, held_out[0], images[5:105]) == 0

@@ -1,0 +1,105 @@
+"""Reference statistics as files: the .npz with `mu` and `sigma` that FID codes share."""
+
+import io
+import math
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from ddpm_jax import files
+from ddpm_jax.evaluation.moments import Statistics
+
+LIMIT_BYTES = 2**30  # of a file and of an array; 2048 dimensions take 2**25
+_NUM_BYTES = 4096
+
+
+def save(path: str | os.PathLike[str], statistics: Statistics) -> None:
+    """Write `mu` and `sigma` in float64, and `num` if it is known; whole or not at all.
+
+    Other codes read the first two and leave the third.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    arrays = {"mu": np.asarray(statistics.mean), "sigma": np.asarray(statistics.covariance)}
+    if statistics.num is not None:
+        arrays["num"] = np.array(statistics.num, np.int64)
+    with files.whole(path) as partial, open(partial, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read(path: str | os.PathLike[str], mean: str = "mu", covariance: str = "sigma") -> Statistics:
+    """What such a file holds, whoever wrote it; arrays beside those are not read.
+
+    Nothing in it is executed: arrays of objects, which are pickles, are refused. What is read is no
+    larger than the file says in its list of contents, and that is bounded.
+
+    Args:
+      path: of the file.
+      mean, covariance: the names of the arrays; ADM's reference batches have "mu_s" and "sigma_s"
+        for sFID.
+
+    Raises:
+      OSError: if it cannot be opened.
+      ValueError: for anything but such a file: one line with its path and what is wrong.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(files.read_bytes(path, LIMIT_BYTES))) as archive:
+            mu = _array(archive, mean, LIMIT_BYTES)
+            sigma = _array(archive, covariance, LIMIT_BYTES)
+            there = "num.npy" in archive.namelist() and (mean, covariance) == ("mu", "sigma")
+            num = _array(archive, "num", _NUM_BYTES) if there else None
+        return _checked(mu, sigma, num, f"{mean} and {covariance}")
+    # Of a damaged file zipfile also raises the last three.
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise _refused(path, error) from error
+    except RuntimeError as error:  # with a password
+        raise _refused(path, error) from error
+
+
+def _refused(path: str | os.PathLike[str], error: Exception) -> ValueError:
+    return ValueError(
+        f"{os.fspath(path)} is no .npz of reference statistics: {error or 'it is cut off'}"
+    )
+
+
+def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
+    """An array of numbers whose header promises as many bytes as are there."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        there = ", ".join(archive.namelist()[:8])[:200] or "nothing"
+        raise ValueError(f"it has no array {name!r}; it holds {there}") from None
+    if info.file_size > limit:
+        raise ValueError(f"{name} has more than the limit of {limit:,} bytes")
+    content = io.BytesIO(archive.read(info))
+    major, _ = np.lib.format.read_magic(content)
+    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    if major not in header:
+        raise ValueError(f"{name} is of version {major} of the format")
+    shape, _, dtype = header[major](content)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds {dtype}, no numbers")
+    size = info.file_size - content.tell()
+    # Before numpy makes room for whatever the header says. Python's integers do not overflow.
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name} of shape {shape} and {dtype} does not have {size:,} bytes")
+    content.seek(0)
+    return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def _checked(mu: np.ndarray, sigma: np.ndarray, num: np.ndarray | None, names: str) -> Statistics:
+    width = mu.shape[0] if mu.ndim == 1 else 0
+    if not width or sigma.shape != (width, width):
+        raise ValueError(f"{names} are of shapes {mu.shape} and {sigma.shape}, not [D] and [D, D]")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{names} are not finite")
+    largest = np.abs(sigma).max()
+    if np.abs(sigma - sigma.T).max() > 1e-4 * largest or sigma.diagonal().min() < 0:
+        raise ValueError(f"{names}: the second is no covariance, symmetric with variances >= 0")
+    if num is not None and (num.shape or num.dtype.kind not in "iu" or num < 2):
+        raise ValueError(f"num is {num.dtype} of shape {num.shape}, no number of 2 or more")
+    return Statistics(mu, (sigma + sigma.T) / 2, None if num is None else int(num))
