@@ -1,0 +1,133 @@
+"""Arrays from .npz and safetensors files: read whole, within bounds, never unpickled."""
+
+import io
+import sys
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from blake3 import blake3
+
+from ddpm_jax.files import parse_json, read_bytes
+
+HEADER_BYTES = 2**20
+ARRAYS = 64  # in a file
+TEXT_BYTES = 4096
+EXPANSION = 100  # of a compressed file, at most
+# What zipfile and numpy's reading of headers raise beside ValueError.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+)
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
+    """A file's arrays of floats by name, its text "extractor" ("" without), its BLAKE3.
+
+    Raises:
+      ValueError: for a missing or broken file, another kind, or more than 64 arrays.
+    """
+    readers = {".npz": _of_npz, ".safetensors": _of_safetensors}
+    if path.suffix not in readers:
+        raise ValueError(
+            f"{path} is neither .npz nor .safetensors: export the features as one of these "
+            "(pickles are not read)"
+        )
+    if not path.exists():
+        raise ValueError(f"no file {path}: give the .npz or .safetensors file of the features")
+    try:
+        content = read_bytes(path, sys.maxsize)  # an array asks for no more than the file has
+        arrays, told = readers[path.suffix](content)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} is not a whole {path.suffix} file of floats: {reason}") from error
+    return arrays, told, blake3(content).hexdigest()
+
+
+def _of_npz(content: bytes) -> tuple[dict[str, np.ndarray], str]:
+    arrays: dict[str, np.ndarray] = {}
+    told = ""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        members = archive.infolist()
+        if len(members) > ARRAYS:
+            raise ValueError(f"it has {len(members)} arrays, the limit is {ARRAYS}")
+        if (total := sum(m.file_size for m in members)) > 2**20 + EXPANSION * len(content):
+            raise ValueError(f"its {len(content):,} bytes say that they expand to {total:,}")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"the array {name[:100]!r} is there twice")
+            with archive.open(member) as stream:
+                array = _of_npy(stream, name[:100])
+            if name == "extractor" and array.dtype.kind == "U" and array.size == 1:
+                told = str(array.reshape(())[()])
+            elif array.dtype.kind == "f":
+                arrays[name] = array
+            else:
+                raise ValueError(f"the array {name[:100]!r} is {array.dtype}")
+    except _BROKEN as error:
+        raise ValueError(str(error)) from error
+    return arrays, told
+
+
+def _of_npy(stream: Any, name: str) -> np.ndarray:
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"the array {name!r} has format {version}")
+    shape, by_column, dtype = readers[version](stream)
+    if dtype.hasobject or dtype.kind not in "fU":
+        raise ValueError(f"the array {name!r} is {dtype}")
+    # In numpy's own integers the product could wrap around.
+    size = dtype.itemsize
+    for length in shape:
+        size *= int(length)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"the array {name!r} has shape {shape}")
+    if dtype.kind == "U" and size > TEXT_BYTES:
+        raise ValueError(f"the text {name!r} has {size:,} bytes, the limit is {TEXT_BYTES:,}")
+    data = _exactly(stream, size, name)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
+
+
+def _exactly(stream: Any, size: int, name: str) -> bytes:
+    """`size` bytes, and no more than them in memory whatever the header or the zip file says."""
+    parts, missing = [], size
+    while missing and (part := stream.read(min(missing, 2**24))):
+        parts.append(part)
+        missing -= len(part)
+    if missing or stream.read(1):
+        raise ValueError(f"the array {name!r} has not the {size:,} bytes that it says")
+    return b"".join(parts)
+
+
+def _of_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], str]:
+    size = int.from_bytes(content[:8], "little")
+    if size > HEADER_BYTES:
+        raise ValueError(f"its header has {size:,} bytes, the limit is {HEADER_BYTES:,}")
+    header = parse_json(content[8 : 8 + size])  # the library takes one of two of the same name
+    tensors = safetensors.deserialize(content)
+    if len(tensors) > ARRAYS:
+        raise ValueError(f"it has {len(tensors)} arrays, the limit is {ARRAYS}")
+    arrays = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _FLOATS:
+            raise ValueError(f"the array {name[:100]!r} is {tensor['dtype']}")
+        flat = np.frombuffer(tensor["data"], np.dtype(_FLOATS[tensor["dtype"]]))
+        arrays[name] = flat.reshape(tensor["shape"])
+    told = header.get("__metadata__", {}).get("extractor", "")
+    return arrays, told[:TEXT_BYTES]
