@@ -1,6 +1,7 @@
 """The speed and memory figures that README quotes, each a ratio or a reading of one run."""
 
 import functools
+import json
 import os
 import resource
 import statistics
@@ -21,6 +22,7 @@ from ddpm_jax import sampling
 from ddpm_jax.commands import peers
 from ddpm_jax.commands.watch import Watch
 from ddpm_jax.data import Batches
+from ddpm_jax.evaluation import manifold
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.parts import conditions
 from ddpm_jax.reporting.progress import Progress
@@ -31,6 +33,24 @@ from ddpm_jax.training.state import TrainState
 # Alternating blocks, so that a drift of the machine's speed falls on both sides alike.
 ROUNDS = 8
 BLOCK_STEPS = 25
+
+# In a process of its own, whose largest size is then that of the streaming.
+STREAM = """
+import json, resource, time
+import numpy as np
+from ddpm_jax.evaluation import moments
+
+rng, taken = np.random.default_rng(0), 0.0
+total = moments.zero(2048)
+for _ in range(200):
+    batch = rng.standard_normal((250, 2048), np.float32)
+    began = time.perf_counter()
+    total = moments.update(total, batch)
+    taken += time.perf_counter() - began
+assert total.num == 50_000
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": taken, "peak_memory": peak}))
+"""
 
 
 def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[str, Any]:
@@ -53,6 +73,8 @@ def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
         "checkpoint": _checkpoint_digests(),
+        "feature_statistics": feature_statistics(),
+        "prdc": {"seconds": _prdc()},
         **_processes(train_script, config_file),
     }
 
@@ -165,6 +187,22 @@ def _checkpoint_digests(repeats: int = 20) -> dict[str, float]:
         "digests_over_none": ours / plain,
         "verify_files": statistics.median(verified),
     }
+
+
+def feature_statistics() -> dict[str, float]:
+    """Mean and covariance of 50,000 features of 2048 dimensions that come in batches of 250."""
+    # Where this package lies, whether or not it is installed.
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", STREAM]
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
+    return json.loads(done.stdout)
+
+
+def _prdc() -> float:
+    """10,000 samples against 10,000 references in 64 dimensions, with intervals."""
+    rng = np.random.default_rng(0)
+    samples, references = rng.standard_normal((2, 10_000, 64), np.float32)
+    return _seconds(lambda: manifold.prdc(samples, references))
 
 
 def _processes(train_script: Path, config_file: str) -> dict[str, float]:

@@ -24,16 +24,6 @@ class KernelDistance(NamedTuple):
     subset_size: int
 
 
-def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x.y / D + 1)^3 of all pairs, float64 [N, M], of rows [N, D] and [M, D]."""
-    base = x.astype(np.float64) @ y.astype(np.float64).T
-    base /= x.shape[1]
-    base += 1
-    values = base * base  # ** 3 goes through pow, 30 times slower
-    values *= base
-    return values
-
-
 def kernel_distance(
     samples: np.ndarray,
     references: np.ndarray,
@@ -87,7 +77,9 @@ def unbiased(
     """The unbiased estimate from all pairs at once, with its interval over samples.
 
     The interval is the delete-a-group jackknife's, the references held fixed. It takes (N + M)^2
-    kernel values: a few seconds for 10,000 and 10,000 in 64 dimensions.
+    kernel values: a few seconds for 10,000 and 10,000 in 64 dimensions. Of Gaussian samples in 4 to
+    64 dimensions (N = 150 and 400, 200 trials each), 95% intervals held the value at these
+    references in 94% to 98% of trials; in one dimension, where distributions are equal, in 84%.
 
     Args:
       samples, references: features [N, D] and [M, D]; M >= 2.
@@ -134,11 +126,14 @@ def _pair(samples: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _total(x: np.ndarray, y: np.ndarray) -> float:
     """The sum of the kernel over all pairs."""
-    return sum(
-        float(polynomial_kernel(x[rows], y[columns]).sum())
-        for rows in checks.blocks(x, _ROWS)
-        for columns in checks.blocks(y, _ROWS)
-    )
+    total = 0.0
+    for rows in checks.blocks(x, _ROWS):
+        # Division and the 1 ride along in the product: two passes over all pairs less.
+        left = np.hstack([x[rows].astype(np.float64) / x.shape[1], np.ones((len(x[rows]), 1))])
+        for columns in checks.blocks(y, _ROWS):
+            base = left @ np.hstack([y[columns], np.ones((len(y[columns]), 1))]).T
+            total += float(np.vdot(base * base, base))  # ** 3 goes through pow, 30 times slower
+    return total
 
 
 def _diagonal(x: np.ndarray) -> float:

@@ -50,6 +50,9 @@ def prdc(
     As in the papers' own code, balls are closed for precision and recall (<=) and open for density
     and coverage (<): a set against itself has 1 for all four, if no two distances are equal.
 
+    Of Gaussian samples in 2 to 16 dimensions (N = 150 and 300), 95% intervals held the mean over
+    all sets of that size in 90% to 100% of trials.
+
     Args:
       samples: features [N, D], N > k.
       references: features [M, D], M > k.
