@@ -13,6 +13,10 @@ from ddpm_jax.evaluation.moments import Statistics
 
 LIMIT_BYTES = 2**30  # of a file and of an array; 2048 dimensions take 2**25
 _NUM_BYTES = 4096
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def save(path: str | os.PathLike[str], statistics: Statistics) -> None:
@@ -52,17 +56,11 @@ def read(path: str | os.PathLike[str], mean: str = "mu", covariance: str = "sigm
             there = "num.npy" in archive.namelist() and (mean, covariance) == ("mu", "sigma")
             num = _array(archive, "num", _NUM_BYTES) if there else None
         return _checked(mu, sigma, num, f"{mean} and {covariance}")
-    # Of a damaged file zipfile also raises the last three.
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _refused(path, error) from error
-    except RuntimeError as error:  # with a password
-        raise _refused(path, error) from error
-
-
-def _refused(path: str | os.PathLike[str], error: Exception) -> ValueError:
-    return ValueError(
-        f"{os.fspath(path)} is no .npz of reference statistics: {error or 'it is cut off'}"
-    )
+    # All that zipfile raises of damage, a password, or a method that it does not know.
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"{os.fspath(path)} is no .npz of reference statistics: {error or 'it is cut off'}"
+        ) from error
 
 
 def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
@@ -71,15 +69,15 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
         there = ", ".join(archive.namelist()[:8])[:200] or "nothing"
-        raise ValueError(f"it has no array {name!r}; it holds {there}") from None
+        raise ValueError(f"it has no array {name!r}; it holds {there!r}") from None
     if info.file_size > limit:
         raise ValueError(f"{name} has more than the limit of {limit:,} bytes")
     content = io.BytesIO(archive.read(info))
-    major, _ = np.lib.format.read_magic(content)
-    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    if major not in header:
-        raise ValueError(f"{name} is of version {major} of the format")
-    shape, _, dtype = header[major](content)
+    try:
+        version = np.lib.format.read_magic(content)
+        shape, _, dtype = _HEADERS[version](content)
+    except Exception as error:  # a header is a Python literal: whatever Python's parser raises
+        raise ValueError(f"{name} has no header of numpy's format 1 or 2") from error
     if dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {dtype}, no numbers")
     size = info.file_size - content.tell()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import polynomial_kernel
 
+from ddpm_jax.evaluation import intervals
 from ddpm_jax.evaluation import kernel_distance as kd
 
 
@@ -24,6 +25,15 @@ def test_the_whole_estimate_is_that_of_all_pairs(monkeypatch, rows):
     x, y = normal(0, 60).astype(np.float32), normal(1, 45, mean=0.3)
     assert kd.unbiased(x, y).value == pytest.approx(direct(x, y), rel=1e-11)
     assert kd.unbiased(x[::-1], y[::-1]).value == pytest.approx(direct(x, y), rel=1e-11)
+
+
+def test_its_interval_is_that_of_sets_without_a_group():
+    x, y = normal(0, 61), normal(1, 45, mean=0.3)
+    group = intervals.groups(61, 7, 3)
+    without = [direct(x[group != g], y) for g in range(7)]
+    found = kd.unbiased(x, y, num_groups=7, seed=3)
+    expected = intervals.jackknife(direct(x, y), without)
+    assert found[:4] == pytest.approx(expected[:4], rel=1e-9)
 
 
 def test_subsets_of_everything_are_the_whole():
@@ -54,7 +64,7 @@ def test_one_dimension_has_a_closed_form_and_no_bias():
         found = []
         for _ in range(300):
             x, y = mean + rng.normal(size=(40, 1)), rng.normal(size=(40, 1))
-            found.append(kd.unbiased(x, y).value)
+            found.append(kd.unbiased(x, y, num_groups=2).value)
         assert np.mean(found) == pytest.approx(known, abs=3 * np.std(found) / np.sqrt(300))
 
 
