@@ -73,7 +73,7 @@ def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
         "checkpoint": _checkpoint_digests(),
-        "feature_statistics": feature_statistics(),
+        "feature_statistics": _feature_statistics(),
         "prdc": {"seconds": _prdc()},
         **_processes(train_script, config_file),
     }
@@ -189,7 +189,7 @@ def _checkpoint_digests(repeats: int = 20) -> dict[str, float]:
     }
 
 
-def feature_statistics() -> dict[str, float]:
+def _feature_statistics() -> dict[str, float]:
     """Mean and covariance of 50,000 features of 2048 dimensions that come in batches of 250."""
     # Where this package lies, whether or not it is installed.
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

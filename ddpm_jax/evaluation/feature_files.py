@@ -2,32 +2,19 @@
 
 import io
 import sys
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
 from blake3 import blake3
 
+from ddpm_jax.evaluation import npz
 from ddpm_jax.files import parse_json, read_bytes
 
 HEADER_BYTES = 2**20
 ARRAYS = 64  # in a file
-TEXT_BYTES = 4096
 EXPANSION = 100  # of a compressed file, at most
-# What zipfile and numpy's reading of headers raise beside ValueError.
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    tokenize.TokenError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-)
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -69,50 +56,16 @@ def _of_npz(content: bytes) -> tuple[dict[str, np.ndarray], str]:
             if name in arrays:
                 raise ValueError(f"the array {name[:100]!r} is there twice")
             with archive.open(member) as stream:
-                array = _of_npy(stream, name[:100])
+                array = npz.array(stream, name[:100], "fU")
             if name == "extractor" and array.dtype.kind == "U" and array.size == 1:
                 told = str(array.reshape(())[()])
             elif array.dtype.kind == "f":
                 arrays[name] = array
             else:
                 raise ValueError(f"the array {name[:100]!r} is {array.dtype}")
-    except _BROKEN as error:
+    except npz.BROKEN as error:
         raise ValueError(str(error)) from error
     return arrays, told
-
-
-def _of_npy(stream: Any, name: str) -> np.ndarray:
-    version = np.lib.format.read_magic(stream)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"the array {name!r} has format {version}")
-    shape, by_column, dtype = readers[version](stream)
-    if dtype.hasobject or dtype.kind not in "fU":
-        raise ValueError(f"the array {name!r} is {dtype}")
-    # In numpy's own integers the product could wrap around.
-    size = dtype.itemsize
-    for length in shape:
-        size *= int(length)
-    if any(length < 0 for length in shape):
-        raise ValueError(f"the array {name!r} has shape {shape}")
-    if dtype.kind == "U" and size > TEXT_BYTES:
-        raise ValueError(f"the text {name!r} has {size:,} bytes, the limit is {TEXT_BYTES:,}")
-    data = _exactly(stream, size, name)
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
-
-
-def _exactly(stream: Any, size: int, name: str) -> bytes:
-    """`size` bytes, and no more than them in memory whatever the header or the zip file says."""
-    parts, missing = [], size
-    while missing and (part := stream.read(min(missing, 2**24))):
-        parts.append(part)
-        missing -= len(part)
-    if missing or stream.read(1):
-        raise ValueError(f"the array {name!r} has not the {size:,} bytes that it says")
-    return b"".join(parts)
 
 
 def _of_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], str]:
@@ -130,4 +83,4 @@ def _of_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], str]:
         flat = np.frombuffer(tensor["data"], np.dtype(_FLOATS[tensor["dtype"]]))
         arrays[name] = flat.reshape(tensor["shape"])
     told = header.get("__metadata__", {}).get("extractor", "")
-    return arrays, told[:TEXT_BYTES]
+    return arrays, told[: npz.TEXT_BYTES]

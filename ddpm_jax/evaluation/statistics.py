@@ -1,22 +1,17 @@
 """Reference statistics as files: the .npz with `mu` and `sigma` that FID codes share."""
 
 import io
-import math
 import os
 import zipfile
-import zlib
 
 import numpy as np
 
 from ddpm_jax import files
+from ddpm_jax.evaluation import npz
 from ddpm_jax.evaluation.moments import Statistics
 
 LIMIT_BYTES = 2**30  # of a file and of an array; 2048 dimensions take 2**25
 _NUM_BYTES = 4096
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def save(path: str | os.PathLike[str], statistics: Statistics) -> None:
@@ -56,15 +51,14 @@ def read(path: str | os.PathLike[str], mean: str = "mu", covariance: str = "sigm
             there = "num.npy" in archive.namelist() and (mean, covariance) == ("mu", "sigma")
             num = _array(archive, "num", _NUM_BYTES) if there else None
         return _checked(mu, sigma, num, f"{mean} and {covariance}")
-    # All that zipfile raises of damage, a password, or a method that it does not know.
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (ValueError, *npz.BROKEN) as error:
         raise ValueError(
             f"{os.fspath(path)} is no .npz of reference statistics: {error or 'it is cut off'}"
         ) from error
 
 
 def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
-    """An array of numbers whose header promises as many bytes as are there."""
+    """An array of numbers, no larger than `limit`."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -72,20 +66,8 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
         raise ValueError(f"it has no array {name!r}; it holds {there!r}") from None
     if info.file_size > limit:
         raise ValueError(f"{name} has more than the limit of {limit:,} bytes")
-    content = io.BytesIO(archive.read(info))
-    try:
-        version = np.lib.format.read_magic(content)
-        shape, _, dtype = _HEADERS[version](content)
-    except Exception as error:  # a header is a Python literal: whatever Python's parser raises
-        raise ValueError(f"{name} has no header of numpy's format 1 or 2") from error
-    if dtype.kind not in "fiu":
-        raise ValueError(f"{name} holds {dtype}, no numbers")
-    size = info.file_size - content.tell()
-    # Before numpy makes room for whatever the header says. Python's integers do not overflow.
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"{name} of shape {shape} and {dtype} does not have {size:,} bytes")
-    content.seek(0)
-    return np.lib.format.read_array(content, allow_pickle=False)
+    with archive.open(info) as stream:
+        return npz.array(stream, name, "fiu")
 
 
 def _checked(mu: np.ndarray, sigma: np.ndarray, num: np.ndarray | None, names: str) -> Statistics:
