@@ -4,7 +4,7 @@ import difflib
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ def run(
     argv: list[str] | None = None,
     *,
     pairs: Sequence[str] = (),
-    actions: Sequence[str] = (),
+    actions: Mapping[str, int] | None = None,
 ) -> NoReturn:
     """Parse the flags, run `main`, and exit with what it returns (None is 0).
 
@@ -48,7 +48,8 @@ def run(
       main: the script.
       argv: the command line; None for this process's.
       pairs: list flags that may be given as two words, --inpaint IMAGE MASK.
-      actions: what the script can do; its first argument names one, and main(action) is called.
+      actions: what the script can do, each with the number of files that follow; its first
+        argument names one, and main(action, *files) is called. "" is what it does without any.
     """
     argv = sys.argv if argv is None else argv
     # Config files say `from configs import default`, and configs/ stands beside scripts/.
@@ -85,8 +86,8 @@ def joined(argv: Sequence[str], pairs: Sequence[str]) -> list[str]:
     return whole
 
 
-def parse(argv: list[str], actions: Sequence[str] = ()) -> list[str]:
-    """Parse absl's flags; returns the action, if there are any to choose from.
+def parse(argv: list[str], actions: Mapping[str, int] | None = None) -> list[str]:
+    """Parse absl's flags; returns the action and its files, if there are any to choose from.
 
     Raises:
       UserError: for anything wrong with them.
@@ -103,12 +104,28 @@ def parse(argv: list[str], actions: Sequence[str] = ()) -> list[str]:
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-    if actions and (not positional or positional[0] not in actions):
-        given = positional[0] if positional else "nothing"
-        raise UserError(f"say what to do first, one of {', '.join(actions)}; got {given}")
-    if len(positional) > bool(actions):
+    actions = actions or {}
+    action = positional[0] if positional else ""
+    if actions and action not in actions:
+        known = ", ".join(name for name in actions if name)
+        first = (
+            "flags are written --name=value, and what comes first is"
+            if "" in actions
+            else ("say what to do first,")
+        )
+        raise UserError(f"{first} one of {known}; got {action or 'nothing'}")
+    if action in actions and len(positional) < bool(action) + actions[action]:
+        raise UserError(f"{action}: need {actions[action]} files after it")
+    if len(positional) > bool(action in actions and action) + actions.get(action, 0):
         raise UserError(f"unexpected argument {positional[-1]!r}: flags are written --name=value")
-    return positional
+    return positional or ([""] if "" in actions else [])
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """Raises UserError for a flag that was given and that nothing would read."""
+    for name in names:
+        if FLAGS[name].present:
+            raise UserError(f"--{name} {why}: leave it out")
 
 
 def overrides(argv: Sequence[str]) -> list[str]:
@@ -133,9 +150,14 @@ def use_compile_cache() -> None:
     if chosen == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(chosen or root / "ddpm_jax" / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(chosen or cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def cache_dir() -> Path:
+    """The package's folder in the user's cache directory."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ddpm_jax"
 
 
 def join_processes() -> None:

@@ -37,4 +37,4 @@ def main(action: str) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, actions=("list", "verify", "export"))
+    cli.run(main, actions={"list": 0, "verify": 0, "export": 0})

@@ -1,63 +1,67 @@
 """Measure a trained model: its samples against its data, or its likelihood of held-out images.
 
-  python scripts/evaluate.py --workdir=runs/digits --metrics=label_accuracy,memorisation,spread
+  python scripts/evaluate.py --workdir=runs/digits --metrics=fid,kid,prdc,is --num_samples=10000
   python scripts/evaluate.py --workdir=runs/shapes --metrics=attributes,held_out_pairs
-  python scripts/evaluate.py --workdir=runs/digits_likelihood --metrics=bpd
-  python scripts/evaluate.py --workdir=runs/classifier --metrics=accuracy
+  python scripts/evaluate.py --workdir=runs/digits --metrics=bpd
+  python scripts/evaluate.py compare A.json B.json
 
-label_accuracy: share of samples that an SVM, trained on the real images, gives their own label.
-memorisation: mean distance to the nearest training image, over the held-out images' own (1 is as
-far from the training set as new data; near 0 is copies). spread: within-class pixel deviation over
-the real images' own (1 is as varied; near 0 is collapse). recall: share of the real images of a
-class that lie within the manifold of its samples, by pixels. attributes, of shapes: share of
-samples that show all that they were told, then of each attribute alone. held_out_pairs: the same
-share for objects of config.data.held_out, which training never showed, and composed_pairs with
-shape and colour told apart. bpd: bits per pixel of all held-out images, with standard errors: by
-the discrete bound with its three terms, and for a model of dequantised data by the continuous bound
-and the probability-flow ODE as well. accuracy: of a classifier, by time. Prints a table and writes
-it to DIR/eval/NAME.json; more than two scales are drawn in DIR/eval/NAME.png.
+Prints a table and writes DIR/eval/NAME.json: figures with intervals, and all that they depend on.
+compare prints the difference of two such files, and refuses, naming the fields, where they were not
+measured alike. The metrics:
+
+In a space of features, --extractor: fid, the Frechet distance, and fid_infinity, extrapolated to
+infinitely many samples; sfid, of spatial features; kid, unbiased; is, the inception score; prdc:
+precision, recall, density, coverage. Of pixels: label_accuracy, the share of samples that an SVM
+trained on the real images gives their own label; memorisation, the mean distance to the nearest
+training image over the held-out images' own (1 as new data, near 0 copies), with the nearest pairs
+in NAME_nearest.png; spread, the within-class deviation over the real one (near 0 is collapse);
+class_recall, the share of a class's real images within the manifold of its samples. Of shapes:
+attributes, the share of samples that show all that they were told, then of each; held_out_pairs,
+the same for objects of config.data.held_out, and composed_pairs with shape and colour told apart.
+bpd: bits per pixel of held-out images. accuracy: of a classifier, by time. More than two scales are
+drawn in DIR/eval/NAME.png. DIR/eval/cache holds samples and features, and may be deleted.
 """
 
 from absl import flags
 
 from ddpm_jax import cli, sample_flags
 
-flags.DEFINE_string("workdir", None, "the run to evaluate")
-MEASURES = ["label_accuracy", "memorisation", "spread", "recall"]
-flags.DEFINE_list("metrics", MEASURES, "what to measure")
-flags.DEFINE_integer("num_samples", None, "images to draw at each guidance scale; 500")
-flags.DEFINE_list("guidance_scale", [], "scales, 1,2,3; by default the run's own, and 1 beside it")
-flags.DEFINE_list("classifier_scale", [], "scales of a classifier's gradient, 1,2,4; by default 1")
-flags.DEFINE_integer("seed", 0, "of the samples", 0, 2**32 - 1)
-flags.DEFINE_integer("step", None, "of the checkpoint; the latest by default")
+text, number, many = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
+text("workdir", None, "the run to evaluate")
+many("metrics", ["label_accuracy", "memorisation", "spread", "class_recall"], "what to measure")
+number("num_samples", None, "images to draw at each guidance scale; 500")
+number("repeats", None, "sets of so many samples, of the next seeds; 1")
+many("guidance_scale", [], "scales, 1,2,3; by default the run's own, and 1 beside it")
+many("classifier_scale", [], "scales of a classifier's gradient, 1,2,4; by default 1")
+text("extractor", None, "classifier (digits, shapes), inception (others), pca or pixels")
+text("inception_weights", None, "of --extractor=inception: a .safetensors file")
+text("resize", None, "of inception; by default that of pytorch-fid")
+text("reference", None, "train, validation, or F.npz with mu and sigma; train")
+number("num_reference", None, "at most so many images of it; 50,000")
+number("kid_subsets", None, "100: the mean over subsets of 1,000; by default all pairs, if few")
+number("seed", 0, "of the samples", 0, 2**32 - 1)
+number("step", None, "of the checkpoint; the latest by default")
 flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
-flags.DEFINE_string("name", "", "of the file in DIR/eval; by default samples, or likelihood")
-flags.DEFINE_integer("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
+text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
+number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
+many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
 sample_flags.define_guides()
 flags.adopt_module_key_flags(sample_flags)
 flags.declare_key_flag("compile_cache")
 
 
-def main() -> None:
-    cli.use_compile_cache()
-    from ddpm_jax.commands import evaluate
+def main(action: str, *result_files: str) -> None:
+    from ddpm_jax.commands import compare, evaluate
 
-    f = flags.FLAGS
-    report = evaluate.evaluate(
-        f.workdir,
-        metrics=f.metrics,
-        num_samples=f.num_samples,
-        guidance_scales=f.guidance_scale,
-        classifier_scales=f.classifier_scale,
-        guides=sample_flags.given(*sample_flags.GUIDES),
-        seed=f.seed,
-        step=f.step,
-        raw_params=f.raw_params,
-        name=f.name,
-        num_terms=f.num_terms,
-    )
-    print(evaluate.table(report))
+    if action == "compare":
+        cli.refuse(evaluate.FLAGS, "is of evaluating, not of comparing")
+        first, second = result_files
+        print(compare.compare(first, second, flags.FLAGS.allow))
+        return
+    cli.refuse(["allow"], "is of comparing")
+    cli.use_compile_cache()
+    print(evaluate.table(evaluate.from_flags(sample_flags.given(*evaluate.FLAGS))))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, actions={"": 0, "compare": 2})

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax import data
+from ddpm_jax.commands import results
+from ddpm_jax.commands.results import Figure
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
@@ -118,8 +120,9 @@ def sample(
     )
 
 
-def measure(loaded: Loaded, metric: str, asked: Prompts, images: np.ndarray) -> dict[str, float]:
+def measure(loaded: Loaded, metric: str, asked: Prompts, images: np.ndarray) -> dict[str, Figure]:
     """Shares in [0, 1]: of images that show all they were told; of ATTRIBUTES each one's too."""
     describe = data.DESCRIBERS[loaded.experiment.config.data.name]
     together, each = attributes.agreement(images, asked.wanted, describe)
-    return {metric: together, **(each if metric == ATTRIBUTES else {})}
+    shares = {metric: together, **(each if metric == ATTRIBUTES else {})}
+    return {name: results.share(value, len(images)) for name, value in shares.items()}

@@ -1,21 +1,78 @@
 """Measures of a trained model: its samples, its likelihood; as a table and as a file."""
 
+import dataclasses
 import re
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import experiment, files
-from ddpm_jax.commands import attributes, classification, likelihood, sample_metrics, tasks
+from ddpm_jax import cli, experiment, files
+from ddpm_jax.commands import (
+    attributes,
+    classification,
+    distribution_metrics,
+    environment,
+    feature_space,
+    likelihood,
+    results,
+    sample_metrics,
+    tasks,
+)
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Loaded, Task, described
 from ddpm_jax.parts import tasks as tasks_of
 from ddpm_jax.reporting import plots
 
 LIKELIHOOD = "bpd"
 ACCURACY = "accuracy"
-NAMES = (*sample_metrics.METRICS, *attributes.METRICS, LIKELIHOOD, ACCURACY)
+NAMES = (
+    *distribution_metrics.METRICS,
+    *sample_metrics.METRICS,
+    *attributes.METRICS,
+    LIKELIHOOD,
+    ACCURACY,
+)
 NUM_SAMPLES = 500
 OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
+CACHE = "cache"
+# Of the command line; those of SpaceFlags and of what guides are grouped by `from_flags`.
+GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step")
+SPACE = ("extractor", "inception_weights", "resize", "reference", "num_reference")
+SCALES = {"guidance_scale": "guidance_scales", "classifier_scale": "classifier_scales"}
+OWN = (
+    "workdir",
+    "metrics",
+    "num_samples",
+    "repeats",
+    "kid_subsets",
+    "seed",
+    "step",
+    "raw_params",
+    "name",
+    "num_terms",
+)
+FLAGS = (*OWN, *SCALES, *SPACE, *GUIDES)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceFlags:
+    """In which space of features distributions are compared, and with what.
+
+    Attributes:
+      extractor: a name of `feature_space.EXTRACTORS`; None for "auto".
+      inception_weights: a safetensors file.
+      resize: of inception.
+      reference: "train", "validation", or a .npz file of mu and sigma; None for "train".
+      num_reference: at most so many of its images; None for 50,000.
+    """
+
+    extractor: str | None = None
+    inception_weights: str | None = None
+    resize: str | None = None
+    reference: str | None = None
+    num_reference: int | None = None
 
 
 def evaluate(
@@ -23,9 +80,12 @@ def evaluate(
     *,
     metrics: Sequence[str],
     num_samples: int | None = None,
+    repeats: int | None = None,
     guidance_scales: Sequence[str] = (),
     classifier_scales: Sequence[str] = (),
     guides: Mapping[str, Any] | None = None,
+    space: SpaceFlags = SpaceFlags(),
+    kid_subsets: int | None = None,
     seed: int = 0,
     step: int | None = None,
     raw_params: bool = False,
@@ -34,15 +94,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure samples at each guidance scale, and held-out bits; write DIR/eval/NAME.json.
 
+    Samples and their features lie in DIR/eval/cache, and are not drawn again.
+
     Args:
       workdir: of the run.
-      metrics: keys of `sample_metrics.METRICS`, of samples; `attributes.METRICS`, of samples that
-        are told what held-out images show; "bpd", bits per pixel of the held-out images, for which
-        nothing is drawn; or "accuracy", of a classifier.
+      metrics: keys of `distribution_metrics.METRICS` and `sample_metrics.METRICS`, of samples;
+        `attributes.METRICS`, of samples that are told what held-out images show; "bpd", bits per
+        pixel of the held-out images, for which nothing is drawn; or "accuracy", of a classifier.
       num_samples: at each scale; None for 500.
+      repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
       guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
         than two settings are drawn as a figure, DIR/eval/NAME.png.
       guides: classifier_workdir, weaker_workdir and weaker_step, as `tasks.from_flags` takes them.
+      space: for the metrics of distributions.
+      kid_subsets: as in `distribution_metrics.measure`.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
       name: of the file; "" for "samples", or "likelihood" if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
@@ -52,8 +117,9 @@ def evaluate(
       "likelihood" if it was asked for.
 
     Raises:
-      UserError: for anything that is missing or does not fit; nothing is written then.
+      UserError: for anything that is missing or does not fit; no result is written then.
     """
+    began = time.monotonic()
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
     if not metrics:
@@ -61,45 +127,50 @@ def evaluate(
     if unknown := [m for m in metrics if m not in NAMES]:
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
     of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
+    of_space = [m for m in metrics if m in distribution_metrics.METRICS]
     name = name or ("samples" if of_samples else OF_NAMES[metrics[0]])
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
-    flags = {
+    of_drawn = {
         "num_samples": num_samples,
+        "repeats": repeats,
         "guidance_scale": guidance_scales,
         "classifier_scale": classifier_scales,
         **(guides or {}),
     }
-    _check_used(metrics, of_samples, flags, num_terms)
+    _check_used(metrics, of_samples, of_drawn, num_terms)
+    _check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     config = loaded.experiment.config
     _check_kind(loaded, metrics)
     task = tasks.from_flags(loaded, workdir, **(guides or {}))
-    labelled = tasks_of.num_classes(config, task) > 0
-    if not labelled and (wrong := [m for m in metrics if m in sample_metrics.NEEDS_LABELS]):
-        others = [n for n in NAMES if n not in sample_metrics.NEEDS_LABELS]
-        raise UserError(
-            f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
-            f"things: choose among {', '.join(others)}"
-        )
+    _check_labels(loaded, metrics, task)
     attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
         likelihood.check(loaded, num_terms)
-    report = {
-        "checkpoint_step": loaded.step,
-        "parameters": "raw" if raw_params else "ema",
-        "seed": seed,
-        "data": config.data.name,
+    folder = Path(workdir) / "eval"
+    report: dict[str, Any] = {
+        "format": results.FORMAT,
+        "protocol": {"parameters": loaded.parameters, "seed": seed, "data": config.data.name},
+        "run": {"checkpoint_step": loaded.step, **described(loaded)},
+        "samples": [],
     }
     scales: list[sample_metrics.Setting] = []
     if of_samples:
         scales = sample_metrics.settings(
             guidance_scales, classifier_scales, config.sample.guidance_scale, task
         )
-        report |= {name: value for name, value in (guides or {}).items() if value is not None}
-        report |= sample_metrics.measure(
-            loaded, of_samples, scales, task, num_samples or NUM_SAMPLES, seed
+        asked = sample_metrics.Asked(
+            metrics=of_samples,
+            scales=scales,
+            task=task,
+            num_samples=num_samples or NUM_SAMPLES,
+            seed=seed,
+            repeats=repeats or 1,
+            kid_subsets=kid_subsets,
+            cache=folder / CACHE,
         )
+        _measure(loaded, asked, of_space, space, folder / f"{name}_nearest.png", report)
     if ACCURACY in metrics:
         images, labels = sample_metrics.arrays(loaded.experiment.source("validation"))
         report[ACCURACY] = classification.accuracy(loaded, images, labels, seed)
@@ -109,20 +180,80 @@ def evaluate(
         report["likelihood"] = likelihood.bits_per_pixel(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
-    folder = Path(workdir) / "eval"
+    about = environment.describe()
+    report |= {name: about[name] for name in ("versions", "devices", "git")}
+    report["seconds"] = round(time.monotonic() - began, 1)
+    report["written"] = datetime.now(UTC).isoformat(timespec="seconds")
     folder.mkdir(exist_ok=True)
-    files.write_json(folder / f"{name}.json", report)
+    files.must_write_json(folder / f"{name}.json", report)
     if len(scales) > 2:
         plots.trade_off(
             folder / f"{name}.png",
             sample_metrics.varied(scales),
-            report["samples"],
-            report["held_out_data"],
+            [{**row, **results.values(row["metrics"])} for row in report["samples"]],
+            results.values(report["held_out_data"]["metrics"]),
         )
     return report
 
 
-def _check_kind(loaded: experiment.Loaded, metrics: Sequence[str]) -> None:
+def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`evaluate` as the command line asks for it: the values of FLAGS, by name."""
+    return evaluate(
+        **{name: given[name] for name in OWN},
+        **{argument: given[flag] for flag, argument in SCALES.items()},
+        guides={name: given[name] for name in GUIDES},
+        space=SpaceFlags(**{name: given[name] for name in SPACE}),
+    )
+
+
+def _measure(
+    loaded: Loaded,
+    asked: sample_metrics.Asked,
+    of_space: Sequence[str],
+    flags: SpaceFlags,
+    pairs: Path,
+    report: dict[str, Any],
+) -> None:
+    """Adds what is about samples to the report."""
+    config = loaded.experiment.config
+    compared = None
+    if of_space:
+        compared = feature_space.space(
+            flags.extractor or "auto",
+            {split: loaded.experiment.source(split) for split in ("train", "validation")},
+            config.data.name,
+            reference=flags.reference or "train",
+            num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
+            weights=flags.inception_weights,
+            resize=flags.resize,
+            cache=cli.cache_dir() / "features",
+        )
+    rows, held_out = sample_metrics.measure(loaded, asked, compared, pairs)
+    guides = {"classifier": asked.task.classifier, "weaker": asked.task.weaker}
+    report["protocol"] |= {
+        "num_samples": asked.num_samples,
+        "repeats": asked.repeats,
+        # All that is set: two protocols never look alike.
+        "sampling": {
+            k: v
+            for k, v in config.sample.items()
+            if v is not None and k not in sample_metrics.OTHERWISE
+        },
+        "guides": {name: described(one) for name, one in guides.items() if one is not None},
+    }
+    if compared is not None:
+        report["protocol"] |= {
+            "extractor": feature_space.told(compared.extractor),
+            "reference": compared.described,
+            "metrics": distribution_metrics.protocol(
+                of_space, asked.num_samples, compared.num_reference, asked.kid_subsets
+            ),
+        }
+    report["samples"] = rows
+    report["held_out_data"] = {"metrics": held_out}
+
+
+def _check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:
     """Raises UserError for a classifier's metric of a diffusion model, or the other way round."""
     draws = loaded.experiment.draws_images
     for metric in metrics:
@@ -132,6 +263,32 @@ def _check_kind(loaded: experiment.Loaded, metrics: Sequence[str]) -> None:
             raise UserError(f"--metrics={metric}: this run is a classifier; it has {ACCURACY}")
 
 
+def _check_labels(loaded: Loaded, metrics: Sequence[str], task: Task) -> None:
+    """Raises UserError for metrics of labels where samples have none."""
+    labelled = tasks_of.num_classes(loaded.experiment.config, task) > 0
+    if not labelled and (wrong := [m for m in metrics if m in sample_metrics.NEEDS_LABELS]):
+        others = [n for n in NAMES if n not in sample_metrics.NEEDS_LABELS]
+        raise UserError(
+            f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
+            f"things: choose among {', '.join(others)}"
+        )
+
+
+def _check_space(metrics: Sequence[str], of_space: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Raises UserError for a flag of the space of features that nothing uses, or a bad number."""
+    for flag, value in flags.items():
+        if value is not None and not of_space:
+            known = ", ".join(distribution_metrics.METRICS)
+            raise UserError(
+                f"--{flag}={value} is of {known}, and --metrics={','.join(metrics)} has none of "
+                "them: leave it out"
+            )
+        if isinstance(value, int) and value < 2:
+            raise UserError(f"--{flag}={value}: need at least 2")
+    if flags["kid_subsets"] is not None and "kid" not in metrics:
+        raise UserError("--kid_subsets is of --metrics=kid: add it, or leave this out")
+
+
 def _check_used(
     metrics: Sequence[str],
     of_samples: Sequence[str],
@@ -139,9 +296,9 @@ def _check_used(
     num_terms: int | None,
 ) -> None:
     """Raises UserError for a flag that none of the metrics reads."""
-    num_samples = flags["num_samples"]
-    if num_samples is not None and num_samples < 1:
-        raise UserError(f"--num_samples={num_samples}: need at least 1")
+    for flag in ("num_samples", "repeats"):
+        if flags[flag] is not None and flags[flag] < 1:
+            raise UserError(f"--{flag}={flags[flag]}: need at least 1")
     for flag, value in flags.items():
         if value and not of_samples:
             drawn = ",".join(metrics)
@@ -155,7 +312,7 @@ def _check_used(
 def table(report: dict[str, Any]) -> str:
     """The figures of a report as lines of Markdown tables."""
     parts = []
-    if "samples" in report:
+    if report["samples"]:
         parts.append(sample_metrics.table(report))
     if ACCURACY in report:
         parts.append(classification.table(report[ACCURACY]))

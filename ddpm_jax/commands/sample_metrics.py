@@ -1,34 +1,79 @@
 """Measures of samples at one or several scales of guidance, for `evaluate`."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddpm_jax.commands import attributes
+from ddpm_jax.commands import attributes, distribution_metrics, feature_space, results
+from ddpm_jax.commands.feature_space import Space
+from ddpm_jax.commands.results import Figure, Record
+from ddpm_jax.commands.sample_sets import SampleSet
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import fidelity
+from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.experiment import Loaded, Task
+from ddpm_jax.reporting import figures
 
 Images = tuple[np.ndarray, np.ndarray]  # float [N, H, W, C] in [-1, 1], labels [N]
-Metric = Callable[[Images, Images, Images], float]
+Metric = Callable[[Images, Images, Images], Figure]
 Setting = dict[str, float]
 
-# name -> (training data, held-out data, images to judge) -> value
+
+def _label_accuracy(train: Images, held_out: Images, x: Images) -> Figure:
+    return results.share(fidelity.label_accuracy(*train, *x), len(x[0]))
+
+
+def _memorisation(train: Images, held_out: Images, x: Images) -> Figure:
+    found = neighbours.copies(train[0], held_out[0], x[0])
+    mean = intervals.bootstrap_mean(found.distances)
+    if not mean.value:  # copies, all of them
+        return Figure(found.memorisation)
+    scale = found.memorisation / mean.value
+    return Figure(found.memorisation, mean.low * scale, mean.high * scale, mean.method)
+
+
+# Of pixels: name -> (training data, held-out data, images to judge) -> figure
 METRICS: dict[str, Metric] = {
-    "label_accuracy": lambda train, held_out, x: fidelity.label_accuracy(*train, *x),
-    "memorisation": lambda train, held_out, x: fidelity.memorisation_ratio(
-        train[0], held_out[0], x[0]
-    ),
-    "spread": lambda train, held_out, x: fidelity.spread_ratio(*train, *x),
-    "recall": lambda train, held_out, x: fidelity.recall(*train, *x),
+    "label_accuracy": _label_accuracy,
+    "memorisation": _memorisation,
+    "spread": lambda train, held_out, x: Figure(fidelity.spread_ratio(*train, *x)),
+    "class_recall": lambda train, held_out, x: Figure(fidelity.recall(*train, *x)),
 }
-NEEDS_LABELS = ("label_accuracy", "spread", "recall")
+NEEDS_LABELS = ("label_accuracy", "spread", "class_recall")
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
 MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
+PAIRS = 32  # samples that are drawn with their nearest training images
+PAIR_COLUMNS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What is measured, of which samples.
+
+    Attributes:
+      metrics: keys of METRICS, of `attributes.METRICS` and of `distribution_metrics.METRICS`.
+      scales: at which guidance.
+      task: what guides besides.
+      num_samples: of a set.
+      seed: of the first set; the others have the next ones.
+      repeats: sets.
+      kid_subsets: as `distribution_metrics.measure` takes it.
+      cache: the folder of samples and their features.
+    """
+
+    metrics: Sequence[str]
+    scales: Sequence[Setting]
+    task: Task
+    num_samples: int
+    seed: int
+    repeats: int
+    kid_subsets: int | None
+    cache: Path
 
 
 def settings(
@@ -57,56 +102,93 @@ def settings(
 
 
 def measure(
-    loaded: Loaded,
-    metrics: Sequence[str],
-    scales: Sequence[Setting],
-    task: Task,
-    num_samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The part of the report that is about samples."""
-    by_scale: list[dict[str, float]] = [{} for _ in scales]
-    of_data: dict[str, float] = {}
-    if of_all := [m for m in metrics if m in METRICS]:
-        train, held_out = (arrays(loaded.experiment.source(s)) for s in ("train", "validation"))
+    loaded: Loaded, asked: Asked, space: Space | None, pairs: Path
+) -> tuple[list[dict[str, Any]], dict[str, Record]]:
+    """The figures of samples, a row for each setting, and those of the held-out data.
 
-        def of_images(images: Images) -> dict[str, float]:
-            return {m: METRICS[m](train, held_out, images) for m in of_all}
+    Args:
+      loaded: the model.
+      asked: what of it.
+      space: where distributions are compared; None where none are.
+      pairs: the PNG of samples beside their nearest training images, drawn with "memorisation".
+    """
+    of_pixels = [m for m in asked.metrics if m in METRICS]
+    of_space = [m for m in asked.metrics if m in distribution_metrics.METRICS]
+    of_prompts = [m for m in asked.metrics if m in attributes.METRICS]
+    sources = [loaded.experiment.source(s) for s in ("train", "validation") if of_pixels]
+    data = [arrays(source) for source in sources]
 
-        of_data |= of_images(held_out)
-        labels = loaded.labels(num_samples, (), task)
-        for figures, setting in zip(by_scale, scales, strict=True):
-            options: dict[str, Any] = {**setting}
-            drawn = loaded.sample(num_samples, seed=seed, task=task, **options)
-            figures |= of_images((drawn.astype(np.float32) / 127.5 - 1, labels))
-    for metric in (m for m in metrics if m in attributes.METRICS):
-        asked = attributes.prompts(loaded, metric, num_samples)
-        of_data |= attributes.measure(loaded, metric, asked, asked.images)
-        for figures, setting in zip(by_scale, scales, strict=True):
-            drawn = attributes.sample(loaded, metric, asked, seed, task=task, **setting)
-            figures |= attributes.measure(loaded, metric, asked, drawn)
-    config = loaded.experiment.config
-    return {
-        "num_samples": num_samples,
-        # All that is set: two protocols never look alike.
-        "sampling": {
-            k: v for k, v in config.sample.items() if v is not None and k not in OTHERWISE
-        },
-        "samples": [
-            {**setting, **figures} for setting, figures in zip(scales, by_scale, strict=True)
-        ],
-        "held_out_data": of_data,
-    }
+    def by_pixels(images: Images) -> dict[str, Figure]:
+        return {m: METRICS[m](data[0], data[1], images) for m in of_pixels}
+
+    labels = loaded.labels(asked.num_samples, (), asked.task)
+    held_out: dict[str, Figure] = {}
+    if of_pixels:
+        held_out |= by_pixels(data[1])
+    if space is not None:
+        held_out |= _in_space(of_space, space, space.held_out, asked)
+    prompts = {m: attributes.prompts(loaded, m, asked.num_samples) for m in of_prompts}
+    for metric, prompt in prompts.items():
+        held_out |= attributes.measure(loaded, metric, prompt, prompt.images)
+
+    def of_set(setting: Setting, repeat: int) -> dict[str, Figure]:
+        options: dict[str, Any] = {**setting}
+        seed = asked.seed + repeat
+        found: dict[str, Figure] = {}
+        if of_pixels or space is not None:
+            drawing = loaded.drawing(asked.num_samples, task=asked.task, seed=seed, **options)
+            samples = SampleSet(drawing, labels, asked.cache, f"{title(setting)}, seed {seed}")
+        if of_pixels:
+            drawn = np.concatenate(list(samples.images()))
+            images = (drawn.astype(np.float32) / 127.5 - 1, labels)
+            found |= by_pixels(images)
+            if "memorisation" in of_pixels and (setting, repeat) == (asked.scales[0], 0):
+                _draw_pairs(pairs, sources[0], data, images[0], drawn)
+        if space is not None:
+            of_samples = samples.features(space.extractor)
+            found |= _in_space(of_space, space, of_samples, asked)
+        for metric, prompt in prompts.items():
+            drawn = attributes.sample(loaded, metric, prompt, seed, task=asked.task, **setting)
+            found |= attributes.measure(loaded, metric, prompt, drawn)
+        return found
+
+    rows = []
+    for setting in asked.scales:
+        found = results.over_repeats([of_set(setting, r) for r in range(asked.repeats)])
+        options: dict[str, Any] = {**setting}
+        rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": found})
+    return rows, {name: figure.record() for name, figure in held_out.items()}
 
 
-def table(report: dict[str, Any]) -> str:
+def _in_space(
+    metrics: Sequence[str], space: Space, samples: feature_space.Features, asked: Asked
+) -> dict[str, Figure]:
+    return distribution_metrics.measure(
+        metrics, space.reference, samples, seed=asked.seed, kid_subsets=asked.kid_subsets
+    )
+
+
+def _draw_pairs(
+    path: Path, train: Source, data: Sequence[Images], images: np.ndarray, drawn: np.ndarray
+) -> None:
+    """The samples nearest to the training set by the ratio of distances, above their neighbours."""
+    found = neighbours.copies(data[0][0], data[1][0], images)
+    chosen = np.argsort(found.ratios, kind="stable")[:PAIRS]
+    if len(chosen) > PAIR_COLUMNS:  # whole rows
+        chosen = chosen[: len(chosen) // PAIR_COLUMNS * PAIR_COLUMNS]
+    near = np.stack([feature_space.eight_bit(train, [k])[0] for k in found.nearest[chosen]])
+    bands = []
+    for start in range(0, len(chosen), PAIR_COLUMNS):
+        part = slice(start, start + PAIR_COLUMNS)
+        bands += [*drawn[chosen[part]], *near[part]]
+    path.parent.mkdir(exist_ok=True)
+    figures.save_png(path, figures.grid(np.stack(bands), min(PAIR_COLUMNS, len(chosen))))
+
+
+def table(report: Mapping[str, Any]) -> str:
     """The figures of samples as a Markdown table."""
-    names = list(report["held_out_data"])
-    rows = [(f"samples, {title(row)}", row) for row in report["samples"]]
-    rows.append(("held-out data", report["held_out_data"]))
-    lines = [f"| | {' | '.join(names)} |", "|" + " --- |" * (len(names) + 1)]
-    lines += [f"| {head} | {' | '.join(f'{r[n]:.3f}' for n in names)} |" for head, r in rows]
-    return "\n".join(lines)
+    rows = {f"samples, {title(row)}": row["metrics"] for row in report["samples"]}
+    return results.table({**rows, "held-out data": report["held_out_data"]["metrics"]})
 
 
 def title(row: Setting) -> str:

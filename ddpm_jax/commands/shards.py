@@ -54,12 +54,16 @@ class Shards:
           UserError: where a file cannot be written.
         """
         for start in range(0, self.num, self.size):
-            rows = range(start, min(start + self.size, self.num))
-            arrays = self._read(rows)
-            if arrays is None:
-                arrays = make(rows)
-                self._write(rows, arrays)
-            yield rows, arrays
+            yield self.part(start, make)
+
+    def part(self, start: int, make: Callable[[range], Arrays]) -> tuple[range, Arrays]:
+        """The part that begins at row `start`, as in `each`."""
+        rows = range(start, min(start + self.size, self.num))
+        arrays = self._read(rows)
+        if arrays is None:
+            arrays = make(rows)
+            self._write(rows, arrays)
+        return rows, arrays
 
     def ready(self) -> int:
         """How many rows have a file; whether it is whole is seen when it is read."""

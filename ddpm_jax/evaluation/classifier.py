@@ -27,7 +27,7 @@ from ddpm_jax.models import FeatureClassifier
 # What is trained, and how. Another version is another space of features: count it up whenever
 # anything here or in `FeatureClassifier` changes.
 RECIPE: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "width": 32,
     "features": 64,
     "dropout": 0.1,
@@ -118,7 +118,7 @@ def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
 
         for chosen, key in zip(_order(len(images), seed), keys, strict=True):
             params, state = step(params, state, data, chosen, key)
-    params = jax.tree.map(np.asarray, params)
+    params = _scaled(jax.tree.map(np.asarray, params), heads, images[:HELD_OUT], levels)
     accuracy = _accuracy(params, heads, held_out, levels)
     return Trained(params, heads, _digest(params), accuracy)
 
@@ -193,6 +193,18 @@ def extractor(trained: Trained, info: DataInfo) -> Extractor:
 def _model(heads: dict[str, int]) -> FeatureClassifier:
     sizes = tuple(heads.items())
     return FeatureClassifier(sizes, RECIPE["width"], RECIPE["features"], RECIPE["dropout"])
+
+
+def _scaled(params: Any, heads: dict[str, int], images: np.ndarray, levels: int) -> Any:
+    """The parameters with features whose mean square over these images is 1."""
+    model = _model(heads)
+
+    def network(params: Any, images: jax.Array) -> tuple[jax.Array]:
+        return (model.apply({"params": params}, features.scaled(images, levels))[0],)
+
+    (found,) = features.compiled(network, params)(images)
+    root = np.sqrt(np.square(found, dtype=np.float64).mean())
+    return {**params, "feature_scale": np.array(1 / root, np.float32)}
 
 
 def _order(number: int, seed: int) -> np.ndarray:

@@ -186,6 +186,14 @@ class Experiment:
             mesh=self.mesh,
         )
 
+    def nfe(self, params: Any, task: tasks.Task = NO_TASK) -> int | None:
+        """The network evaluations of an image of config.sample and a task; None if they vary."""
+        schedule = self.schedule_of(params)
+        times = sample_parts.times(self.config, schedule)
+        if len(task.init_images):
+            times = samplers.grids.truncated(times, tasks.strength(task))
+        return sample_parts.nfe(sample_parts.sampler(self.config), schedule, times)
+
     def source(self, split: str) -> data.Source:
         """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
         c = self.config.data

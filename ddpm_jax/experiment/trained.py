@@ -108,15 +108,7 @@ class Loaded:
         **options: Any,
     ) -> Drawing:
         """What `sample` draws, checked and ready to be drawn part by part."""
-        experiment = self.experiment
-        if task.composed and "guidance_scale" in options:
-            raise UserError(
-                f"guidance_scale={options['guidance_scale']}: the weights of what is composed take "
-                "its place; leave it out"
-            )
-        if options:
-            options = sample_parts.own_options(options, experiment.config)
-            experiment = build(configs.override(experiment.config, {"sample": options}), task)
+        experiment = self._with(options, task)
         config, conditions = experiment.config, conditions or {}
         chosen = self.labels(num, labels, task)
         told.check_enlarges(config, conditions)
@@ -203,6 +195,22 @@ class Loaded:
             )
 
         return enlarge
+
+    def nfe(self, *, task: Task = NO_TASK, **options: Any) -> int | None:
+        """The network evaluations of an image, as `sample` would draw it; None if they vary."""
+        return self._with(options, task).nfe(self.params, task)
+
+    def _with(self, options: dict[str, Any], task: Task) -> Experiment:
+        """The experiment with other fields of config.sample."""
+        if task.composed and "guidance_scale" in options:
+            raise UserError(
+                f"guidance_scale={options['guidance_scale']}: the weights of what is composed take "
+                "its place; leave it out"
+            )
+        if not options:
+            return self.experiment
+        options = sample_parts.own_options(options, self.experiment.config)
+        return build(configs.override(self.experiment.config, {"sample": options}), task)
 
     def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""

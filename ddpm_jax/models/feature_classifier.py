@@ -44,7 +44,9 @@ class FeatureClassifier(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not train)(h.reshape(len(h), -1))
         hidden = nn.swish(nn.Dense(self.features, name="hidden")(h))
         logits = {name: nn.Dense(size, name=f"head_{name}")(hidden) for name, size in self.heads}
-        return hidden, logits
+        # Set after training, so that features are of about the size 1, which KID's kernel is for.
+        scale = self.param("feature_scale", nn.initializers.ones, ())
+        return hidden * scale, logits
 
 
 def patches(x: jax.Array, size: int) -> jax.Array:

@@ -130,6 +130,28 @@ def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None
     )
 
 
+def nfe(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> int | None:
+    """The network evaluations of a sampler on a grid, counted on one pixel.
+
+    None for the adaptive ODE, which takes as many as each image needs. Guidance makes each
+    evaluation larger, not more of them.
+    """
+    if getattr(run, "func", run) is samplers.probability_flow:
+        return None
+    calls = []
+
+    def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
+        jax.debug.callback(lambda: calls.append(1))
+        return Denoised(xt, xt, xt)
+
+    if "mask" in inspect.signature(run).parameters:
+        run = functools.partial(run, known=jnp.zeros((1, 1)), mask=jnp.ones((1, 1)))
+    x = jnp.ones((1, 1))
+    jax.block_until_ready(run(denoise, schedule, grid, jax.random.key(0), x))
+    jax.effects_barrier()
+    return len(calls)
+
+
 def own_options(changes: dict[str, Any], c: ConfigDict) -> dict[str, Any]:
     """Changes of config.sample: another sampler or grid does not inherit the first's options."""
     cleared: dict[str, Any] = {}

@@ -38,7 +38,7 @@ def _draw_trade_off(
 
     rows = sorted(rows, key=lambda row: row[scale])
     names = list(held_out)
-    best = ["recall", "label_accuracy"]
+    best = ["class_recall", "label_accuracy"]
     pair = best if set(best) <= set(names) else names[:2]
     panels = 2 if len(pair) == 2 else 1
     figure = matplotlib.figure.Figure(figsize=(5.6 * panels, 4.2), layout="constrained")

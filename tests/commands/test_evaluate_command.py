@@ -22,20 +22,31 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
     report = json.loads((workdir / "eval" / "few.json").read_text())
     # It adds its file and touches nothing else.
     after = tiny_runs.snapshot(workdir)
-    assert {name for name in after if after[name] != before.get(name)} == {"eval", "eval/few.json"}
+    added = {name for name in after if after[name] != before.get(name)}
+    kept = {name for name in added if name.startswith("eval/cache")}
+    assert added - kept == {"eval", "eval/few.json", "eval/few_nearest.png"}
 
     assert [entry["guidance_scale"] for entry in report["samples"]] == [2.0, 0.0]
-    held_out = report["held_out_data"]
-    assert held_out["label_accuracy"] == pytest.approx(356 / 360)
-    assert held_out["memorisation"] == 1
-    assert (report["checkpoint_step"], report["num_samples"], report["seed"]) == (800, 40, 5)
-    assert report["sampling"] == {
+    assert [entry["nfe"] for entry in report["samples"]] == [5, 5]
+    held_out = report["held_out_data"]["metrics"]
+    assert held_out["label_accuracy"]["value"] == pytest.approx(356 / 360)
+    assert held_out["memorisation"]["value"] == 1
+    protocol = report["protocol"]
+    assert (protocol["num_samples"], protocol["seed"], protocol["parameters"]) == (40, 5, "ema")
+    assert protocol["sampling"] == {
         "sampler": "ddim", "num_steps": 5, "grid": "uniform", "clip_x0": True,
     }  # fmt: skip
+    assert report["run"]["checkpoint_step"] == 800
+    assert report["run"]["checkpoint"] == tiny_runs.final(workdir)["state_sha256"]
+    (entry,) = json.loads((workdir / "manifest.json").read_text())["attempts"]
+    assert report["run"]["config_sha256"] == entry["config_sha256"]
     lines = done.stdout.splitlines()
-    assert lines[0] == "| | label_accuracy | memorisation | spread | recall |"
-    assert lines[-1].startswith("| held-out data | 0.989 | 1.000 | ")
-    assert len(lines) == 5
+    head = "| | samples, guidance_scale 2 | samples, guidance_scale 0 | held-out data |"
+    assert lines[0] == head
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| label_accuracy", "| memorisation", "| spread", "| class_recall",
+    ]  # fmt: skip
+    assert lines[2].endswith("| 0.989 (0.972 to 0.996) |")
 
     # The figures are those of the samples that the protocol names.
     loaded = experiment.load(workdir)
@@ -44,7 +55,7 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
     real = np.stack([source[k]["image"] for k in range(len(source))]) / 8.0 - 1
     labels = np.array([source[k]["label"] for k in range(len(source))])
     spread = fidelity.spread_ratio(real, labels, images, np.arange(40) % 10)
-    assert report["samples"][0]["spread"] == pytest.approx(spread, rel=0.01)
+    assert report["samples"][0]["metrics"]["spread"]["value"] == pytest.approx(spread, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,7 @@ def test_more_than_two_scales_are_drawn_as_a_trade_off(finished_run, tmp_path):
     shutil.copytree(finished_run.workdir, workdir)
     report = evaluate.evaluate(
         str(workdir),
-        metrics=["label_accuracy", "recall"],
+        metrics=["label_accuracy", "class_recall"],
         num_samples=50,
         guidance_scales=["3", "0", "1"],
         name="sweep",
@@ -92,7 +103,7 @@ def test_more_than_two_scales_are_drawn_as_a_trade_off(finished_run, tmp_path):
         assert min(picture.size) > 300
         assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 20
     assert [row["guidance_scale"] for row in report["samples"]] == [3, 0, 1]
-    assert len({row["recall"] for row in report["samples"]}) == 3
+    assert len({row["metrics"]["class_recall"]["value"] for row in report["samples"]}) == 3
 
 
 def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
@@ -127,7 +138,8 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
     )
     scales = [(row["guidance_scale"], row["classifier_scale"]) for row in report["samples"]]
     assert scales == [(1, 0), (1, 5)]
-    assert report["classifier_workdir"] == str(classifier)
+    guide = report["protocol"]["guides"]["classifier"]
+    assert guide["checkpoint"] == tiny_runs.final(classifier)["state_sha256"]
     assert "| samples, guidance_scale 1, classifier_scale 5 |" in evaluate.table(report)
 
     for metrics, run, words in (

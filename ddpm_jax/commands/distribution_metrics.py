@@ -1,0 +1,165 @@
+"""Measures of samples as a distribution in a space of features, for `evaluate`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ddpm_jax.commands import results
+from ddpm_jax.commands.results import Figure
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import (
+    frechet,
+    inception_score,
+    intervals,
+    kernel_distance,
+    manifold,
+    moments,
+)
+from ddpm_jax.evaluation.features import Features
+from ddpm_jax.evaluation.intervals import Interval
+from ddpm_jax.evaluation.moments import Statistics
+
+K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
+# Above so many kernel values KID is the mean over subsets, as the literature has it.
+MOST_PAIRS = 10**9
+
+Reference = Features | Statistics
+# The reference, features of samples, seed, subsets of KID -> figures
+Measure = Callable[[Reference, Features, int, int | None], dict[str, Figure]]
+
+
+def measure(
+    metrics: Sequence[str],
+    reference: Reference,
+    samples: Features,
+    *,
+    seed: int,
+    kid_subsets: int | None = None,
+) -> dict[str, Figure]:
+    """The figures of some of METRICS.
+
+    Args:
+      metrics: which.
+      reference: features of the data; or their statistics, which are enough for "fid".
+      samples: features of samples.
+      seed: of groups and subsets.
+      kid_subsets: of KID; None for all pairs at once, where they are not too many.
+
+    Raises:
+      UserError: for features that a metric does not have, or too few of them.
+    """
+    found: dict[str, Figure] = {}
+    for metric in metrics:
+        try:
+            found |= METRICS[metric](reference, samples, seed, kid_subsets)
+        except ValueError as error:
+            raise UserError(f"--metrics={metric}: {error}") from error
+    return found
+
+
+def protocol(
+    metrics: Sequence[str], num_samples: int, num_reference: int | None, kid_subsets: int | None
+) -> dict[str, Any]:
+    """What the metrics' values depend on beside the features."""
+    found: dict[str, Any] = {}
+    if "kid" in metrics and num_reference:
+        number = _subsets(num_samples, num_reference, kid_subsets)
+        size = min(kernel_distance.SUBSET_SIZE, num_samples, num_reference)
+        found["kid"] = {"pairs": "all"} if not number else {"subsets": number, "subset_size": size}
+    if "prdc" in metrics:
+        found["prdc"] = {"k": K}
+    if "is" in metrics:
+        found["is"] = {"splits": inception_score.SPLITS}
+    return found
+
+
+def _fid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
+    target = _statistics(reference, "pooled")
+    return _frechet("fid", samples.pooled, target, seed)
+
+
+def _sfid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
+    if samples.spatial is None or not isinstance(reference, Features):
+        raise ValueError("these features have no spatial part: take --extractor=inception")
+    found = _frechet("sfid", samples.spatial, _statistics(reference, "spatial"), seed)
+    return {"sfid": found["sfid"]}
+
+
+def _frechet(name: str, rows: Any, target: Statistics, seed: int) -> dict[str, Figure]:
+    if warning := frechet.rank_warning(len(rows), rows.shape[1]):
+        print(warning, file=sys.stderr)
+    if len(rows) < 2 * intervals.NUM_GROUPS:
+        return {name: Figure(frechet.frechet_distance(moments.of(rows), target))}
+    around = frechet.frechet_intervals(rows, target, seed=seed)
+    found = {name: results.of_interval(around.at_size)}
+    try:
+        line = frechet.frechet_infinity(rows, target, seed=seed)
+    except ValueError:  # too few for the law in 1/N: the distance at N alone is told
+        return found
+    shift = line.value - around.unbiased.value
+    at_infinity = Interval(
+        line.value,
+        around.unbiased.low + shift,
+        around.unbiased.high + shift,
+        around.unbiased.standard_error,
+        around.unbiased.method,
+    )
+    return found | {f"{name}_infinity": results.of_interval(at_infinity)}
+
+
+def _kid(
+    reference: Reference, samples: Features, seed: int, subsets: int | None
+) -> dict[str, Figure]:
+    target = _rows(reference, "kid")
+    number = _subsets(len(samples.pooled), len(target), subsets)
+    if not number:
+        one = kernel_distance.unbiased(samples.pooled, target, seed=seed)
+        return {"kid": results.of_interval(one)}
+    many = kernel_distance.kernel_distance(samples.pooled, target, subsets=number, seed=seed)
+    around = results.normal(many.value, many.standard_error)
+    return {"kid": around._replace(interval="over overlapping subsets, 95%")}
+
+
+def _prdc(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
+    found = manifold.prdc(samples.pooled, _rows(reference, "prdc"), K, seed=seed)
+    return {name: results.of_interval(one) for name, one in found.intervals.items()}
+
+
+def _is(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
+    if samples.logits is None:
+        raise ValueError(
+            "these features come without classes: take --extractor=classifier or inception"
+        )
+    found = inception_score.inception_score(samples.logits)
+    error = found.std / (found.splits - 1) ** 0.5
+    around = results.normal(found.mean, error)
+    return {"is": around._replace(interval="over splits, 95%")}
+
+
+METRICS: dict[str, Measure] = {
+    "fid": _fid,
+    "sfid": _sfid,
+    "kid": _kid,
+    "is": _is,
+    "prdc": _prdc,
+}
+
+
+def _statistics(reference: Reference, name: str) -> Statistics:
+    if isinstance(reference, Statistics):
+        return reference
+    return moments.statistics(moments.of(getattr(reference, name)))
+
+
+def _rows(reference: Reference, metric: str) -> Any:
+    if isinstance(reference, Statistics):
+        raise ValueError("needs the reference's features, and its file holds mu and sigma alone")
+    return reference.pooled
+
+
+def _subsets(num_samples: int, num_reference: int, given: int | None) -> int | None:
+    """The number of subsets of KID; None for all pairs at once."""
+    if given is not None:
+        return given
+    few = (num_samples + num_reference) ** 2 <= MOST_PAIRS
+    return None if few else kernel_distance.SUBSETS

@@ -1,0 +1,188 @@
+"""The space in which samples are compared with data: its extractor, and features kept on disk."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from blake3 import blake3
+
+from ddpm_jax import files
+from ddpm_jax.commands.shards import Arrays, Shards
+from ddpm_jax.data import DataInfo, Source, fingerprint
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import classifier, features, statistics
+from ddpm_jax.evaluation.features import Extractor, Features
+from ddpm_jax.evaluation.moments import Statistics
+
+EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
+OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
+PCA_COMPONENTS = 64
+PCA_IMAGES = 10_000
+NUM_REFERENCE = 50_000
+ROWS = 1024  # of the reference in one file
+
+
+class Space(NamedTuple):
+    """An extractor, and the data's own features.
+
+    Attributes:
+      extractor: of images uint8 [N, H, W, C] of 256 levels.
+      reference: features of the data that samples are compared with, or their statistics alone.
+      held_out: features of the other split.
+      described: the reference as JSON, as a result names it.
+    """
+
+    extractor: Extractor
+    reference: Features | Statistics
+    held_out: Features
+    described: dict[str, Any]
+
+    @property
+    def num_reference(self) -> int | None:
+        """The number of images of the reference, where it is known."""
+        return self.described["num"]
+
+
+def space(
+    name: str,
+    sources: Mapping[str, Source],
+    data_name: str,
+    *,
+    reference: str,
+    num_reference: int,
+    weights: str | None,
+    resize: str | None,
+    cache: Path,
+) -> Space:
+    """The space of a name, with the features of the reference; kept in `cache` for the next time.
+
+    Args:
+      name: one of EXTRACTORS; "auto" is the small classifier for digits and shapes, else inception.
+      sources: "train" and "validation".
+      data_name: of the data.
+      reference: which of the sources, the other one is "held out"; or a .npz file of mu and sigma,
+        then the validation split is.
+      num_reference: at most so many images of each, the first ones.
+      weights, resize: of inception; None for its default resize.
+      cache: a folder.
+
+    Raises:
+      UserError: for missing or wrong weights, data that the extractor does not fit, options that
+        are of another extractor, or a file of other statistics.
+    """
+    if name == "auto":
+        name = "classifier" if data_name in OWN_CLASSIFIER else "inception"
+    for flag, value in {"inception_weights": weights, "resize": resize}.items():
+        if value is not None and name != "inception":
+            raise UserError(f"--{flag}={value} is of --extractor=inception, not {name}: leave it")
+    if reference not in sources and Path(reference).suffix != ".npz":
+        raise UserError(
+            f"--reference={reference}: need {' or '.join(sources)}, or a file F.npz of mu and sigma"
+        )
+    given = None if reference in sources else _statistics(reference)
+    try:
+        extractor = _extractor(name, sources, weights, resize, cache)
+    except ValueError as error:
+        raise UserError(f"--extractor={name}: {error}") from error
+
+    def features_of(split: str) -> tuple[Features, dict[str, Any]]:
+        source = sources[split]
+        num = min(len(source), num_reference)
+        of = {"split": split, "num": num, "fingerprint": fingerprint(source)}
+        parts = Shards(cache, {"of": of, "extractor": told(extractor)}, num, ROWS)
+        return joined(parts, _of_source(source, extractor)), of
+
+    held_out, _ = features_of("train" if reference == "validation" else "validation")
+    if given is None:
+        found, of = features_of(reference)
+        return Space(extractor, found, held_out, of)
+    width = held_out.pooled.shape[1]
+    if len(given.mean) != width:
+        raise UserError(
+            f"--reference={reference}: has {len(given.mean)} dimensions, and the features of "
+            f"--extractor={name} have {width}"
+        )
+    content = files.read_bytes(reference, sys.maxsize)
+    of = {"file": Path(reference).name, "num": given.num, "blake3": blake3(content).hexdigest()}
+    return Space(extractor, given, held_out, of)
+
+
+def _statistics(path: str) -> Statistics:
+    try:
+        return statistics.read(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--reference={path}: {reason}") from error
+
+
+def told(extractor: Extractor) -> dict[str, Any]:
+    """What names an extractor in a result."""
+    return {"name": extractor.name, **extractor.protocol}
+
+
+def of_images(extractor: Extractor, images: np.ndarray) -> Arrays:
+    """The features of images as arrays to be kept."""
+    try:
+        found = extractor.apply(images)
+    except ValueError as error:
+        raise UserError(f"--extractor={extractor.name}: {error}") from error
+    return {name: array for name, array in found._asdict().items() if array is not None}
+
+
+def joined(parts: Shards, make: Callable[[range], Arrays]) -> Features:
+    """The features of all parts."""
+    many = [arrays for _, arrays in parts.each(make)]
+    return Features(**{name: np.concatenate([one[name] for one in many]) for name in many[0]})
+
+
+def eight_bit(source: Source, rows: Iterable[int]) -> np.ndarray:
+    """Images of a source, uint8 [n, H, W, C], its pixel values spread over 0 to 255.
+
+    As samples are written: of 17 levels the largest is 255, and they are rounded.
+    """
+    images = np.stack([source[k]["image"] for k in rows])
+    top = source.info.levels - 1
+    return images if top == 255 else np.round(images * (255 / top)).astype(np.uint8)
+
+
+def eight_bit_info(info: DataInfo) -> DataInfo:
+    """The info of a source whose images went through `eight_bit`."""
+    return dataclasses.replace(info, levels=256)
+
+
+def _of_source(source: Source, extractor: Extractor) -> Callable[[range], Arrays]:
+    return lambda rows: of_images(extractor, eight_bit(source, rows))
+
+
+def _extractor(
+    name: str,
+    sources: Mapping[str, Source],
+    weights: str | None,
+    resize: str | None,
+    cache: Path,
+) -> Extractor:
+    train = sources["train"]
+    info = eight_bit_info(train.info)
+    if name == "pixels":
+        return features.pixels(info.image_shape)
+    if name == "pca":
+        images = eight_bit(train, range(min(len(train), PCA_IMAGES)))
+        return features.pca(images, min(PCA_COMPONENTS, images[0].size, len(images) - 1))
+    if name == "classifier":
+        trained = classifier.load_or_train(cache, train, sources["validation"])
+        shown = ", ".join(f"{head} {share:.3f}" for head, share in trained.accuracy.items())
+        print(f"features of a classifier whose held-out accuracy is {shown}", file=sys.stderr)
+        return classifier.extractor(trained, info)
+    if name == "inception":
+        if weights is None:
+            raise ValueError(
+                "needs --inception_weights=F.safetensors. " + inception_weights.how_to_get()
+            )
+        params, digest = inception_weights.inception_from_file(weights)
+        chosen = resize or "bicubic"
+        normalisation = "torch" if chosen == "bilinear_torch" else "tensorflow"
+        return inception.extractor(params, digest, resize=chosen, normalisation=normalisation)
+    raise ValueError(f"is unknown: choose among {', '.join(EXTRACTORS)}")

@@ -1,0 +1,92 @@
+"""What an evaluation found: figures with intervals, as JSON and as a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ddpm_jax.evaluation import intervals
+from ddpm_jax.evaluation.intervals import Interval
+
+FORMAT = 2
+Record = dict[str, Any]
+
+
+class Figure(NamedTuple):
+    """A measured value, and the interval that is said of it.
+
+    Attributes:
+      value: the figure.
+      low, high: of its interval; None where one set of samples tells none.
+      interval: how it was found: "jackknife over samples, 95%".
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
+
+    def record(self) -> Record:
+        """As JSON; NaN, which JSON has not, is None."""
+        found = {n: v for n, v in self._asdict().items() if v is not None}
+        return {n: None if isinstance(v, float) and math.isnan(v) else v for n, v in found.items()}
+
+
+def of_interval(interval: Interval) -> Figure:
+    """A value with its interval."""
+    return Figure(interval.value, interval.low, interval.high, interval.method)
+
+
+def share(value: float, num: int) -> Figure:
+    """A share of `num` independent samples, with Wilson's interval at 95%.
+
+    Source: Wilson 1927, equation 1.
+    """
+    z = 1.959964
+    centre = (value + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(value * (1 - value) / num + z**2 / (4 * num**2))
+    return Figure(value, centre - half, centre + half, "Wilson, 95%")
+
+
+def normal(mean: float, standard_error: float) -> Figure:
+    """A mean with the normal interval of its standard error, at 95%."""
+    half = 1.959964 * standard_error
+    return Figure(mean, mean - half, mean + half, "normal, 95%")
+
+
+def over_repeats(many: Sequence[Mapping[str, Figure]]) -> dict[str, Record]:
+    """The figures of one set of samples, or of several their means, with Student's interval."""
+    if len(many) == 1:
+        return {name: figure.record() for name, figure in many[0].items()}
+    found: dict[str, Record] = {}
+    for name in many[0]:
+        values = [figures[name].value for figures in many if name in figures]
+        found[name] = of_interval(intervals.student(values)).record() | {"values": values}
+    return found
+
+
+def values(metrics: Mapping[str, Record]) -> dict[str, float]:
+    """The values alone."""
+    return {n: math.nan if r["value"] is None else r["value"] for n, r in metrics.items()}
+
+
+def text(record: Record | None) -> str:
+    """A figure as it is read: "1.234 (1.100 to 1.400)"."""
+    if record is None or record.get("value") is None:
+        return ""
+    figures = [record[n] for n in ("value", "low", "high") if record.get(n) is not None]
+    # As many digits as the interval needs, if it has one.
+    width = figures[2] - figures[1] if len(figures) == 3 else abs(figures[0])
+    digits = 3 if width >= 0.01 or width == 0 else min(2 - math.floor(math.log10(width)), 8)
+    shown = [f"{figure:.{digits}f}" for figure in figures]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})" if len(shown) == 3 else shown[0]
+
+
+def table(rows: Mapping[str, Mapping[str, Record]]) -> str:
+    """Rows of figures as a Markdown table: many rows down the page, or many figures."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    if len(names) > len(rows):
+        heads, lines = list(rows), {n: [text(row.get(n)) for row in rows.values()] for n in names}
+    else:
+        heads, lines = names, {t: [text(row.get(n)) for n in names] for t, row in rows.items()}
+    shown = [f"| {title} | {' | '.join(cells)} |" for title, cells in lines.items()]
+    return "\n".join([f"| | {' | '.join(heads)} |", "|" + " --- |" * (len(heads) + 1), *shown])
