@@ -42,7 +42,8 @@ def update(sums: Sums, logits: np.ndarray, start: int, total: int) -> Sums:
       sums: of the batches so far.
       logits: of samples start, start + 1, ..., [B, K]; any shift of a row is the same.
       start: the index of the first of them.
-      total: the number of samples in all; split s of S has those from total s / S on.
+      total: the number of samples in all; split s of S has those from
+        floor(total s / S) on, as in the published code.
 
     Raises:
       ValueError: for logits that are not finite, other classes, or samples beyond `total`.
@@ -59,7 +60,7 @@ def update(sums: Sums, logits: np.ndarray, start: int, total: int) -> Sums:
     logits -= logits.max(axis=1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     probabilities = np.exp(logs)
-    split = (index * splits) // total
+    split = ((index + 1) * splits - 1) // total  # so that split s begins at floor(total s / S)
     added = Sums(*(array.copy() for array in sums))
     np.add.at(added.counts, split, 1)
     np.add.at(added.probabilities, split, probabilities)

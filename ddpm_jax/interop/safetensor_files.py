@@ -15,6 +15,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HEADER_BYTES = 2**24  # a hundred thousand tensors
+SAVE_AGAIN = "unet.save_pretrained(directory, safe_serialization=True)"
 # How torch.save begins: a zip file; before 1.6, and from pickle itself, protocol 2 to 5.
 _PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -59,7 +60,7 @@ def read(directory: Path) -> dict[str, np.ndarray]:
             raise pickle_error(path)
         if not path.is_file():
             raise _no_weights(directory, file)
-        for name, tensor in _read_tensors(path):
+        for name, tensor in read_tensors(path):
             if ".attentions." in name:
                 for old, new in _OLD_NAMES.items():
                     name = name.replace(f".{old}.", f".{new}.")
@@ -78,7 +79,17 @@ def _no_weights(directory: Path, file: str) -> ValueError:
     return ValueError(f"{directory} has no {file}; it holds {', '.join(there)}")
 
 
-def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_tensors(path: Path, remedy: str = SAVE_AGAIN) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of one file with its name, in the file's own float type.
+
+    Args:
+      path: of the file.
+      remedy: what makes such a file of a pickle, for the message.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: for a broken file, a pickle, or tensors of another type.
+    """
     # No limit but the file's own size: a header cannot ask for more than the file has.
     content = read_bytes(path, sys.maxsize)
     size = int.from_bytes(content[:8], "little")
@@ -89,7 +100,7 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         tensors = safetensors.deserialize(content)
     except (safetensors.SafetensorError, ValueError) as error:
         if content.startswith(_PICKLED) and content[8:9] != b"{":
-            raise pickle_error(path) from error
+            raise pickle_error(path, remedy) from error
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     # numpy has no bfloat16 of its own, so safetensors.numpy cannot read such a file.
     dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
@@ -105,9 +116,9 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             raise ValueError(f"{path}: tensor {name} is of no shape: {error}") from error
 
 
-def pickle_error(path: Path) -> ValueError:
+def pickle_error(path: Path, remedy: str = SAVE_AGAIN) -> ValueError:
     """What to raise for a pickle, with the remedy."""
     return ValueError(
         f"{path} is a pickle, which can execute code when it is read; load it where you trust it "
-        "and save it again: unet.save_pretrained(directory, safe_serialization=True)"
+        f"and save it again: {remedy}"
     )
