@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from ddpm_jax.errors import UserError
 
@@ -109,18 +109,31 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
       OSError: if it cannot be opened or read.
       ValueError: if it is no regular file, longer, or changes meanwhile.
     """
-    # Without O_NONBLOCK, opening a pipe that nobody writes to never returns.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no regular file")
+    with _regular(path) as file:
+        status = os.fstat(file.fileno())
         if status.st_size > limit:
             raise ValueError(f"it has more than the limit of {limit:,} bytes")
         content = file.read(status.st_size + 1)
         if len(content) != status.st_size:
             raise ValueError("its size changes; read it when it is written")
     return content
+
+
+def read_lines(path: str | os.PathLike[str], limit: int) -> Iterator[bytes]:
+    """The lines of a regular file of any length, one at a time.
+
+    A line of more than `limit` bytes is cut there, so that no line takes more memory.
+
+    Raises:
+      OSError: if it cannot be opened or read.
+      ValueError: if it is no regular file.
+    """
+    with _regular(path) as file:
+        while line := file.readline(limit):
+            rest = line
+            while not rest.endswith(b"\n") and (rest := file.readline(2**16)):
+                pass
+            yield line
 
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
@@ -144,6 +157,16 @@ def parse_json(content: bytes) -> Any:
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+@contextlib.contextmanager
+def _regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    # Without O_NONBLOCK, opening a pipe that nobody writes to never returns.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        yield file
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

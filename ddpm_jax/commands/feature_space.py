@@ -13,9 +13,10 @@ from ddpm_jax import files
 from ddpm_jax.commands.shards import Arrays, Shards
 from ddpm_jax.data import DataInfo, Source, fingerprint
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import classifier, features, statistics
+from ddpm_jax.evaluation import classifier, features, inception, statistics
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.evaluation.moments import Statistics
+from ddpm_jax.interop import inception as weights_of_inception
 
 EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
 OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
@@ -179,9 +180,10 @@ def _extractor(
     if name == "inception":
         if weights is None:
             raise ValueError(
-                "needs --inception_weights=F.safetensors. " + inception_weights.how_to_get()
+                f"needs --inception_weights=F.safetensors: {weights_of_inception.HOW_TO_GET}; or "
+                "choose another extractor"
             )
-        params, digest = inception_weights.inception_from_file(weights)
+        params, digest = weights_of_inception.inception_from_file(weights)
         chosen = resize or "bicubic"
         normalisation = "torch" if chosen == "bilinear_torch" else "tensorflow"
         return inception.extractor(params, digest, resize=chosen, normalisation=normalisation)

@@ -21,6 +21,10 @@ CONVERT = (
     "s.save_file({k: v.contiguous() for k, v in w.items() if v.is_floating_point()}, "
     "'inception.safetensors')\""
 )
+HOW_TO_GET = (
+    f"download {URL} (its sha256 begins with {CHECKPOINT.removesuffix('.pth')[-8:]}) and, where "
+    f"torch is installed, run {CONVERT}"
+)
 EPSILON = 1e-3  # of the batch norms
 
 
@@ -49,10 +53,7 @@ def inception_from_file(path: str | os.PathLike[str]) -> Weights:
     if path.suffix in safetensor_files.PICKLES:
         raise safetensor_files.pickle_error(path, CONVERT)
     if not path.is_file():
-        raise ValueError(
-            f"no file {path} of Inception weights; download {URL} (its sha256 begins with "
-            f"{CHECKPOINT.removesuffix('.pth')[-8:]}) and, where torch is installed, run {CONVERT}"
-        )
+        raise ValueError(f"no file {path} of Inception weights; {HOW_TO_GET}")
     tensors = dict(safetensor_files.read_tensors(path, CONVERT))
     digest = blake3()
     for name, tensor in sorted(tensors.items()):

@@ -1,0 +1,143 @@
+"""The files in DIR/eval: what was measured of a run, and by which protocol."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ddpm_jax import files
+from ddpm_jax.reporting.report import folders
+from ddpm_jax.reporting.report.html import short
+
+FORMAT = 2
+MAX_FILES = 200
+MAX_ROWS = 100  # of a file
+MAX_METRICS = 40
+
+
+class Measured(NamedTuple):
+    """A metric: its value, and the interval around it if it has one; None where it is undefined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+
+
+class Row(NamedTuple):
+    """What was measured in one setting: {"guidance_scale": 2.0, "nfe": 50}, {"fid": Measured}."""
+
+    setting: dict[str, Any]
+    metrics: dict[str, Measured]
+
+
+class Evaluation(NamedTuple):
+    """A file of measures.
+
+    Attributes:
+      name: of the file, without its ending.
+      protocol: how was measured, as the file has it.
+      run: what was measured: the step of the checkpoint, and more.
+      rows: of samples.
+      held_out: the same measures of held-out data.
+      written: when.
+    """
+
+    name: str
+    protocol: dict[str, Any]
+    run: dict[str, Any]
+    rows: list[Row]
+    held_out: dict[str, Measured]
+    written: str
+
+    @property
+    def measure(self) -> str:
+        """What must be equal for two values to be comparable: all of the protocol but sampling."""
+        rest = {name: value for name, value in self.protocol.items() if name != "sampling"}
+        return json.dumps(rest, sort_keys=True)
+
+
+class Found(NamedTuple):
+    """The evaluations of a run, by name, and (name, reason) of files that are none."""
+
+    evaluations: list[Evaluation]
+    unreadable: list[tuple[str, str]]
+
+
+def read(folder: pathlib.Path) -> Found:
+    """All of the JSON files in a folder."""
+    found = Found([], [])
+    paths = folders.listed(folder, ".json")
+    for path in paths[:MAX_FILES]:
+        try:
+            found.evaluations.append(parse(path.stem, files.read_json(path)))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            found.unreadable.append((path.name, short(reason)))
+    found.unreadable.extend((p.name, "too many files") for p in paths[MAX_FILES:])
+    return found
+
+
+def parse(name: str, content: Any) -> Evaluation:
+    """An evaluation from its file's JSON. Raises ValueError for what has not its shape."""
+    fields = _object(content, "the file")
+    if fields.get("format") != FORMAT:
+        raise ValueError("another version wrote it: its format is not 2")
+    samples = fields.get("samples", [])
+    if not isinstance(samples, list) or len(samples) > MAX_ROWS:
+        raise ValueError(f"samples is no list of at most {MAX_ROWS}")
+    held_out = _object(fields.get("held_out_data") or {}, "held_out_data")
+    written = fields.get("written", "")
+    return Evaluation(
+        name,
+        _object(fields.get("protocol"), "protocol"),
+        _object(fields.get("run") or {}, "run"),
+        [_row(_object(one, f"samples[{k}]"), k) for k, one in enumerate(samples)],
+        _metrics(held_out.get("metrics") or {}, "held_out_data.metrics"),
+        written if isinstance(written, str) else "",
+    )
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value} of nested objects."""
+    fields: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _row(fields: dict[str, Any], number: int) -> Row:
+    setting = {name: value for name, value in fields.items() if name != "metrics"}
+    return Row(setting, _metrics(fields.get("metrics"), f"samples[{number}].metrics"))
+
+
+def _metrics(content: Any, where: str) -> dict[str, Measured]:
+    found = _object(content, where)
+    if len(found) > MAX_METRICS:
+        raise ValueError(f"{where} holds more than {MAX_METRICS}")
+    return {name: _measured(value, f"{where}.{name}") for name, value in found.items()}
+
+
+def _measured(content: Any, where: str) -> Measured:
+    fields = content if isinstance(content, dict) else {"value": content}
+    if "value" not in fields:
+        raise ValueError(f"{where} has no value")
+    numbers = [fields.get(name) for name in ("value", "low", "high")]
+    for number in numbers:
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise ValueError(f"{where} is no number")
+        if number is not None and not abs(number) < 1e300:
+            raise ValueError(f"{where} is too large")
+    interval = fields.get("interval", "")
+    return Measured(
+        numbers[0], numbers[1], numbers[2], interval if isinstance(interval, str) else ""
+    )
+
+
+def _object(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is no JSON object")
+    return content

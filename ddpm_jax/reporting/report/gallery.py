@@ -1,0 +1,115 @@
+"""What it draws: samples through training, the way from noise to image, nearest training images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.data import images
+from ddpm_jax.reporting import figures
+from ddpm_jax.reporting.report import overview, pictures
+from ddpm_jax.reporting.report.curves import spread
+from ddpm_jax.reporting.report.html import Html, join, note, short, tag
+from ddpm_jax.reporting.report.runs import Run
+
+PICTURES = 40  # of samples, over all runs
+NEAREST = 4  # of a run
+# Of the page's 10 MB, in bytes before they are written as text, which takes a third more.
+SAMPLE_BYTES = 4_500_000
+FILM_BYTES = 1_200_000
+NEAREST_BYTES = 1_200_000
+
+
+def samples(runs: Sequence[Run]) -> Html:
+    """The pictures of samples, a slider a run."""
+    return tag("div", *(_slides(run, k, runs) for k, run in enumerate(runs)), class_="pictures")
+
+
+def film(runs: Sequence[Run]) -> Html:
+    """The way from noise to image of a few samples, an image a row."""
+    parts = []
+    for k, run in enumerate(runs):
+        drawn = run.drawn
+        found = drawn if isinstance(drawn, str) else drawn.film
+        if len(runs) > 1:
+            parts.append(overview.heading(run, k))
+        if isinstance(found, str) or isinstance(drawn, str):
+            parts.append(note(found))
+            continue
+        num, frames = found.shape[:2]
+        alt = (
+            f"{num} rows of {frames} pictures each: from pure noise on the left to the finished "
+            f"sample on the right, drawn by {short(run.name)}"
+        )
+        strip = pictures.picture(_strip(found), alt, FILM_BYTES // len(runs))
+        box = tag("div", strip, class_="scroll film", role="region", tabindex="0",
+                  aria_label=f"Film strip of {short(run.name)}")  # fmt: skip
+        parts.append(tag("figure", box, tag("figcaption", tag("span", drawn.film_told))))
+    return join(parts)
+
+
+def nearest(runs: Sequence[Run]) -> Html:
+    """Samples beside the training images next to them."""
+    return tag("div", *(_nearest(run, k, runs) for k, run in enumerate(runs)), class_="pictures")
+
+
+def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
+    parts: list[Html] = [overview.heading(run, colour)] if len(runs) > 1 else []
+    if not run.nearest:
+        parts.append(note("No evaluation has drawn them yet (DIR/eval/NAME_nearest.png)."))
+    for path in run.nearest[:NEAREST]:
+        alt = f"Samples of {short(run.name)} beside their nearest training images"
+        shown = _shown(path, alt, NEAREST_BYTES // (NEAREST * len(runs)))
+        box = tag("div", shown, class_="scroll", role="region", tabindex="0", aria_label=alt)
+        caption = f"Evaluation {short(path.stem.removesuffix('_nearest'))}"
+        parts.append(tag("figure", box, tag("figcaption", tag("span", caption))))
+    if len(run.nearest) > NEAREST:
+        parts.append(note(f"{len(run.nearest) - NEAREST} more lie in DIR/eval."))
+    return tag("div", parts)
+
+
+def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
+    title = overview.heading(run, colour) if len(runs) > 1 else None
+    if not run.samples:
+        draws = run.config.get("model.name") != "classifier"
+        told = "No samples were drawn in training (DIR/samples/*.png)."
+        return tag("div", title, note(told if draws else "A classifier draws no images."))
+    chosen = spread(run.samples, max(PICTURES // len(runs), 2))
+    most = SAMPLE_BYTES // (len(chosen) * len(runs))
+    frames = [
+        tag("figure", _shown(path, f"Samples of {short(run.name)}, {short(caption)}", most),
+            tag("figcaption", short(caption)))
+        for caption, path in chosen
+    ]  # fmt: skip
+    of = f" of {len(run.samples):,}" if len(chosen) < len(run.samples) else ""
+    told = f"{len(chosen)}{of} pictures, evenly spaced, the first and the last among them."
+    label = f"Samples of {short(run.name)} through training"
+    slider = tag(
+        "div",
+        tag("button", "▶", type="button", aria_label="Play"),
+        tag("input", type="range", min=0, max=len(frames) - 1, value=len(frames) - 1, step=1,
+            aria_label=label),
+        tag("output", short(chosen[-1][0])),
+        class_="slider",
+        hidden=True,
+    )  # fmt: skip
+    box = tag("div", *frames, class_="frames", tabindex="0", role="region", aria_label=label)
+    return tag("div", title, box, slider, note(told), data_slides=True)
+
+
+def _shown(path: Path, alt: str, most: int) -> Html:
+    """The picture of a file, or the sentence that it cannot be read."""
+    try:
+        return pictures.picture(pictures.read(path), alt, most)
+    except images.BrokenImage as error:
+        return note(f"{short(path.name)} cannot be shown: {short(str(error))}.")
+
+
+def _strip(found: np.ndarray) -> np.ndarray:
+    """Images [N, frames, H, W, C] as one picture, transparent between them."""
+    num, frames, *shape = found.shape
+    tiles = found.reshape(num * frames, *shape)
+    colour = figures.grid(tiles, frames).repeat(3 if shape[-1] == 1 else 1, axis=-1)
+    # On black tiles the grid's own white is what lies between.
+    gaps = figures.grid(np.zeros((num * frames, *shape[:2], 1), np.uint8), frames)
+    return np.concatenate([colour, 255 - gaps], axis=-1)

@@ -1,0 +1,115 @@
+"""What a page tells of a run, and how much of it a workdir's files give."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpm_jax.reporting.report import curves, evaluations, folders
+
+
+class Levels(NamedTuple):
+    """A path from data to noise: alpha and sigma at times t in [0, 1], float64 [N] each."""
+
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+
+class LossByTime(NamedTuple):
+    """The loss on held-out images by t, float64 [N] each: a mean in each interval of t.
+
+    Attributes:
+      t: the mean of the times drawn in the interval.
+      mean, standard_error: of the loss.
+      num: draws in all.
+    """
+
+    t: np.ndarray
+    mean: np.ndarray
+    standard_error: np.ndarray
+    num: int
+
+
+class Drawn(NamedTuple):
+    """What was drawn with the network of a checkpoint; a sentence for what was not, and why.
+
+    Attributes:
+      step: of the checkpoint.
+      parameters: how many the network has.
+      levels: of its schedule, which may be learned.
+      film: uint8 [N, frames, H, W, C], from noise to image.
+      film_told: how it was drawn.
+      losses: of the moving average.
+    """
+
+    step: int
+    parameters: int
+    levels: Levels
+    film: np.ndarray | str
+    film_told: str
+    losses: LossByTime | str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One run. What is a text in place of something says why that is not there.
+
+    Attributes:
+      name: of the run on this page, unlike the others'.
+      workdir: where it lies.
+      config: {dotted name: value}.
+      attempts: entries of the manifest, oldest first.
+      levels: of its schedule.
+      drawn: what needs the network.
+      metrics: curves by step.
+      samples: pictures of samples with their steps, in the order of training.
+      nearest: pictures of samples and their nearest training images.
+      evaluations: what measured it.
+    """
+
+    name: str
+    workdir: pathlib.Path
+    config: Mapping[str, Any]
+    attempts: Sequence[Mapping[str, Any]] | str
+    levels: Levels | str
+    drawn: Drawn | str
+    metrics: curves.Metrics | str
+    samples: Sequence[tuple[str, pathlib.Path]]
+    nearest: Sequence[pathlib.Path]
+    evaluations: evaluations.Found
+
+
+def metrics(workdir: pathlib.Path) -> curves.Metrics | str:
+    """The curves of a workdir's metrics.jsonl, or why there are none."""
+    try:
+        found = curves.read(workdir / "metrics.jsonl")
+    except FileNotFoundError:
+        return "There is no metrics.jsonl, so nothing is known of its training."
+    except (OSError, ValueError) as error:
+        return f"metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}."
+    return found if found.curves else "metrics.jsonl holds no figures yet."
+
+
+def samples(workdir: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+    """(caption, file) of the pictures in DIR/samples, in the order of the steps they name."""
+    found = []
+    for path in folders.listed(workdir / "samples", ".png"):
+        digits = re.search(r"(\d{1,18})$", path.stem)
+        step = int(digits[1]) if digits else -1
+        caption = f"step {step:,}" if path.stem.startswith("step_") and digits else path.stem
+        found.append((step, path.name, caption, path))
+    return [(caption, path) for *_, caption, path in sorted(found)]
+
+
+def names(workdirs: Sequence[pathlib.Path]) -> list[str]:
+    """The shortest ends of these paths that tell them apart, the last folder's name at least."""
+    parts = [path.parts for path in workdirs]
+    for length in range(1, max(map(len, parts)) + 1):
+        told = ["/".join(p[-length:]) for p in parts]
+        if len(set(told)) == len(told):
+            return told
+    return [str(path) for path in workdirs]
