@@ -70,13 +70,15 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def _of_both(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_both(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[dict, dict]:
     """The protocols with only those metrics that both measured."""
     common = {*a.get("metrics", {})} & {*b.get("metrics", {})}
-    return [
-        {**one, "metrics": {n: v for n, v in one.get("metrics", {}).items() if n in common}}
-        for one in (a, b)
-    ]
+
+    def reduced(one: Mapping[str, Any]) -> dict:
+        kept = {n: v for n, v in one.get("metrics", {}).items() if n in common}
+        return {**one, "metrics": kept}
+
+    return reduced(a), reduced(b)
 
 
 def _differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, tuple[str, str]]]:

@@ -1,5 +1,7 @@
 """A small classifier of clean images, whose last hidden layer is a space of features."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,15 +37,18 @@ class FeatureClassifier(nn.Module):
           images: [B, H, W, C] in [-1, 1].
           train: turns dropout on; `apply` then needs rngs={"dropout": key}.
         """
+        # Accelerators round to fewer bits by default; features should be the same everywhere.
+        dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
+        conv = functools.partial(nn.Conv, kernel_size=(3, 3), precision=jax.lax.Precision.HIGHEST)
         h = patches(images, -(-max(images.shape[1:3]) // GRID))
-        h = nn.swish(nn.Conv(self.width, (3, 3), name="conv_0")(h))
-        h = nn.swish(nn.Dense(2 * self.width, name="patch_1")(patches(h, 2)))
-        h = nn.swish(nn.Conv(2 * self.width, (3, 3), name="conv_1")(h))
+        h = nn.swish(conv(self.width, name="conv_0")(h))
+        h = nn.swish(dense(2 * self.width, name="patch_1")(patches(h, 2)))
+        h = nn.swish(conv(2 * self.width, name="conv_1")(h))
         if max(h.shape[1:3]) > 4:
-            h = nn.swish(nn.Dense(4 * self.width, name="patch_2")(patches(h, 2)))
+            h = nn.swish(dense(4 * self.width, name="patch_2")(patches(h, 2)))
         h = nn.Dropout(self.dropout, deterministic=not train)(h.reshape(len(h), -1))
-        hidden = nn.swish(nn.Dense(self.features, name="hidden")(h))
-        logits = {name: nn.Dense(size, name=f"head_{name}")(hidden) for name, size in self.heads}
+        hidden = nn.swish(dense(self.features, name="hidden")(h))
+        logits = {name: dense(size, name=f"head_{name}")(hidden) for name, size in self.heads}
         # Set after training, so that features are of about the size 1, which KID's kernel is for.
         scale = self.param("feature_scale", nn.initializers.ones, ())
         return hidden * scale, logits
