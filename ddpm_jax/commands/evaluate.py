@@ -1,19 +1,17 @@
 """Measures of a trained model: its samples, its likelihood; as a table and as a file."""
 
 import dataclasses
-import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import cli, experiment, files
+from ddpm_jax import cli, experiment
 from ddpm_jax.commands import (
     attributes,
     classification,
     distribution_metrics,
-    environment,
+    exported_features,
     feature_space,
     likelihood,
     results,
@@ -39,7 +37,14 @@ OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
 CACHE = "cache"
 # Of the command line; those of SpaceFlags and of what guides are grouped by `from_flags`.
 GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step")
-SPACE = ("extractor", "inception_weights", "resize", "reference", "num_reference")
+SPACE = (
+    "extractor",
+    "inception_weights",
+    "resize",
+    "reference",
+    "num_reference",
+    "export_reference",
+)
 SCALES = {"guidance_scale": "guidance_scales", "classifier_scale": "classifier_scales"}
 OWN = (
     "workdir",
@@ -53,7 +58,8 @@ OWN = (
     "name",
     "num_terms",
 )
-FLAGS = (*OWN, *SCALES, *SPACE, *GUIDES)
+EXPORTED = ("sample_features", "reference_features")
+FLAGS = (*OWN, *SCALES, *SPACE, *GUIDES, *EXPORTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,7 @@ class SpaceFlags:
       resize: of inception.
       reference: "train", "validation", or a .npz file of mu and sigma; None for "train".
       num_reference: at most so many of its images; None for 50,000.
+      export_reference: a .npz file to write its mu and sigma to.
     """
 
     extractor: str | None = None
@@ -73,6 +80,7 @@ class SpaceFlags:
     resize: str | None = None
     reference: str | None = None
     num_reference: int | None = None
+    export_reference: str | None = None
 
 
 def evaluate(
@@ -87,7 +95,7 @@ def evaluate(
     space: SpaceFlags = SpaceFlags(),
     kid_subsets: int | None = None,
     seed: int = 0,
-    step: int | None = None,
+    step: int | str | None = None,
     raw_params: bool = False,
     name: str = "",
     num_terms: int | None = None,
@@ -128,9 +136,7 @@ def evaluate(
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
     of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
     of_space = [m for m in metrics if m in distribution_metrics.METRICS]
-    name = name or ("samples" if of_samples else OF_NAMES[metrics[0]])
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
+    name = results.file_name(name or ("samples" if of_samples else OF_NAMES[metrics[0]]))
     of_drawn = {
         "num_samples": num_samples,
         "repeats": repeats,
@@ -180,12 +186,7 @@ def evaluate(
         report["likelihood"] = likelihood.bits_per_pixel(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
-    about = environment.describe()
-    report |= {name: about[name] for name in ("versions", "devices", "git")}
-    report["seconds"] = round(time.monotonic() - began, 1)
-    report["written"] = datetime.now(UTC).isoformat(timespec="seconds")
-    folder.mkdir(exist_ok=True)
-    files.must_write_json(folder / f"{name}.json", report)
+    results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         plots.trade_off(
             folder / f"{name}.png",
@@ -198,6 +199,14 @@ def evaluate(
 
 def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     """`evaluate` as the command line asks for it: the values of FLAGS, by name."""
+    if given["sample_features"] or given["reference_features"]:
+        own = ("workdir", "metrics", "seed", "kid_subsets", "name")
+        cli.refuse([f for f in FLAGS if f not in (*own, *EXPORTED)], "is not of exported features")
+        return exported_features.evaluate(
+            samples=given["sample_features"],
+            reference=given["reference_features"],
+            **{name: given[name] for name in own},
+        )
     return evaluate(
         **{name: given[name] for name in OWN},
         **{argument: given[flag] for flag, argument in SCALES.items()},
@@ -228,6 +237,8 @@ def _measure(
             resize=flags.resize,
             cache=cli.cache_dir() / "features",
         )
+        if flags.export_reference:
+            feature_space.export(compared, flags.export_reference)
     rows, held_out = sample_metrics.measure(loaded, asked, compared, pairs)
     guides = {"classifier": asked.task.classifier, "weaker": asked.task.weaker}
     report["protocol"] |= {
@@ -312,6 +323,8 @@ def _check_used(
 def table(report: dict[str, Any]) -> str:
     """The figures of a report as lines of Markdown tables."""
     parts = []
+    if "sample_features" in report["run"]:
+        return exported_features.table(report)
     if report["samples"]:
         parts.append(sample_metrics.table(report))
     if ACCURACY in report:

@@ -13,7 +13,7 @@ from ddpm_jax import files
 from ddpm_jax.commands.shards import Arrays, Shards
 from ddpm_jax.data import DataInfo, Source, fingerprint
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import classifier, features, inception, statistics
+from ddpm_jax.evaluation import classifier, features, inception, moments, statistics
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.interop import inception as weights_of_inception
@@ -109,6 +109,24 @@ def space(
     content = files.read_bytes(reference, sys.maxsize)
     of = {"file": Path(reference).name, "num": given.num, "blake3": blake3(content).hexdigest()}
     return Space(extractor, given, held_out, of)
+
+
+def export(space: Space, path: str) -> None:
+    """Write the mean and covariance of the reference to a .npz file, as `reference` takes it.
+
+    Raises:
+      UserError: for another kind of file, or where it cannot be written.
+    """
+    if Path(path).suffix != ".npz":
+        raise UserError(f"--export_reference={path}: need a file F.npz")
+    found = space.reference
+    if isinstance(found, Features):
+        found = moments.statistics(moments.of(found.pooled))
+    try:
+        statistics.save(path, found)
+    except OSError as error:
+        raise UserError(f"--export_reference={path}: {error.strerror or error}") from error
+    print(f"mu and sigma of the reference in {path}", file=sys.stderr)
 
 
 def _statistics(path: str) -> Statistics:

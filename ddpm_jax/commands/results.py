@@ -1,9 +1,16 @@
 """What an evaluation found: figures with intervals, as JSON and as a table."""
 
 import math
+import re
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_jax import files
+from ddpm_jax.commands import environment
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import intervals
 from ddpm_jax.evaluation.intervals import Interval
 
@@ -90,3 +97,32 @@ def table(rows: Mapping[str, Mapping[str, Record]]) -> str:
         heads, lines = names, {t: [text(row.get(n)) for n in names] for t, row in rows.items()}
     shown = [f"| {title} | {' | '.join(cells)} |" for title, cells in lines.items()]
     return "\n".join([f"| | {' | '.join(heads)} |", "|" + " --- |" * (len(heads) + 1), *shown])
+
+
+def write(path: Path, report: dict[str, Any], began: float) -> None:
+    """Write a result to DIR/eval/NAME.json, with where, when and how long it was measured.
+
+    Args:
+      path: of the file.
+      report: the result; what is said here is added to it.
+      began: when, by time.monotonic.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    about = environment.describe()
+    report |= {name: about[name] for name in ("versions", "devices", "git")}
+    report["seconds"] = round(time.monotonic() - began, 1)
+    report["written"] = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path.parent} ({error.strerror})") from error
+    files.must_write_json(path, report)
+
+
+def file_name(name: str) -> str:
+    """The name of a result. Raises UserError for one that is no plain file's."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
+    return name

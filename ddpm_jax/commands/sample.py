@@ -44,7 +44,7 @@ def to_files(
     trajectory: str | None = None,
     upsampler_workdirs: Sequence[str] = (),
     seed: int = 0,
-    step: int | None = None,
+    step: int | str | None = None,
     raw_params: bool = False,
     options: Sequence[str] = (),
     **fields: Any,

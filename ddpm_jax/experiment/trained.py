@@ -228,12 +228,12 @@ class Loaded:
         return sampling.default_labels(num, num_classes, given)
 
 
-def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = False) -> Loaded:
+def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool = False) -> Loaded:
     """The model that was trained in `workdir`; nothing found there is executed.
 
     Args:
       workdir: of a run of scripts/train.py.
-      step: of the checkpoint; None for the latest.
+      step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
 
     Raises:
@@ -264,7 +264,7 @@ def load(workdir: str | Path, *, step: int | None = None, raw_params: bool = Fal
             "version wrote it, or it is damaged; name another --workdir"
         ) from error
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.newest_whole(_say) if step is None else saved.check(step)
+        step = saved.newest_whole(_say) if step is None else _numbered(saved, step)
         params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
         checkpoint = saved.records()[step].state_sha256
     sha256 = configs.sha256(config.to_dict())
@@ -285,6 +285,21 @@ def described(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
     return value
+
+
+def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:
+    """The number of the step that is asked for. Raises UserError if there is no such checkpoint."""
+    if str(step).isdecimal():
+        return saved.check(int(step))
+    if step != "best":
+        raise UserError(f"step={step}: need the number of a checkpoint, or best")
+    saved.check(None)
+    if (best := saved.best()) is None:
+        raise UserError(
+            f"step=best: no checkpoint in {saved.directory} has a validation loss; train with "
+            "config.train.validate_every at the steps of checkpoint_every, or name another step"
+        )
+    return best
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,6 @@ from ddpm_jax import experiment, sampling
 from ddpm_jax.commands import compare, evaluate
 from ddpm_jax.commands.evaluate import SpaceFlags
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import moments, statistics
 
 PIXELS = SpaceFlags(extractor="pixels")
 NUM = 100
@@ -103,7 +102,11 @@ def test_repeats_are_sets_of_the_next_seeds(run):
 
 def test_a_reference_can_be_a_file_of_statistics(run, tmp_path):
     pixels = np.round(train_images() * (255 / 16)).reshape(-1, 64) / 255
-    statistics.save(tmp_path / "digits.npz", moments.statistics(moments.of(pixels)))
+    out = SpaceFlags(extractor="pixels", export_reference=str(tmp_path / "digits.npz"))
+    measured(run, "exported", metrics=["fid"], space=out)
+    with np.load(tmp_path / "digits.npz") as held:
+        np.testing.assert_allclose(held["mu"], pixels.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(held["sigma"], np.cov(pixels.T), atol=1e-6)
     space = SpaceFlags(extractor="pixels", reference=str(tmp_path / "digits.npz"))
     report = measured(run, "file", metrics=["fid"], space=space)
     assert figure(report, "fid")["value"] == pytest.approx(figure(read(run, "a"), "fid")["value"])
@@ -169,12 +172,38 @@ def test_what_is_no_result_is_named(run, tmp_path, content, words):
         ({"metrics": ["fid"], "kid_subsets": 5}, "--kid_subsets is of --metrics=kid"),
         ({"metrics": ["memorisation"]}, "--extractor=pixels is of fid, .*has none of them"),
         ({"repeats": 0}, "--repeats=0: need at least 1"),
+        ({"step": "worst"}, "step=worst: need the number of a checkpoint, or best"),
+        ({"space": SpaceFlags(extractor="pixels", export_reference="a.txt")}, "need a file F.npz"),
     ],
 )
 def test_what_does_not_fit_is_one_line(run, options, words):
     with pytest.raises(UserError, match=words):
         measured(run, "bad", **({"metrics": ["fid"]} | options))
     assert not (run / "eval" / "bad.json").exists()
+
+
+def test_features_that_another_program_exported_are_measured(run, tmp_path):
+    rng = np.random.default_rng(0)
+    sets = {"a": rng.normal(size=(400, 3)), "b": rng.normal(1.0, 1.0, (500, 3))}
+    for name, rows in sets.items():
+        np.savez(tmp_path / f"{name}.npz", features=rows.astype(np.float32))
+    flags = [f"--workdir={run}", f"--sample_features={tmp_path}/a.npz", "--metrics=fid,kid"]
+    given = f"--reference_features={tmp_path}/b.npz"
+    done = tiny_runs.script("evaluate", *flags, given)
+    assert done.returncode == 0, done.stderr
+    report = read(run, "exported")
+    assert abs(figure(report, "fid_infinity")["value"] - 3) < 0.7  # three means, 1 apart
+    assert report["protocol"]["num_samples"] == 400
+    assert report["protocol"]["reference"]["num"] == 500
+    for wrong, words in (
+        ([*flags, given, "--num_samples=5"], "--num_samples is not of exported features"),
+        (flags, "--reference_features is missing"),
+        ([*flags, given, "--metrics=spread"], "--metrics=spread is not of features"),
+        ([*flags, "--reference_features=no.npz"], "--reference_features: no file no.npz"),
+    ):
+        done = tiny_runs.script("evaluate", *wrong)
+        assert done.returncode == 2
+        assert words in done.stderr, done.stderr
 
 
 def test_too_few_samples_for_the_dimensions_are_told(run, capsys):

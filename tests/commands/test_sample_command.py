@@ -4,7 +4,7 @@ import tiny_runs
 from PIL import Image
 
 from ddpm_jax import experiment, sampling
-from ddpm_jax.commands import sample
+from ddpm_jax.commands import sample, train
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 
@@ -119,6 +119,17 @@ def test_an_older_checkpoint_can_be_asked_for(draw):
     latest, last, older = (draw(8, step=step)["samples"] for step in (None, 800, 700))
     np.testing.assert_array_equal(latest, last)
     assert grey_levels(latest, older) > 1
+
+
+def test_the_best_checkpoint_can_be_asked_for(tmp_path):
+    config = tiny_runs.brief_config(train={"validate_every": 2, "keep_checkpoints": 3})
+    assert train.train(config, tmp_path) == 0
+    losses = {m["step"]: m["validation_loss"] for m in tiny_runs.metrics(tmp_path) if len(m) > 1}
+    best = min(losses, key=losses.get)
+    assert experiment.load(tmp_path, step="best").step == best
+    assert train.train(tiny_runs.brief_config(), tmp_path / "plain") == 0
+    with pytest.raises(UserError, match=r"step=best: .*has a validation loss"):
+        experiment.load(tmp_path / "plain", step="best")
 
 
 def test_a_folder_gets_a_png_an_image(finished_run, draw, tmp_path):
