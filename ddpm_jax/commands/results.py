@@ -83,7 +83,7 @@ def text(record: Record | None) -> str:
     figures = [record[n] for n in ("value", "low", "high") if record.get(n) is not None]
     # As many digits as the interval needs, if it has one.
     width = figures[2] - figures[1] if len(figures) == 3 else abs(figures[0])
-    digits = min(max(3, 1 - math.floor(math.log10(width))), 8) if width > 0 else 3
+    digits = min(max(3, 1 - math.floor(math.log10(width))), 8) if width > 1e-9 else 3
     shown = [f"{figure:.{digits}f}" for figure in figures]
     return f"{shown[0]} ({shown[1]} to {shown[2]})" if len(shown) == 3 else shown[0]
 
