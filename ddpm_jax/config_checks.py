@@ -26,6 +26,8 @@ AT_LEAST = {
     "train.checkpoint_every": 0,
     "train.sample_every": 0,
     "train.validate_every": 0,
+    "train.evaluate_every": 0,
+    "train.evaluate_samples": 2,
     "train.max_skipped": 0,
     "sample.batch_size": 1,
     "sample.grid_size": 1,

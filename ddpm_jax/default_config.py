@@ -127,6 +127,15 @@ def get_config() -> ConfigDict:
     train.sample_every = 10_000
     train.validate_every = 10_000
     train.validate_examples = 2048  # at most, of the held-out data
+    # Draw so many samples of the moving average and measure their distance to the training data:
+    # fid or kid, in the features of auto (a small classifier for digits and shapes, inception for
+    # others), classifier, inception (with its weights as a safetensors file), pca or pixels. The
+    # checkpoint of the least one is kept, in place of that of the least validation loss.
+    train.evaluate_every = 0
+    train.evaluate_samples = 1000
+    train.evaluate_metric = "fid"
+    train.evaluate_extractor = "auto"
+    train.inception_weights = ""
     # Seconds: without a step until the process counts as stuck and ends (exit code 124; validation
     # and samples included; 0 is never), and of one save until it does, which is told.
     train.step_deadline = 3600.0

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ddpm_jax import cli
 from ddpm_jax.commands.manifest import Manifest
 from ddpm_jax.commands.skipped import SkippedSteps
+from ddpm_jax.commands.training_evaluation import TrainingEvaluation
 from ddpm_jax.commands.watch import Watch
 from ddpm_jax.data import Batches, Source
 from ddpm_jax.errors import UserError
@@ -63,7 +65,10 @@ class Attempt:
         experiment, config = self.experiment, self.experiment.config
         batches = training_batches(experiment, self.train_data)
         writer = MetricWriter(self.folder, start, progress.say)
-        watch = Watch(experiment, self.validation_data, writer, progress, self.folder)
+        evaluation = None
+        if config.train.evaluate_every and experiment.draws_images:
+            evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
+        watch = Watch(experiment, self.validation_data, writer, progress, self.folder, evaluation)
         skipped = SkippedSteps(
             self.folder, start, progress, batches.example_ids, config.train.max_skipped
         )
@@ -88,6 +93,7 @@ class Attempt:
                 watch.metrics(num_steps, start),
                 every(period.validate_every, act=watch.validate),
                 every(period.sample_every * experiment.draws_images, act=watch.sample),
+                every(period.evaluate_every * experiment.draws_images, act=watch.evaluate),
                 # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                 every(period.checkpoint_every, act=save),
                 every(period.checkpoint_every, act=self.manifest.follow(self.checkpoints)),

@@ -21,18 +21,22 @@ def show(workdir: Path) -> int:
     with Checkpoints(workdir, read_only=True) as saved:
         saved.check(None)
         records, latest, best = saved.records(), saved.latest(), saved.best()
-        rows = [("step", "state_sha256", "MB", "validation loss", "")]
+        evaluated = any(record.distance is not None for record in records.values())
+        rows: list[tuple[str, ...]] = [
+            ("step", "state_sha256", "MB", "validation loss", *["distance"] * evaluated, "")
+        ]
         for step in saved.steps():
             if step not in records:
-                rows.append((str(step), "", "", "", "damaged"))
+                rows.append((str(step), *[""] * (3 + evaluated), "damaged"))
                 continue
             record = records[step]
             size = sum(int(entry.split()[0]) for entry in record.files.values()) / 1e6
-            loss = "" if record.validation_loss is None else f"{record.validation_loss:.6g}"
+            measured = [record.validation_loss, *[record.distance] * evaluated]
+            shown = ["" if value is None else f"{value:.6g}" for value in measured]
             kind = [name for name, of in (("latest", latest), ("best", best)) if step == of]
-            row = (str(step), record.state_sha256[:16], f"{size:.1f}", loss, ", ".join(kind))
+            row = (str(step), record.state_sha256[:16], f"{size:.1f}", *shown, ", ".join(kind))
             rows.append(row)
-        rows += [(path.name, "", "", "", "set aside") for path in saved.set_aside()]
+        rows += [(p.name, *[""] * (3 + evaluated), "set aside") for p in saved.set_aside()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())

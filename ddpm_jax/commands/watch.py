@@ -4,6 +4,7 @@ import functools
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from ddpm_jax import experiment as experiments
 from ddpm_jax import sampling
+from ddpm_jax.commands.training_evaluation import TrainingEvaluation
 from ddpm_jax.data import Source, evaluation_batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
@@ -34,6 +36,7 @@ class Watch:
         writer: MetricWriter,
         progress: Progress,
         workdir: Path,
+        evaluation: TrainingEvaluation | None = None,
     ):
         self.experiment = experiment
         self.config = experiment.config
@@ -45,6 +48,8 @@ class Watch:
         self._sample_fn = experiment.sample_fn() if experiment.draws_images else None
         self._paused = 0.0  # seconds since the last log that were not training
         self._validated: tuple[int, float] = (-1, math.nan)
+        self._evaluation = evaluation
+        self._evaluated: tuple[int, float] = (-1, math.nan)
         self._scarce = False
         self._picture_not_fatal = NotFatal(workdir / "samples", progress.say)
 
@@ -110,10 +115,30 @@ class Watch:
         self._validated = step, values["loss"]
         self._paused += time.monotonic() - began
 
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """How far the moving average's samples are from the data; the same noise each time."""
+        assert self._evaluation is not None
+        began = time.monotonic()
+        labels, given, _ = self._asked(self._evaluation.num)
+        try:
+            found = self._evaluation.measure(self._drawn(state, labels, given))
+        except UserError as error:  # as of pictures
+            self.progress.say(f"step {step:,}: not evaluated: {error}")
+            self._paused += time.monotonic() - began
+            return
+        self.writer.scalars(step, {f"evaluation_{name}": v for name, v in found.items()})
+        value = found[self._evaluation.metric]
+        self.progress.say(f"step {step:,}: {self._evaluation.metric} {value:.4f}")
+        self._evaluated = step, value
+        self._paused += time.monotonic() - began
+
     def save(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-        """A checkpoint, with its validation loss where this step was validated."""
-        validated, loss = self._validated
-        checkpoints.save(step, state, loss if validated == step else None)
+        """A checkpoint, with what was measured at this step."""
+        loss, distance = (
+            value if measured == step else None
+            for measured, value in (self._validated, self._evaluated)
+        )
+        checkpoints.save(step, state, loss, distance)
         self._warn_if_scarce()
 
     def _warn_if_scarce(self) -> None:
@@ -130,10 +155,24 @@ class Watch:
             )
         self._scarce = free < least
 
-    @functools.cached_property
-    def _asked(self) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+    def _drawn(
+        self, state: TrainState, labels: np.ndarray, given: dict[str, np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Images of the moving average, batch by batch."""
+        assert self._sample_fn is not None
+        return sampling.draw_images(
+            self._sample_fn,
+            state.ema["default"],
+            len(labels),
+            given,
+            seed=self.config.seed,
+            batch_size=experiments.padded_batch(self.experiment, len(labels)),
+        )
+
+    @functools.cache  # noqa: B019 - one watch a run
+    def _asked(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
-        c, num, classes = self.config, self.config.sample.grid_size, self.config.model.num_classes
+        c, classes = self.config, self.config.model.num_classes
         if c.model.conditions and self._validation_data is not None:
             labels, given = conditions.shown(c, self._validation_data, num)
             return labels, conditions.arrays(c, num, labels, given), None
@@ -142,19 +181,10 @@ class Watch:
 
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
-        assert self._sample_fn is not None
         began = time.monotonic()
-        labels, given, columns = self._asked
-        images = sampling.draw_images(
-            self._sample_fn,
-            state.ema["default"],
-            len(labels),
-            given,
-            seed=self.config.seed,
-            batch_size=experiments.padded_batch(self.experiment, len(labels)),
-        )
+        labels, given, columns = self._asked(self.config.sample.grid_size)
         try:
-            drawn = np.concatenate(list(images))
+            drawn = np.concatenate(list(self._drawn(state, labels, given)))
         except UserError as error:  # samples alone are no reason to lose a run
             self.progress.say(f"step {step:,}: no samples drawn: {error}")
             self._paused += time.monotonic() - began

@@ -123,7 +123,8 @@ def jackknife_share(
         raise ValueError(f"need a share in [0, 1] of num >= 1, got {value=}, {num=}")
     plain = jackknife(value, left_out, level=level)
     error = plain.standard_error
-    trials = value * (1 - value) / error**2 if error and 0 < value < 1 else num
+    # Equal values leave an error of rounding.
+    trials = value * (1 - value) / error**2 if error > 1e-12 and 0 < value < 1 else num
     factor = _student_factor(len(left_out) - 1, level) ** 2 / trials
     centre = (value + factor / 2) / (1 + factor)
     half = math.sqrt(factor * (value * (1 - value) + factor / 4)) / (1 + factor)

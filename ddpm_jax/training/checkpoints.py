@@ -92,13 +92,18 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step of the least validation loss, among those where it was measured, or None."""
-        losses = {
-            step: record.validation_loss
-            for step, record in self.records().items()
-            if record.validation_loss is not None
-        }
-        return min(losses, key=lambda step: (losses[step], step)) if losses else None
+        """The best step among those where it was measured, or None.
+
+        That of the least distance of samples to the data; where none was measured, of the least
+        validation loss.
+        """
+        records = self.records()
+        for name in ("distance", "validation_loss"):
+            values = {step: getattr(record, name) for step, record in records.items()}
+            known = {step: value for step, value in values.items() if value is not None}
+            if known:
+                return min(known, key=lambda step: (known[step], step))
+        return None
 
     def records(self) -> dict[int, Record]:
         """What each step should hold, of those that say so; nothing is verified."""
@@ -119,7 +124,13 @@ class Checkpoints:
         self.check(step)
         return step_files.verify(self._folder(step))
 
-    def save(self, step: int, state: TrainState, validation_loss: float | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        validation_loss: float | None = None,
+        distance: float | None = None,
+    ) -> None:
         """Save the state as `step`, in the background; a step that is there already is kept.
 
         Every process of a run calls this, the first one writes. What goes wrong is told by
@@ -129,6 +140,7 @@ class Checkpoints:
           step: batches consumed.
           state: copied before this returns.
           validation_loss: of the moving average at this step, where it was measured.
+          distance: of its samples to the data, where it was measured.
         """
         # The first process decides: the others do not know how far it is with writing.
         ready = not self._read_only and processes.is_first() and self._is_ready(step)
@@ -137,12 +149,14 @@ class Checkpoints:
         host = digests.on_host(state)
         if not processes.is_first():
             return
-        loss = validation_loss if math.isfinite(validation_loss or 0.0) else None
+        loss, distance = (
+            value if math.isfinite(value or 0.0) else None for value in (validation_loss, distance)
+        )
         self._failed = None
         self._writing, self._began, self._told_stuck = step, time.monotonic(), False
         # A daemon: a write that never ends must not keep the process from ending.
         self._writer = threading.Thread(
-            target=self._write, args=(step, host, loss), name=WRITER, daemon=True
+            target=self._write, args=(step, host, loss, distance), name=WRITER, daemon=True
         )
         self._writer.start()
 
@@ -287,11 +301,13 @@ class Checkpoints:
             self._writer = None
         return True
 
-    def _write(self, step: int, host: TrainState, loss: float | None) -> None:
+    def _write(
+        self, step: int, host: TrainState, loss: float | None, distance: float | None
+    ) -> None:
         partial = self.directory / PARTIAL.format(step)
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            step_files.write(partial, step, host, loss)
+            step_files.write(partial, step, host, loss, distance)
             os.rename(partial, self._folder(step))
             step_files.sync(self.directory)
         except BaseException as error:  # nothing may be lost on its way out of a thread

@@ -36,12 +36,14 @@ class Record(NamedTuple):
       leaves: {path: "dtype[shape] BLAKE3"} of the state's leaves.
       files: {path below the step's folder: "bytes BLAKE3"}.
       validation_loss: of the moving average at this step, or None.
+      distance: of its samples to the data, or None.
     """
 
     step: int
     leaves: dict[str, str]
     files: dict[str, str]
     validation_loss: float | None
+    distance: float | None = None
 
     @property
     def state_sha256(self) -> str:
@@ -49,7 +51,13 @@ class Record(NamedTuple):
         return digests.combined(self.leaves)
 
 
-def write(folder: Path, step: int, host: TrainState, validation_loss: float | None) -> None:
+def write(
+    folder: Path,
+    step: int,
+    host: TrainState,
+    validation_loss: float | None,
+    distance: float | None = None,
+) -> None:
     """Write a state of numpy arrays into a folder that is not there yet.
 
     Leaves are hashed in memory while Orbax writes them, so that what it does wrong shows as well;
@@ -63,7 +71,7 @@ def write(folder: Path, step: int, host: TrainState, validation_loss: float | No
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         leaves = beside.submit(_checked_leaves, host)
         write_plain(folder / STATE, host)
-    record = Record(step, leaves.result(), _sums(folder, synced=True), validation_loss)
+    record = Record(step, leaves.result(), _sums(folder, synced=True), validation_loss, distance)
     with (folder / RECORD).open("wb") as stream:
         stream.write(_text(record))
         stream.flush()
@@ -196,7 +204,8 @@ def _orbax() -> ocp.Checkpointer:
 
 
 def _text(record: Record) -> bytes:
-    body = record._asdict()
+    # What was not measured is left out, as by those that knew nothing of it.
+    body = {n: v for n, v in record._asdict().items() if n != "distance" or v is not None}
     sha = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     whole = {"record": body, "sha256": sha}
     return (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode()

@@ -10,6 +10,8 @@ from ddpm_jax.reporting.report.html import Html, join, note, short, tag
 from ddpm_jax.reporting.report.runs import Levels, Run
 
 QUARTERS = ("0 to ¼, nearly clean", "¼ to ½", "½ to ¾", "¾ to 1, nearly noise")
+DISTANCES = {"fid": "Fréchet distance", "fid_infinity": "Fréchet distance, extrapolated",
+             "kid": "KID"}  # fmt: skip
 LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
 
 
@@ -23,6 +25,9 @@ def figures(runs: Sequence[Run]) -> Html:
         tag("div",
             _by_step(runs, "Held-out loss", "validation_loss", log_y=True,
                      note="Of the moving average; noise and times are the same at each step."),
+            *[_by_step(runs, title, f"evaluation_{name}", must=False,
+                       note="Of samples drawn on the way, to the training data.")
+              for name, title in DISTANCES.items()],
             _by_step(runs, "Gradient norm", "grad_norm", log_y=True, smooth=True,
                      note="Before clipping."),
             _by_step(runs, "Learning rate", "learning_rate"),
