@@ -67,6 +67,7 @@ def test_the_defaults_alone_miss_only_their_data():
     ],
     ids=["dit", "adm", "classifier"],
 )
+@pytest.mark.wide(3)
 def test_a_step_of_another_network_moves_every_parameter(model):
     groups = {"model": model, "optim": {"warmup_steps": 0, "learning_rate": 0.1}}
     if model["name"] == "classifier":
@@ -110,7 +111,7 @@ def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
         experiment.build(tiny_config(**{group: {name: value}}))
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("name", processes.SCHEDULES)
 def test_every_schedule_can_be_sampled(name):
     """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level.

@@ -39,7 +39,7 @@ def cosine_of_ten_steps():
     return beta, np.cumprod(1 - beta)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize(
     ("diffusion", "weight"),
     [
@@ -168,7 +168,7 @@ def run(kind, workdir, num_steps, **train_fields):
     return [line["loss"] for line in tiny_runs.metrics(workdir)]
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_by_the_command_and_resumes_exactly(kind, tmp_path):
     losses = run(kind, tmp_path / "straight", 40)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import files
-from ddpm_jax.commands import results
+from ddpm_jax.commands import likelihood, results
 from ddpm_jax.commands.results import Record
 from ddpm_jax.errors import UserError
 
@@ -39,8 +39,7 @@ def compare(first: str | Path, second: str | Path, allow: Sequence[str] = ()) ->
             "--allow what may differ"
         )
     rows = _rows(a["samples"], b["samples"])
-    if figures := _likelihoods(a, b):
-        rows["bits per pixel"] = figures
+    rows["held-out data"] = (_of_data(a), _of_data(b))
     parts = [_table(title, *both) for title, both in rows.items() if {*both[0]} & {*both[1]}]
     if not parts:
         raise UserError(f"{first} and {second} have no figure in common")
@@ -55,15 +54,15 @@ def read(path: str | Path) -> dict[str, Any]:
         found = files.read_json(path, LIMIT)
         if not isinstance(found, dict) or found.get("format") != results.FORMAT:
             raise ValueError(f"it is no result of format {results.FORMAT}; evaluate again")
-        shape = {"protocol": dict, "run": dict, "samples": list}
+        shape = {"protocol": dict, "run": dict, "samples": list, "held_out_data": dict}
         for name, kind in shape.items():
             if not isinstance(found.get(name), kind):
                 raise ValueError(f"its {name} is missing")
-        for row in found["samples"]:
+        for row in (*found["samples"], found["held_out_data"]):
             if not isinstance(row, dict) or not isinstance(row.get("metrics"), dict):
-                raise ValueError("a row of its samples has no metrics")
+                raise ValueError("a row of it has no metrics")
             if any(not isinstance(record, dict) for record in row["metrics"].values()):
-                raise ValueError("a metric of its samples is no record")
+                raise ValueError("a metric of it is no record")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be compared ({reason})") from error
@@ -112,15 +111,10 @@ def _setting(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} {v:g}" for n, v in known.items()) or "samples"
 
 
-def _likelihoods(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[dict, dict] | None:
-    def records(one: Mapping[str, Any]) -> dict[str, Record]:
-        found = one.get("likelihood", {}).get("figures", {})
-        return {
-            n: results.normal(f["mean"], f["standard_error"]).record() for n, f in found.items()
-        }
-
-    both = records(a), records(b)
-    return both if all(both) else None
+def _of_data(one: Mapping[str, Any]) -> dict[str, Record]:
+    """The likelihood of held-out data; what else is said of them is the same for every model."""
+    found = one.get("held_out_data", {}).get("metrics", {})
+    return {name: r for name, r in found.items() if name.startswith(likelihood.PREFIX)}
 
 
 def _table(title: str, a: Mapping[str, Record], b: Mapping[str, Record]) -> str:

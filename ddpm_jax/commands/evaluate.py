@@ -160,6 +160,7 @@ def evaluate(
         "protocol": {"parameters": loaded.parameters, "seed": seed, "data": config.data.name},
         "run": {"checkpoint_step": loaded.step, **described(loaded)},
         "samples": [],
+        "held_out_data": {"metrics": {}},
     }
     scales: list[sample_metrics.Setting] = []
     if of_samples:
@@ -186,6 +187,7 @@ def evaluate(
         report["likelihood"] = likelihood.bits_per_pixel(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
+        report["held_out_data"]["metrics"] |= likelihood.totals(report["likelihood"])
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         plots.trade_off(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.commands import results
 from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import likelihood as protocol
@@ -20,6 +21,8 @@ TOLERANCE = 1e-5
 NUM_DRAWS = 128
 NUM_PROBES = 1
 
+TOTALS = ("discrete_vlb", "continuous_vlb", "ode")
+PREFIX = "bpd_"
 ROWS = {
     "discrete_vlb": "discrete VLB",
     "discrete_prior": "  prior",
@@ -106,6 +109,15 @@ def bits_per_pixel(
         report["continuous"] = {"num_draws": NUM_DRAWS}
         report["ode"] = {"tolerance": TOLERANCE, "num_probes": NUM_PROBES}
     return report
+
+
+def totals(report: dict[str, Any]) -> dict[str, results.Record]:
+    """The bits per pixel of `bits_per_pixel` in all, without terms, as other metrics: "bpd_ode"."""
+    return {
+        f"{PREFIX}{name}": results.normal(one["mean"], one["standard_error"]).record()
+        for name, one in report["figures"].items()
+        if name in TOTALS
+    }
 
 
 def _score(loaded: Loaded, levels: int, num_terms: int | None) -> protocol.Score:

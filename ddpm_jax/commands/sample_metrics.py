@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.commands import attributes, distribution_metrics, feature_space, results
+from ddpm_jax.commands import (
+    attributes,
+    distribution_metrics,
+    feature_space,
+    likelihood,
+    results,
+)
 from ddpm_jax.commands.feature_space import Space
 from ddpm_jax.commands.results import Figure, Record
 from ddpm_jax.commands.sample_sets import SampleSet
@@ -188,7 +194,9 @@ def _draw_pairs(
 def table(report: Mapping[str, Any]) -> str:
     """The figures of samples as a Markdown table."""
     rows = {f"samples, {title(row)}": row["metrics"] for row in report["samples"]}
-    return results.table({**rows, "held-out data": report["held_out_data"]["metrics"]})
+    held_out = report["held_out_data"]["metrics"]
+    own = {n: r for n, r in held_out.items() if not n.startswith(likelihood.PREFIX)}
+    return results.table({**rows, "held-out data": own})
 
 
 def title(row: Setting) -> str:

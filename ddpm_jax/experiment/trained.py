@@ -282,9 +282,9 @@ def described(value: Any) -> Any:
         return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): described(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [described(one) for one in value]
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:

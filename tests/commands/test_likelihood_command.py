@@ -50,6 +50,12 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((workdir / "eval" / "likelihood.json").read_text())
     assert report["samples"] == []
+    (total,) = report["held_out_data"]["metrics"].items()
+    figure = report["likelihood"]["figures"]["discrete_vlb"]
+    assert total[0] == "bpd_discrete_vlb"
+    assert total[1]["value"] == figure["mean"]
+    half = 1.96 * figure["standard_error"]
+    assert total[1]["high"] - figure["mean"] == pytest.approx(half, rel=1e-4)
     bits = report["likelihood"]
     assert (bits["model_of"], bits["levels"], bits["num_examples"]) == ("lattice", 17, 360)
     assert set(bits["figures"]) == {f"discrete_{name}" for name in ("vlb", *TERMS)}

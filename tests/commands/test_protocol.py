@@ -149,7 +149,10 @@ def test_unlike_results_are_refused_and_each_field_is_named(run):
         ("[]", "no result of format"),
         ('{"format": 1}', "no result of format"),
         ('{"format": 2, "protocol": {}, "run": {}}', "its samples is missing"),
-        ('{"format": 2, "protocol": {}, "run": {}, "samples": [3]}', "has no metrics"),
+        (
+            '{"format": 2, "protocol": {}, "run": {}, "samples": [3], "held_out_data": {}}',
+            "no metrics",
+        ),
     ],
 )
 def test_what_is_no_result_is_named(run, tmp_path, content, words):

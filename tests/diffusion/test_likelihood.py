@@ -125,7 +125,7 @@ def test_a_step_is_the_divergence_of_two_normals_by_quadrature():
     np.testing.assert_allclose(term, expected, rtol=1e-7)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("levels", [None, 17])
 @pytest.mark.parametrize("s", [0.0, 0.3])
 def test_the_learned_range_is_the_fixed_variances_at_its_ends(s, levels):
@@ -171,7 +171,7 @@ def test_gradients_are_finite_on_both_branches():
             assert np.all(grads[1][3] < 0)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("std", [0.003, 0.05, 2.0])
@@ -268,7 +268,7 @@ def continuous_excess(schedule, data_variance, shape, num_draws):
     return excess.mean(), 4 * excess.std() / np.sqrt(len(x0))
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("path", PATHS)
 def test_the_continuous_bound_holds_on_every_path(path):
     excess, error = continuous_excess(PATHS[path], 0.05, (1024, 16), 32)
@@ -330,7 +330,7 @@ def runge_kutta(num_steps):
     return integrate
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("path", PATHS)
 def test_the_flow_has_the_density_of_a_gaussian(path):
     schedule = PATHS[path]

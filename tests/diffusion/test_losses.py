@@ -329,7 +329,7 @@ def test_the_discrete_likelihood_loss_is_version_1_under_fixed_small():
         np.testing.assert_allclose(loss[1:], STEPS * kl[1:], rtol=1e-9)  # but for the decoder's
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("path", ["zero_terminal_snr", "flow", "edm", "vp"])
 @pytest.mark.parametrize("form", ANY_PATH)
 def test_losses_and_gradients_are_finite_where_a_level_vanishes(form, path):

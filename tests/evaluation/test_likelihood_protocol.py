@@ -82,7 +82,7 @@ def test_a_chain_runs_from_noise_to_data(name):
     assert log_snr == pytest.approx(clean, abs=1e-6) or log_snr < clean - 1
 
 
-@pytest.mark.wide(7)
+@pytest.mark.wide(12)
 @pytest.mark.parametrize("offset", [*np.linspace(-2, 2, 41), 1e-7, -1e-7, 1e-12, -1e-12])
 @pytest.mark.usefixtures("_float64")
 def test_a_learned_beginning_scores_wherever_it_lies(offset):

@@ -121,7 +121,7 @@ def test_training_on_and_evaluating_execute_nothing_of_a_workdir(trapped, monkey
     assert train.train(tiny_runs.tiny_config(train=quiet), workdir) == 0
     assert tiny_runs.final(workdir)["step"] == 801
     report = evaluate.evaluate(".", metrics=["spread"], num_samples=10)
-    assert report["checkpoint_step"] == 801
+    assert report["run"]["checkpoint_step"] == 801
     assert not marker.exists()
 
 

@@ -228,7 +228,7 @@ def assert_close(ours, theirs):
     assert difference < 1e-4
 
 
-@pytest.mark.wide(8)
+@pytest.mark.wide(13)
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_agree_and_come_back(name, tmp_path):
     config, size = CASES[name]
@@ -263,7 +263,7 @@ def test_published_cifar10_network(tmp_path):
     assert_close(our_output(unet, params, xt, time, label), torch_output(theirs, xt, time, label))
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(
     "fields",
     [

@@ -9,7 +9,7 @@ import pytest
 from ddpm_jax.models.layers import GroupNorm
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("shape", [(3, 8, 6, 12), (2, 5, 4), (1, 1, 1, 8)])
 @pytest.mark.parametrize("num_groups", [1, 2, 4])
 def test_group_norm_is_that_of_flax(shape, num_groups):

@@ -28,7 +28,7 @@ SCHEDULERS = [
 ]
 
 
-@pytest.mark.wide(60)
+@pytest.mark.wide(90)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_trajectory_is_that_of_diffusers(case):
     assert parity.difference(case, np.float64) < 1e-10

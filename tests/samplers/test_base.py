@@ -54,7 +54,7 @@ def start(batch=8, seed=0):
     return jax.random.normal(jax.random.key(seed), (batch, 3))
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_with_keys
 def test_the_trajectory_runs_from_the_start_to_the_result(name, per_image):
     key = jax.random.split(jax.random.key(1), 8) if per_image else jax.random.key(1)
@@ -66,7 +66,7 @@ def test_the_trajectory_runs_from_the_start_to_the_result(name, per_image):
     assert (np.abs(np.diff(path, axis=0)).max(axis=(1, 2)) > 0).all()
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_sampler
 def test_a_batch_of_8_equals_8_of_1(name):
     keys, x = jax.random.split(jax.random.key(1), 8), start()
@@ -76,7 +76,7 @@ def test_a_batch_of_8_equals_8_of_1(name):
     np.testing.assert_allclose(together, jnp.concatenate(alone), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_sampler
 def test_an_image_does_not_depend_on_its_neighbours(name):
     keys, x = jax.random.split(jax.random.key(1), 8), start()
@@ -135,7 +135,7 @@ def test_raw_keys_are_keys(name):
         np.testing.assert_array_equal(x, samplers.initial_noise(typed, SCHEDULE, TIMES, (8, 3)))
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_sampler
 def test_compiled_equals_uncompiled(name):
     key = jax.random.key(7)
@@ -143,7 +143,7 @@ def test_compiled_equals_uncompiled(name):
     np.testing.assert_allclose(compiled, sample(name, key, start()), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_sampler
 def test_it_is_one_program_compiled_once(name):
     traces = []
@@ -167,7 +167,7 @@ def test_it_is_one_program_compiled_once(name):
     assert count(5) == count(100) <= 2
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_sampler
 def test_shapes_and_dtypes_are_kept(name):
     one_number = oracles.Gaussian(0.2, 0.5).denoiser(SCHEDULE)
@@ -225,7 +225,7 @@ def test_8_devices_solve_the_adaptive_ode_as_1_does(dtype, tolerance):
         np.testing.assert_array_equal(calls, calls_alone)
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_with_keys
 def test_8_devices_sample_what_1_samples(name, per_image):
     key, x = jax.random.key(8), start(16)
@@ -246,7 +246,7 @@ def largest_array(program):
     return max([0, *sizes, *map(largest_array, inner)])
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("end", [0.0, 0.1])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_trajectory_is_held_unless_asked_for(name, end):

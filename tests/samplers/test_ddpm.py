@@ -13,7 +13,7 @@ from ddpm_jax.samplers import grids
 VARIANCES = ("fixed_small", "fixed_large")
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize(
     ("size", "num_steps"), [(50, 50), (1000, 20), (1000, 7)], ids=["chain", "respaced", "uneven"]
 )

@@ -14,7 +14,7 @@ KEY = jax.random.key(1)
 MIXTURE = oracles.Mixture([0.2, 0.8], [[-2.0, 0.0], [2.0, 0.0]], [0.1, 0.1])
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("step_size", [0.1, 1.0, 2.5])
 @pytest.mark.parametrize("t", [0.2, 0.6])
 def test_at_one_level_a_gaussian_ends_in_the_known_variance(step_size, t):
@@ -91,7 +91,7 @@ PATHS = {
 }
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("end", [0.0, 0.1])
 def test_it_makes_the_stated_calls_at_levels_above_0_and_stays_finite(name, end):

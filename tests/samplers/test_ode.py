@@ -40,7 +40,7 @@ def sample(name, x, times=(1.0, 0.01), data=DATA, **options):
     return ode.probability_flow(denoise, schedule, times, KEY, x, **options)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize(
     ("name", "solver"),
     [*((name, "tsit5") for name in SCHEDULES), ("linear", "dopri8"), ("flow", "dopri8")],
@@ -59,7 +59,7 @@ def test_at_a_fine_tolerance_it_is_the_exact_flow(name, solver):
             np.testing.assert_allclose(xs, exact, rtol=0, atol=1e-6)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @each_schedule
 def test_in_float32_it_goes_all_the_way_to_0_and_never_asks_there(name):
     schedule, seen = SCHEDULES[name], []
@@ -85,7 +85,7 @@ def test_in_float32_it_goes_all_the_way_to_0_and_never_asks_there(name):
     np.testing.assert_allclose(last, exact, rtol=0, atol=1e-3)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(
     ("schedule", "level"),
     [(schedules.edm(sigma_min=0.05), 0.05), (schedules.edm(), 0.002), (schedules.ve(), 0.01)],
@@ -139,7 +139,7 @@ def test_the_error_follows_the_tolerance():
     assert np.all(np.diff(calls) > 0)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("solver", ode.SOLVERS)
 @pytest.mark.parametrize(("name", "times"), [("linear", (1.0, 0.01)), ("flow", (1.0, 0.0))])
 def test_it_reports_the_calls_that_it_made(name, times, solver):

@@ -45,7 +45,7 @@ def variance_at(name, t):
     return alpha**2 * DATA.variance + sigma**2, alpha * DATA.mean
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize(
     ("name", "predictor"),
     [
@@ -88,7 +88,7 @@ def variance_reached(name, times, monkeypatch, **options):
     return variance
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @each_predictor
 @pytest.mark.parametrize("name", ["vp", "sub-vp", "ve"])
 def test_the_bias_of_the_variance_falls_with_the_first_power_of_the_step(
@@ -137,7 +137,7 @@ def test_corrections_mend_a_coarse_predictor():
     assert bias[1] < 0.5 * bias[0], bias
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @each_predictor
 def test_the_mixture_keeps_its_weights(predictor):
     n = 40_000
@@ -152,7 +152,7 @@ def test_the_mixture_keeps_its_weights(predictor):
         np.testing.assert_allclose(mode.var(axis=0), 0.1, rtol=0.1)
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @each_predictor
 @pytest.mark.parametrize(("name", "end"), [*((name, 0.0) for name in PATHS), ("flow", 0.1)])
 def test_it_makes_the_stated_calls_above_0_and_stays_finite(name, predictor, end):

@@ -50,7 +50,7 @@ def run(name, key, x, denoise=None, times=TIMES, **options):
     return ALL[name](denoise, SCHEDULE, times, key, x, **options)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("name", ALL)
 def test_an_identity_changes_no_bit(name):
     key, options = jax.random.key(1), {"return_trajectory": True}
@@ -59,7 +59,7 @@ def test_an_identity_changes_no_bit(name):
     jax.tree.map(np.testing.assert_array_equal, same, plain)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 # Langevin's updates go on at the last time, if that is above 0.
 @pytest.mark.parametrize(("name", "end"), [*((name, 0.0) for name in ALL), ("langevin", 0.1)])
 def test_the_network_and_the_result_see_what_was_put_in_place(name, end):
@@ -107,7 +107,7 @@ def test_a_solver_goes_on_from_where_it_was_put(name):
             np.testing.assert_allclose(moved, there, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_is_projected_with_its_own_key(name):
     project = inpainting.replacement(SCHEDULE, jnp.full((4, 2), 0.5), jnp.array([[0, 1]]))

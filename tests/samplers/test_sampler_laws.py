@@ -10,7 +10,7 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.samplers import grids
 
 
-@pytest.mark.wide(4)
+@pytest.mark.wide(7)
 @pytest.mark.parametrize("name", [name for name in laws.NOISY if name != laws.SIGN_ERROR])
 def test_the_variance_tends_to_the_datas_at_the_order_of_the_theory(name):
     noisy = laws.NOISY[name]
@@ -27,7 +27,7 @@ def test_the_published_sde_of_order_3_falls_short_of_2():
     assert np.log2(variances[0] / variances[1]) < 1.5
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("name", laws.NOISY)
 def test_draws_follow_the_exact_law_of_the_sampler(name):
     schedule, sampler = problems.PATHS["vp"], laws.NOISY[name].sampler
@@ -49,7 +49,7 @@ def test_the_linear_map_of_ancestral_sampling_is_the_textbooks(fixed):
     np.testing.assert_allclose(law.of(laws.Law(0.0, start)), expected, rtol=1e-10)
 
 
-@pytest.mark.wide(5)
+@pytest.mark.wide(8)
 @pytest.mark.parametrize("path", ["vp", "flow", "edm"])
 @pytest.mark.parametrize("name", laws.EXACT_ON_A_POINT)
 def test_on_a_point_mass_every_solver_stays_on_the_exact_flow(name, path):

@@ -81,7 +81,7 @@ ON_PATHS = [(name, "flow") for name in SOLVERS] + [
 ]
 
 
-@pytest.mark.wide(10)
+@pytest.mark.wide(16)
 @pytest.mark.parametrize(("name", "path"), ON_PATHS)
 def test_the_ends_of_a_path_are_safe_and_every_call_is_accounted_for(name, path):
     out, exact, asked = run(name, path, 20)

@@ -111,7 +111,7 @@ def warm(kind, num_steps=3, **more):
     return state, compiled
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_number_in_a_batch_that_is_none_changes_nothing(kind):
     state, train_step = warm(KINDS[kind])

@@ -166,7 +166,7 @@ KINDS = {
 }
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_objective_trains(kind):
     schedule, loss, time_draw = KINDS[kind]
