@@ -67,7 +67,7 @@ class SpaceFlags:
     """In which space of features distributions are compared, and with what.
 
     Attributes:
-      extractor: a name of `feature_space.EXTRACTORS`; None for "auto".
+      extractor: a name of `config_checks.EXTRACTORS`; None for "auto".
       inception_weights: a safetensors file.
       resize: of inception.
       reference: "train", "validation", or a .npz file of mu and sigma; None for "train".

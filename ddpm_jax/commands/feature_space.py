@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from ddpm_jax import files
 from ddpm_jax.commands.shards import Arrays, Shards
+from ddpm_jax.config_checks import EXTRACTORS
 from ddpm_jax.data import DataInfo, Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import classifier, features, inception, moments, statistics
@@ -18,7 +19,6 @@ from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.interop import inception as weights_of_inception
 
-EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
 OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
 PCA_COMPONENTS = 64
 PCA_IMAGES = 10_000

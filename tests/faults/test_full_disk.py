@@ -435,7 +435,7 @@ def test_little_space_is_told_once_and_again_when_it_had_recovered(
     monkeypatch.setattr(Checkpoints, "save", lambda self, *_: saved.append(None))
     watch = Watch.__new__(Watch)
     watch.config, watch.workdir, watch.progress = config(), tmp_path, Progress(0, 1, 1)
-    watch._validated, watch._scarce = (-1, 0.0), False
+    watch._validated, watch._evaluated, watch._scarce = (-1, 0.0), (-1, 0.0), False
     monkeypatch.setattr(shutil, "disk_usage", usage)
     told = []
     with Checkpoints(tmp_path) as at_hand:
