@@ -21,11 +21,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Shards:
-    """Rows 0..num - 1 of some arrays, in files of `size` rows: DIR/HASH/000000.safetensors, ...
+    """Rows 0..num - 1 of some arrays, in files of `size` rows: DIR/HASH/0_256.safetensors, ...
 
     A file is there whole or not at all, and holds the digest of what was written. One that is
     damaged is told, and made again. The hash is that of the description, so another description
-    never finds these files.
+    never finds these files; another number of rows finds those of the same rows.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Shards:
 
         Args:
           directory: where the folder is.
-          description: as JSON, all that the arrays depend on.
+          description: as JSON, all that a row depends on beside its number.
           num: of all rows.
           size: rows of a file; the last one has fewer.
         """
-        self.description = {**description, "rows": num, "rows_of_a_file": size}
+        self.description = dict(description)
         text = json.dumps(self.description, sort_keys=True)
         self.folder = directory / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.num, self.size = num, size
@@ -58,7 +58,7 @@ class Shards:
 
     def part(self, start: int, make: Callable[[range], Arrays]) -> tuple[range, Arrays]:
         """The part that begins at row `start`, as in `each`."""
-        rows = range(start, min(start + self.size, self.num))
+        rows = self._rows(start)
         arrays = self._read(rows)
         if arrays is None:
             arrays = make(rows)
@@ -67,14 +67,17 @@ class Shards:
 
     def ready(self) -> int:
         """How many rows have a file; whether it is whole is seen when it is read."""
-        starts = range(0, self.num, self.size)
-        return sum(min(self.size, self.num - s) for s in starts if self._path(s).exists())
+        parts = map(self._rows, range(0, self.num, self.size))
+        return sum(len(rows) for rows in parts if self._path(rows).exists())
 
-    def _path(self, start: int) -> Path:
-        return self.folder / f"{start // self.size:06d}.safetensors"
+    def _rows(self, start: int) -> range:
+        return range(start, min(start + self.size, self.num))
+
+    def _path(self, rows: range) -> Path:
+        return self.folder / f"{rows.start}_{rows.stop}.safetensors"
 
     def _read(self, rows: range) -> Arrays | None:
-        path = self._path(rows.start)
+        path = self._path(rows)
         try:
             arrays = safetensors.numpy.load(files.read_bytes(path, sys.maxsize))
             sums = arrays.pop("blake3").tobytes()
@@ -97,11 +100,11 @@ class Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / DESCRIPTION).exists():
                 files.write_json(self.folder / DESCRIPTION, self.description)
-            with files.whole(self._path(rows.start)) as partial:
+            with files.whole(self._path(rows)) as partial:
                 partial.write_bytes(content)
         except OSError as error:
             raise UserError(
-                f"cannot write {self._path(rows.start)} ({error.strerror or error}); mend that and "
+                f"cannot write {self._path(rows)} ({error.strerror or error}); mend that and "
                 "run the same command again, which goes on from there"
             ) from error
 

@@ -1,7 +1,6 @@
 """From a workdir to a trained model."""
 
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,8 +133,9 @@ class Loaded:
         description = {
             "model": described(self),
             "sampling": described(config.sample.to_dict()),
-            "num": num,
-            "labels": described(chosen),
+            # Nothing else depends on how many there are: a larger set goes on from a smaller one.
+            "num": num if task.interpolates else None,
+            "labels": [int(label) for label in labels],
             "conditions": described(conditions),
             "task": described(task),
             "seed": seed,
@@ -245,10 +245,14 @@ def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool
             f"no checkpoint in {workdir}: it has no config.json; train one there with "
             "scripts/train.py, or name another --workdir"
         )
-    # The devices of this machine, whatever trained it, as many as the batch divides by.
+    # All devices of this machine, whatever trained it; batches of data are filled up to them.
     try:
-        devices = math.gcd(jax.device_count(), config.data.batch_size)
-        experiment = build(configs.override(config, {"mesh": {"data": devices, "fsdp": 1}}))
+        devices = jax.device_count()
+        own = {
+            "mesh": {"data": devices, "fsdp": 1},
+            "data": {"batch_size": -(-config.data.batch_size // devices) * devices},
+        }
+        experiment = build(configs.override(config, own))
         shapes = experiment.state_shapes()
     except (AttributeError, KeyError) as error:
         reason = str(error).strip("\"'").splitlines()[0]

@@ -9,7 +9,7 @@ import scipy.linalg
 import tiny_runs
 
 from ddpm_jax import experiment, sampling
-from ddpm_jax.commands import compare, evaluate
+from ddpm_jax.commands import compare, evaluate, sample_sets
 from ddpm_jax.commands.evaluate import SpaceFlags
 from ddpm_jax.errors import UserError
 
@@ -76,6 +76,28 @@ def test_what_was_drawn_is_not_drawn_again(run, monkeypatch):
     monkeypatch.setattr(sampling, "draw_images", None)
     again = measured(run, "again", metrics=["fid"])
     assert figure(again, "fid") == figure(read(run, "a"), "fid")
+
+
+def test_more_samples_go_on_from_fewer(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_sets, "PART_IMAGES", 16)
+    loaded, drawn = experiment.load(run), []
+    draw = sampling.draw_images
+
+    def counted(sample_fn, params, num, *args, first, **options):
+        drawn.append((first, first + num))
+        return draw(sample_fn, params, num, *args, first=first, **options)
+
+    monkeypatch.setattr(sampling, "draw_images", counted)
+
+    def images(num, cache):
+        drawing = loaded.drawing(num, guidance_scale=1.0, batch_size=16)
+        samples = sample_sets.SampleSet(drawing, loaded.labels(num), cache, "")
+        return np.concatenate(list(samples.images()))
+
+    images(40, tmp_path)
+    more = images(48, tmp_path)
+    assert drawn == [(0, 16), (16, 32), (32, 40), (32, 48)]
+    np.testing.assert_array_equal(more, images(48, tmp_path / "new"))
 
 
 def test_a_damaged_cache_is_told_and_made_again(run, capsys):

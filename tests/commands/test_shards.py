@@ -45,18 +45,26 @@ def test_what_was_interrupted_goes_on_where_it_was(tmp_path):
     assert make.made == [(0, 4), (4, 8), (8, 10)]
 
 
-def test_other_descriptions_lengths_and_sizes_are_other_arrays(tmp_path):
+def test_another_description_is_of_other_arrays(tmp_path):
+    squares(Shards(tmp_path, {"a": 1}, 10, 4), Maker())
+    assert Shards(tmp_path, {"a": 2}, 10, 4).ready() == 0
+
+
+def test_more_or_fewer_rows_take_the_parts_that_they_share(tmp_path):
     make = Maker()
-    squares(Shards(tmp_path, {"a": 1}, 10, 4), make)
-    for other in (({"a": 2}, 10, 4), ({"a": 1}, 9, 4), ({"a": 1}, 10, 5)):
-        assert Shards(tmp_path, *other).ready() == 0
+    squares(Shards(tmp_path, {}, 10, 4), make)
+    for num, size in ((15, 4), (5, 4), (10, 5)):
+        np.testing.assert_array_equal(
+            squares(Shards(tmp_path, {}, num, size), make), np.arange(num) ** 2
+        )
+    assert make.made[3:] == [(8, 12), (12, 15), (4, 5), (0, 5), (5, 10)]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
 def test_a_damaged_part_is_told_and_made_again(tmp_path, capsys, damage):
     make, shards = Maker(), Shards(tmp_path, {}, 10, 4)
     squares(shards, make)
-    path = shards.folder / "000001.safetensors"
+    path = shards.folder / "4_8.safetensors"
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(
@@ -74,7 +82,7 @@ def test_a_damaged_part_is_told_and_made_again(tmp_path, capsys, damage):
 def test_a_part_under_another_number_is_damaged(tmp_path):
     make, shards = Maker(), Shards(tmp_path, {}, 10, 4)
     squares(shards, make)
-    (shards.folder / "000000.safetensors").replace(shards.folder / "000001.safetensors")
+    (shards.folder / "0_4.safetensors").replace(shards.folder / "4_8.safetensors")
     np.testing.assert_array_equal(squares(shards, make), np.arange(10) ** 2)
 
 
