@@ -21,7 +21,10 @@ if not absl_flags.FLAGS.is_parsed():
 # Wide enough for its larger kernels to be split between the processes.
 CHANGES = {
     "model": {"channels": 64},
-    "train": {"num_steps": 60, "checkpoint_every": 25, "log_every": 1, "sample_every": 60},
+    "train": {
+        "num_steps": 60, "checkpoint_every": 25, "log_every": 1, "sample_every": 60,
+        "evaluate_every": 60, "evaluate_samples": 20, "evaluate_extractor": "pixels",
+    },
     "mesh": {"data": 1, "fsdp": 2},
 }  # fmt: skip
 
@@ -57,10 +60,13 @@ def ended(processes):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_and_end_as_one(tmp_path):
+def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_runs.brief_config(**CHANGES)
     assert train.train(config, tmp_path / "one") == 0
 
+    # Both fill one cache of the data's features at the same time.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache_of_two"))
     workdir = tmp_path / "two"
     processes = started(workdir)
     metrics = workdir / "metrics.jsonl"
@@ -80,6 +86,9 @@ def test_two_processes_stop_and_end_as_one(tmp_path):
     for code, said in ended(started(workdir)):
         assert code == 0, said
     assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "one")
+    last, other_last = (tiny_runs.metrics(tmp_path / name)[-1] for name in ("one", "two"))
+    assert last["step"] == other_last["step"] == 60
+    assert last["evaluation_fid"] == other_last["evaluation_fid"]
     one, two = (
         (tmp_path / name / "samples/step_000060.png").read_bytes() for name in ("one", "two")
     )
