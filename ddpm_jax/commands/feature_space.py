@@ -94,7 +94,7 @@ def space(
         num = min(len(source), num_reference)
         of = {"split": split, "num": num, "fingerprint": fingerprint(source)}
         parts = Shards(cache, {"of": of, "extractor": told(extractor)}, num, ROWS)
-        return joined(parts, _of_source(source, extractor)), of
+        return Features(**parts.together(_of_source(source, extractor))), of
 
     held_out, _ = features_of("train" if reference == "validation" else "validation")
     if given is None:
@@ -149,12 +149,6 @@ def of_images(extractor: Extractor, images: np.ndarray) -> Arrays:
     except ValueError as error:
         raise UserError(f"--extractor={extractor.name}: {error}") from error
     return {name: array for name, array in found._asdict().items() if array is not None}
-
-
-def joined(parts: Shards, make: Callable[[range], Arrays]) -> Features:
-    """The features of all parts."""
-    many = [arrays for _, arrays in parts.each(make)]
-    return Features(**{name: np.concatenate([one[name] for one in many]) for name in many[0]})
 
 
 def eight_bit(source: Source, rows: Iterable[int]) -> np.ndarray:

@@ -145,7 +145,7 @@ def measure(
             drawing = loaded.drawing(asked.num_samples, task=asked.task, seed=seed, **options)
             samples = SampleSet(drawing, labels, asked.cache, f"{title(setting)}, seed {seed}")
         if of_pixels:
-            drawn = np.concatenate(list(samples.images()))
+            drawn = samples.images()
             images = (drawn.astype(np.float32) / 127.5 - 1, labels)
             found |= by_pixels(images)
             if "memorisation" in of_pixels and (setting, repeat) == (asked.scales[0], 0):

@@ -1,7 +1,6 @@
 """Sets of samples to be measured: drawn once, kept on disk with their features."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,13 @@ class SampleSet:
         self._size = -(-PART_IMAGES // drawing.batch_size) * drawing.batch_size
         self._parts = self._shards({"samples": drawing.description})
 
-    def images(self) -> Iterator[np.ndarray]:
-        """uint8 [n, H, W, C], part by part."""
+    def images(self) -> np.ndarray:
+        """uint8 [num, H, W, C], to be read; no more than a part of them is held in memory."""
         with self._bar() as bar:
-            for _, arrays in self._parts.each(lambda rows: self._draw(rows, bar)):
-                yield arrays[IMAGES]
+            return self._parts.together(lambda rows: self._draw(rows, bar))[IMAGES]
 
     def features(self, extractor: Extractor) -> Features:
-        """The features of all samples; no more images than a part's are held."""
+        """The features of all samples; of images and features no more than a part's are held."""
         told = feature_space.told(extractor)
         parts = self._shards({"samples": self._drawing.description, "extractor": told})
         with self._bar() as bar:
@@ -52,7 +50,7 @@ class SampleSet:
                 _, drawn = self._parts.part(rows.start, lambda rows: self._draw(rows, bar))
                 return feature_space.of_images(extractor, drawn[IMAGES])
 
-            return feature_space.joined(parts, make)
+            return Features(**parts.together(make))
 
     def _shards(self, description: dict[str, Any]) -> Shards:
         return Shards(self._cache, description, self._drawing.num, self._size)

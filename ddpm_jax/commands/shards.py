@@ -1,11 +1,13 @@
 """Arrays that are long to make, in parts on disk: what is there is read, what is missing made."""
 
+import contextlib
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -18,6 +20,21 @@ from ddpm_jax.training import digests
 
 DESCRIPTION = "description.json"
 Arrays = dict[str, np.ndarray]
+
+
+class _Room:
+    """An array that is written row by row."""
+
+    def __init__(self, file: BinaryIO, values: np.ndarray):
+        """Nothing is written yet of the values, which tell shape and dtype."""
+        self._file, self._shape, self._dtype = file, values.shape[1:], values.dtype
+
+    def add(self, values: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(values).data)
+        self._file.flush()
+
+    def array(self, num: int) -> np.ndarray:
+        return np.memmap(self._file, self._dtype, "r", shape=(num, *self._shape))
 
 
 class Shards:
@@ -55,6 +72,28 @@ class Shards:
         """
         for start in range(0, self.num, self.size):
             yield self.part(start, make)
+
+    def together(self, make: Callable[[range], Arrays]) -> Arrays:
+        """The arrays of all rows, to be read: they lie in files without a name, not in memory.
+
+        As `each`; also raises UserError where there is no space for them.
+        """
+        with contextlib.ExitStack() as stack:
+            rooms: dict[str, _Room] = {}
+            for _, arrays in self.each(make):
+                try:
+                    for name, values in arrays.items():
+                        if name not in rooms:
+                            file = stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
+                            rooms[name] = _Room(file, values)
+                        rooms[name].add(values)
+                except OSError as error:
+                    raise UserError(
+                        f"no room for {self.num} rows beside {self.folder} "
+                        f"({error.strerror or error}); make some and run the same command again, "
+                        "which goes on from there"
+                    ) from error
+            return {name: room.array(self.num) for name, room in rooms.items()}
 
     def part(self, start: int, make: Callable[[range], Arrays]) -> tuple[range, Arrays]:
         """The part that begins at row `start`, as in `each`."""

@@ -1,11 +1,15 @@
 """Do samples show their label, copy the training set, or collapse? Checks for small images.
 
-Images here are float [N, ...] on any one scale; they are compared as flat vectors of pixels.
+Images here are [N, ...] on any one scale, floats or integers; they are compared as flat vectors of
+pixels. At most a class of them is held in float64.
 """
 
 import numpy as np
 
-from ddpm_jax.evaluation.neighbours import copies, nearest
+from ddpm_jax.evaluation import checks, manifold
+from ddpm_jax.evaluation.neighbours import copies
+
+SVM_IMAGES = 10_000  # it is cubic in them
 
 
 def label_accuracy(
@@ -14,15 +18,20 @@ def label_accuracy(
     """The share of images that an SVM trained on the real ones gives their own label, in [0, 1].
 
     Args:
-      train_images, train_labels: real data, [M, ...] in [-1, 1] and [M].
-      images, labels: what is judged, [N, ...] and [N].
+      train_images, train_labels: real data, [M, ...] in [-1, 1], or uint8 of 256 levels, and [M];
+        the first 10,000 are taken.
+      images, labels: what is judged, [N, ...] alike and [N].
     """
     from sklearn.svm import SVC  # half a second of imports
 
     # gamma = 0.001 for pixels of 0..16, scikit-learn's own choice for its digits, in our units.
     classifier = SVC(kernel="rbf", gamma=0.064)
-    classifier.fit(_flat(train_images), train_labels)
-    return float(np.mean(classifier.predict(_flat(images)) == labels))
+    classifier.fit(_unit(train_images[:SVM_IMAGES]), train_labels[:SVM_IMAGES])
+    own = [
+        classifier.predict(_unit(images[part])) == labels[part]
+        for part in checks.blocks(images.reshape(len(images), -1))
+    ]
+    return float(np.mean(np.concatenate(own)))
 
 
 def memorisation_ratio(
@@ -83,10 +92,7 @@ def recall(
                 f"class {c}: need real images and more than {neighbours} samples, got {len(real)} "
                 f"and {len(own)}"
             )
-        own, real = _flat(own), _flat(real)
-        radii = nearest(own, own, neighbours, leave_out_self=True).distances[:, -1]
-        distances = np.linalg.norm(real[:, None] - own[None], axis=-1)
-        shares.append((distances <= radii).any(axis=1).mean())
+        shares.append(manifold.recall(_flat(own), _flat(real), neighbours))
     return float(np.mean(shares))
 
 
@@ -94,6 +100,11 @@ def _spread(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> floa
     """The root of the within-class pixel variance, averaged over pixels and classes."""
     variances = [_flat(images[labels == c]).var(axis=0).mean() for c in classes]
     return float(np.sqrt(np.mean(variances)))
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Flat images in [-1, 1]."""
+    return _flat(images) / 127.5 - 1 if images.dtype == np.uint8 else _flat(images)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

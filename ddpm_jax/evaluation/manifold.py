@@ -43,7 +43,7 @@ def prdc(
     *,
     num_groups: int = intervals.NUM_GROUPS,
     seed: int = 0,
-    block: tuple[int, int] = (neighbours.ROWS, neighbours.COLUMNS),
+    block: tuple[int, int] | None = None,
 ) -> Prdc:
     """Precision, recall, density and coverage of samples against references.
 
@@ -60,7 +60,8 @@ def prdc(
       num_groups: of the jackknife over samples, references held fixed; 0 for no intervals. Radii
         are those of the samples that remain.
       seed: of the groups.
-      block: samples and references compared at a time, which bounds the memory.
+      block: samples and references compared at a time, which bounds the memory; by default
+        `neighbours.block_of` their width.
 
     Raises:
       ValueError: for features that are not finite, different widths, or too few rows for k or for
@@ -75,6 +76,7 @@ def prdc(
                 "lower k"
             )
     checks.same_width(samples, references)
+    block = block or neighbours.block_of(samples.shape[1])
     number = len(samples)
     group = np.zeros(number, np.int64)
     if num_groups:
@@ -82,7 +84,9 @@ def prdc(
         if number - np.bincount(group).max() <= k:
             raise ValueError(f"need more than {k=} samples without a group, got {number} in all")
     radii = _radii(samples, group, num_groups, k, block)
-    reach, _ = neighbours.nearest_squares(references, references, k, leave_out_self=True)
+    reach, _ = neighbours.nearest_squares(
+        references, references, k, leave_out_self=True, block=block
+    )
     tally = _Tally(number, len(references), num_groups)
     centre = neighbours.mean(references)
     for g in range(max(num_groups, 1)):
@@ -93,6 +97,30 @@ def prdc(
                 pairs = _Block(samples[at], references[columns], centre)
                 _count(tally, pairs, reach[columns, -1], radii[at], at, columns, g)
     return _figures(tally, group, num_groups, k)
+
+
+def recall(samples: np.ndarray, references: np.ndarray, k: int = K) -> float:
+    """The recall of `prdc` alone: it needs more than k samples, and any number of references.
+
+    Args:
+      samples: [N, D], N > k.
+      references: [M, D], M > 0.
+      k: which neighbour a sample's ball reaches to.
+
+    Raises:
+      ValueError: for values that are not finite, different widths, or too few samples.
+    """
+    checks.features(references, "references")
+    radii, _ = neighbours.nearest_squares(samples, samples, k, leave_out_self=True)
+    checks.same_width(samples, references)
+    rows, columns = neighbours.block_of(samples.shape[1])
+    centre = neighbours.mean(references)
+    recalled = np.zeros(len(references), bool)
+    for at in checks.blocks(samples, rows):
+        for there in checks.blocks(references, columns):
+            block = _Block(samples[at], references[there], centre)
+            recalled[there] |= block.within(radii[at, -1:])[1].any(axis=0)
+    return float(recalled.mean())
 
 
 def _radii(

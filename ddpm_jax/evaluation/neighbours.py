@@ -12,7 +12,8 @@ import numpy as np
 
 from ddpm_jax.evaluation import checks
 
-ROWS, COLUMNS = 1024, 1024  # of a block of distances: 8 MiB
+ROWS = 1024  # at most, on both sides of a block of distances: 8 MiB
+BLOCK_BYTES = 2**27  # at most, of the rows of one side in float64
 _SPARE = 4  # candidates beyond those asked for, so that rounding decides nothing
 
 
@@ -32,13 +33,19 @@ class Copies(NamedTuple):
     memorisation: float  # mean distance over that of held-out images; 1 as new data, 0 copies
 
 
+def block_of(width: int) -> tuple[int, int]:
+    """How many samples and references of so many dimensions are compared at a time."""
+    rows = min(ROWS, max(1, BLOCK_BYTES // (8 * width)))
+    return rows, rows
+
+
 def nearest(
     references: np.ndarray,
     queries: np.ndarray,
     num: int = 1,
     *,
     leave_out_self: bool = False,
-    block: tuple[int, int] = (ROWS, COLUMNS),
+    block: tuple[int, int] | None = None,
 ) -> Neighbours:
     """The nearest references of each query.
 
@@ -47,7 +54,8 @@ def nearest(
       queries: [N, ...] of the same shape.
       num: how many, 1 to M (or M - 1).
       leave_out_self: the queries are the references, and none is its own neighbour.
-      block: queries and references that are compared at a time, which bounds the memory.
+      block: queries and references that are compared at a time, which bounds the memory; by
+        default `block_of` their width.
 
     Raises:
       ValueError: for values that are not finite, different sizes, or fewer references than `num`.
@@ -64,7 +72,7 @@ def nearest_squares(
     num: int = 1,
     *,
     leave_out_self: bool = False,
-    block: tuple[int, int] = (ROWS, COLUMNS),
+    block: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, the squares of the distances, as `measured` gives them, and the indices."""
     references, queries = flat(references, "references"), flat(queries, "queries")
@@ -72,6 +80,7 @@ def nearest_squares(
     there = len(references) - leave_out_self
     if not 1 <= num <= there:
         raise ValueError(f"need 1 <= num <= {there} references to choose from, got {num=}")
+    block = block or block_of(references.shape[1])
     centre = mean(references)
     found = np.empty((len(queries), num))
     indices = np.empty((len(queries), num), np.int64)

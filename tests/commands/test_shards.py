@@ -90,3 +90,32 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file.*mend that"):
         squares(Shards(tmp_path / "file", {}, 10, 4), Maker())
+
+
+@pytest.mark.parametrize("num", [3, 10])
+def test_all_rows_together_lie_in_files(tmp_path, num):
+    make, shards = Maker(), Shards(tmp_path, {}, num, 4)
+    found = shards.together(make)
+    np.testing.assert_array_equal(found["square"], np.arange(num) ** 2)
+    assert found["image"].shape == (num, 2, 2)
+    assert found["image"].dtype == np.uint8
+    assert all(isinstance(array, np.memmap) for array in found.values())
+    with pytest.raises(ValueError, match="read-only"):
+        found["square"][0] = 1
+    # They go with the arrays: beside the parts nothing is left.
+    assert len(list(shards.folder.iterdir())) == 1 + len(make.made)
+    again = shards.together(make)
+    np.testing.assert_array_equal(again["square"], found["square"])
+    assert len(make.made) == -(-num // 4)
+
+
+def test_no_room_for_all_rows_is_one_line(tmp_path, monkeypatch):
+    shards = Shards(tmp_path, {}, 10, 4)
+    squares(shards, Maker())
+
+    def full(*_, **__):
+        return open("/dev/full", "r+b", buffering=0)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(UserError, match=r"no room for 10 rows.*No space left.*make some"):
+        shards.together(Maker())

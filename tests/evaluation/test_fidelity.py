@@ -32,6 +32,12 @@ def test_held_out_digits_show_their_label_as_in_scikit_learns_own_example(train,
     assert accuracy == own == 356 / 360
 
 
+def test_images_of_8_bits_are_read_in_the_same_units(train, held_out):
+    bits = [np.round((images + 1) * 127.5).astype(np.uint8) for images in (train[0], held_out[0])]
+    accuracy = fidelity.label_accuracy(bits[0], train[1], bits[1], held_out[1])
+    assert accuracy == fidelity.label_accuracy(*train, *held_out)
+
+
 def test_wrong_labels_are_wrong(train, held_out):
     images, labels = held_out
     assert fidelity.label_accuracy(*train, images, (labels + 1) % 10) < 0.02

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from ddpm_jax.evaluation import intervals, manifold
+from ddpm_jax.evaluation import intervals, manifold, neighbours
 
 NAMES = ("precision", "recall", "density", "coverage")
 
@@ -54,6 +54,17 @@ def test_all_four_are_scipys(case, k):
     alone = manifold.prdc(samples, references, k, num_groups=0)
     assert alone[:5] == found[:5]
     assert alone.intervals == {}
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_recall_alone_is_scipys_of_any_number_of_references(case, k, monkeypatch):
+    samples, references = CASES[case]()
+    expected = direct(samples.astype(float), references.astype(float), k)["recall"]
+    assert manifold.recall(samples, references, k) == pytest.approx(expected, abs=1e-12)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 8 * samples.shape[1] * 7)
+    assert manifold.recall(samples, references, k) == pytest.approx(expected, abs=1e-12)
+    assert manifold.recall(samples, samples[:2], k) == 1
 
 
 @pytest.mark.parametrize("case", CASES)
