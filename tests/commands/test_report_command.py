@@ -55,7 +55,7 @@ def test_it_shows_what_the_run_left(written, finished_run):
     assert f"{lines[-1]['loss']:.3g}" in told
     assert "800 of 800" in told
     assert "--config.train.num_steps=800" in told
-    assert "2 pictures, evenly spaced" in told
+    assert "All 2 pictures." in told
     assert "has not been measured yet" in told
     # The raw curve lies behind the smoothed one, a point a line of metrics.jsonl.
     faint = [a for _, a in written.found if a.get("class") == "c0 faint"]

@@ -10,7 +10,19 @@ from html_reader import Reader
 from PIL import Image
 
 from ddpm_jax.data.images import BrokenImage
-from ddpm_jax.reporting.report import Run, evaluations, html, measured, page, pictures, runs
+from ddpm_jax.reporting.report import (
+    Run,
+    evaluations,
+    gallery,
+    html,
+    measured,
+    page,
+    pictures,
+    protocols,
+    results,
+    runs,
+    tradeoff,
+)
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u202e"
 DEFAULTS = {"optim.learning_rate": 1e-3, "data.name": "digits", "model.channels": 128}
@@ -127,19 +139,152 @@ def test_fields_that_differ_between_runs_are_marked_and_first():
     assert "2 of 3 fields are not the default. The 1 in which the runs differ" in found.text
 
 
-def test_only_results_of_one_protocol_share_a_letter():
+def test_only_results_of_one_protocol_share_a_table():
     run = empty(
         evaluations=evaluations.Found(
             [evaluation("a"), evaluation("b", sampler="heun"), evaluation("c", num_samples=99)], []
         )
     )
-    letters = measured._letters([run])
-    a, b, c = (e.measure for e in run.evaluations.evaluations)
-    assert (letters[a], letters[b], letters[c]) == ("A", "A", "B")
+    known = protocols.Protocols([run])
+    assert [known.of(e).letter for e in run.evaluations.evaluations] == ["A", "A", "B"]
     found = Reader(measured.metrics([run]))
-    assert "1.4 to 1.8" in found.text
+    assert [t for t, _ in found.found].count("table") == 3  # two of results, one of protocols
+    assert "1.40 to 1.80" in found.text
     marked = [a for t, a in found.found if t == "td" and "differs" in a.get("class", "")]
     assert len(marked) == 2  # num_samples, under both letters
+
+
+def test_metrics_that_one_of_two_measured_do_not_part_them():
+    # As scripts/evaluate.py compare sees it.
+    given = {
+        "fid": {},
+        "all": {"kid": {"pairs": "all"}, "prdc": {"k": 5}},
+        "prdc": {"prdc": {"k": 5}},
+        "subsets": {"kid": {"subsets": 100}},
+        "k": {"prdc": {"k": 3}},
+    }
+    every = [evaluation(name, metrics=metrics) for name, metrics in given.items()]
+    known = protocols.Protocols([empty(evaluations=evaluations.Found(every, []))])
+    letters = {one.name: known.of(one).letter for one in every}
+    assert letters == {"fid": "A", "all": "A", "prdc": "A", "subsets": "B", "k": "B"}
+
+
+def likelihood(name, bits, num_terms=None):
+    figure = {"value": bits, "low": bits - 0.01, "high": bits + 0.01, "interval": "normal, 95%"}
+    return evaluations.parse(
+        name,
+        {
+            "format": 2,
+            "protocol": {"data": "digits", "seed": 0},
+            "run": {"checkpoint_step": 100},
+            "samples": [],
+            "held_out_data": {"metrics": {"bpd_discrete_vlb": figure}},
+            "likelihood": {"levels": 17, "chain": {"num_steps": 9, "num_terms": num_terms}},
+        },
+    )
+
+
+def test_bits_per_pixel_are_the_runs_own():
+    left = empty("left", evaluations=evaluations.Found([likelihood("a", 5.25)], []))
+    right = empty("right", evaluations=evaluations.Found([likelihood("a", 4.75)], []))
+    text = Reader(measured.metrics([left, right])).text
+    assert "left, aheld-out images, step 1005.2505.240 to 5.260" in text
+    assert "right, aheld-out images, step 1004.7504.740 to 4.760" in text
+    assert "bpd_discrete_vlb ↓" in text
+
+
+def test_bits_of_other_terms_are_of_another_protocol():
+    every = [likelihood("a", 5.0), likelihood("b", 5.0), likelihood("c", 5.0, num_terms=20)]
+    known = protocols.Protocols([empty(evaluations=evaluations.Found(every, []))])
+    assert [known.of(e).letter for e in every] == ["A", "A", "B"]
+
+
+def test_a_classifiers_accuracy_is_shown_by_time():
+    rows = [{"t": 0.0, "accuracy": 0.96875}, {"t": 0.5, "accuracy": 0.40625}]
+    one = evaluations.parse("a", {"format": 2, "protocol": {}, "samples": [], "accuracy": rows})
+    text = Reader(measured.metrics([empty(evaluations=evaluations.Found([one], []))])).text
+    assert "accuracy ↑" in text
+    assert "held-out images, t 0.50.406" in text
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ((0.6001988, 0.5447, 0.6556), ("0.600", "0.545 to 0.656")),
+        ((-0.00092, -0.00211, 0.0003), ("-0.0009", "-0.0021 to 0.0003")),
+        ((1234.5, 1200.0, 1300.0), ("1,234", "1,200 to 1,300")),
+        ((1.0, 0.985, 1.0), ("1.000", "0.985 to 1.000")),
+        ((0.25, None, None), ("0.25", "")),
+        ((2.0, 2.0, 2.0), ("2", "2 to 2")),
+        ((3e-11, 2e-11, 4e-11), ("3e-11", "2e-11 to 4e-11")),
+        ((None, None, None), ("undefined", "")),
+    ],
+)
+def test_figures_have_the_digits_that_their_interval_needs(figures, shown):
+    assert results.figures(evaluations.Measured(*figures)) == shown
+
+
+def drawn_against_nfe(*given):
+    found = Reader(tradeoff.against_nfe(given)).found
+    return [json.loads(a["data-plot"]) for _, a in found if "data-plot" in a], found
+
+
+def test_a_sampler_set_otherwise_is_another_line():
+    sampling = [{"eta": eta, "num_steps": n} for eta in (0.0, 1.0) for n in (5, 50)]
+    every = [
+        evaluation(f"{k}", nfe=s["num_steps"], sampling={"sampler": "ddim", "clip_x0": True, **s})
+        for k, s in enumerate(sampling)
+    ]
+    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    assert [one["name"] for one in plot["series"]] == ["ddim, eta 0", "ddim, eta 1"]
+    assert [one["x"] for one in plot["series"]] == [[5, 50]] * 2
+
+
+def test_a_measurement_repeated_is_one_point():
+    every = [evaluation("a", nfe=5), evaluation("b", nfe=50), evaluation("again", nfe=50)]
+    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    assert plot["series"][0]["x"] == [5, 50]
+
+
+def bars(found):
+    """The bars of each line: where it stands, and how many."""
+    paths = [a["d"] for t, a in found if t == "path" and a.get("class") == "bar"]
+    return [[float(bar.split()[0]) for bar in path.split("M")[1:]] for path in paths]
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn():
+    every = [evaluation("a", nfe=5, fid=0.05), evaluation("b", nfe=50, fid=2.0)]  # -0.05 to 0.35
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    assert [len(one) for one in bars(found)] == [2]
+
+
+def test_bars_of_one_nfe_do_not_hide_each_other():
+    every = [evaluation(f"{s}{n}", s, n) for s in ("ddim", "heun", "unipc") for n in (5, 50)]
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    places = sorted(one[0] for one in bars(found))
+    assert np.diff(places).min() > 5  # of 1,000 along
+    assert places[-1] - places[0] < 50
+
+
+def test_numbers_of_nfe_stand_where_something_was_measured():
+    every = [evaluation(f"{n}", nfe=n) for n in (5, 6, 7, 20, 250)]
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    ticks = [a for _, a in found if a.get("class", "").startswith("tick x")]
+    text = Reader(tradeoff.against_nfe([empty(evaluations=evaluations.Found(every, []))])).text
+    assert len(ticks) == 3  # 6 and 7 have no room beside 5
+    assert "520250" in text
+
+
+def test_runs_that_were_measured_keep_their_colours():
+    left = empty("left", evaluations=evaluations.Found([evaluation("a", nfe=5)], []))
+    right = empty("right", evaluations=evaluations.Found([evaluation("a", nfe=50)], []))
+    _, found = drawn_against_nfe(left, right)
+    assert [a["class"] for t, a in found if t == "g"] == ["c0", "c1"] * 2  # drawing, then legend
+    # Alone, its samplers have colours of no run.
+    both = [evaluation("a", nfe=5), evaluation("b", "heun", 50)]
+    alone = empty("right", evaluations=evaluations.Found(both, []))
+    _, found = drawn_against_nfe(empty("left"), alone)
+    assert [a["class"] for t, a in found if t == "g"] == ["c2", "c3"] * 2
 
 
 def test_quality_against_nfe_has_a_line_a_sampler_and_a_chart_a_protocol():
@@ -150,7 +295,7 @@ def test_quality_against_nfe_has_a_line_a_sampler_and_a_chart_a_protocol():
         for n in (20, 5, 10)
     ]
     run = empty(evaluations=evaluations.Found(given, []))
-    found = Reader(measured.against_nfe([run])).found
+    found = Reader(tradeoff.against_nfe([run])).found
     plots = [json.loads(a["data-plot"]) for _, a in found if "data-plot" in a]
     assert len(plots) == 2
     for plot in plots:
@@ -162,7 +307,7 @@ def test_quality_against_nfe_has_a_line_a_sampler_and_a_chart_a_protocol():
 def test_checkpoints_are_not_one_line():
     given = [evaluation("a", nfe=5), evaluation("b", nfe=10, run_step=200)]
     run = empty(evaluations=evaluations.Found(given, []))
-    found = Reader(measured.against_nfe([run])).found
+    found = Reader(tradeoff.against_nfe([run])).found
     (plot,) = [json.loads(a["data-plot"]) for _, a in found if "data-plot" in a]
     assert [one["name"] for one in plot["series"]] == ["ddim, step 100", "ddim, step 200"]
 
@@ -233,6 +378,34 @@ def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "a.png")
     with pytest.raises(BrokenImage, match="over the limit"):
         pictures.read(tmp_path / "a.png")
+
+
+def pictured(folder, name):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(noise(4, 4, 1)[..., 0]).save(path)
+    return path
+
+
+def test_nearest_images_tell_of_which_samples_they_are(tmp_path):
+    one = evaluation("a")
+    one.rows[0].metrics["memorisation"] = evaluations.Measured(0.98, 0.9, 1.06, "95%")
+    run = empty(
+        nearest=[pictured(tmp_path, "a_nearest.png")], evaluations=evaluations.Found([one], [])
+    )
+    text = Reader(gallery.nearest([run])).text
+    assert "below each the training image" in text
+    told = "Evaluation a: ddim, NFE 50, guidance_scale 2, step 100; memorisation 0.98"
+    assert told in text
+
+
+@pytest.mark.parametrize(("num", "told"), [(1, "one picture so far"), (3, "All 3 pictures.")])
+def test_one_picture_has_no_slider(tmp_path, num, told):
+    for k in range(num):
+        pictured(tmp_path / "samples", f"step_{k + 1:06d}.png")
+    found = Reader(gallery.samples([empty(samples=runs.samples(tmp_path))]))
+    assert told in found.text
+    assert any(a.get("type") == "range" for _, a in found.found) == (num > 1)
 
 
 def test_pictures_come_in_the_order_of_training(tmp_path):

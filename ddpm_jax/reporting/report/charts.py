@@ -17,6 +17,8 @@ from ddpm_jax.reporting.report.html import Html, join, short, tag
 UNITS = 1000  # of the drawing, in both directions
 COLOURS = 8
 TICKS = {"x": 6, "y": 5}  # at most, about
+TICK_ROOM = 0.09  # of the axis along
+ASIDE = 11.0  # units between lines with bars
 DASHES = ("", "7 4", "2 4", "9 3 2 3")
 
 
@@ -52,6 +54,7 @@ def chart(
     y_label: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    x_ticks: Sequence[float] = (),
     note: str = "",
 ) -> Html:
     """A chart as a <figure>.
@@ -61,6 +64,7 @@ def chart(
       lines: at least one.
       x_label, y_label: of the axes.
       log_x, log_y: by logarithm, where there are positive values.
+      x_ticks: where to write numbers, if not at round ones; those without room are left out.
       note: a sentence below the title.
     """
     marked = any(line.points for line in lines)
@@ -72,7 +76,10 @@ def chart(
     drawing = tag(
         "svg",
         *(_rule(place) for place in up.place(np.array(up.ticks(TICKS["y"])))),
-        *(_drawn(line, across, up) for line in lines),
+        *(
+            _drawn(line, across, up, aside)
+            for line, aside in zip(lines, _asides(lines), strict=True)
+        ),
         viewBox=f"0 0 {UNITS} {UNITS}",
         preserveAspectRatio="none",
         role="img",
@@ -81,8 +88,8 @@ def chart(
     area = tag(
         "div",
         drawing,
-        _ticks(across, "x"),
-        _ticks(up, "y"),
+        _ticks(across, "x", _with_room(across, x_ticks) or across.ticks(TICKS["x"])),
+        _ticks(up, "y", up.ticks(TICKS["y"])),
         tag("i", class_="cursor", hidden=True),
         class_="area",
     )
@@ -99,8 +106,31 @@ def chart(
     )
 
 
-def _drawn(line: Line, across: Axis, up: Axis) -> Html:
-    x, y = UNITS * across.place(line.x), UNITS * (1 - up.place(line.y))
+def positive(lines: Sequence[Line]) -> bool:
+    """All that is drawn, bars and bands too, is above 0, and so may be drawn by logarithm."""
+    drawn = [a for line in lines for a in (line.y, line.low) if a is not None]
+    finite = [a[np.isfinite(a)] for a in drawn]
+    return all(len(a) == 0 or a.min() > 0 for a in finite)
+
+
+def _asides(lines: Sequence[Line]) -> list[float]:
+    """How far each line stands aside, so that bars at one place do not hide each other."""
+    barred = [k for k, line in enumerate(lines) if line.points and line.low is not None]
+    middle = (len(barred) - 1) / 2
+    return [ASIDE * (barred.index(k) - middle) if k in barred else 0.0 for k in range(len(lines))]
+
+
+def _with_room(across: Axis, ticks: Sequence[float]) -> list[float]:
+    """Ticks, but those that are too near to the one before."""
+    kept: list[float] = []
+    for tick, place in zip(ticks, across.place(np.array(ticks)), strict=True):
+        if not kept or place - across.place(np.array(kept[-1])) >= TICK_ROOM:
+            kept.append(tick)
+    return kept
+
+
+def _drawn(line: Line, across: Axis, up: Axis, aside: float) -> Html:
+    x, y = UNITS * across.place(line.x) + aside, UNITS * (1 - up.place(line.y))
     style = f"c{line.colour % COLOURS}" + (" faint" if line.faint else "")
     parts = []
     if line.low is not None and line.high is not None:
@@ -147,9 +177,8 @@ def _rule(place: float) -> Html:
     return tag("path", d=f"M0 {UNITS * (1 - place):.1f}H{UNITS}", class_="rule")
 
 
-def _ticks(on: Axis, which: str) -> Html:
+def _ticks(on: Axis, which: str, ticks: Sequence[float]) -> Html:
     side = "left" if which == "x" else "bottom"
-    ticks = on.ticks(TICKS[which])
     spans = []
     for k, (value, place) in enumerate(zip(ticks, on.place(np.array(ticks)), strict=True)):
         # A narrow screen has no room for all numbers of the axis along it.

@@ -7,8 +7,9 @@ import numpy as np
 
 from ddpm_jax.data import images
 from ddpm_jax.reporting import figures
-from ddpm_jax.reporting.report import overview, pictures
+from ddpm_jax.reporting.report import overview, pictures, results
 from ddpm_jax.reporting.report.curves import spread
+from ddpm_jax.reporting.report.evaluations import Evaluation
 from ddpm_jax.reporting.report.html import Html, join, note, short, tag
 from ddpm_jax.reporting.report.runs import Run
 
@@ -50,22 +51,44 @@ def film(runs: Sequence[Run]) -> Html:
 
 def nearest(runs: Sequence[Run]) -> Html:
     """Samples beside the training images next to them."""
-    return tag("div", *(_nearest(run, k, runs) for k, run in enumerate(runs)), class_="pictures")
+    every = tag("div", *(_nearest(run, k, runs) for k, run in enumerate(runs)), class_="pictures")
+    if not any(run.nearest for run in runs):
+        return every
+    return join([
+        note("Samples in the first row, and in every second one; below each the training image "
+             "next to it. The samples that come closest are first. A sample that equals the "
+             "image below it is a copy."),
+        every,
+    ])  # fmt: skip
 
 
 def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
     parts: list[Html] = [overview.heading(run, colour)] if len(runs) > 1 else []
+    known = {e.name: e for e in run.evaluations.evaluations}
     if not run.nearest:
         parts.append(note("No evaluation has drawn them yet (DIR/eval/NAME_nearest.png)."))
     for path in run.nearest[:NEAREST]:
         alt = f"Samples of {short(run.name)} beside their nearest training images"
         shown = _shown(path, alt, NEAREST_BYTES // (NEAREST * len(runs)))
         box = tag("div", shown, class_="scroll", role="region", tabindex="0", aria_label=alt)
-        caption = f"Evaluation {short(path.stem.removesuffix('_nearest'))}"
-        parts.append(tag("figure", box, tag("figcaption", tag("span", caption))))
+        name = path.stem.removesuffix("_nearest")
+        caption = tag("span", f"Evaluation {short(name)}{_drawn_how(known.get(name))}")
+        parts.append(tag("figure", box, tag("figcaption", caption)))
     if len(run.nearest) > NEAREST:
         parts.append(note(f"{len(run.nearest) - NEAREST} more lie in DIR/eval."))
     return tag("div", parts)
+
+
+def _drawn_how(evaluation: Evaluation | None) -> str:
+    """How the samples of an evaluation's first row were drawn, and how near they come."""
+    if evaluation is None or not evaluation.rows:
+        return ""
+    row = evaluation.rows[0]
+    told = f": {results.described(evaluation, row)}"
+    if "memorisation" in row.metrics:
+        value, interval = results.figures(row.metrics["memorisation"])
+        told += f"; memorisation {value}" + (f" ({interval})" if interval else "")
+    return told
 
 
 def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
@@ -81,8 +104,6 @@ def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
             tag("figcaption", short(caption)))
         for caption, path in chosen
     ]  # fmt: skip
-    of = f" of {len(run.samples):,}" if len(chosen) < len(run.samples) else ""
-    told = f"{len(chosen)}{of} pictures, evenly spaced, the first and the last among them."
     label = f"Samples of {short(run.name)} through training"
     slider = tag(
         "div",
@@ -94,6 +115,14 @@ def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
         hidden=True,
     )  # fmt: skip
     box = tag("div", *frames, class_="frames", tabindex="0", role="region", aria_label=label)
+    if len(frames) == 1:  # nothing to slide
+        return tag("div", title, box, note("There is one picture so far."), class_="slides")
+    told = f"All {len(frames)} pictures."
+    if len(frames) < len(run.samples):
+        told = (
+            f"{len(frames)} of {len(run.samples):,} pictures, evenly spaced, the first and the "
+            "last among them."
+        )
     return tag("div", title, box, slider, note(told), data_slides=True)
 
 

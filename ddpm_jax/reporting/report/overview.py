@@ -6,11 +6,13 @@ from typing import Any
 
 from ddpm_jax.reporting.report.axes import number
 from ddpm_jax.reporting.report.charts import COLOURS
+from ddpm_jax.reporting.report.curves import Points
 from ddpm_jax.reporting.report.html import Html, join, note, short, table, tag
 from ddpm_jax.reporting.report.runs import Run
 
 MAX_OVERRIDES = 3000  # characters of a command line
 MAX_FIELDS = 400
+DISTANCES = {"fid": "FID", "kid": "KID"}  # of samples drawn in training
 MAX_ATTEMPTS = 12  # of a run: the newest
 
 
@@ -92,11 +94,11 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
             yield "steps", f"{run.metrics.curves['loss'].last:,.0f}{of}"
             yield "last loss", number(loss.mean[-1])
         if held_out is not None:
-            best = held_out.mean.argmin()
-            yield (
-                "best validation",
-                f"{number(held_out.mean[best])} at step {number(held_out.steps[best])}",
-            )
+            yield "best validation", _least(held_out)
+        for name, title in DISTANCES.items():
+            distance = run.metrics.points(f"evaluation_{name}")
+            if distance is not None:
+                yield f"best {title}", _least(distance)
     if not isinstance(run.attempts, str) and run.attempts:
         seconds = [_seconds(one) for one in run.attempts]
         known = [s for s in seconds if s is not None]
@@ -106,6 +108,11 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
         devices = last["devices"]
         yield "devices", f"{devices.get('count')} {devices.get('kind')}"
         yield "code", _commit(last)
+
+
+def _least(points: Points) -> str:
+    best = points.mean.argmin()
+    return f"{number(points.mean[best])} at step {number(points.steps[best])}"
 
 
 def _network(run: Run) -> str:

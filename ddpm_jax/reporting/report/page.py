@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.reporting.report import gallery, measured, overview, training
+from ddpm_jax.reporting.report import gallery, measured, overview, tradeoff, training
 from ddpm_jax.reporting.report.html import Html, join, short, tag
 from ddpm_jax.reporting.report.runs import Run
 
@@ -33,7 +33,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         ("training", "Training", training.figures(runs)),
         ("loss-by-t", "Loss by t", training.by_time(runs)),
         ("metrics", "Metrics", measured.metrics(runs)),
-        ("nfe", "Quality against NFE", measured.against_nfe(runs)),
+        ("nfe", "Quality against NFE", tradeoff.against_nfe(runs)),
         ("nearest", "Nearest training images", gallery.nearest(runs)),
         ("schedule", "Schedule", training.schedule(runs)),
         *([] if compared else [config]),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddpm_jax.reporting.report import curves
-from ddpm_jax.reporting.report.charts import Line, chart
+from ddpm_jax.reporting.report.charts import Line, chart, positive
 from ddpm_jax.reporting.report.html import Html, join, note, short, tag
 from ddpm_jax.reporting.report.runs import Levels, Run
 
@@ -59,7 +59,7 @@ def by_time(runs: Sequence[Run]) -> Html:
         )  # fmt: skip
     if lines:
         title = "Loss by t, held-out images"
-        parts.append(_wide(chart(title, lines, x_label="t", log_y=_positive(lines))))
+        parts.append(_wide(chart(title, lines, x_label="t", log_y=positive(lines))))
     quarters = [_quarters(run, runs) for run in runs]
     parts.append(tag("div", quarters, class_="charts") if any(quarters) else None)
     if not any(quarters):
@@ -153,7 +153,7 @@ def _by_step(
         lines.append(Line(run.name, points.steps, curves.smooth(points), k, k))
     if not lines:
         return tag("p", f"{title}: nothing was logged.", class_="note") if must else None
-    logarithmic = log_y and _positive([*behind, *lines])
+    logarithmic = log_y and positive([*behind, *lines])
     return chart(title, [*behind, *lines], x_label="step", log_y=logarithmic, note=note)
 
 
@@ -167,14 +167,7 @@ def _quarters(run: Run, runs: Sequence[Run]) -> Html | None:
         return None
     title = "Loss in training by quarter of t"
     title = f"{title}: {short(run.name)}" if len(runs) > 1 else title
-    return chart(title, lines, x_label="step", log_y=_positive(lines), note="Smoothed.")
-
-
-def _positive(lines: Sequence[Line]) -> bool:
-    """All that is drawn is above 0, and so may be drawn by logarithm."""
-    drawn = [a for line in lines for a in (line.y, line.low) if a is not None]
-    finite = [a[np.isfinite(a)] for a in drawn]
-    return all(len(a) == 0 or a.min() > 0 for a in finite)
+    return chart(title, lines, x_label="step", log_y=positive(lines), note="Smoothed.")
 
 
 def _wide(figure: Html | None) -> Html | None:

@@ -1,0 +1,136 @@
+"""Rows of evaluations: of which run, sampled how, and how a figure is written."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ddpm_jax.reporting.report.axes import number
+from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
+from ddpm_jax.reporting.report.html import short
+from ddpm_jax.reporting.report.runs import Run
+
+# In the order in which people look for them; others come after, as the files have them.
+ORDER = ("fid", "fid_infinity", "kid", "sfid", "fd", "is", "inception_score", "precision", "recall",
+         "density", "coverage", "label_accuracy", "memorisation")  # fmt: skip
+# Which way is better; what is not here has none, or one that needs a sentence.
+LOWER = ("fid", "fid_infinity", "kid", "sfid", "fd", "bpd", "bpd_discrete_vlb",
+         "bpd_continuous_vlb", "bpd_ode")  # fmt: skip
+HIGHER = ("is", "inception_score", "precision", "recall", "density", "coverage", "accuracy",
+          "label_accuracy")  # fmt: skip
+MOST_DIGITS = 8  # after the point
+
+
+class Result(NamedTuple):
+    """A row of an evaluation, with the run it is of (by its place) and the evaluation."""
+
+    place: int
+    run: Run
+    evaluation: Evaluation
+    row: Row
+
+
+def results(runs: Sequence[Run]) -> list[Result]:
+    """Every row of every evaluation."""
+    return [
+        Result(k, run, evaluation, row)
+        for k, run in enumerate(runs)
+        for evaluation in run.evaluations.evaluations
+        for row in evaluation.rows
+    ]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names of metrics, each once, the best known first."""
+    every = list(dict.fromkeys(names))
+    return sorted(every, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+def titled(name: str) -> str:
+    """A metric's name, with an arrow to where it is better."""
+    return short(name) + (" ↓" if name in LOWER else " ↑" if name in HIGHER else "")
+
+
+def nfe(row: Row) -> float | None:
+    """Network evaluations for a sample, if that is told."""
+    found = row.setting.get("nfe")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e9:
+        return None
+    return float(found)
+
+
+def setting(row: Row) -> str:
+    """All of a row's setting but its NFE: "guidance_scale 2"."""
+    rest = {name: value for name, value in row.setting.items() if name != "nfe"}
+    return ", ".join(f"{short(name)} {_told(value)}" for name, value in rest.items())
+
+
+def sampler(evaluation: Evaluation) -> str:
+    """The sampler and its order, if that is told: "dpm_solver_pp, order 3"."""
+    sampling = evaluation.protocol.get("sampling")
+    if not isinstance(sampling, dict):
+        return ""
+    order = sampling.get("order")
+    told = short(sampling.get("sampler", "unknown sampler"))
+    return f"{told}, order {short(order)}" if order is not None else told
+
+
+def samplings(evaluations: Sequence[Evaluation]) -> dict[int, str]:
+    """{id of an evaluation: its sampler}, with those fields by which one sampler's differ."""
+    groups: dict[str, list[Evaluation]] = {}
+    for one in evaluations:
+        groups.setdefault(sampler(one), []).append(one)
+    found = {}
+    for name, group in groups.items():
+        every = [_options(one) for one in group]
+        fields = sorted({field for options in every for field in options})
+        varied = [f for f in fields if len({repr(options.get(f)) for options in every}) > 1]
+        for one, options in zip(group, every, strict=True):
+            told = [f"{short(f, 40)} {_told(options[f])}" for f in varied if f in options]
+            found[id(one)] = ", ".join([name, *told])
+    return found
+
+
+def described(evaluation: Evaluation, row: Row) -> str:
+    """What a row is of: "ddim, NFE 50, guidance_scale 2, step 1,500"."""
+    step, calls = evaluation.run.get("checkpoint_step"), nfe(row)
+    told = [
+        "held-out images" if row.held_out else sampler(evaluation),
+        f"NFE {calls:g}" if calls is not None else "",
+        setting(row),
+        f"step {step:,}" if isinstance(step, int) else "",
+    ]
+    return ", ".join(part for part in told if part)
+
+
+def figures(measured: Measured) -> tuple[str, str]:
+    """A value and its interval, with as many digits as it needs: "0.600", "0.545 to 0.656"."""
+    value, low, high = measured.value, measured.low, measured.high
+    if value is None:
+        return "undefined", ""
+    if low is None or high is None:
+        return number(value), ""
+    digits = _digits(value, high - low)
+    if digits is None:
+        return number(value), f"{number(low)} to {number(high)}"
+    return f"{value:,.{digits}f}", f"{low:,.{digits}f} to {high:,.{digits}f}"
+
+
+def _digits(value: float, width: float) -> int | None:
+    """After the point: two of the interval's width, three of the value unless that is tiny."""
+    if not 1e-12 < width < 1e6 or abs(value) >= 1e6:
+        return None
+    digits = 1 - math.floor(math.log10(width))
+    if value:
+        digits = max(digits, min(3, 2 - math.floor(math.log10(abs(value)))))
+    return max(digits, 0) if digits <= MOST_DIGITS else None
+
+
+def _options(evaluation: Evaluation) -> dict[str, Any]:
+    sampling = evaluation.protocol.get("sampling")
+    known = sampling if isinstance(sampling, dict) else {}
+    return {n: v for n, v in known.items() if n not in ("sampler", "order", "num_steps")}
+
+
+def _told(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number(value) if is_number and abs(value) < 1e300 else short(value)
