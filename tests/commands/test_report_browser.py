@@ -136,6 +136,44 @@ def test_nothing_is_wider_than_a_phone(look, scheme):
     assert page.eval_on_selector_all(".scroll", wider) >= 2
 
 
+def test_names_of_any_length_stay_in_their_boxes(finished_run, tmp_path, browser):
+    workdirs = [tmp_path / f"{'a_long_name' * 6}_{k}" for k in range(2)]
+    for workdir in workdirs:
+        ignored = shutil.ignore_patterns("checkpoints")
+        shutil.copytree(finished_run.workdir, workdir, ignore=ignored)
+    out = report.report([str(w) for w in workdirs], str(tmp_path / "a.html"), draw=False)
+    for width in WIDTHS.values():
+        page = browser.new_page(viewport=dict(zip(("width", "height"), width, strict=True)))
+        page.goto(out.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width[0]
+        beyond = "all => all.filter(b => b.scrollWidth > b.clientWidth).length"
+        assert page.eval_on_selector_all("h1, .card, .card h3, .legend, .pictures", beyond) == 0
+        page.close()
+
+
+def test_nothing_is_wider_than_paper(look):
+    page = look()
+    page.set_viewport_size({"width": 720, "height": 1000})  # A4 within its margins
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") == 720
+
+
+def test_names_of_rows_stay_while_figures_scroll(look):
+    page = look("phone")
+    places = page.eval_on_selector(
+        ".scroll:has(.named)",
+        """box => {
+          const left = () => ["tbody th", "tbody td:last-child"].map(
+            s => box.querySelector(s).getBoundingClientRect().left);
+          const before = left(); box.scrollLeft = 200; return [before, left()];
+        }""",
+    )
+    (name, figure), (name_after, figure_after) = places
+    assert name_after == name
+    assert figure_after == figure - 200
+
+
 def brightness(page):
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return sum(float(part) for part in colour.strip("rgb()").split(","))

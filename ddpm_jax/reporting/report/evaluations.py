@@ -1,5 +1,6 @@
 """The files in DIR/eval: what was measured of a run, and by which protocol."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ FORMAT = 2
 MAX_FILES = 200
 MAX_ROWS = 100  # of a file
 MAX_METRICS = 40
-LIKELIHOOD = "bpd_"  # metrics of held-out images that are a model's own
 
 
 class Measured(NamedTuple):
@@ -25,17 +25,10 @@ class Measured(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured in one setting: {"guidance_scale": 2.0, "nfe": 50}, {"fid": Measured}.
-
-    Attributes:
-      setting: as the file has it.
-      metrics: by name.
-      held_out: of how the model reads held-out images, not of its samples.
-    """
+    """What was measured in one setting: {"guidance_scale": 2.0, "nfe": 50}, {"fid": Measured}."""
 
     setting: dict[str, Any]
     metrics: dict[str, Measured]
-    held_out: bool = False
 
 
 class Evaluation(NamedTuple):
@@ -45,8 +38,9 @@ class Evaluation(NamedTuple):
       name: of the file, without its ending.
       protocol: how was measured, as the file has it.
       run: what was measured: the step of the checkpoint, and more.
-      rows: of samples, and of held-out images where they are a model's own: likelihood, accuracy.
-      held_out: the measures of samples, of held-out data.
+      rows: of samples.
+      held_out: the same measures of held-out data.
+      written: when.
     """
 
     name: str
@@ -54,17 +48,13 @@ class Evaluation(NamedTuple):
     run: dict[str, Any]
     rows: list[Row]
     held_out: dict[str, Measured]
+    written: str
 
     @property
-    def measure(self) -> dict[str, Any]:
-        """What must be equal for values to be comparable: not sampling, and metrics one by one."""
-        return {n: v for n, v in self.protocol.items() if n not in ("sampling", "metrics")}
-
-    @property
-    def metrics_protocol(self) -> dict[str, Any]:
-        """How metrics were set, by name, those that have settings."""
-        found = self.protocol.get("metrics")
-        return found if isinstance(found, dict) else {}
+    def measure(self) -> str:
+        """What must be equal for two values to be comparable: all of the protocol but sampling."""
+        rest = {name: value for name, value in self.protocol.items() if name != "sampling"}
+        return json.dumps(rest, sort_keys=True)
 
 
 class Found(NamedTuple):
@@ -97,45 +87,15 @@ def parse(name: str, content: Any) -> Evaluation:
     if not isinstance(samples, list) or len(samples) > MAX_ROWS:
         raise ValueError(f"samples is no list of at most {MAX_ROWS}")
     held_out = _object(fields.get("held_out_data") or {}, "held_out_data")
-    of_data = _metrics(held_out.get("metrics") or {}, "held_out_data.metrics")
-    rows = [_row(_object(one, f"samples[{k}]"), k) for k, one in enumerate(samples)]
-    own = {n: of_data.pop(n) for n in [*of_data] if n.startswith(LIKELIHOOD)}
-    if own:
-        rows.append(Row({}, own, held_out=True))
-    protocol = _object(fields.get("protocol"), "protocol")
+    written = fields.get("written", "")
     return Evaluation(
         name,
-        protocol | _metrics_protocol(fields, protocol),
+        _object(fields.get("protocol"), "protocol"),
         _object(fields.get("run") or {}, "run"),
-        rows + _accuracy(fields),
-        of_data,
+        [_row(_object(one, f"samples[{k}]"), k) for k, one in enumerate(samples)],
+        _metrics(held_out.get("metrics") or {}, "held_out_data.metrics"),
+        written if isinstance(written, str) else "",
     )
-
-
-def _metrics_protocol(fields: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
-    """How each metric was set: of bits per pixel that stands beside the figures."""
-    metrics = _object(protocol.get("metrics") or {}, "protocol.metrics")
-    likelihood = _object(fields.get("likelihood") or {}, "likelihood")
-    chain = _object(likelihood.get("chain") or {}, "likelihood.chain")
-    told: dict[str, Any] = {
-        n: likelihood[n] for n in ("model_of", "levels", "num_examples") if n in likelihood
-    }
-    if "num_terms" in chain:
-        told["num_terms"] = "all" if chain["num_terms"] is None else chain["num_terms"]
-    return {"metrics": {"bpd": told} | metrics} if told else {}
-
-
-def _accuracy(fields: dict[str, Any]) -> list[Row]:
-    """A classifier's rows: {"t": 0.1, "accuracy": 0.9}."""
-    given = fields.get("accuracy") or []
-    if not isinstance(given, list) or len(given) > MAX_ROWS:
-        raise ValueError(f"accuracy is no list of at most {MAX_ROWS}")
-    rows = []
-    for k, one in enumerate(given):
-        setting = dict(_object(one, f"accuracy[{k}]"))
-        share = _measured(setting.pop("accuracy", None), f"accuracy[{k}]")
-        rows.append(Row(setting, {"accuracy": share}, held_out=True))
-    return rows
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
