@@ -22,6 +22,7 @@ from ddpm_jax.reporting.report import (
     results,
     runs,
     tradeoff,
+    training,
 )
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u202e"
@@ -139,6 +140,57 @@ def test_fields_that_differ_between_runs_are_marked_and_first():
     assert "2 of 3 fields are not the default. The 1 in which the runs differ" in found.text
 
 
+def test_runs_of_one_schedule_share_its_curves():
+    t = np.linspace(0, 1, 5)
+    cosine = runs.Levels(t, np.cos(t), np.sin(t))
+    linear = runs.Levels(t, 1 - t, t)
+    same = [empty(name, levels=runs.Levels(*map(np.copy, cosine))) for name in ("a", "b")]
+    found = Reader(training.schedule(same))
+    plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
+    assert [[one["name"] for one in p["series"]] for p in plots] == [
+        ["alpha", "sigma"],
+        ["log-SNR"],
+    ]
+    assert "One schedule: a, b." in found.text
+    found = Reader(training.schedule([*same, empty("c", levels=linear)]))
+    plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
+    assert [one["name"] for one in plots[1]["series"]] == ["a, b", "c"]
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path):
+    lines = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": NaN}', '{"step": 3, "loss": null}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "lo']))
+    text = read(empty(metrics=runs.metrics(tmp_path))).text
+    assert "last lossnot a finite number" in text
+    assert "loss was not a finite number in 2 lines" in text
+    assert "cannot be read and are left out: 1." in text
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": NaN}\n')
+    text = read(empty(metrics=runs.metrics(tmp_path))).text
+    assert "Loss in training: no finite number was logged." in text
+
+
+def test_the_least_distance_of_training_stands_on_the_card(tmp_path):
+    values = [(50, 14.5), (100, 1.25), (150, 2.5)]
+    lines = [json.dumps({"step": s, "evaluation_fid": v}) for s, v in values]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    found = read(empty(metrics=runs.metrics(tmp_path)))
+    assert "best FID1.25 at step 100" in found.text
+    plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
+    assert [(p["series"][0]["x"], p["series"][0]["y"]) for p in plots] == [
+        ([50, 100, 150], [14.5, 1.25, 2.5])
+    ]
+
+
+def test_figures_of_any_size_are_drawn():
+    values = (1e-299, 1.0, 9e299)
+    every = [evaluation(f"{k}", nfe=10 + k, fid=value) for k, value in enumerate(values)]
+    for one in every:
+        (fid,) = (row.metrics["fid"] for row in one.rows)
+        one.rows[0].metrics["fid"] = fid._replace(low=None, high=None)
+    plots, _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    assert plots[0]["series"][0]["y"] == list(values)
+
+
 def test_only_results_of_one_protocol_share_a_table():
     run = empty(
         evaluations=evaluations.Found(
@@ -157,16 +209,18 @@ def test_only_results_of_one_protocol_share_a_table():
 def test_metrics_that_one_of_two_measured_do_not_part_them():
     # As scripts/evaluate.py compare sees it.
     given = {
-        "fid": {},
-        "all": {"kid": {"pairs": "all"}, "prdc": {"k": 5}},
-        "prdc": {"prdc": {"k": 5}},
-        "subsets": {"kid": {"subsets": 100}},
-        "k": {"prdc": {"k": 3}},
+        "fid": {"extractor": {"name": "pca"}, "metrics": {}},
+        "all": {"metrics": {"kid": {"pairs": "all"}, "prdc": {"k": 5}}},
+        "prdc": {"metrics": {"prdc": {"k": 5}}},
+        "subsets": {"metrics": {"kid": {"subsets": 100}}},
+        "k": {"metrics": {"prdc": {"k": 3}}},
+        "pixels": {"extractor": {"name": "pixels"}},
     }
-    every = [evaluation(name, metrics=metrics) for name, metrics in given.items()]
+    every = [evaluation(name, **protocol) for name, protocol in given.items()]
     known = protocols.Protocols([empty(evaluations=evaluations.Found(every, []))])
     letters = {one.name: known.of(one).letter for one in every}
-    assert letters == {"fid": "A", "all": "A", "prdc": "A", "subsets": "B", "k": "B"}
+    same, other = ("fid", "all", "prdc"), ("subsets", "k", "pixels")
+    assert letters == dict.fromkeys(same, "A") | dict.fromkeys(other, "B")
 
 
 def likelihood(name, bits, num_terms=None):
@@ -175,11 +229,10 @@ def likelihood(name, bits, num_terms=None):
         name,
         {
             "format": 2,
-            "protocol": {"data": "digits", "seed": 0},
+            "protocol": {"data": "digits", "seed": 0, "likelihood": {"num_terms": num_terms}},
             "run": {"checkpoint_step": 100},
             "samples": [],
             "held_out_data": {"metrics": {"bpd_discrete_vlb": figure}},
-            "likelihood": {"levels": 17, "chain": {"num_steps": 9, "num_terms": num_terms}},
         },
     )
 

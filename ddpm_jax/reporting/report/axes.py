@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+LOG_LIMIT = 690.0  # exp of it is 1e299: powers of ten around it are finite
 # Of a logarithmic axis: the digits of its ticks, the densest first.
 DIGITS = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,))
 
@@ -69,7 +70,8 @@ def axis(values: Iterable[np.ndarray], *, log: bool = False, pad: float = 0.0) -
         if len(positive):
             low, high = np.log(positive.min()), np.log(positive.max())
             gap = max((high - low) * pad, 0.02 if high - low < 1e-9 else 0.0)
-            return Axis(float(np.exp(low - gap)), float(np.exp(high + gap)), True)
+            low, high = np.exp(np.clip((low - gap, high + gap), -LOG_LIMIT, LOG_LIMIT))
+            return Axis(float(low), float(high), True)
     if not len(every):
         return Axis(0.0, 1.0)
     low, high = float(every.min()), float(every.max())

@@ -45,12 +45,14 @@ class Curve:
         # sum of steps, sum, least, largest, count
         self._kept: list[tuple[float, float, float, float, int]] = []
         self.missing = 0  # values that were no finite numbers
+        self.lost = False  # the last one was none
 
     def add(self, step: float, value: float | None) -> None:
         """One value more, None where it was not finite; left out if its step is not a later one."""
         if step <= self.last:
             return
         self.last = step
+        self.lost = value is None
         if value is None:
             self.missing += 1
             return
@@ -109,8 +111,10 @@ def read(path: str | Path, points: int = POINTS) -> Metrics:
                 if len(curves) == MAX_NAMES or len(name) > MAX_NAME:
                     continue
                 curve = curves[name] = Curve(points)
-            if value is None or _is_number(value):
+            if _is_number(value):
                 curve.add(step, value)
+            elif value is None or isinstance(value, float):  # NaN, as JSON has it or has it not
+                curve.add(step, None)
     return Metrics(curves, unreadable)
 
 

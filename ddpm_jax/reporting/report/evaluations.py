@@ -1,8 +1,7 @@
 """The files in DIR/eval: what was measured of a run, and by which protocol."""
 
-import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ddpm_jax import files
@@ -13,6 +12,9 @@ FORMAT = 2
 MAX_FILES = 200
 MAX_ROWS = 100  # of a file
 MAX_METRICS = 40
+LIKELIHOOD = "bpd_"  # metrics of held-out data that are a model's own
+# Fields of the protocol that only some figures depend on.
+OF_SOME = ("extractor", "reference", "real", "likelihood")
 
 
 class Measured(NamedTuple):
@@ -39,8 +41,9 @@ class Evaluation(NamedTuple):
       protocol: how was measured, as the file has it.
       run: what was measured: the step of the checkpoint, and more.
       rows: of samples.
-      held_out: the same measures of held-out data.
+      held_out: the same measures of held-out data, and the model's likelihood of them.
       written: when.
+      accuracy: of a classifier, by time.
     """
 
     name: str
@@ -49,12 +52,21 @@ class Evaluation(NamedTuple):
     rows: list[Row]
     held_out: dict[str, Measured]
     written: str
+    accuracy: Sequence[Row] = ()
 
     @property
-    def measure(self) -> str:
-        """What must be equal for two values to be comparable: all of the protocol but sampling."""
-        rest = {name: value for name, value in self.protocol.items() if name != "sampling"}
-        return json.dumps(rest, sort_keys=True)
+    def measure(self) -> dict[str, Any]:
+        """What must be equal for any two values to be comparable: not how was sampled."""
+        apart = ("sampling", "metrics", *OF_SOME)
+        return {n: v for n, v in self.protocol.items() if n not in apart}
+
+    @property
+    def some(self) -> dict[str, Any]:
+        """What must be equal where both have it: the settings of a metric, the extractor, ..."""
+        metrics = self.protocol.get("metrics")
+        found = metrics if isinstance(metrics, dict) else {}
+        settings = {f"metrics.{name}": value for name, value in found.items()}
+        return settings | {n: self.protocol[n] for n in OF_SOME if n in self.protocol}
 
 
 class Found(NamedTuple):
@@ -95,7 +107,21 @@ def parse(name: str, content: Any) -> Evaluation:
         [_row(_object(one, f"samples[{k}]"), k) for k, one in enumerate(samples)],
         _metrics(held_out.get("metrics") or {}, "held_out_data.metrics"),
         written if isinstance(written, str) else "",
+        _accuracy(fields),
     )
+
+
+def _accuracy(fields: dict[str, Any]) -> list[Row]:
+    """A classifier's rows: {"t": 0.1, "accuracy": 0.9}."""
+    given = fields.get("accuracy") or []
+    if not isinstance(given, list) or len(given) > MAX_ROWS:
+        raise ValueError(f"accuracy is no list of at most {MAX_ROWS}")
+    rows = []
+    for k, one in enumerate(given):
+        setting = dict(_object(one, f"accuracy[{k}]"))
+        share = _measured(setting.pop("accuracy", None), f"accuracy[{k}]")
+        rows.append(Row(setting, {"accuracy": share}))
+    return rows
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,7 +32,7 @@ def metrics(runs: Sequence[Run]) -> Html:
     room = MAX_RESULTS
     for protocol in known.every:
         rows = [r for r in every if known.of(r.evaluation) is protocol]
-        if rows or any(e.held_out for e in protocol.evaluations):
+        if rows or any(map(results.of_data, protocol.evaluations)):
             parts.append(_table(protocol, rows[:room], runs))
             room -= len(rows[:room])
     if len(every) > MAX_RESULTS:
@@ -47,7 +47,7 @@ def _table(protocol: Protocol, rows: Sequence[Result], runs: Sequence[Run]) -> H
     # The same for all of them, as far as it was measured.
     held_out: dict[str, Measured] = {}
     for evaluation in protocol.evaluations:
-        held_out |= evaluation.held_out
+        held_out |= results.of_data(evaluation)
     names = results.ordered([*(name for r in rows for name in r.row.metrics), *held_out])
     cells: list[list[Any]] = [
         [_of(r, many=len(runs) > 1), *(_cell(r.row.metrics.get(name)) for name in names)]
@@ -72,7 +72,10 @@ def _of(result: Result, many: bool) -> list[Any]:
     """What a row is of: run and evaluation, and below how was sampled."""
     name = result.evaluation.name
     title = f"{result.run.name}, {name}" if many else name
-    return [short(title), tag("small", results.described(result.evaluation, result.row))]
+    return [
+        short(title),
+        tag("small", results.described(result.evaluation, result.row, result.sampled)),
+    ]
 
 
 def _cell(measured: Measured | None) -> Html:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from ddpm_jax.reporting.report.axes import number
 from ddpm_jax.reporting.report.charts import COLOURS
 from ddpm_jax.reporting.report.curves import Points
@@ -88,11 +90,13 @@ def _card(run: Run, colour: int) -> Html:
 def _figures(run: Run) -> Iterable[tuple[str, str]]:
     if not isinstance(run.metrics, str):
         loss, held_out = (run.metrics.points(name) for name in ("loss", "validation_loss"))
-        if loss is not None:
+        curve = run.metrics.curves.get("loss")
+        if curve is not None and np.isfinite(curve.last):
             total = _get(run, "train.num_steps")
             of = f" of {total:,}" if isinstance(total, int) else ""
-            yield "steps", f"{run.metrics.curves['loss'].last:,.0f}{of}"
-            yield "last loss", number(loss.mean[-1])
+            yield "steps", f"{curve.last:,.0f}{of}"
+            value = None if curve.lost else loss
+            yield "last loss", "not a finite number" if value is None else number(value.mean[-1])
         if held_out is not None:
             yield "best validation", _least(held_out)
         for name, title in DISTANCES.items():

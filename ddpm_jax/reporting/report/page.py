@@ -12,6 +12,7 @@ from ddpm_jax.reporting.report.html import Html, join, short, tag
 from ddpm_jax.reporting.report.runs import Run
 
 STYLE = Path(__file__).with_name("page.css")
+LONG = 60  # characters of a title that is written smaller
 SCRIPT = Path(__file__).with_name("page.js")
 
 
@@ -52,7 +53,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         "header",
         tag("p", "Training report" if len(runs) == 1 else f"{len(runs)} runs compared",
             class_="kicker"),
-        tag("h1", told),
+        tag("h1", told, class_="long" if len(told) > LONG else None),
         tag("p", "Written ", tag("time", when, datetime=written.isoformat("T", "minutes"))),
     )  # fmt: skip
     footer = tag("footer", "Written by ddpm_jax's scripts/report.py. This file loads nothing else.")

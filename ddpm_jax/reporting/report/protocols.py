@@ -18,21 +18,19 @@ class Protocol:
     Attributes:
       letter: "A", "B", ... by which the page names it.
       fields: what all of them have in common, as their files have it.
-      metrics: how each metric was set that one of them measured.
+      some: what those have in common that have it: the settings of a metric, the extractor.
       evaluations: the members.
     """
 
     letter: str
     fields: dict[str, Any]
-    metrics: dict[str, Any]
+    some: dict[str, Any]
     evaluations: list[Evaluation]
 
     def admits(self, evaluation: Evaluation) -> bool:
-        """Whether the evaluation is of this protocol: only metrics of both need be set alike."""
-        given = evaluation.metrics_protocol
-        alike = all(
-            _same(self.metrics[name], given[name]) for name in given if name in self.metrics
-        )
+        """Whether the evaluation's figures may be compared with those of the members."""
+        some = evaluation.some
+        alike = all(_same(self.some[name], some[name]) for name in some if name in self.some)
         return alike and _same(self.fields, evaluation.measure)
 
 
@@ -55,14 +53,14 @@ class Protocols:
         if found is None:
             found = Protocol(_letter(len(self.every)), evaluation.measure, {}, [])
             self.every.append(found)
-        found.metrics |= evaluation.metrics_protocol
+        found.some |= evaluation.some
         found.evaluations.append(evaluation)
         self._of[id(evaluation)] = found
 
 
 def told(protocol: Protocol) -> str:
     """A protocol in a line: "10,000 samples, features of classifier, seed 0"."""
-    fields = flat(protocol.fields)
+    fields = flat(protocol.fields | protocol.some)
     num, repeats = fields.get("num_samples"), fields.get("repeats")
     parts = []
     if isinstance(num, int):
@@ -77,9 +75,7 @@ def told(protocol: Protocol) -> str:
 
 def fields_table(protocols: Sequence[Protocol]) -> Html:
     """The protocols field by field, those that differ marked."""
-    fields = [
-        flat({**p.fields, **({"metrics": p.metrics} if p.metrics else {})}) for p in protocols
-    ]
+    fields = [flat(p.fields | p.some) for p in protocols]
     names = sorted({name for one in fields for name in one})
     rows = []
     for name in names:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ddpm_jax.reporting.report.axes import number
-from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
+from ddpm_jax.reporting.report.evaluations import LIKELIHOOD, Evaluation, Measured, Row
 from ddpm_jax.reporting.report.html import short
 from ddpm_jax.reporting.report.runs import Run
 
@@ -21,22 +21,39 @@ MOST_DIGITS = 8  # after the point
 
 
 class Result(NamedTuple):
-    """A row of an evaluation, with the run it is of (by its place) and the evaluation."""
+    """A row of an evaluation, with the run it is of (by its place) and the evaluation.
+
+    Attributes:
+      sampled: of samples; else of how the model reads held-out images.
+    """
 
     place: int
     run: Run
     evaluation: Evaluation
     row: Row
+    sampled: bool = True
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
     """Every row of every evaluation."""
     return [
-        Result(k, run, evaluation, row)
+        Result(k, run, evaluation, row, sampled)
         for k, run in enumerate(runs)
         for evaluation in run.evaluations.evaluations
-        for row in evaluation.rows
+        for rows, sampled in ((evaluation.rows, True), (_of_model(evaluation), False))
+        for row in rows
     ]
+
+
+def of_data(evaluation: Evaluation) -> dict[str, Measured]:
+    """What is said of held-out data themselves, the same for every model."""
+    return {n: m for n, m in evaluation.held_out.items() if not n.startswith(LIKELIHOOD)}
+
+
+def _of_model(evaluation: Evaluation) -> list[Row]:
+    """What is said of held-out images by the model: their likelihood, a classifier's accuracy."""
+    own = {n: m for n, m in evaluation.held_out.items() if n.startswith(LIKELIHOOD)}
+    return [*([Row({}, own)] if own else []), *evaluation.accuracy]
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -90,11 +107,11 @@ def samplings(evaluations: Sequence[Evaluation]) -> dict[int, str]:
     return found
 
 
-def described(evaluation: Evaluation, row: Row) -> str:
+def described(evaluation: Evaluation, row: Row, sampled: bool = True) -> str:
     """What a row is of: "ddim, NFE 50, guidance_scale 2, step 1,500"."""
     step, calls = evaluation.run.get("checkpoint_step"), nfe(row)
     told = [
-        "held-out images" if row.held_out else sampler(evaluation),
+        sampler(evaluation) if sampled else "held-out images",
         f"NFE {calls:g}" if calls is not None else "",
         setting(row),
         f"step {step:,}" if isinstance(step, int) else "",

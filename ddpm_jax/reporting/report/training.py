@@ -69,26 +69,35 @@ def by_time(runs: Sequence[Run]) -> Html:
 
 def schedule(runs: Sequence[Run]) -> Html:
     """alpha, sigma and log-SNR by t."""
-    levels, parts = [], []
+    groups: list[tuple[Levels, list[int]]] = []  # runs of one schedule are drawn once
+    parts = []
     for k, run in enumerate(runs):
         found = run.levels
         if isinstance(found, str) and not isinstance(run.drawn, str):
             found = run.drawn.levels
         if isinstance(found, str):
             parts.append(note(_of(run, runs), found))
+            continue
+        same = [places for at, places in groups if _equal(at, found)]
+        if same:
+            same[0].append(k)
         else:
-            levels.append((k, run, found))
-    if not levels:
+            groups.append((found, [k]))
+    if not groups:
         return join(parts)
-    many = len(runs) > 1
-    paths = []
-    for k, run, at in levels:
-        names = [f"{run.name}, {n}" if many else n for n in ("alpha", "sigma")]
+    if len(groups) == 1 and len(groups[0][1]) > 1:
+        parts.append(note(f"One schedule: {', '.join(short(runs[k].name) for k in groups[0][1])}."))
+    many = len(groups) > 1
+    paths, ratios = [], []
+    for at, places in groups:
+        k, name = places[0], ", ".join(runs[place].name for place in places)
+        names = [f"{name}, {n}" if many else n for n in ("alpha", "sigma")]
         colours = (k, k) if many else (0, 1)
         paths.append(Line(names[0], at.t, at.alpha, colours[0], 0))
         paths.append(Line(names[1], at.t, at.sigma, colours[1], 1))
-    loud = any(at.sigma.max() > LOUD for *_, at in levels)
-    ratios = [Line(run.name, at.t, _log_snr(at), k, k) for k, run, at in levels]
+        told = name if many or len(runs) == 1 else "log-SNR"
+        ratios.append(Line(told, at.t, _log_snr(at), k if many else 0, k if many else 0))
+    loud = any(at.sigma.max() > LOUD for at, _ in groups)
     return join([
         *parts,
         tag("div",
@@ -98,6 +107,10 @@ def schedule(runs: Sequence[Run]) -> Html:
                   note="2 log(alpha / sigma); ends at which it is infinite are left out."),
             class_="charts"),
     ])  # fmt: skip
+
+
+def _equal(a: Levels, b: Levels) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _log_snr(at: Levels) -> np.ndarray:
@@ -152,7 +165,9 @@ def _by_step(
         behind.append(faint)
         lines.append(Line(run.name, points.steps, curves.smooth(points), k, k))
     if not lines:
-        return tag("p", f"{title}: nothing was logged.", class_="note") if must else None
+        logged = any(not isinstance(r.metrics, str) and name in r.metrics.curves for r in runs)
+        told = "no finite number" if logged else "nothing"
+        return tag("p", f"{title}: {told} was logged.", class_="note") if must else None
     logarithmic = log_y and positive([*behind, *lines])
     return chart(title, [*behind, *lines], x_label="step", log_y=logarithmic, note=note)
 
