@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def test_it_shows_what_the_run_left(written, finished_run):
     assert f"{lines[-1]['loss']:.3g}" in told
     assert "800 of 800" in told
     assert "--config.train.num_steps=800" in told
+    assert f"jax {jax.__version__}, python {platform.python_version()}" in told
     assert "All 2 pictures." in told
     assert "has not been measured yet" in told
     # The raw curve lies behind the smoothed one, a point a line of metrics.jsonl.

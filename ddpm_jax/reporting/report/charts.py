@@ -18,7 +18,7 @@ UNITS = 1000  # of the drawing, in both directions
 COLOURS = 8
 TICKS = {"x": 6, "y": 5}  # at most, about
 TICK_ROOM = 0.09  # of the axis along
-ASIDE = 11.0  # units between lines with bars
+ASIDE = 16.0  # units between lines with bars
 DASHES = ("", "7 4", "2 4", "9 3 2 3")
 
 

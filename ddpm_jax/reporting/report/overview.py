@@ -15,6 +15,7 @@ from ddpm_jax.reporting.report.runs import Run
 MAX_OVERRIDES = 3000  # characters of a command line
 MAX_FIELDS = 400
 DISTANCES = {"fid": "FID", "kid": "KID"}  # of samples drawn in training
+VERSIONS = ("jax", "python")  # of the many that a manifest holds
 MAX_ATTEMPTS = 12  # of a run: the newest
 
 
@@ -145,13 +146,23 @@ def _attempts(run: Run, many: bool) -> Html:
         return join([title, note("The manifest holds no attempt.")])
     rows = [
         [_date(one["started_at"]), f"{one['start']:,}", _step(one["reached"]),
-         _duration(_seconds(one)), short(one["ended"] or "no end was written"),
-         tag("code", _commit(one)), short(one["machine"].get("cpu", "unknown")),
+         _duration(_seconds(one)), short(one["ended"] or "running, or killed"),
+         tag("code", _commit(one)), _versions(one), short(one["machine"].get("cpu", "unknown")),
          _overrides(one)]
         for one in reversed(run.attempts[-MAX_ATTEMPTS:])
     ]  # fmt: skip
     older = len(run.attempts) - len(rows)
-    head = ["started", "from step", "saved at", "took", "ended", "code", "machine", "overrides"]
+    head = [
+        "started",
+        "from step",
+        "saved at",
+        "took",
+        "ended",
+        "code",
+        "versions",
+        "machine",
+        "overrides",
+    ]
     label = f"Attempts at {short(run.name)}"
     return join([
         title,
@@ -169,6 +180,13 @@ def _commit(attempt: Mapping[str, Any]) -> str:
     git = attempt["git"]
     commit = str(git.get("commit") or "unknown")[:10]
     return short(commit + (" with changes" if git.get("dirty") else ""))
+
+
+def _versions(attempt: Mapping[str, Any]) -> str:
+    known = attempt.get("versions")
+    versions = known if isinstance(known, dict) else {}
+    told = [f"{name} {short(versions[name], 40)}" for name in VERSIONS if name in versions]
+    return ", ".join(told) or "unknown"
 
 
 def _step(step: Any) -> str:
