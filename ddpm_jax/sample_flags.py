@@ -5,16 +5,8 @@ from typing import Any
 from absl import flags
 
 # Fields of config.sample.
-FIELDS = (
-    "sampler",
-    "num_steps",
-    "grid",
-    "order",
-    "eta",
-    "guidance_scale",
-    "classifier_scale",
-    "batch_size",
-)
+SAMPLER = ("sampler", "num_steps", "grid", "order", "eta", "batch_size")
+SCALES = ("guidance_scale", "classifier_scale")
 # What guides, also where samples are measured.
 GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step")
 IMAGES = (
@@ -31,8 +23,8 @@ IMAGES = (
 PAIRS = ("inpaint",)
 
 
-def define_fields() -> None:
-    """The most used fields of config.sample, and --options for the others."""
+def define_sampler() -> None:
+    """The most used fields of config.sample but for scales, and --options for the others."""
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("sampler", None, "ddim, heun, dpm_solver_pp, ...: ddpm_jax/default_config.py lists them")
     whole("num_steps", None, "steps of the sampler's grid")
@@ -42,9 +34,14 @@ def define_fields() -> None:
     flags.DEFINE_list(
         "options", [], "other fields of config.sample, method=singlestep,threshold=0.99"
     )
+    whole("batch_size", None, "images of one call of the network")
+
+
+def define_scales() -> None:
+    """--guidance_scale and --classifier_scale, one value each."""
+    number = flags.DEFINE_float
     number("guidance_scale", None, "0 ignores label and conditions, 1 is unguided, above 1 guided")
     number("classifier_scale", None, "of a classifier's gradient; 1")
-    whole("batch_size", None, "images of one call of the network")
 
 
 def define_guides() -> None:

@@ -29,7 +29,8 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("step", None, "of the checkpoint, or best, by validation loss; the latest")
 flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
-sample_flags.define_fields()
+sample_flags.define_sampler()
+sample_flags.define_scales()
 sample_flags.define_guides()
 sample_flags.define_images()
 flags.adopt_module_key_flags(sample_flags)
@@ -54,7 +55,7 @@ def main() -> None:
         step=f.step,
         raw_params=f.raw_params,
         options=f.options,
-        **sample_flags.given(*sample_flags.FIELDS),
+        **sample_flags.given(*sample_flags.SAMPLER, *sample_flags.SCALES),
     )
 
 

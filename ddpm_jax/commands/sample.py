@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import json
 import shutil
 import sys
 import tempfile
@@ -15,8 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddpm_jax import cli, experiment, files
-from ddpm_jax.commands import tasks
+from ddpm_jax import experiment, files
+from ddpm_jax.commands import sampling_options, tasks
 from ddpm_jax.commands.shards import Shards
 from ddpm_jax.data import images
 from ddpm_jax.diffusion.conditions import NULL_VALUE
@@ -79,8 +78,7 @@ def to_files(
     except ValueError as error:
         raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
-    given = {name: value for name, value in fields.items() if value is not None}
-    given |= _parsed(options, loaded.experiment.config.sample)
+    given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
     film = _film(trajectory)
     asked = tasks.from_flags(loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0))
     shown = loaded.labels(num_samples, chosen, asked)
@@ -204,21 +202,6 @@ def _image(text: str, path: str, channels: int, mask: bool) -> np.ndarray:
     except images.BrokenImage as error:
         raise UserError(f"--condition={text}: cannot read this image ({error})") from error
     return pixels > 127 if mask else pixels
-
-
-def _parsed(options: Sequence[str], config: ConfigDict) -> dict[str, Any]:
-    """Fields of config.sample from name=value; numbers and true/false as in JSON, else text."""
-    given: dict[str, Any] = {}
-    for option in options:
-        name, sign, text = option.partition("=")
-        if not sign or name not in config:
-            hint = "" if not sign else cli.suggest(name, list(config))
-            raise UserError(f"--options={option}: need name=value, a field of config.sample{hint}")
-        try:
-            given[name] = json.loads(text)
-        except ValueError:
-            given[name] = text
-    return given
 
 
 def _target(out: str | None) -> Path:

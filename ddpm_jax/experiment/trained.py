@@ -196,6 +196,10 @@ class Loaded:
 
         return enlarge
 
+    def sampling_with(self, **options: Any) -> "Loaded":
+        """The same model, with other fields of config.sample. Raises UserError as `sample`."""
+        return dataclasses.replace(self, experiment=self._with(options, NO_TASK))
+
     def nfe(self, *, task: Task = NO_TASK, **options: Any) -> int | None:
         """The network evaluations of an image, as `sample` would draw it; None if they vary."""
         return self._with(options, task).nfe(self.params, task)

@@ -1,0 +1,36 @@
+"""Fields of config.sample as the command line gives them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax import cli
+from ddpm_jax.errors import UserError
+
+
+def from_flags(
+    fields: Mapping[str, Any], options: Sequence[str], config: ConfigDict
+) -> dict[str, Any]:
+    """The fields of config.sample that are given, by name.
+
+    Args:
+      fields: values by name; None for what is not given.
+      options: others as text, name=value; numbers and true or false as in JSON, else text.
+      config: config.sample of the run.
+
+    Raises:
+      UserError: for an option that is no name=value, or of another name.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    for option in options:
+        name, sign, text = option.partition("=")
+        if not sign or name not in config:
+            hint = "" if not sign else cli.suggest(name, list(config))
+            raise UserError(f"--options={option}: need name=value, a field of config.sample{hint}")
+        try:
+            given[name] = json.loads(text)
+        except ValueError:
+            given[name] = text
+    return given
