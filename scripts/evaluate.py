@@ -48,6 +48,7 @@ flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving a
 text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
 number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
 many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
+sample_flags.define_sampler()
 sample_flags.define_guides()
 flags.adopt_module_key_flags(sample_flags)
 flags.declare_key_flag("compile_cache")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import cli, experiment
+from ddpm_jax import cli, experiment, sample_flags
 from ddpm_jax.commands import (
     attributes,
     classification,
@@ -16,6 +16,7 @@ from ddpm_jax.commands import (
     likelihood,
     results,
     sample_metrics,
+    sampling_options,
     tasks,
 )
 from ddpm_jax.errors import UserError
@@ -36,7 +37,6 @@ NUM_SAMPLES = 500
 OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
 CACHE = "cache"
 # Of the command line; those of SpaceFlags and of what guides are grouped by `from_flags`.
-GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step")
 SPACE = (
     "extractor",
     "inception_weights",
@@ -45,6 +45,7 @@ SPACE = (
     "num_reference",
     "export_reference",
 )
+SAMPLING = (*sample_flags.SAMPLER, "options")
 SCALES = {"guidance_scale": "guidance_scales", "classifier_scale": "classifier_scales"}
 OWN = (
     "workdir",
@@ -59,7 +60,7 @@ OWN = (
     "num_terms",
 )
 EXPORTED = ("sample_features", "reference_features")
-FLAGS = (*OWN, *SCALES, *SPACE, *GUIDES, *EXPORTED)
+FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,8 @@ def evaluate(
     guidance_scales: Sequence[str] = (),
     classifier_scales: Sequence[str] = (),
     guides: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    options: Sequence[str] = (),
     space: SpaceFlags = SpaceFlags(),
     kid_subsets: int | None = None,
     seed: int = 0,
@@ -114,6 +117,8 @@ def evaluate(
       guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
         than two settings are drawn as a figure, DIR/eval/NAME.png.
       guides: classifier_workdir, weaker_workdir and weaker_step, as `tasks.from_flags` takes them.
+      sampling: fields of config.sample that differ from the run's; None leaves one as it is.
+      options: others, as text: "method=singlestep".
       space: for the metrics of distributions.
       kid_subsets: as in `distribution_metrics.measure`.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
@@ -142,11 +147,15 @@ def evaluate(
         "repeats": repeats,
         "guidance_scale": guidance_scales,
         "classifier_scale": classifier_scales,
+        "options": options,
         **(guides or {}),
+        **(sampling or {}),
     }
     _check_used(metrics, of_samples, of_drawn, num_terms)
     _check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
+    loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
     _check_kind(loaded, metrics)
     task = tasks.from_flags(loaded, workdir, **(guides or {}))
@@ -212,7 +221,9 @@ def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     return evaluate(
         **{name: given[name] for name in OWN},
         **{argument: given[flag] for flag, argument in SCALES.items()},
-        guides={name: given[name] for name in GUIDES},
+        guides={name: given[name] for name in sample_flags.GUIDES},
+        sampling={name: given[name] for name in sample_flags.SAMPLER},
+        options=given["options"],
         space=SpaceFlags(**{name: given[name] for name in SPACE}),
     )
 
@@ -313,7 +324,7 @@ def _check_used(
         if flags[flag] is not None and flags[flag] < 1:
             raise UserError(f"--{flag}={flags[flag]}: need at least 1")
     for flag, value in flags.items():
-        if value and not of_samples:
+        if value not in (None, (), []) and not of_samples:
             drawn = ",".join(metrics)
             raise UserError(
                 f"--{flag} is of samples, and --metrics={drawn} draws none: leave it out"

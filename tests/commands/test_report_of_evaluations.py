@@ -20,16 +20,13 @@ def measured(finished_run, tmp_path_factory):
     """A copy of the finished run, measured at two numbers of steps; the report, and the results."""
     workdir = tmp_path_factory.mktemp("measured") / "run"
     shutil.copytree(finished_run.workdir, workdir)
-    path = workdir / "config.json"
-    config = json.loads(path.read_text())
     for num_steps in STEPS:
-        config["sample"]["num_steps"] = num_steps
-        path.write_text(json.dumps(config))
         evaluate.evaluate(
             str(workdir),
             metrics=METRICS,
             num_samples=100,
             guidance_scales=["1"],
+            sampling={"num_steps": num_steps},
             space=SpaceFlags(extractor="pixels"),
             name=f"ddim_{num_steps}",
         )
