@@ -134,6 +134,7 @@ def evaluate(
         raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
     if unknown := [m for m in metrics if m not in NAMES]:
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
+    metrics = [*dict.fromkeys(metrics)]
     of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
     of_space = [m for m in metrics if m in distribution_metrics.METRICS]
     name = results.file_name(name or ("samples" if of_samples else OF_NAMES[metrics[0]]))
@@ -146,6 +147,8 @@ def evaluate(
     }
     _check_used(metrics, of_samples, of_drawn, num_terms)
     _check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    if seed + (repeats or 1) > 2**32:
+        raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     config = loaded.experiment.config
     _check_kind(loaded, metrics)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def _label_accuracy(train: Images, held_out: Images, x: Images) -> Figure:
 
 def _memorisation(train: Images, held_out: Images, x: Images) -> Figure:
     found = neighbours.copies(train[0], held_out[0], x[0])
+    if len(found.distances) == 1:
+        return Figure(found.memorisation)
     mean = intervals.bootstrap_mean(found.distances)
     if not mean.value:  # copies, all of them
         return Figure(found.memorisation)
@@ -49,6 +52,8 @@ METRICS: dict[str, Metric] = {
     "spread": lambda train, held_out, x: Figure(fidelity.spread_ratio(*train, *x)),
     "class_recall": lambda train, held_out, x: Figure(fidelity.recall(*train, *x)),
 }
+# Of these, held-out data may be too few where samples are not: their own figure is then left out.
+OF_ENOUGH = ("class_recall", *distribution_metrics.METRICS)
 NEEDS_LABELS = ("label_accuracy", "spread", "class_recall")
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
@@ -124,15 +129,21 @@ def measure(
     sources = [loaded.experiment.source(s) for s in ("train", "validation") if of_pixels]
     data = [arrays(source) for source in sources]
 
-    def by_pixels(images: Images) -> dict[str, Figure]:
-        return {m: METRICS[m](data[0], data[1], images) for m in of_pixels}
+    def by_pixels(metric: str, images: Images) -> dict[str, Figure]:
+        try:
+            return {metric: METRICS[metric](data[0], data[1], images)}
+        except ValueError as error:
+            raise UserError(f"--metrics={metric}: {error}") from error
 
     labels = loaded.labels(asked.num_samples, (), asked.task)
     held_out: dict[str, Figure] = {}
-    if of_pixels:
-        held_out |= by_pixels(data[1])
+    for metric in of_pixels:
+        held_out |= _if_enough(metric, lambda m: by_pixels(m, data[1]))
     if space is not None:
-        held_out |= _in_space(of_space, space, space.held_out, asked)
+        distribution_metrics.check(of_space, space.reference, space.held_out)
+        known = space
+        for metric in of_space:
+            held_out |= _if_enough(metric, lambda m: _in_space([m], known, known.held_out, asked))
     prompts = {m: attributes.prompts(loaded, m, asked.num_samples) for m in of_prompts}
     for metric, prompt in prompts.items():
         held_out |= attributes.measure(loaded, metric, prompt, prompt.images)
@@ -147,7 +158,8 @@ def measure(
         if of_pixels:
             drawn = samples.images()
             images = (drawn.astype(np.float32) / 127.5 - 1, labels)
-            found |= by_pixels(images)
+            for metric in of_pixels:
+                found |= by_pixels(metric, images)
             if "memorisation" in of_pixels and (setting, repeat) == (asked.scales[0], 0):
                 _draw_pairs(pairs, sources[0], data, images[0], drawn)
         if space is not None:
@@ -164,6 +176,17 @@ def measure(
         options: dict[str, Any] = {**setting}
         rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": found})
     return rows, {name: figure.record() for name, figure in held_out.items()}
+
+
+def _if_enough(metric: str, measure: Callable[[str], dict[str, Figure]]) -> dict[str, Figure]:
+    """The held-out data's own figures; of OF_ENOUGH none, which is told, where they are too few."""
+    try:
+        return measure(metric)
+    except UserError as error:
+        if metric not in OF_ENOUGH:
+            raise
+        print(f"the held-out data have no such figure of their own: {error}", file=sys.stderr)
+        return {}
 
 
 def _in_space(
@@ -218,6 +241,6 @@ def arrays(source: Source) -> Images:
 
 def _numbers(flag: str, given: Sequence[str]) -> list[float]:
     try:
-        return [float(scale) for scale in given]
+        return [*dict.fromkeys(float(scale) for scale in given)]  # a scale that is there twice
     except ValueError as error:
         raise UserError(f"--{flag}={','.join(given)}: need numbers, 1,2,3") from error
