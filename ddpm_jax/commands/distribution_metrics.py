@@ -20,6 +20,7 @@ from ddpm_jax.evaluation.intervals import Interval
 from ddpm_jax.evaluation.moments import Statistics
 
 PRDC = ("precision", "recall", "density", "coverage")
+FIGURES = ("fid", "sfid", "kid", "is", *PRDC)  # up to "_infinity", what METRICS measure
 K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
 # Above so many kernel values KID is the mean over subsets, as the literature has it.
 MOST_PAIRS = 10**9

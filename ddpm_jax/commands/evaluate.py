@@ -18,6 +18,7 @@ from ddpm_jax.commands import (
     sample_metrics,
     tasks,
 )
+from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task, described
 from ddpm_jax.parts import tasks as tasks_of
@@ -181,6 +182,8 @@ def evaluate(
             cache=folder / CACHE,
         )
         _measure(loaded, asked, of_space, space, folder / f"{name}_nearest.png", report)
+    if [m for m in metrics if m not in (*of_space, LIKELIHOOD)]:
+        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, metrics)
     if ACCURACY in metrics:
         images, labels = sample_metrics.arrays(loaded.experiment.source("validation"))
         report[ACCURACY] = classification.accuracy(loaded, images, labels, seed)
@@ -191,6 +194,8 @@ def evaluate(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
         report["held_out_data"]["metrics"] |= likelihood.totals(report["likelihood"])
+        told = likelihood.told(report["likelihood"], fingerprint(source))
+        report["protocol"]["likelihood"] = told
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         plots.trade_off(

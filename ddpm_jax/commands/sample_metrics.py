@@ -19,7 +19,7 @@ from ddpm_jax.commands import (
 from ddpm_jax.commands.feature_space import Space
 from ddpm_jax.commands.results import Figure, Record
 from ddpm_jax.commands.sample_sets import SampleSet
-from ddpm_jax.data import Source
+from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.experiment import Loaded, Task
@@ -57,6 +57,7 @@ OF_ENOUGH = ("class_recall", *distribution_metrics.METRICS)
 NEEDS_LABELS = ("label_accuracy", "spread", "class_recall")
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
+REAL = "real"  # of the protocol: what images samples are judged by
 MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
 PAIRS = 32  # samples that are drawn with their nearest training images
 PAIR_COLUMNS = 16
@@ -176,6 +177,18 @@ def measure(
         options: dict[str, Any] = {**setting}
         rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": found})
     return rows, {name: figure.record() for name, figure in held_out.items()}
+
+
+def real(loaded: Loaded, metrics: Sequence[str]) -> dict[str, Any]:
+    """The real images that some metrics of samples or classifiers look at, for the protocol."""
+    found: dict[str, Any] = {}
+    for split in ("train", "validation"):
+        source = loaded.experiment.source(split)
+        num = min(len(source), MOST_IMAGES)
+        found[split] = {"num": num, "fingerprint": fingerprint(source)}
+    if {*metrics} & {*attributes.METRICS}:
+        found["held_out_pairs"] = [*loaded.experiment.config.data.held_out]
+    return found
 
 
 def _if_enough(metric: str, measure: Callable[[str], dict[str, Figure]]) -> dict[str, Figure]:
