@@ -88,6 +88,9 @@ def space(
         extractor = _extractor(name, sources, weights, resize, cache)
     except ValueError as error:
         raise UserError(f"--extractor={name}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--extractor={name}: cannot keep it in {cache} ({reason})") from error
 
     def features_of(split: str) -> tuple[Features, dict[str, Any]]:
         source = sources[split]

@@ -64,6 +64,14 @@ def test_too_few_of_anything_is_one_line(run, options, words):
         measured(run, **options)
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(run, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for extractor, words in (("classifier", "cannot keep it in"), ("pixels", "cannot write")):
+        with pytest.raises(UserError, match=words):
+            measured(run, metrics=["fid"], space=SpaceFlags(extractor=extractor))
+
+
 def test_held_out_images_of_the_training_set_are_one_line(run, monkeypatch):
     from ddpm_jax.experiment import Experiment
 
