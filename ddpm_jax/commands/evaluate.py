@@ -306,6 +306,9 @@ def _check_space(metrics: Sequence[str], of_space: Sequence[str], flags: Mapping
             )
         if isinstance(value, int) and value < 2:
             raise UserError(f"--{flag}={value}: need at least 2")
+    export = flags["export_reference"]
+    if export and Path(export).suffix != ".npz":
+        raise UserError(f"--export_reference={export}: need a file F.npz")
     if flags["kid_subsets"] is not None and "kid" not in metrics:
         raise UserError("--kid_subsets is of --metrics=kid: add it, or leave this out")
 

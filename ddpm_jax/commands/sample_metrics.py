@@ -246,8 +246,8 @@ def varied(scales: Sequence[Setting]) -> str:
 
 
 def arrays(source: Source) -> Images:
-    """All images and labels of a source."""
-    examples = [source[k] for k in range(min(len(source), MOST_IMAGES))]
+    """The images and labels of a source; of more than MOST_IMAGES as many, evenly spaced."""
+    examples = [source[k] for k in feature_space.evenly_spaced(source, MOST_IMAGES)]
     images = np.stack([e["image"] for e in examples]).astype(np.float32)
     return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
 

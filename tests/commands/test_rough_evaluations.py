@@ -5,8 +5,16 @@ import shutil
 import numpy as np
 import pytest
 
-from ddpm_jax.commands import distribution_metrics, evaluate, exported_features, results
+from ddpm_jax.commands import (
+    distribution_metrics,
+    evaluate,
+    exported_features,
+    feature_space,
+    results,
+)
 from ddpm_jax.commands.evaluate import SpaceFlags
+from ddpm_jax.data import DataInfo
+from ddpm_jax.data.sources import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
@@ -101,6 +109,27 @@ def test_few_held_out_images_do_not_keep_samples_from_being_measured(run, monkey
     assert set(report["samples"][0]["metrics"]) > {"class_recall", "precision"}
     assert report["held_out_data"]["metrics"] == {}
     assert capsys.readouterr().err.count("the held-out data have no such figure") == 2
+
+
+@pytest.mark.parametrize("num", [4, 100])
+def test_a_part_of_the_reference_is_of_the_whole_of_it(tmp_path, num):
+    # A folder is sorted by class: its first images would be of one class alone.
+    labels = np.repeat(np.arange(2), 20)
+    images = np.broadcast_to((100 * labels)[:, None, None, None], (40, 2, 2, 1)).astype(np.uint8)
+    source = ArraySource(images, labels, DataInfo((2, 2, 1), 2, 256, ("a", "b")))
+    found = feature_space.space(
+        "pixels", {"train": source, "validation": source}, "sorted", reference="train",
+        num_reference=num, weights=None, resize=None, cache=tmp_path,
+    )  # fmt: skip
+    assert found.reference.pooled.mean() == pytest.approx(50 / 255)
+    assert found.described["num"] == found.num_reference == min(num, 40)
+    assert found.described.get("evenly_spaced_of") == (40 if num < 40 else None)
+
+
+def test_principal_components_of_images_that_vary_in_fewer_directions(run):
+    # Some pixels of the digits are always empty.
+    report = measured(run, metrics=["kid"], space=SpaceFlags(extractor="pca"))
+    assert 55 < report["protocol"]["extractor"]["num_components"] < 64
 
 
 def test_what_is_asked_for_twice_is_measured_once(run):
