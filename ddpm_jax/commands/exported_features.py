@@ -59,7 +59,11 @@ def measure(
       UserError: for a file that is no such file, two that are of different extractors, other
         metrics, or too few features.
     """
-    metrics = [*dict.fromkeys(metrics)]
+    metrics, known = [*dict.fromkeys(metrics)], ", ".join(distribution_metrics.METRICS)
+    if not metrics:
+        raise UserError(
+            f"--metrics is empty: need some of {', '.join(distribution_metrics.METRICS)}"
+        )
     if wrong := [m for m in metrics if m not in distribution_metrics.METRICS]:
         known = ", ".join(distribution_metrics.METRICS)
         raise UserError(f"--metrics={wrong[0]} is not of features; of exported ones: {known}")

@@ -168,6 +168,31 @@ def test_an_exported_reference_needs_no_classes_for_the_inception_score(tmp_path
         exported_features.measure(b, a, ["is"], seed=0, kid_subsets=None)
 
 
+def test_no_metrics_of_exported_features_are_one_line(tmp_path):
+    np.savez(tmp_path / "a.npz", features=normal(0, 50))
+    with pytest.raises(UserError, match="--metrics is empty"):
+        exported_features.measure(*[str(tmp_path / "a.npz")] * 2, [], seed=0, kid_subsets=None)
+
+
+def test_the_distance_at_infinity_is_within_its_interval_as_often_as_it_says():
+    width, number, trials = 16, 160, 60
+    data = Statistics(np.zeros(width), np.eye(width) / width)
+    rng = np.random.default_rng(0)
+    found = [
+        distribution_metrics.measure(
+            ["fid"], data, Features(rng.normal(size=(number, width)) / width**0.5), seed=0
+        )
+        for _ in range(trials)
+    ]
+    values = np.array([one["fid_infinity"].value for one in found])
+    plain = np.mean([one["fid"].value for one in found])
+    assert abs(values.mean()) < plain / 20  # the true one is 0
+    held = np.mean([one["fid_infinity"].low <= 0 <= one["fid_infinity"].high for one in found])
+    assert held >= 0.9
+    few = distribution_metrics.measure(["fid"], data, Features(normal(0, 63, 16)), seed=0)
+    assert set(few) == {"fid"}
+
+
 def test_the_inception_score_has_students_interval_over_splits():
     from scipy import stats
 
