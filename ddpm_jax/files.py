@@ -100,6 +100,21 @@ def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def in_turn(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Wait for the lock on a file, made if it is not there, and hold it in the context.
+
+    For what several processes may make at the same time, each of which then finds it made. The
+    system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+      OSError: if the file cannot be opened for writing, or its file system has no locks.
+    """
+    with open(path, "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     """What a regular file holds, if that is at most `limit` bytes; links are followed.
 

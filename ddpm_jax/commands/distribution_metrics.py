@@ -16,10 +16,13 @@ from ddpm_jax.evaluation import (
     moments,
 )
 from ddpm_jax.evaluation.features import Features
-from ddpm_jax.evaluation.intervals import Interval
 from ddpm_jax.evaluation.moments import Statistics
 
+PRDC = ("precision", "recall", "density", "coverage")
+FIGURES = ("fid", "sfid", "kid", "is", *PRDC)  # up to "_infinity", what METRICS measure
 K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
+# Samples a dimension, below which the bias of the distance is not one over their number.
+LEAST_FOR_INFINITY = 4
 # Above so many kernel values KID is the mean over subsets, as the literature has it.
 MOST_PAIRS = 10**9
 
@@ -57,6 +60,43 @@ def measure(
     return found
 
 
+def check(metrics: Sequence[str], reference: Reference, samples: Features) -> None:
+    """Whether some of METRICS can be measured in this space, however many samples there are.
+
+    Args:
+      metrics: which.
+      reference: as in `measure`; too few for "fid" is told on stderr.
+      samples: features of any images.
+
+    Raises:
+      UserError: for features that a metric does not have, or too few of the reference.
+    """
+    for metric in metrics:
+        try:
+            if metric == "is":
+                _logits(samples)
+            elif metric in ("kid", "prdc"):
+                least, num = (2 if metric == "kid" else K + 1), len(_rows(reference))
+                if num < least:
+                    raise ValueError(f"needs {least} images of the reference, and there are {num}")
+            else:
+                _warn_of_reference(metric, reference, samples)
+        except ValueError as error:
+            raise UserError(f"--metrics={metric}: {error}") from error
+
+
+def _warn_of_reference(metric: str, reference: Reference, samples: Features) -> None:
+    rows = samples.pooled if metric == "fid" else _spatial(reference, samples)
+    num = reference.num if isinstance(reference, Statistics) else len(reference.pooled)
+    if num is not None and num <= rows.shape[1]:
+        print(
+            f"--metrics={metric}: {num:,} images of the reference in {rows.shape[1]:,} dimensions: "
+            "their covariance lacks directions, so the distance is too large whatever the samples; "
+            "take KID, or a larger reference",
+            file=sys.stderr,
+        )
+
+
 def protocol(
     metrics: Sequence[str], num_samples: int, num_reference: int | None, kid_subsets: int | None
 ) -> dict[str, Any]:
@@ -79,40 +119,32 @@ def _fid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[st
 
 
 def _sfid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    if samples.spatial is None or not isinstance(reference, Features):
-        raise ValueError("these features have no spatial part: take --extractor=inception")
-    found = _frechet("sfid", samples.spatial, _statistics(reference, "spatial"), seed)
+    rows = _spatial(reference, samples)
+    found = _frechet("sfid", rows, _statistics(reference, "spatial"), seed)
     return {"sfid": found["sfid"]}
 
 
 def _frechet(name: str, rows: Any, target: Statistics, seed: int) -> dict[str, Figure]:
     if warning := frechet.rank_warning(len(rows), rows.shape[1]):
         print(warning, file=sys.stderr)
-    if len(rows) < 2 * intervals.NUM_GROUPS:
+    if _few(rows):
         return {name: Figure(frechet.frechet_distance(moments.of(rows), target))}
     around = frechet.frechet_intervals(rows, target, seed=seed)
     found = {name: results.of_interval(around.at_size)}
-    try:
-        line = frechet.frechet_infinity(rows, target, seed=seed)
-    except ValueError:  # too few for the law in 1/N: the distance at N alone is told
+    if len(rows) < LEAST_FOR_INFINITY * rows.shape[1]:
         return found
-    shift = line.value - around.unbiased.value
-    at_infinity = Interval(
-        line.value,
-        around.unbiased.low + shift,
-        around.unbiased.high + shift,
-        around.unbiased.standard_error,
-        around.unbiased.method,
-    )
-    return found | {f"{name}_infinity": results.of_interval(at_infinity)}
+    # Not the line of `frechet_infinity`: this varies less, is less far off, and has an interval.
+    return found | {f"{name}_infinity": results.of_interval(around.unbiased)}
 
 
 def _kid(
     reference: Reference, samples: Features, seed: int, subsets: int | None
 ) -> dict[str, Figure]:
-    target = _rows(reference, "kid")
+    target = _rows(reference)
     number = _subsets(len(samples.pooled), len(target), subsets)
     if not number:
+        if _few(samples.pooled):
+            return {"kid": Figure(kernel_distance.value(samples.pooled, target))}
         one = kernel_distance.unbiased(samples.pooled, target, seed=seed)
         return {"kid": results.of_interval(one)}
     many = kernel_distance.kernel_distance(samples.pooled, target, subsets=number, seed=seed)
@@ -121,19 +153,20 @@ def _kid(
 
 
 def _prdc(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    found = manifold.prdc(samples.pooled, _rows(reference, "prdc"), K, seed=seed)
-    return {name: results.of_interval(one) for name, one in found.intervals.items()}
+    target = _rows(reference)
+    groups = 0 if _few(samples.pooled) else intervals.NUM_GROUPS
+    found = manifold.prdc(samples.pooled, target, K, num_groups=groups, seed=seed)
+    if not groups:
+        return {name: Figure(getattr(found, name)) for name in PRDC}
+    return {name: results.of_interval(found.intervals[name]) for name in PRDC}
 
 
 def _is(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    if samples.logits is None:
-        raise ValueError(
-            "these features come without classes: take --extractor=classifier or inception"
-        )
-    found = inception_score.inception_score(samples.logits)
-    error = found.std / (found.splits - 1) ** 0.5
-    around = results.normal(found.mean, error)
-    return {"is": around._replace(interval="over splits, 95%")}
+    found = inception_score.inception_score(_logits(samples))
+    freedom = found.splits - 1
+    error = found.std / freedom**0.5  # `std` is divided by the number of splits
+    around = intervals.around(found.mean, error, freedom, f"over {found.splits} splits")
+    return {"is": results.of_interval(around)}
 
 
 METRICS: dict[str, Measure] = {
@@ -145,13 +178,33 @@ METRICS: dict[str, Measure] = {
 }
 
 
+def _few(rows: Any) -> bool:
+    """Fewer samples than the groups of an interval take: the figure is told alone."""
+    return len(rows) < 2 * intervals.NUM_GROUPS
+
+
 def _statistics(reference: Reference, name: str) -> Statistics:
     if isinstance(reference, Statistics):
         return reference
     return moments.statistics(moments.of(getattr(reference, name)))
 
 
-def _rows(reference: Reference, metric: str) -> Any:
+def _logits(samples: Features) -> Any:
+    if samples.logits is None:
+        raise ValueError(
+            "these features come without classes: take --extractor=classifier or inception"
+        )
+    return samples.logits
+
+
+def _spatial(reference: Reference, samples: Features) -> Any:
+    known = isinstance(reference, Features) and reference.spatial is not None
+    if samples.spatial is None or not known:
+        raise ValueError("these features have no spatial part: take --extractor=inception")
+    return samples.spatial
+
+
+def _rows(reference: Reference) -> Any:
     if isinstance(reference, Statistics):
         raise ValueError("needs the reference's features, and its file holds mu and sigma alone")
     return reference.pooled

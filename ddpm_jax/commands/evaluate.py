@@ -19,6 +19,7 @@ from ddpm_jax.commands import (
     sampling_options,
     tasks,
 )
+from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task, described
 from ddpm_jax.parts import tasks as tasks_of
@@ -139,6 +140,7 @@ def evaluate(
         raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
     if unknown := [m for m in metrics if m not in NAMES]:
         raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
+    metrics = [*dict.fromkeys(metrics)]
     of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
     of_space = [m for m in metrics if m in distribution_metrics.METRICS]
     name = results.file_name(name or ("samples" if of_samples else OF_NAMES[metrics[0]]))
@@ -153,6 +155,8 @@ def evaluate(
     }
     _check_used(metrics, of_samples, of_drawn, num_terms)
     _check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    if seed + (repeats or 1) > 2**32:
+        raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
     loaded = loaded.sampling_with(**fields)
@@ -187,6 +191,8 @@ def evaluate(
             cache=folder / CACHE,
         )
         _measure(loaded, asked, of_space, space, folder / f"{name}_nearest.png", report)
+    if [m for m in metrics if m not in (*of_space, LIKELIHOOD)]:
+        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, metrics)
     if ACCURACY in metrics:
         images, labels = sample_metrics.arrays(loaded.experiment.source("validation"))
         report[ACCURACY] = classification.accuracy(loaded, images, labels, seed)
@@ -197,6 +203,8 @@ def evaluate(
             loaded, images, source.info.levels, seed=seed, num_terms=num_terms
         )
         report["held_out_data"]["metrics"] |= likelihood.totals(report["likelihood"])
+        told = likelihood.told(report["likelihood"], fingerprint(source))
+        report["protocol"]["likelihood"] = told
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         plots.trade_off(
@@ -309,6 +317,9 @@ def _check_space(metrics: Sequence[str], of_space: Sequence[str], flags: Mapping
             )
         if isinstance(value, int) and value < 2:
             raise UserError(f"--{flag}={value}: need at least 2")
+    export = flags["export_reference"]
+    if export and Path(export).suffix != ".npz":
+        raise UserError(f"--export_reference={export}: need a file F.npz")
     if flags["kid_subsets"] is not None and "kid" not in metrics:
         raise UserError("--kid_subsets is of --metrics=kid: add it, or leave this out")
 

@@ -59,15 +59,23 @@ def measure(
       UserError: for a file that is no such file, two that are of different extractors, other
         metrics, or too few features.
     """
+    metrics, known = [*dict.fromkeys(metrics)], ", ".join(distribution_metrics.METRICS)
+    if not metrics:
+        raise UserError(
+            f"--metrics is empty: need some of {', '.join(distribution_metrics.METRICS)}"
+        )
     if wrong := [m for m in metrics if m not in distribution_metrics.METRICS]:
         known = ", ".join(distribution_metrics.METRICS)
         raise UserError(f"--metrics={wrong[0]} is not of features; of exported ones: {known}")
     drawn, data = _read("sample_features", samples), _read("reference_features", reference)
-    if drawn.protocol != data.protocol:
+    # What only one of them has is needed of neither, or `check` names it.
+    both = [n for n, v in drawn.protocol.items() if None not in (v, data.protocol[n])]
+    if any(drawn.protocol[name] != data.protocol[name] for name in both):
         raise UserError(
             f"--sample_features={samples} and --reference_features={reference} are not of one "
             f"extractor: {drawn.protocol} and {data.protocol}"
         )
+    distribution_metrics.check(metrics, data.features, drawn.features)
     found = distribution_metrics.measure(
         metrics, data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
     )

@@ -66,7 +66,7 @@ def space(
       data_name: of the data.
       reference: which of the sources, the other one is "held out"; or a .npz file of mu and sigma,
         then the validation split is.
-      num_reference: at most so many images of each, the first ones.
+      num_reference: at most so many images of each, evenly spaced.
       weights, resize: of inception; None for its default resize.
       cache: a folder.
 
@@ -88,13 +88,18 @@ def space(
         extractor = _extractor(name, sources, weights, resize, cache)
     except ValueError as error:
         raise UserError(f"--extractor={name}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--extractor={name}: cannot keep it in {cache} ({reason})") from error
 
     def features_of(split: str) -> tuple[Features, dict[str, Any]]:
         source = sources[split]
         num = min(len(source), num_reference)
         of = {"split": split, "num": num, "fingerprint": fingerprint(source)}
+        if num < len(source):
+            of["evenly_spaced_of"] = len(source)
         parts = Shards(cache, {"of": of, "extractor": told(extractor)}, num, ROWS)
-        return Features(**parts.together(_of_source(source, extractor))), of
+        return Features(**parts.together(_of_source(source, num, extractor))), of
 
     held_out, _ = features_of("train" if reference == "validation" else "validation")
     if given is None:
@@ -115,10 +120,8 @@ def export(space: Space, path: str) -> None:
     """Write the mean and covariance of the reference to a .npz file, as `reference` takes it.
 
     Raises:
-      UserError: for another kind of file, or where it cannot be written.
+      UserError: where it cannot be written.
     """
-    if Path(path).suffix != ".npz":
-        raise UserError(f"--export_reference={path}: need a file F.npz")
     found = space.reference
     if isinstance(found, Features):
         found = moments.statistics(moments.of(found.pooled))
@@ -166,8 +169,16 @@ def eight_bit_info(info: DataInfo) -> DataInfo:
     return dataclasses.replace(info, levels=256)
 
 
-def _of_source(source: Source, extractor: Extractor) -> Callable[[range], Arrays]:
-    return lambda rows: of_images(extractor, eight_bit(source, rows))
+def evenly_spaced(source: Source, num: int) -> list[int]:
+    """At most `num` rows of a source. Folders are sorted, often by class: not the first ones."""
+    size = len(source)
+    num = min(num, size)
+    return [k * size // num for k in range(num)]
+
+
+def _of_source(source: Source, num: int, extractor: Extractor) -> Callable[[range], Arrays]:
+    chosen = evenly_spaced(source, num)
+    return lambda rows: of_images(extractor, eight_bit(source, [chosen[k] for k in rows]))
 
 
 def _extractor(
@@ -182,8 +193,8 @@ def _extractor(
     if name == "pixels":
         return features.pixels(info.image_shape)
     if name == "pca":
-        images = eight_bit(train, range(min(len(train), PCA_IMAGES)))
-        return features.pca(images, min(PCA_COMPONENTS, images[0].size, len(images) - 1))
+        images = eight_bit(train, evenly_spaced(train, PCA_IMAGES))
+        return features.pca(images, PCA_COMPONENTS, or_fewer=True)
     if name == "classifier":
         trained = classifier.load_or_train(cache, train, sources["validation"])
         shown = ", ".join(f"{head} {share:.3f}" for head, share in trained.accuracy.items())

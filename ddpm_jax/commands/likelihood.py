@@ -111,6 +111,18 @@ def bits_per_pixel(
     return report
 
 
+def told(report: dict[str, Any], held_out: str) -> dict[str, Any]:
+    """How `bits_per_pixel` measured, without what is the model's own: its chain, its first time.
+
+    Args:
+      report: what it returned.
+      held_out: the fingerprint of the images.
+    """
+    names = ("model_of", "levels", "num_examples", "continuous", "ode")
+    found = {name: report[name] for name in names if name in report}
+    return found | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
+
+
 def totals(report: dict[str, Any]) -> dict[str, results.Record]:
     """The bits per pixel of `bits_per_pixel` in all, without terms, as other metrics: "bpd_ode"."""
     return {

@@ -33,9 +33,12 @@ class Figure(NamedTuple):
     interval: str | None = None
 
     def record(self) -> Record:
-        """As JSON; NaN, which JSON has not, is None."""
+        """As JSON; what is not finite, which JSON has not, is None."""
         found = {n: v for n, v in self._asdict().items() if v is not None}
-        return {n: None if isinstance(v, float) and math.isnan(v) else v for n, v in found.items()}
+        return {
+            n: None if isinstance(v, float) and not math.isfinite(v) else v
+            for n, v in found.items()
+        }
 
 
 def of_interval(interval: Interval) -> Figure:
@@ -51,7 +54,9 @@ def share(value: float, num: int) -> Figure:
     z = 1.959964
     centre = (value + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * math.sqrt(value * (1 - value) / num + z**2 / (4 * num**2))
-    return Figure(value, centre - half, centre + half, "Wilson, 95%")
+    # Rounding may leave a bound just beyond what it is mathematically.
+    low, high = max(min(centre - half, value), 0.0), min(max(centre + half, value), 1.0)
+    return Figure(value, low, high, "Wilson, 95%")
 
 
 def normal(mean: float, standard_error: float) -> Figure:
@@ -123,6 +128,6 @@ def write(path: Path, report: dict[str, Any], began: float) -> None:
 
 def file_name(name: str) -> str:
     """The name of a result. Raises UserError for one that is no plain file's."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-'")
+    if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
+        raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-', at most 100")
     return name

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ddpm_jax.commands import (
 from ddpm_jax.commands.feature_space import Space
 from ddpm_jax.commands.results import Figure, Record
 from ddpm_jax.commands.sample_sets import SampleSet
-from ddpm_jax.data import Source
+from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.experiment import Loaded, Task
@@ -35,6 +36,8 @@ def _label_accuracy(train: Images, held_out: Images, x: Images) -> Figure:
 
 def _memorisation(train: Images, held_out: Images, x: Images) -> Figure:
     found = neighbours.copies(train[0], held_out[0], x[0])
+    if len(found.distances) == 1:
+        return Figure(found.memorisation)
     mean = intervals.bootstrap_mean(found.distances)
     if not mean.value:  # copies, all of them
         return Figure(found.memorisation)
@@ -49,9 +52,12 @@ METRICS: dict[str, Metric] = {
     "spread": lambda train, held_out, x: Figure(fidelity.spread_ratio(*train, *x)),
     "class_recall": lambda train, held_out, x: Figure(fidelity.recall(*train, *x)),
 }
+# Of these, held-out data may be too few where samples are not: their own figure is then left out.
+OF_ENOUGH = ("class_recall", *distribution_metrics.METRICS)
 NEEDS_LABELS = ("label_accuracy", "spread", "class_recall")
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
+REAL = "real"  # of the protocol: what images samples are judged by
 MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
 PAIRS = 32  # samples that are drawn with their nearest training images
 PAIR_COLUMNS = 16
@@ -124,15 +130,21 @@ def measure(
     sources = [loaded.experiment.source(s) for s in ("train", "validation") if of_pixels]
     data = [arrays(source) for source in sources]
 
-    def by_pixels(images: Images) -> dict[str, Figure]:
-        return {m: METRICS[m](data[0], data[1], images) for m in of_pixels}
+    def by_pixels(metric: str, images: Images) -> dict[str, Figure]:
+        try:
+            return {metric: METRICS[metric](data[0], data[1], images)}
+        except ValueError as error:
+            raise UserError(f"--metrics={metric}: {error}") from error
 
     labels = loaded.labels(asked.num_samples, (), asked.task)
     held_out: dict[str, Figure] = {}
-    if of_pixels:
-        held_out |= by_pixels(data[1])
+    for metric in of_pixels:
+        held_out |= _if_enough(metric, lambda m: by_pixels(m, data[1]))
     if space is not None:
-        held_out |= _in_space(of_space, space, space.held_out, asked)
+        distribution_metrics.check(of_space, space.reference, space.held_out)
+        known = space
+        for metric in of_space:
+            held_out |= _if_enough(metric, lambda m: _in_space([m], known, known.held_out, asked))
     prompts = {m: attributes.prompts(loaded, m, asked.num_samples) for m in of_prompts}
     for metric, prompt in prompts.items():
         held_out |= attributes.measure(loaded, metric, prompt, prompt.images)
@@ -147,7 +159,8 @@ def measure(
         if of_pixels:
             drawn = samples.images()
             images = (drawn.astype(np.float32) / 127.5 - 1, labels)
-            found |= by_pixels(images)
+            for metric in of_pixels:
+                found |= by_pixels(metric, images)
             if "memorisation" in of_pixels and (setting, repeat) == (asked.scales[0], 0):
                 _draw_pairs(pairs, sources[0], data, images[0], drawn)
         if space is not None:
@@ -164,6 +177,29 @@ def measure(
         options: dict[str, Any] = {**setting}
         rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": found})
     return rows, {name: figure.record() for name, figure in held_out.items()}
+
+
+def real(loaded: Loaded, metrics: Sequence[str]) -> dict[str, Any]:
+    """The real images that some metrics of samples or classifiers look at, for the protocol."""
+    found: dict[str, Any] = {}
+    for split in ("train", "validation"):
+        source = loaded.experiment.source(split)
+        num = min(len(source), MOST_IMAGES)
+        found[split] = {"num": num, "fingerprint": fingerprint(source)}
+    if {*metrics} & {*attributes.METRICS}:
+        found["held_out_pairs"] = [*loaded.experiment.config.data.held_out]
+    return found
+
+
+def _if_enough(metric: str, measure: Callable[[str], dict[str, Figure]]) -> dict[str, Figure]:
+    """The held-out data's own figures; of OF_ENOUGH none, which is told, where they are too few."""
+    try:
+        return measure(metric)
+    except UserError as error:
+        if metric not in OF_ENOUGH:
+            raise
+        print(f"the held-out data have no such figure of their own: {error}", file=sys.stderr)
+        return {}
 
 
 def _in_space(
@@ -210,14 +246,14 @@ def varied(scales: Sequence[Setting]) -> str:
 
 
 def arrays(source: Source) -> Images:
-    """All images and labels of a source."""
-    examples = [source[k] for k in range(min(len(source), MOST_IMAGES))]
+    """The images and labels of a source; of more than MOST_IMAGES as many, evenly spaced."""
+    examples = [source[k] for k in feature_space.evenly_spaced(source, MOST_IMAGES)]
     images = np.stack([e["image"] for e in examples]).astype(np.float32)
     return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
 
 
 def _numbers(flag: str, given: Sequence[str]) -> list[float]:
     try:
-        return [float(scale) for scale in given]
+        return [*dict.fromkeys(float(scale) for scale in given)]  # a scale that is there twice
     except ValueError as error:
         raise UserError(f"--{flag}={','.join(given)}: need numbers, 1,2,3") from error

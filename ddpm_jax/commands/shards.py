@@ -19,6 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.training import digests
 
 DESCRIPTION = "description.json"
+LOCK = ".lock"
 Arrays = dict[str, np.ndarray]
 
 
@@ -42,7 +43,8 @@ class Shards:
 
     A file is there whole or not at all, and holds the digest of what was written. One that is
     damaged is told, and made again. The hash is that of the description, so another description
-    never finds these files; another number of rows finds those of the same rows.
+    never finds these files; another number of rows finds those of the same rows. Processes that
+    make the same rows at the same time take turns, part by part, and each part is made once.
     """
 
     def __init__(
@@ -99,9 +101,13 @@ class Shards:
         """The part that begins at row `start`, as in `each`."""
         rows = self._rows(start)
         arrays = self._read(rows)
-        if arrays is None:
-            arrays = make(rows)
-            self._write(rows, arrays)
+        if arrays is not None:  # also from a folder that nothing can be written to
+            return rows, arrays
+        with self._in_turn():
+            arrays = self._read(rows, tell=True)
+            if arrays is None:
+                arrays = make(rows)
+                self._write(rows, arrays)
         return rows, arrays
 
     def ready(self) -> int:
@@ -115,7 +121,17 @@ class Shards:
     def _path(self, rows: range) -> Path:
         return self.folder / f"{rows.start}_{rows.stop}.safetensors"
 
-    def _read(self, rows: range) -> Arrays | None:
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        with contextlib.ExitStack() as turn:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                turn.enter_context(files.in_turn(self.folder / LOCK))
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
+            yield
+
+    def _read(self, rows: range, *, tell: bool = False) -> Arrays | None:
         path = self._path(rows)
         try:
             arrays = safetensors.numpy.load(files.read_bytes(path, sys.maxsize))
@@ -128,7 +144,8 @@ class Shards:
             return None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"{path} is damaged ({reason}); made again", file=sys.stderr)
+            if tell:
+                print(f"{path} is damaged ({reason}); made again", file=sys.stderr)
             return None
         return arrays
 
@@ -136,18 +153,21 @@ class Shards:
         sums = np.frombuffer(self._sums(rows, arrays), np.uint8)
         content = safetensors.numpy.save({**arrays, "blake3": sums})
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / DESCRIPTION).exists():
                 files.write_json(self.folder / DESCRIPTION, self.description)
             with files.whole(self._path(rows)) as partial:
                 partial.write_bytes(content)
         except OSError as error:
-            raise UserError(
-                f"cannot write {self._path(rows)} ({error.strerror or error}); mend that and "
-                "run the same command again, which goes on from there"
-            ) from error
+            raise _unwritable(self._path(rows), error) from error
 
     def _sums(self, rows: range, arrays: Arrays) -> bytes:
         """Of which part this is, and of the arrays' names, dtypes, shapes and bytes."""
         lines = [f"{name} {digests.sum_of(arrays[name])}\n" for name in sorted(arrays)]
         return blake3("".join([f"{self.folder.name} {rows}\n", *lines]).encode()).digest()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path} ({error.strerror or error}); mend that and run the same command "
+        "again, which goes on from there"
+    )

@@ -38,6 +38,7 @@ class TrainingEvaluation:
             resize=None,
             cache=cache,
         )
+        distribution_metrics.check([self.metric], self._space.reference, self._space.held_out)
 
     def measure(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
         """The metric's figures of images, uint8 [b, H, W, C] batch by batch.

@@ -142,18 +142,17 @@ def load_or_train(
     key = [fingerprint(source), fingerprint(held_out), RECIPE, seed]
     name = blake3(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / f"classifier-{name}.safetensors"
-    if path.exists():
-        try:
-            return _read(path, heads, source.info)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            print(f"{path} is damaged ({reason}): trained anew", file=sys.stderr)
-    trained = train(source, held_out, seed=seed)
+    if kept := _kept(path, heads, source.info):  # also from a folder that cannot be written to
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry: the library writes several in an order that changes from time to time.
-    told = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
-    with files.whole(path) as partial:
-        partial.write_bytes(safetensors.numpy.save(_flat(trained.params), {"trained": told}))
+    with files.in_turn(path.with_name(f".{path.name}.lock")):
+        if kept := _kept(path, heads, source.info, tell=True):  # by another process meanwhile
+            return kept
+        trained = train(source, held_out, seed=seed)
+        # One entry: the library writes several in an order that changes from time to time.
+        told = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
+        with files.whole(path) as partial:
+            partial.write_bytes(safetensors.numpy.save(_flat(trained.params), {"trained": told}))
     return trained
 
 
@@ -257,6 +256,21 @@ def _digest(params: Any) -> str:
     for name, leaf in sorted(_flat(params).items()):
         total.update(f"{name} {leaf.shape}\n".encode() + np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
+
+
+def _kept(
+    path: Path, heads: dict[str, int], info: DataInfo, *, tell: bool = False
+) -> Trained | None:
+    """What was kept; None where nothing was, or something else, which is told on stderr."""
+    try:
+        return _read(path, heads, info) if path.exists() else None
+    except (
+        OSError, ValueError, TypeError, KeyError, AttributeError, safetensors.SafetensorError,
+    ) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if tell:
+            print(f"{path} is damaged ({reason}): trained anew", file=sys.stderr)
+        return None
 
 
 def _read(path: Path, heads: dict[str, int], info: DataInfo) -> Trained:

@@ -83,7 +83,13 @@ def pixels(image_shape: tuple[int, int, int], *, levels: int = 256) -> Extractor
     return Extractor("pixels", {"image_shape": list(image_shape), "levels": levels}, apply)
 
 
-def pca(reference_images: np.ndarray, num_components: int, *, levels: int = 256) -> Extractor:
+def pca(
+    reference_images: np.ndarray,
+    num_components: int,
+    *,
+    levels: int = 256,
+    or_fewer: bool = False,
+) -> Extractor:
     """The principal components of the pixels (from 0 to 1), not whitened, largest first.
 
     Fitted in float64. The sign of a component is such that its largest entry is positive.
@@ -92,6 +98,7 @@ def pca(reference_images: np.ndarray, num_components: int, *, levels: int = 256)
       reference_images: what it is fitted to, uint8 [N, H, W, C].
       num_components: K, at most the number of directions in which the images vary.
       levels: as in `pixels`.
+      or_fewer: take as many as there are directions, where those are fewer than K.
 
     Returns:
       An extractor, uint8 [B, H, W, C] -> float32 [B, K].
@@ -104,7 +111,8 @@ def pca(reference_images: np.ndarray, num_components: int, *, levels: int = 256)
     check_levels(levels)
     check_images(reference_images, None, levels)
     shape = reference_images.shape[1:]
-    mean, components = _principal(reference_images, num_components)
+    mean, components = _principal(reference_images, num_components, or_fewer)
+    num_components = components.shape[1]
 
     def apply(images: np.ndarray) -> Features:
         check_images(images, shape, levels)
@@ -252,7 +260,9 @@ def _flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).astype(np.float64)
 
 
-def _principal(images: np.ndarray, num_components: int) -> tuple[np.ndarray, np.ndarray]:
+def _principal(
+    images: np.ndarray, num_components: int, or_fewer: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and components [D, K] of pixels, in float64."""
     number, size = len(images), int(np.prod(images.shape[1:]))
     chunks = range(0, number, _CHUNK)
@@ -269,6 +279,8 @@ def _principal(images: np.ndarray, num_components: int) -> tuple[np.ndarray, np.
         variances, axes = variances[::-1], axes[:, ::-1]
     # Below this a direction is rounding: its features would be noise.
     directions = int((variances > 1e-12 * variances[0]).sum()) if variances[0] > 0 else 0
+    if or_fewer:
+        num_components = min(num_components, directions)
     if not 1 <= num_components <= directions:
         raise ValueError(
             f"num_components={num_components}: {number} images of {size} values vary in "

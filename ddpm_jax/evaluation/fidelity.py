@@ -53,12 +53,15 @@ def spread_ratio(
     About 1 for samples as varied as the data, 0 where every class collapsed to one image.
 
     Raises:
-      ValueError: if a class of the samples has no real images.
+      ValueError: if a class of the samples has no real images, or the real images of each class
+        are all alike.
     """
     if missing := sorted(set(np.unique(labels)) - set(np.unique(real_labels))):
         raise ValueError(f"no real images of class {missing[0]}")
     classes = np.unique(labels)
-    return _spread(images, labels, classes) / _spread(real_images, real_labels, classes)
+    if not (real := _spread(real_images, real_labels, classes)):
+        raise ValueError("the real images of each class are all alike: there is no spread to match")
+    return _spread(images, labels, classes) / real
 
 
 def recall(

@@ -140,6 +140,10 @@ def frechet_infinity(
     error is the fit's: it tells how straight the line is, not how far other samples would move it
     (`frechet_intervals`, whose corrected value is the same to first order, does).
 
+    Of small sizes the bias is not quite one over the size, and the line ends too low: with subsets
+    down to 2 D, of 16 D samples in 32 dimensions, by a fifth of their bias. The corrected value was
+    off by a fiftieth, and varied less.
+
     Args:
       features: of the samples [N, D].
       reference: what they are compared with, held fixed.

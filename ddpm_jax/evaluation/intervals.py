@@ -46,7 +46,7 @@ def student(values: Sequence[float], level: float = LEVEL) -> Interval:
     if repeats.ndim != 1 or len(repeats) < 2 or not np.isfinite(repeats).all():
         raise ValueError(f"need at least 2 finite values, got {list(values)}")
     error = repeats.std(ddof=1) / math.sqrt(len(repeats))
-    return _around(repeats.mean(), error, len(repeats) - 1, level, f"{len(repeats)} repeats")
+    return around(repeats.mean(), error, len(repeats) - 1, f"{len(repeats)} repeats", level)
 
 
 def groups(num: int, num_groups: int = NUM_GROUPS, seed: int = 0) -> np.ndarray:
@@ -97,7 +97,7 @@ def jackknife(
     centre = value - (num - 1) * (parts.mean() - value) if correct else value
     error = math.sqrt((num - 1) * parts.var())
     method = f"jackknife over {num} groups of {over}" + (", corrected for bias" if correct else "")
-    return _around(centre, error, num - 1, level, method)
+    return around(centre, error, num - 1, method, level)
 
 
 def jackknife_share(
@@ -191,7 +191,10 @@ def resampled(
     return np.array([statistic(counts) for counts in draws])
 
 
-def _around(centre: float, error: float, freedom: int, level: float, method: str) -> Interval:
+def around(
+    centre: float, error: float, freedom: int, method: str, level: float = LEVEL
+) -> Interval:
+    """Student's interval of a figure whose standard error has `freedom` degrees of freedom."""
     half = _student_factor(freedom, level) * float(error)
     centre = float(centre)
     method = f"{method}, {100 * level:g}%"

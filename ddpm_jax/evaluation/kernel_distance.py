@@ -60,8 +60,7 @@ def kernel_distance(
     for _ in range(subsets):
         x = samples[rng.choice(len(samples), size, replace=False)]
         y = references[rng.choice(len(references), size, replace=False)]
-        within = (_total(x, x) - _diagonal(x) + _total(y, y) - _diagonal(y)) / (size * (size - 1))
-        values.append(within - 2 * _total(x, y) / size**2)
+        values.append(_within(x) + _within(y) - 2 * _total(x, y) / size**2)
     error = float(np.std(values, ddof=1) / np.sqrt(subsets))
     return KernelDistance(float(np.mean(values)), error, subsets, size)
 
@@ -102,10 +101,7 @@ def unbiased(
         within[a, a] -= _diagonal(parts[a])
     across = np.array([_total(part, references) for part in parts])
     sizes = np.array([len(part) for part in parts])
-    number = len(references)
-    of_references = (_total(references, references) - _diagonal(references)) / (
-        number * (number - 1)
-    )
+    number, of_references = len(references), _within(references)
 
     def estimate(kept: np.ndarray) -> float:
         n = sizes[kept].sum()
@@ -117,11 +113,23 @@ def unbiased(
     return intervals.jackknife(estimate(everyone), left_out, level=level)
 
 
+def value(samples: np.ndarray, references: np.ndarray) -> float:
+    """The unbiased estimate alone, of as few as 2 samples. As `unbiased`, without its interval."""
+    samples, references = _pair(samples, references)
+    across = _total(samples, references) / (len(samples) * len(references))
+    return _within(samples) + _within(references) - 2 * across
+
+
 def _pair(samples: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     samples = checks.features(samples, "samples", least=2)
     references = checks.features(references, "references", least=2)
     checks.same_width(samples, references)
     return samples, references
+
+
+def _within(x: np.ndarray) -> float:
+    """The mean of the kernel over all pairs of different rows."""
+    return (_total(x, x) - _diagonal(x)) / (len(x) * (len(x) - 1))
 
 
 def _total(x: np.ndarray, y: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import tiny_runs
 
 from ddpm_jax import experiment
 from ddpm_jax.commands import evaluate, likelihood, sample_metrics, train
+from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
 
 TERMS = ("prior", "denoising", "decoder")
@@ -58,6 +59,10 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
     assert total[1]["high"] - figure["mean"] == pytest.approx(half, rel=1e-4)
     bits = report["likelihood"]
     assert (bits["model_of"], bits["levels"], bits["num_examples"]) == ("lattice", 17, 360)
+    assert report["protocol"]["likelihood"] == {
+        "model_of": "lattice", "levels": 17, "num_examples": 360, "num_terms": None,
+        "fingerprint": fingerprint(build_source("digits", "validation")),
+    }  # fmt: skip
     assert set(bits["figures"]) == {f"discrete_{name}" for name in ("vlb", *TERMS)}
     figures = {name: figure["mean"] for name, figure in bits["figures"].items()}
     assert figures["discrete_vlb"] == pytest.approx(sum(figures[f"discrete_{t}"] for t in TERMS))

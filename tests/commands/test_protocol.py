@@ -11,6 +11,7 @@ import tiny_runs
 from ddpm_jax import experiment, sampling
 from ddpm_jax.commands import compare, evaluate, sample_sets
 from ddpm_jax.commands.evaluate import SpaceFlags
+from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
 
 PIXELS = SpaceFlags(extractor="pixels")
@@ -43,8 +44,6 @@ def read(workdir, name):
 
 
 def train_images():
-    from ddpm_jax.data import build_source
-
     source = build_source("digits", "train")
     return np.stack([source[k]["image"] for k in range(len(source))])
 
@@ -68,6 +67,10 @@ def test_the_distance_is_that_of_the_samples_which_the_protocol_names(run):
     assert protocol["reference"]["num"] == 1437
     assert protocol["extractor"] == {"name": "pixels", "image_shape": [8, 8, 1], "levels": 256}
     assert protocol["metrics"] == {"kid": {"pairs": "all"}, "prdc": {"k": 5}}
+    assert protocol["real"] == {
+        split: {"num": num, "fingerprint": fingerprint(build_source("digits", split))}
+        for split, num in (("train", 1437), ("validation", 360))
+    }
     assert report["versions"]["jax"]
     assert report["seconds"] > 0
 
@@ -173,7 +176,7 @@ def test_unlike_results_are_refused_and_each_field_is_named(run):
         ('{"format": 2, "protocol": {}, "run": {}}', "its samples is missing"),
         (
             '{"format": 2, "protocol": {}, "run": {}, "samples": [3], "held_out_data": {}}',
-            "no metrics",
+            "samples.0. is no JSON object",
         ),
     ],
 )

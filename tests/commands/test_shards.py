@@ -1,6 +1,11 @@
+import threading
+import time
+from concurrent import futures
+
 import numpy as np
 import pytest
 
+from ddpm_jax import files
 from ddpm_jax.commands.shards import Shards
 from ddpm_jax.errors import UserError
 
@@ -84,6 +89,32 @@ def test_a_part_under_another_number_is_damaged(tmp_path):
     squares(shards, make)
     (shards.folder / "0_4.safetensors").replace(shards.folder / "4_8.safetensors")
     np.testing.assert_array_equal(squares(shards, make), np.arange(10) ** 2)
+
+
+def test_several_at_the_same_time_make_each_part_once(tmp_path):
+    make, wait = Maker(), threading.Barrier(3)
+
+    def slowly(rows):
+        time.sleep(0.01)
+        return make(rows)
+
+    def all_rows():
+        shards = Shards(tmp_path, {}, 40, 4)
+        wait.wait()
+        return squares(shards, slowly)
+
+    with futures.ThreadPoolExecutor(3) as pool:
+        for found in [pool.submit(all_rows) for _ in range(3)]:
+            np.testing.assert_array_equal(found.result(), np.arange(40) ** 2)
+    assert make.made == [(k, k + 4) for k in range(0, 40, 4)]
+
+
+def test_a_folder_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    make = Maker()
+    squares(Shards(tmp_path, {}, 10, 4), make)
+    monkeypatch.setattr(files, "in_turn", None)  # it would open a lock there
+    squares(Shards(tmp_path, {}, 10, 4), make)
+    assert len(make.made) == 3
 
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path):

@@ -1,11 +1,16 @@
 """The small classifier: what it learns, what it keeps in its cache, what it is called."""
 
 import dataclasses
+import json
 import os
+import threading
+import time
+from concurrent import futures
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ddpm_jax.data import DataInfo, digits
 from ddpm_jax.data.sources import ArraySource
@@ -131,14 +136,46 @@ def test_the_cache_is_read_and_hangs_on_data_recipe_and_seed(brief, tmp_path, mo
     classifier.load_or_train(tmp_path / "new", source, held_out, seed=3)
     monkeypatch.setitem(classifier.RECIPE, "version", 0)
     classifier.load_or_train(tmp_path / "new", source, held_out)
-    assert len(list((tmp_path / "new").iterdir())) == 4
+    assert len(list((tmp_path / "new").glob("*.safetensors"))) == 4
+
+
+def test_two_at_the_same_time_train_once(brief, tmp_path, monkeypatch):
+    source, held_out, calls = dots(60), dots(30, seed=1), []
+    once = classifier.train(source, held_out)
+    started, train = threading.Barrier(2), classifier.load_or_train
+
+    def slowly(*args, **kwargs):
+        calls.append(args)
+        time.sleep(0.3)
+        return once
+
+    def load_or_train():
+        started.wait()
+        return train(tmp_path, source, held_out)
+
+    monkeypatch.setattr(classifier, "train", slowly)
+    with futures.ThreadPoolExecutor(2) as pool:
+        both = [one.result() for one in [pool.submit(load_or_train) for _ in range(2)]]
+    assert [one.digest for one in both] == [once.digest] * 2
+    assert len(calls) == 1
+
+
+def test_metadata_of_another_shape_is_damage(brief, tmp_path, capsys):
+    source, held_out = dots(60), dots(30, seed=1)
+    first = classifier.load_or_train(tmp_path, source, held_out)
+    (path,) = tmp_path.glob("*.safetensors")
+    arrays = safetensors.numpy.load_file(path)
+    for told in ("[]", json.dumps({"digest": first.digest}), "{"):
+        path.write_bytes(safetensors.numpy.save(arrays, {"trained": told}))
+        assert classifier.load_or_train(tmp_path, source, held_out).accuracy == first.accuracy
+        assert "is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "pipe"])
 def test_a_damaged_cache_is_told_and_made_anew(brief, tmp_path, capsys, damage):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.load_or_train(tmp_path, source, held_out)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[:-10])

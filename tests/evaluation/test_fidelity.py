@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from ddpm_jax.data import digits
-from ddpm_jax.evaluation import fidelity
+from ddpm_jax.evaluation import fidelity, manifold
 
 
 def arrays(split):
@@ -98,6 +100,24 @@ def test_recall_is_the_share_of_real_images_inside_the_samples_balls():
     assert fidelity.recall(real, classes, both, labels) == (3 / 4 + 0) / 2
     with pytest.raises(ValueError, match="class 1: need real images and more than 3"):
         fidelity.recall(real, zeros, both, labels)
+
+
+def test_recall_of_many_images_takes_little_memory():
+    rng = np.random.default_rng(0)
+    real, samples = rng.normal(size=(2, 1500, 200)).astype(np.float32)
+    labels = np.zeros(1500, int)
+    tracemalloc.start()
+    found = fidelity.recall(real, labels, samples, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == manifold.prdc(samples, real, 3, num_groups=0).recall
+    assert peak < 200e6  # all differences at once are 1500 x 1500 x 200 x 8 = 3.6e9 bytes
+
+
+def test_real_images_that_are_all_alike_have_no_spread():
+    alike, labels = np.ones((4, 2, 2, 1)), np.zeros(4, int)
+    with pytest.raises(ValueError, match="all alike"):
+        fidelity.spread_ratio(alike, labels, alike * np.arange(4)[:, None, None, None], labels)
 
 
 def test_recall_falls_as_samples_collapse(train, held_out):

@@ -27,6 +27,13 @@ def test_the_whole_estimate_is_that_of_all_pairs(monkeypatch, rows):
     assert kd.unbiased(x[::-1], y[::-1]).value == pytest.approx(direct(x, y), rel=1e-11)
 
 
+def test_the_estimate_of_few_samples_is_that_of_all_pairs():
+    x, y = normal(0, 3), normal(1, 2, mean=0.3)
+    assert kd.value(x, y) == pytest.approx(direct(x, y), rel=1e-11)
+    with pytest.raises(ValueError, match="samples: need at least 2 rows"):
+        kd.value(x[:1], y)
+
+
 def test_its_interval_is_that_of_sets_without_a_group():
     x, y = normal(0, 61), normal(1, 45, mean=0.3)
     group = intervals.groups(61, 7, 3)
