@@ -27,7 +27,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_list(
     "upsampler_workdir", [], "runs that enlarge the images, one after another; out holds theirs"
 )
-flags.DEFINE_string("step", None, "of the checkpoint, or best, by validation loss; the latest")
+flags.DEFINE_string(
+    "step", None, "of the checkpoint, or best, of the least distance or loss; the latest"
+)
 flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
 sample_flags.define_sampler()
 sample_flags.define_scales()

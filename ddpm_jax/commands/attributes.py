@@ -12,7 +12,7 @@ from ddpm_jax.commands.results import Figure
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
-from ddpm_jax.experiment import Loaded, Task
+from ddpm_jax.experiment import Drawing, Loaded, Task
 from ddpm_jax.parts import conditions
 
 ATTRIBUTES = "attributes"
@@ -86,7 +86,7 @@ def prompts(loaded: Loaded, metric: str, num: int) -> Prompts:
     )
 
 
-def sample(
+def drawing(
     loaded: Loaded,
     metric: str,
     asked: Prompts,
@@ -95,8 +95,8 @@ def sample(
     task: Task,
     guidance_scale: float,
     **options: Any,
-) -> np.ndarray:
-    """Samples of what was asked for, uint8 [N, H, W, C]; options as of `Loaded.sample`.
+) -> Drawing:
+    """Samples of what was asked for; options as of `Loaded.drawing`.
 
     Of COMPOSED no branch is told shape and colour together. With the rest r given to all,
     eps_uncond + w (eps_sr + eps_cr - eps_r - eps_uncond) is guidance by p(s) p(c) p(r), each given
@@ -110,7 +110,7 @@ def sample(
         task = dataclasses.replace(task, composed=[*zip(weights, [*own, {}], strict=True)])
     else:
         options["guidance_scale"] = guidance_scale
-    return loaded.sample(
+    return loaded.drawing(
         len(asked.labels),
         labels=asked.labels.tolist() if classes else (),
         conditions=told,

@@ -1,5 +1,7 @@
 """Measures of samples as a distribution in a space of features, for `evaluate`."""
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,8 +29,17 @@ LEAST_FOR_INFINITY = 4
 MOST_PAIRS = 10**9
 
 Reference = Features | Statistics
-# The reference, features of samples, seed, subsets of KID -> figures
-Measure = Callable[[Reference, Features, int, int | None], dict[str, Figure]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sets:
+    """What is compared: `statistics` are those of a part of the reference's features."""
+
+    reference: Reference
+    samples: Features
+    seed: int
+    subsets: int | None
+    statistics: Callable[[str], Statistics]
 
 
 def measure(
@@ -38,6 +49,7 @@ def measure(
     *,
     seed: int,
     kid_subsets: int | None = None,
+    known: Callable[[str], Statistics] | None = None,
 ) -> dict[str, Figure]:
     """The figures of some of METRICS.
 
@@ -47,17 +59,33 @@ def measure(
       samples: features of samples.
       seed: of groups and subsets.
       kid_subsets: of KID; None for all pairs at once, where they are not too many.
+      known: the statistics of a part of the reference's features, where they are kept.
 
     Raises:
       UserError: for features that a metric does not have, or too few of them.
     """
     found: dict[str, Figure] = {}
+    of_reference = known or functools.partial(_statistics, reference)
+    sets = _Sets(reference, samples, seed, kid_subsets, of_reference)
     for metric in metrics:
         try:
-            found |= METRICS[metric](reference, samples, seed, kid_subsets)
+            found |= METRICS[metric](sets)
         except ValueError as error:
             raise UserError(f"--metrics={metric}: {error}") from error
     return found
+
+
+def distance(
+    metric: str, reference: Features, samples: Features, known: Callable[[str], Statistics]
+) -> float:
+    """The value of one of `config_checks.DISTANCES` alone: intervals take twenty times as long.
+
+    Raises:
+      ValueError: for features of another width, or too few of them.
+    """
+    if metric == "kid":
+        return kernel_distance.value(samples.pooled, reference.pooled)
+    return frechet.frechet_distance(moments.of(samples.pooled), known("pooled"))
 
 
 def check(metrics: Sequence[str], reference: Reference, samples: Features) -> None:
@@ -113,14 +141,13 @@ def protocol(
     return found
 
 
-def _fid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    target = _statistics(reference, "pooled")
-    return _frechet("fid", samples.pooled, target, seed)
+def _fid(sets: _Sets) -> dict[str, Figure]:
+    return _frechet("fid", sets.samples.pooled, sets.statistics("pooled"), sets.seed)
 
 
-def _sfid(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    rows = _spatial(reference, samples)
-    found = _frechet("sfid", rows, _statistics(reference, "spatial"), seed)
+def _sfid(sets: _Sets) -> dict[str, Figure]:
+    rows = _spatial(sets.reference, sets.samples)
+    found = _frechet("sfid", rows, sets.statistics("spatial"), sets.seed)
     return {"sfid": found["sfid"]}
 
 
@@ -137,39 +164,37 @@ def _frechet(name: str, rows: Any, target: Statistics, seed: int) -> dict[str, F
     return found | {f"{name}_infinity": results.of_interval(around.unbiased)}
 
 
-def _kid(
-    reference: Reference, samples: Features, seed: int, subsets: int | None
-) -> dict[str, Figure]:
-    target = _rows(reference)
-    number = _subsets(len(samples.pooled), len(target), subsets)
+def _kid(sets: _Sets) -> dict[str, Figure]:
+    target, rows = _rows(sets.reference), sets.samples.pooled
+    number = _subsets(len(rows), len(target), sets.subsets)
     if not number:
-        if _few(samples.pooled):
-            return {"kid": Figure(kernel_distance.value(samples.pooled, target))}
-        one = kernel_distance.unbiased(samples.pooled, target, seed=seed)
+        if _few(rows):
+            return {"kid": Figure(kernel_distance.value(rows, target))}
+        one = kernel_distance.unbiased(rows, target, seed=sets.seed)
         return {"kid": results.of_interval(one)}
-    many = kernel_distance.kernel_distance(samples.pooled, target, subsets=number, seed=seed)
+    many = kernel_distance.kernel_distance(rows, target, subsets=number, seed=sets.seed)
     around = results.normal(many.value, many.standard_error)
     return {"kid": around._replace(interval="over overlapping subsets, 95%")}
 
 
-def _prdc(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    target = _rows(reference)
-    groups = 0 if _few(samples.pooled) else intervals.NUM_GROUPS
-    found = manifold.prdc(samples.pooled, target, K, num_groups=groups, seed=seed)
+def _prdc(sets: _Sets) -> dict[str, Figure]:
+    target, rows = _rows(sets.reference), sets.samples.pooled
+    groups = 0 if _few(rows) else intervals.NUM_GROUPS
+    found = manifold.prdc(rows, target, K, num_groups=groups, seed=sets.seed)
     if not groups:
         return {name: Figure(getattr(found, name)) for name in PRDC}
     return {name: results.of_interval(found.intervals[name]) for name in PRDC}
 
 
-def _is(reference: Reference, samples: Features, seed: int, *_: Any) -> dict[str, Figure]:
-    found = inception_score.inception_score(_logits(samples))
+def _is(sets: _Sets) -> dict[str, Figure]:
+    found = inception_score.inception_score(_logits(sets.samples))
     freedom = found.splits - 1
     error = found.std / freedom**0.5  # `std` is divided by the number of splits
     around = intervals.around(found.mean, error, freedom, f"over {found.splits} splits")
     return {"is": results.of_interval(around)}
 
 
-METRICS: dict[str, Measure] = {
+METRICS: dict[str, Callable[[_Sets], dict[str, Figure]]] = {
     "fid": _fid,
     "sfid": _sfid,
     "kid": _kid,

@@ -14,6 +14,7 @@ from ddpm_jax.commands import (
     exported_features,
     feature_space,
     likelihood,
+    pixel_metrics,
     results,
     sample_metrics,
     sampling_options,
@@ -29,7 +30,7 @@ LIKELIHOOD = "bpd"
 ACCURACY = "accuracy"
 NAMES = (
     *distribution_metrics.METRICS,
-    *sample_metrics.METRICS,
+    *pixel_metrics.METRICS,
     *attributes.METRICS,
     LIKELIHOOD,
     ACCURACY,
@@ -110,7 +111,7 @@ def evaluate(
 
     Args:
       workdir: of the run.
-      metrics: keys of `distribution_metrics.METRICS` and `sample_metrics.METRICS`, of samples;
+      metrics: keys of `distribution_metrics.METRICS` and `pixel_metrics.METRICS`, of samples;
         `attributes.METRICS`, of samples that are told what held-out images show; "bpd", bits per
         pixel of the held-out images, for which nothing is drawn; or "accuracy", of a classifier.
       num_samples: at each scale; None for 500.
@@ -298,8 +299,8 @@ def _check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:
 def _check_labels(loaded: Loaded, metrics: Sequence[str], task: Task) -> None:
     """Raises UserError for metrics of labels where samples have none."""
     labelled = tasks_of.num_classes(loaded.experiment.config, task) > 0
-    if not labelled and (wrong := [m for m in metrics if m in sample_metrics.NEEDS_LABELS]):
-        others = [n for n in NAMES if n not in sample_metrics.NEEDS_LABELS]
+    if not labelled and (wrong := [m for m in metrics if m in pixel_metrics.OF_LABELS]):
+        others = [n for n in NAMES if n not in pixel_metrics.OF_LABELS]
         raise UserError(
             f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
             f"things: choose among {', '.join(others)}"

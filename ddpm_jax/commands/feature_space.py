@@ -1,8 +1,9 @@
 """The space in which samples are compared with data: its extractor, and features kept on disk."""
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ddpm_jax.evaluation import classifier, features, inception, moments, statis
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.interop import inception as weights_of_inception
+from ddpm_jax.training import digests
 
 OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
 PCA_COMPONENTS = 64
@@ -34,12 +36,15 @@ class Space(NamedTuple):
       reference: features of the data that samples are compared with, or their statistics alone.
       held_out: features of the other split.
       described: the reference as JSON, as a result names it.
+      statistics: of a part of the reference's features ("pooled", "spatial"), computed once and
+        kept on disk.
     """
 
     extractor: Extractor
     reference: Features | Statistics
     held_out: Features
     described: dict[str, Any]
+    statistics: Callable[[str], Statistics]
 
     @property
     def num_reference(self) -> int | None:
@@ -98,13 +103,24 @@ def space(
         of = {"split": split, "num": num, "fingerprint": fingerprint(source)}
         if num < len(source):
             of["evenly_spaced_of"] = len(source)
-        parts = Shards(cache, {"of": of, "extractor": told(extractor)}, num, ROWS)
+        parts = Shards(cache, {"of": of, **kept_as(extractor)}, num, ROWS)
         return Features(**parts.together(_of_source(source, num, extractor))), of
 
     held_out, _ = features_of("train" if reference == "validation" else "validation")
     if given is None:
         found, of = features_of(reference)
-        return Space(extractor, found, held_out, of)
+        kept = {"of": of, **kept_as(extractor)}
+
+        @functools.cache
+        def statistics_of(part: str) -> Statistics:
+            def make(_: range) -> Arrays:
+                made = moments.statistics(moments.of(getattr(found, part)))
+                return {"mean": made.mean[None], "covariance": made.covariance[None]}
+
+            _, arrays = Shards(cache, {"statistics": part, **kept}, 1, 1).part(0, make)
+            return Statistics(arrays["mean"][0], arrays["covariance"][0], of["num"])
+
+        return Space(extractor, found, held_out, of, statistics_of)
     width = held_out.pooled.shape[1]
     if len(given.mean) != width:
         raise UserError(
@@ -113,7 +129,7 @@ def space(
         )
     content = files.read_bytes(reference, sys.maxsize)
     of = {"file": Path(reference).name, "num": given.num, "blake3": blake3(content).hexdigest()}
-    return Space(extractor, given, held_out, of)
+    return Space(extractor, given, held_out, of, lambda _: given)
 
 
 def export(space: Space, path: str) -> None:
@@ -122,11 +138,8 @@ def export(space: Space, path: str) -> None:
     Raises:
       UserError: where it cannot be written.
     """
-    found = space.reference
-    if isinstance(found, Features):
-        found = moments.statistics(moments.of(found.pooled))
     try:
-        statistics.save(path, found)
+        statistics.save(path, space.statistics("pooled"))
     except OSError as error:
         raise UserError(f"--export_reference={path}: {error.strerror or error}") from error
     print(f"mu and sigma of the reference in {path}", file=sys.stderr)
@@ -145,6 +158,11 @@ def told(extractor: Extractor) -> dict[str, Any]:
     return {"name": extractor.name, **extractor.protocol}
 
 
+def kept_as(extractor: Extractor) -> dict[str, Any]:
+    """What features on disk depend on, beside the images."""
+    return {"extractor": told(extractor), "code": digests.of_code("evaluation", "models")}
+
+
 def of_images(extractor: Extractor, images: np.ndarray) -> Arrays:
     """The features of images as arrays to be kept."""
     try:
@@ -155,13 +173,17 @@ def of_images(extractor: Extractor, images: np.ndarray) -> Arrays:
 
 
 def eight_bit(source: Source, rows: Iterable[int]) -> np.ndarray:
-    """Images of a source, uint8 [n, H, W, C], its pixel values spread over 0 to 255.
+    """Images of a source, uint8 [n, H, W, C], as `of_256_levels`."""
+    return of_256_levels([source[k]["image"] for k in rows], source.info)
+
+
+def of_256_levels(images: Sequence[np.ndarray], info: DataInfo) -> np.ndarray:
+    """Images of data, uint8 [n, H, W, C], their pixel values spread over 0 to 255.
 
     As samples are written: of 17 levels the largest is 255, and they are rounded.
     """
-    images = np.stack([source[k]["image"] for k in rows])
-    top = source.info.levels - 1
-    return images if top == 255 else np.round(images * (255 / top)).astype(np.uint8)
+    stacked, top = np.stack(images), info.levels - 1
+    return stacked if top == 255 else np.round(stacked * (255 / top)).astype(np.uint8)
 
 
 def eight_bit_info(info: DataInfo) -> DataInfo:

@@ -14,53 +14,25 @@ from ddpm_jax.commands import (
     distribution_metrics,
     feature_space,
     likelihood,
+    pixel_metrics,
     results,
 )
 from ddpm_jax.commands.feature_space import Space
+from ddpm_jax.commands.pixel_metrics import Images
 from ddpm_jax.commands.results import Figure, Record
 from ddpm_jax.commands.sample_sets import SampleSet
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.reporting import figures
 
-Images = tuple[np.ndarray, np.ndarray]  # float [N, H, W, C] in [-1, 1], labels [N]
-Metric = Callable[[Images, Images, Images], Figure]
 Setting = dict[str, float]
 
 
-def _label_accuracy(train: Images, held_out: Images, x: Images) -> Figure:
-    return results.share(fidelity.label_accuracy(*train, *x), len(x[0]))
-
-
-def _memorisation(train: Images, held_out: Images, x: Images) -> Figure:
-    found = neighbours.copies(train[0], held_out[0], x[0])
-    if len(found.distances) == 1:
-        return Figure(found.memorisation)
-    mean = intervals.bootstrap_mean(found.distances)
-    if not mean.value:  # copies, all of them
-        return Figure(found.memorisation)
-    scale = found.memorisation / mean.value
-    return Figure(found.memorisation, mean.low * scale, mean.high * scale, mean.method)
-
-
-# Of pixels: name -> (training data, held-out data, images to judge) -> figure
-METRICS: dict[str, Metric] = {
-    "label_accuracy": _label_accuracy,
-    "memorisation": _memorisation,
-    "spread": lambda train, held_out, x: Figure(fidelity.spread_ratio(*train, *x)),
-    "class_recall": lambda train, held_out, x: Figure(fidelity.recall(*train, *x)),
-}
 # Of these, held-out data may be too few where samples are not: their own figure is then left out.
 OF_ENOUGH = ("class_recall", *distribution_metrics.METRICS)
-NEEDS_LABELS = ("label_accuracy", "spread", "class_recall")
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
 REAL = "real"  # of the protocol: what images samples are judged by
-MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
-PAIRS = 32  # samples that are drawn with their nearest training images
-PAIR_COLUMNS = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +40,7 @@ class Asked:
     """What is measured, of which samples.
 
     Attributes:
-      metrics: keys of METRICS, of `attributes.METRICS` and of `distribution_metrics.METRICS`.
+      metrics: of `pixel_metrics.METRICS`, `attributes.METRICS`, `distribution_metrics.METRICS`.
       scales: at which guidance.
       task: what guides besides.
       num_samples: of a set.
@@ -124,22 +96,23 @@ def measure(
       space: where distributions are compared; None where none are.
       pairs: the PNG of samples beside their nearest training images, drawn with "memorisation".
     """
-    of_pixels = [m for m in asked.metrics if m in METRICS]
+    of_pixels = [m for m in asked.metrics if m in pixel_metrics.METRICS]
     of_space = [m for m in asked.metrics if m in distribution_metrics.METRICS]
     of_prompts = [m for m in asked.metrics if m in attributes.METRICS]
-    sources = [loaded.experiment.source(s) for s in ("train", "validation") if of_pixels]
-    data = [arrays(source) for source in sources]
+    if of_pixels:
+        splits = [loaded.experiment.source(name) for name in ("train", "validation")]
+        real_images = pixel_metrics.real_images(*splits)
 
-    def by_pixels(metric: str, images: Images) -> dict[str, Figure]:
+    def by_pixels(metric: str, images: Images, pairs: Path | None = None) -> dict[str, Figure]:
         try:
-            return {metric: METRICS[metric](data[0], data[1], images)}
+            return pixel_metrics.measure(metric, real_images, images, pairs)
         except ValueError as error:
             raise UserError(f"--metrics={metric}: {error}") from error
 
     labels = loaded.labels(asked.num_samples, (), asked.task)
     held_out: dict[str, Figure] = {}
     for metric in of_pixels:
-        held_out |= _if_enough(metric, lambda m: by_pixels(m, data[1]))
+        held_out |= _if_enough(metric, lambda m: by_pixels(m, real_images.held_out))
     if space is not None:
         distribution_metrics.check(of_space, space.reference, space.held_out)
         known = space
@@ -155,20 +128,19 @@ def measure(
         found: dict[str, Figure] = {}
         if of_pixels or space is not None:
             drawing = loaded.drawing(asked.num_samples, task=asked.task, seed=seed, **options)
-            samples = SampleSet(drawing, labels, asked.cache, f"{title(setting)}, seed {seed}")
+            samples = SampleSet(drawing, asked.cache, f"{title(setting)}, seed {seed}")
         if of_pixels:
-            drawn = samples.images()
-            images = (drawn.astype(np.float32) / 127.5 - 1, labels)
+            images = Images(samples.images(), labels)
+            first = (setting, repeat) == (asked.scales[0], 0)
             for metric in of_pixels:
-                found |= by_pixels(metric, images)
-            if "memorisation" in of_pixels and (setting, repeat) == (asked.scales[0], 0):
-                _draw_pairs(pairs, sources[0], data, images[0], drawn)
+                found |= by_pixels(metric, images, pairs if first else None)
         if space is not None:
             of_samples = samples.features(space.extractor)
             found |= _in_space(of_space, space, of_samples, asked)
         for metric, prompt in prompts.items():
-            drawn = attributes.sample(loaded, metric, prompt, seed, task=asked.task, **setting)
-            found |= attributes.measure(loaded, metric, prompt, drawn)
+            drawing = attributes.drawing(loaded, metric, prompt, seed, task=asked.task, **setting)
+            of_prompt = SampleSet(drawing, asked.cache, f"{metric}, {title(setting)}, seed {seed}")
+            found |= attributes.measure(loaded, metric, prompt, of_prompt.images())
         return found
 
     rows = []
@@ -184,7 +156,7 @@ def real(loaded: Loaded, metrics: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for split in ("train", "validation"):
         source = loaded.experiment.source(split)
-        num = min(len(source), MOST_IMAGES)
+        num = min(len(source), pixel_metrics.MOST_IMAGES)
         found[split] = {"num": num, "fingerprint": fingerprint(source)}
     if {*metrics} & {*attributes.METRICS}:
         found["held_out_pairs"] = [*loaded.experiment.config.data.held_out]
@@ -206,25 +178,13 @@ def _in_space(
     metrics: Sequence[str], space: Space, samples: feature_space.Features, asked: Asked
 ) -> dict[str, Figure]:
     return distribution_metrics.measure(
-        metrics, space.reference, samples, seed=asked.seed, kid_subsets=asked.kid_subsets
+        metrics,
+        space.reference,
+        samples,
+        seed=asked.seed,
+        kid_subsets=asked.kid_subsets,
+        known=space.statistics,
     )
-
-
-def _draw_pairs(
-    path: Path, train: Source, data: Sequence[Images], images: np.ndarray, drawn: np.ndarray
-) -> None:
-    """The samples nearest to the training set by the ratio of distances, above their neighbours."""
-    found = neighbours.copies(data[0][0], data[1][0], images)
-    chosen = np.argsort(found.ratios, kind="stable")[:PAIRS]
-    if len(chosen) > PAIR_COLUMNS:  # whole rows
-        chosen = chosen[: len(chosen) // PAIR_COLUMNS * PAIR_COLUMNS]
-    near = np.stack([feature_space.eight_bit(train, [k])[0] for k in found.nearest[chosen]])
-    bands = []
-    for start in range(0, len(chosen), PAIR_COLUMNS):
-        part = slice(start, start + PAIR_COLUMNS)
-        bands += [*drawn[chosen[part]], *near[part]]
-    path.parent.mkdir(exist_ok=True)
-    figures.save_png(path, figures.grid(np.stack(bands), min(PAIR_COLUMNS, len(chosen))))
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -232,7 +192,12 @@ def table(report: Mapping[str, Any]) -> str:
     rows = {f"samples, {title(row)}": row["metrics"] for row in report["samples"]}
     held_out = report["held_out_data"]["metrics"]
     own = {n: r for n, r in held_out.items() if not n.startswith(likelihood.PREFIX)}
-    return results.table({**rows, "held-out data": own})
+    of_training: dict[str, Any] = {}
+    if report["protocol"].get("reference", {}).get("split") == "validation":
+        names = [n for n in own if n.removesuffix("_infinity") in distribution_metrics.FIGURES]
+        of_training = {name: own.pop(name) for name in names}
+    data = {"held-out data": own, "training data": of_training}
+    return results.table({**rows, **{name: row for name, row in data.items() if row}})
 
 
 def title(row: Setting) -> str:
@@ -245,9 +210,9 @@ def varied(scales: Sequence[Setting]) -> str:
     return next(n for n in reversed(SCALES) if n in scales[0] and len({s[n] for s in scales}) > 1)
 
 
-def arrays(source: Source) -> Images:
-    """The images and labels of a source; of more than MOST_IMAGES as many, evenly spaced."""
-    examples = [source[k] for k in feature_space.evenly_spaced(source, MOST_IMAGES)]
+def arrays(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Images in [-1, 1] and labels of a source; of very many as many as are compared."""
+    examples = [source[k] for k in feature_space.evenly_spaced(source, pixel_metrics.MOST_IMAGES)]
     images = np.stack([e["image"] for e in examples]).astype(np.float32)
     return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
 

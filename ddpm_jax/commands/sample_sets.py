@@ -19,16 +19,14 @@ IMAGES = "images"
 class SampleSet:
     """The samples of a drawing, part by part; what is on disk is not drawn again."""
 
-    def __init__(self, drawing: Drawing, labels: np.ndarray, cache: Path, title: str):
+    def __init__(self, drawing: Drawing, cache: Path, title: str):
         """Nothing is drawn yet.
 
         Args:
           drawing: what is drawn.
-          labels: int [num], what the samples are told.
           cache: the folder of its parts.
           title: of the progress bar.
         """
-        self.labels = labels
         self._drawing = drawing
         self._title = title
         self._cache = cache
@@ -42,8 +40,8 @@ class SampleSet:
 
     def features(self, extractor: Extractor) -> Features:
         """The features of all samples; of images and features no more than a part's are held."""
-        told = feature_space.told(extractor)
-        parts = self._shards({"samples": self._drawing.description, "extractor": told})
+        measured = feature_space.kept_as(extractor)
+        parts = self._shards({"samples": self._drawing.description, **measured})
         with self._bar() as bar:
 
             def make(rows: range) -> Arrays:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,18 +24,20 @@ LOCK = ".lock"
 Arrays = dict[str, np.ndarray]
 
 
-class _Room:
-    """An array that is written row by row."""
+class Room:
+    """An array in a file, to which rows are added; to be read when all are there."""
 
     def __init__(self, file: BinaryIO, values: np.ndarray):
-        """Nothing is written yet of the values, which tell shape and dtype."""
+        """Nothing is written yet of the values [n, ...], which tell shape and dtype."""
         self._file, self._shape, self._dtype = file, values.shape[1:], values.dtype
 
     def add(self, values: np.ndarray) -> None:
+        """Add rows. Raises OSError where there is no space."""
         self._file.write(np.ascontiguousarray(values).data)
         self._file.flush()
 
     def array(self, num: int) -> np.ndarray:
+        """All `num` rows, which stay when the file is closed."""
         return np.memmap(self._file, self._dtype, "r", shape=(num, *self._shape))
 
 
@@ -81,13 +84,15 @@ class Shards:
         As `each`; also raises UserError where there is no space for them.
         """
         with contextlib.ExitStack() as stack:
-            rooms: dict[str, _Room] = {}
+            rooms: dict[str, Room] = {}
             for _, arrays in self.each(make):
                 try:
                     for name, values in arrays.items():
                         if name not in rooms:
-                            file = stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
-                            rooms[name] = _Room(file, values)
+                            # Parts that are there may lie where nothing can be written.
+                            beside = self.folder if os.access(self.folder, os.W_OK) else None
+                            file = stack.enter_context(tempfile.TemporaryFile(dir=beside))
+                            rooms[name] = Room(file, values)
                         rooms[name].add(values)
                 except OSError as error:
                     raise UserError(

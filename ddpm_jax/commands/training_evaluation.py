@@ -1,5 +1,6 @@
 """What `train` measures of samples on the way: their distance to the data, for the best step."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,8 +8,13 @@ import numpy as np
 
 from ddpm_jax.commands import distribution_metrics, feature_space
 from ddpm_jax.commands.feature_space import Space
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import frechet
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.experiment import Experiment
+
+# Flags of `evaluate` and the fields of config.train that are the same.
+FIELDS = {"extractor": "evaluate_extractor", "inception_weights": "inception_weights"}
 
 
 class TrainingEvaluation:
@@ -27,30 +33,46 @@ class TrainingEvaluation:
         t = experiment.config.train
         self.metric: str = t.evaluate_metric
         self.num: int = t.evaluate_samples
-        self._seed: int = experiment.config.seed
-        self._space: Space = feature_space.space(
-            t.evaluate_extractor,
-            {split: experiment.source(split) for split in ("train", "validation")},
-            experiment.config.data.name,
-            reference="train",
-            num_reference=feature_space.NUM_REFERENCE,
-            weights=t.inception_weights or None,
-            resize=None,
-            cache=cache,
-        )
-        distribution_metrics.check([self.metric], self._space.reference, self._space.held_out)
+        try:
+            self._space: Space = feature_space.space(
+                t.evaluate_extractor,
+                {split: experiment.source(split) for split in ("train", "validation")},
+                experiment.config.data.name,
+                reference="train",
+                num_reference=feature_space.NUM_REFERENCE,
+                weights=t.inception_weights or None,
+                resize=None,
+                cache=cache,
+            )
+        except UserError as error:
+            raise UserError(_by_field(str(error))) from error
+        reference, held_out = self._space.reference, self._space.held_out
+        assert isinstance(reference, Features)  # of a split
+        self._reference: Features = reference
+        distribution_metrics.check([self.metric], reference, held_out)
+        few = frechet.rank_warning(self.num, held_out.pooled.shape[1])
+        if self.metric == "fid" and few:
+            print(f"config.train.evaluate_samples: {few}", file=sys.stderr)
 
     def measure(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
-        """The metric's figures of images, uint8 [b, H, W, C] batch by batch.
+        """The metric's value of images, uint8 [b, H, W, C] batch by batch.
 
         Raises:
-          UserError: as `distribution_metrics.measure`.
+          UserError: for images that have no features.
         """
-        many = [feature_space.of_images(self._space.extractor, batch) for batch in batches]
-        samples = Features(
-            **{name: np.concatenate([one[name] for one in many]) for name in many[0]}
-        )
-        found = distribution_metrics.measure(
-            [self.metric], self._space.reference, samples, seed=self._seed
-        )
-        return {name: figure.value for name, figure in found.items()}
+        extractor = self._space.extractor
+        many = [feature_space.of_images(extractor, batch)["pooled"] for batch in batches]
+        samples = Features(np.concatenate(many))
+        known = self._space.statistics
+        try:
+            value = distribution_metrics.distance(self.metric, self._reference, samples, known)
+        except ValueError as error:
+            raise UserError(f"config.train.evaluate_metric={self.metric}: {error}") from error
+        return {self.metric: value}
+
+
+def _by_field(message: str) -> str:
+    """A message about flags of `evaluate`, about the fields that stand for them."""
+    for flag, field in FIELDS.items():
+        message = message.replace(f"--{flag}", f"config.train.{field}")
+    return message

@@ -20,6 +20,8 @@ from ddpm_jax.parts import sampling as sample_parts
 from ddpm_jax.parts.tasks import Task
 from ddpm_jax.training import checkpoints, digests
 
+# The code that draws: what other code drew is drawn anew.
+DRAWS = ("diffusion", "experiment", "models", "parts", "samplers", "sampling.py")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
 
@@ -141,6 +143,7 @@ class Loaded:
             "seed": seed,
             "batch_size": batch_size,
             "jax": jax.__version__,
+            "code": digests.of_code(*DRAWS),
         }
         return Drawing(num, batch_size, description, batches)
 

@@ -44,7 +44,7 @@ def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
     """The network is replaced by the data: it draws the held-out image of its prompt."""
     drawn = []
 
-    def sample(self, num, *, labels, conditions, seed, task, guidance_scale):
+    def drawing(self, num, *, labels, conditions, seed, task, guidance_scale):
         assert set(conditions) == set(TOLD)
         drawn.append((guidance_scale, conditions))
         pairs = zip(conditions["shape"], conditions["colour"], strict=True)
@@ -58,9 +58,12 @@ def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
         images = np.stack([source[k]["image"] for k in range(num)])
         if guidance_scale == 1:
             images[: num // 2] = 255  # half of them show nothing
-        return images
+        description = {"conditions": conditions, "guidance_scale": guidance_scale}
+        return experiment.Drawing(
+            num, num, description, lambda rows: iter([images[rows.start : rows.stop]])
+        )
 
-    monkeypatch.setattr(experiment.Loaded, "sample", sample)
+    monkeypatch.setattr(experiment.Loaded, "drawing", drawing)
     report = evaluate.evaluate(
         str(run), metrics=["held_out_pairs", "attributes"], num_samples=20, name="told"
     )
@@ -89,18 +92,18 @@ def test_samples_are_those_of_the_prompts(run):
     asked = attributes.prompts(loaded, "attributes", 3)
     conditions = {name: values.tolist() for name, values in asked.wanted.items()}
     same = loaded.sample(3, conditions=conditions, guidance_scale=3.0, seed=5)
-    drawn = attributes.sample(loaded, "attributes", asked, 5, task=NO_TASK, guidance_scale=3.0)
-    np.testing.assert_array_equal(drawn, same)
+    drawing = attributes.drawing(loaded, "attributes", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    np.testing.assert_array_equal(np.concatenate([*drawing.batches(range(3))]), same)
 
 
 def test_a_composed_pair_is_told_apart(run, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        experiment.Loaded, "sample", lambda self, num, **options: seen.update(options)
+        experiment.Loaded, "drawing", lambda self, num, **options: seen.update(options)
     )
     loaded = experiment.load(run)
     asked = attributes.prompts(loaded, "composed_pairs", 4)
-    attributes.sample(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    attributes.drawing(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=3.0)
     wanted = {name: values.tolist() for name, values in asked.wanted.items()}
     assert {*zip(wanted["shape"], wanted["colour"], strict=True)} == {(0, 0), (3, 2)}
     assert seen["conditions"] == {n: wanted[n] for n in wanted if n not in ("shape", "colour")}
@@ -110,7 +113,10 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
     assert "guidance_scale" not in seen
     monkeypatch.undo()
     # The parts add up to what the model says of them: at weight 0 to nothing.
-    drawn = attributes.sample(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=0.0)
+    drawing = attributes.drawing(
+        loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=0.0
+    )
+    drawn = np.concatenate([*drawing.batches(range(4))])
     np.testing.assert_array_equal(drawn, loaded.sample(4, seed=5, guidance_scale=0.0))
 
 

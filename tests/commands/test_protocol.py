@@ -9,13 +9,16 @@ import scipy.linalg
 import tiny_runs
 
 from ddpm_jax import experiment, sampling
-from ddpm_jax.commands import compare, evaluate, sample_sets
+from ddpm_jax.commands import compare, evaluate, pixel_metrics, sample_sets
 from ddpm_jax.commands.evaluate import SpaceFlags
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import moments
+from ddpm_jax.training import digests
 
 PIXELS = SpaceFlags(extractor="pixels")
 NUM = 100
+SPLITS = ("train", "validation")
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +97,53 @@ def test_more_samples_go_on_from_fewer(run, tmp_path, monkeypatch):
 
     def images(num, cache):
         drawing = loaded.drawing(num, guidance_scale=1.0, batch_size=16)
-        samples = sample_sets.SampleSet(drawing, loaded.labels(num), cache, "")
-        return samples.images()
+        return sample_sets.SampleSet(drawing, cache, "").images()
 
     images(40, tmp_path)
     more = images(48, tmp_path)
     assert drawn == [(0, 16), (16, 32), (32, 40), (32, 48)]
     np.testing.assert_array_equal(more, images(48, tmp_path / "new"))
+
+
+def test_what_other_code_drew_is_drawn_anew(run, monkeypatch):
+    def other(*names):
+        return "other code"
+
+    monkeypatch.setattr(digests, "of_code", other)
+    monkeypatch.setattr(sampling, "draw_images", None)
+    with pytest.raises(TypeError, match="not callable"):
+        measured(run, "other", metrics=["fid"])
+
+
+def test_statistics_of_the_reference_are_computed_once(run, monkeypatch):
+    of = moments.of
+
+    def not_of_reference(rows):
+        assert len(rows) < 1437
+        return of(rows)
+
+    monkeypatch.setattr(moments, "of", not_of_reference)
+    again = measured(run, "once", metrics=["fid"])
+    assert figure(again, "fid") == figure(read(run, "a"), "fid")
+
+
+def test_samples_are_drawn_as_asked(run):
+    given = {"sampling": {"num_steps": 3, "eta": 0.5}, "options": ["threshold=0.995"]}
+    report = measured(run, "asked", metrics=["memorisation"], space=SpaceFlags(), **given)
+    told = report["protocol"]["sampling"]
+    assert (told["num_steps"], told["eta"], told["threshold"]) == (3, 0.5, 0.995)
+    assert report["samples"][0]["nfe"] == 3
+    drawn = experiment.load(run).sample(
+        NUM, guidance_scale=1.0, num_steps=3, eta=0.5, threshold=0.995
+    )
+    real = pixel_metrics.real_images(*(build_source("digits", split) for split in SPLITS))
+    images = pixel_metrics.Images(drawn, np.arange(NUM) % 10)
+    expected = pixel_metrics.measure("memorisation", real, images)["memorisation"]
+    assert figure(report, "memorisation") == expected.record()
+    with pytest.raises(UserError, match="--eta is of samples, and --metrics=bpd draws none"):
+        evaluate.evaluate(str(run), metrics=["bpd"], sampling={"eta": 0.0})
+    with pytest.raises(UserError, match=r"--options=num_stps=1: need name=value.*num_steps"):
+        measured(run, "x", metrics=["fid"], options=["num_stps=1"])
 
 
 def test_a_damaged_cache_is_told_and_made_again(run, capsys):
@@ -239,3 +282,16 @@ def test_too_few_samples_for_the_dimensions_are_told(run, capsys):
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "rank" in x]
     assert line.startswith("50 samples in 64 dimensions")
     assert "KID" in line
+
+
+def test_the_other_split_is_called_by_its_name(run):
+    space = SpaceFlags(extractor="pixels", reference="validation")
+    report = measured(run, "split", metrics=["fid", "memorisation"], space=space)
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in evaluate.table(report).splitlines()
+    ]
+    shown = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert shown["training data"]["fid"]
+    assert not shown["held-out data"]["fid"]
+    assert shown["held-out data"]["memorisation"].startswith("1.000")

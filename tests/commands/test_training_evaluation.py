@@ -72,7 +72,7 @@ def test_an_evaluated_run_ends_as_one_that_is_not(tmp_path):
     ("fields", "words"),
     [
         ({"evaluate_metric": "is"}, "config.train.evaluate_metric=.is.: need one of fid, kid"),
-        ({"evaluate_extractor": "inception"}, "needs --inception_weights=F.safetensors"),
+        ({"evaluate_extractor": "inception"}, "needs config.train.inception_weights=F.safetensors"),
         ({"inception_weights": "w.safetensors"}, "inception_weights=w.safetensors.*not pixels"),
         ({"evaluate_samples": 1}, "train.evaluate_samples=1: need at least 2"),
     ],
