@@ -11,30 +11,21 @@ from ddpm_jax.commands import (
     attributes,
     classification,
     distribution_metrics,
+    evaluation_checks,
     exported_features,
     feature_space,
     likelihood,
-    pixel_metrics,
     results,
     sample_metrics,
     sampling_options,
     tasks,
 )
+from ddpm_jax.commands.evaluation_checks import ACCURACY, LIKELIHOOD, NAMES
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Loaded, Task, described
-from ddpm_jax.parts import tasks as tasks_of
+from ddpm_jax.experiment import Loaded, described
 from ddpm_jax.reporting import plots
 
-LIKELIHOOD = "bpd"
-ACCURACY = "accuracy"
-NAMES = (
-    *distribution_metrics.METRICS,
-    *pixel_metrics.METRICS,
-    *attributes.METRICS,
-    LIKELIHOOD,
-    ACCURACY,
-)
 NUM_SAMPLES = 500
 OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
 CACHE = "cache"
@@ -154,17 +145,19 @@ def evaluate(
         **(guides or {}),
         **(sampling or {}),
     }
-    _check_used(metrics, of_samples, of_drawn, num_terms)
-    _check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    evaluation_checks.check_used(metrics, of_samples, of_drawn, num_terms)
+    evaluation_checks.check_space(
+        metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets}
+    )
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
-    _check_kind(loaded, metrics)
+    evaluation_checks.check_kind(loaded, metrics)
     task = tasks.from_flags(loaded, workdir, **(guides or {}))
-    _check_labels(loaded, metrics, task)
+    evaluation_checks.check_labels(loaded, metrics, task)
     attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
         likelihood.check(loaded, num_terms)
@@ -284,65 +277,6 @@ def _measure(
         }
     report["samples"] = rows
     report["held_out_data"] = {"metrics": held_out}
-
-
-def _check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:
-    """Raises UserError for a classifier's metric of a diffusion model, or the other way round."""
-    draws = loaded.experiment.draws_images
-    for metric in metrics:
-        if draws and metric == ACCURACY:
-            raise UserError(f"--metrics={metric}: is of classifiers; this run is a diffusion model")
-        if not draws and metric != ACCURACY:
-            raise UserError(f"--metrics={metric}: this run is a classifier; it has {ACCURACY}")
-
-
-def _check_labels(loaded: Loaded, metrics: Sequence[str], task: Task) -> None:
-    """Raises UserError for metrics of labels where samples have none."""
-    labelled = tasks_of.num_classes(loaded.experiment.config, task) > 0
-    if not labelled and (wrong := [m for m in metrics if m in pixel_metrics.OF_LABELS]):
-        others = [n for n in NAMES if n not in pixel_metrics.OF_LABELS]
-        raise UserError(
-            f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
-            f"things: choose among {', '.join(others)}"
-        )
-
-
-def _check_space(metrics: Sequence[str], of_space: Sequence[str], flags: Mapping[str, Any]) -> None:
-    """Raises UserError for a flag of the space of features that nothing uses, or a bad number."""
-    for flag, value in flags.items():
-        if value is not None and not of_space:
-            known = ", ".join(distribution_metrics.METRICS)
-            raise UserError(
-                f"--{flag}={value} is of {known}, and --metrics={','.join(metrics)} has none of "
-                "them: leave it out"
-            )
-        if isinstance(value, int) and value < 2:
-            raise UserError(f"--{flag}={value}: need at least 2")
-    export = flags["export_reference"]
-    if export and Path(export).suffix != ".npz":
-        raise UserError(f"--export_reference={export}: need a file F.npz")
-    if flags["kid_subsets"] is not None and "kid" not in metrics:
-        raise UserError("--kid_subsets is of --metrics=kid: add it, or leave this out")
-
-
-def _check_used(
-    metrics: Sequence[str],
-    of_samples: Sequence[str],
-    flags: Mapping[str, Any],
-    num_terms: int | None,
-) -> None:
-    """Raises UserError for a flag that none of the metrics reads."""
-    for flag in ("num_samples", "repeats"):
-        if flags[flag] is not None and flags[flag] < 1:
-            raise UserError(f"--{flag}={flags[flag]}: need at least 1")
-    for flag, value in flags.items():
-        if value not in (None, (), []) and not of_samples:
-            drawn = ",".join(metrics)
-            raise UserError(
-                f"--{flag} is of samples, and --metrics={drawn} draws none: leave it out"
-            )
-    if num_terms is not None and LIKELIHOOD not in metrics:
-        raise UserError(f"--num_terms={num_terms} is of --metrics=bpd: add it, or leave this out")
 
 
 def table(report: dict[str, Any]) -> str:
