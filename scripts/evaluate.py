@@ -27,7 +27,7 @@ from ddpm_jax import cli, sample_flags
 
 text, number, many = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
 text("workdir", None, "the run to evaluate")
-many("metrics", ["label_accuracy", "memorisation", "spread", "class_recall"], "what to measure")
+many("metrics", None, "what to measure; by default of pixels, as fits the run")
 number("num_samples", None, "images to draw at each guidance scale; 500")
 number("repeats", None, "sets of so many samples, of the next seeds; 1")
 many("guidance_scale", [], "1,2,3; the run's own, and 1 beside it; over two are drawn in NAME.png")

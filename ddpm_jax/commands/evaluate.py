@@ -80,7 +80,7 @@ class SpaceFlags:
 def evaluate(
     workdir: str | None,
     *,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | None = None,
     num_samples: int | None = None,
     repeats: int | None = None,
     guidance_scales: Sequence[str] = (),
@@ -105,6 +105,7 @@ def evaluate(
       metrics: keys of `distribution_metrics.METRICS` and `pixel_metrics.METRICS`, of samples;
         `attributes.METRICS`, of samples that are told what held-out images show; "bpd", bits per
         pixel of the held-out images, for which nothing is drawn; or "accuracy", of a classifier.
+        None for those of `evaluation_checks.default_metrics`.
       num_samples: at each scale; None for 500.
       repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
       guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
@@ -128,6 +129,8 @@ def evaluate(
     began = time.monotonic()
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
+    if metrics is None:
+        metrics = evaluation_checks.default_metrics(workdir)
     if not metrics:
         raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
     if unknown := [m for m in metrics if m not in NAMES]:

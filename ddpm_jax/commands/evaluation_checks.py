@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax import config as configs
+from ddpm_jax import data
 from ddpm_jax.commands import attributes, distribution_metrics, pixel_metrics
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
+from ddpm_jax.parts import conditions
 from ddpm_jax.parts import tasks as tasks_of
 
 LIKELIHOOD = "bpd"
@@ -18,6 +21,23 @@ NAMES = (
     LIKELIHOOD,
     ACCURACY,
 )
+
+
+def default_metrics(workdir: str) -> list[str]:
+    """What is measured of a run if nothing else is asked for: of pixels, which takes seconds.
+
+    Of samples that have classes the four that say whether they show them; of others whether they
+    copy the training set, and what they show of what they were told.
+    """
+    config = configs.read(workdir)
+    if config is None:  # `experiment.load` says what is missing
+        return [pixel_metrics.MEMORISATION]
+    if config.model.name == "classifier":
+        return [ACCURACY]
+    if config.model.num_classes:
+        return ["label_accuracy", pixel_metrics.MEMORISATION, "spread", "class_recall"]
+    told = config.data.name in data.DESCRIBERS and conditions.values(config)
+    return [*([attributes.ATTRIBUTES] if told else []), pixel_metrics.MEMORISATION]
 
 
 def check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:

@@ -10,13 +10,15 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Exported
 
+METRICS = ("fid", "kid")  # which need features alone
+
 
 def evaluate(
     workdir: str | None,
     samples: str | None,
     reference: str | None,
     *,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | None = None,
     seed: int = 0,
     kid_subsets: int | None = None,
     name: str = "",
@@ -25,7 +27,7 @@ def evaluate(
 
     Args:
       workdir: of the run, or any folder.
-      samples, reference, metrics, seed, kid_subsets: as in `measure`.
+      samples, reference, metrics, seed, kid_subsets: as in `measure`; by default METRICS.
       name: of the file; "" for "exported".
 
     Raises:
@@ -38,7 +40,11 @@ def evaluate(
         if not value:
             raise UserError(f"--{flag} is missing: exported features need {', '.join(given)}")
     report: dict[str, Any] = {"format": results.FORMAT} | measure(
-        str(samples), str(reference), metrics, seed=seed, kid_subsets=kid_subsets
+        str(samples),
+        str(reference),
+        METRICS if metrics is None else metrics,
+        seed=seed,
+        kid_subsets=kid_subsets,
     )
     results.write(Path(str(workdir)) / "eval" / f"{name}.json", report, began)
     return report

@@ -23,7 +23,9 @@ from ddpm_jax.training import digests
 
 OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
 PCA_COMPONENTS = 64
-PCA_IMAGES = 10_000
+# What components are fitted to: 10,000 images of CIFAR's size, fewer of larger ones.
+PCA_IMAGES = range(1_000, 10_001)
+PCA_VALUES = 2**25
 NUM_REFERENCE = 50_000
 ROWS = 1024  # of the reference in one file
 
@@ -215,7 +217,9 @@ def _extractor(
     if name == "pixels":
         return features.pixels(info.image_shape)
     if name == "pca":
-        images = eight_bit(train, evenly_spaced(train, PCA_IMAGES))
+        fitting = PCA_VALUES // int(np.prod(info.image_shape))
+        num = min(max(fitting, PCA_IMAGES[0]), PCA_IMAGES[-1])
+        images = eight_bit(train, evenly_spaced(train, num))
         return features.pca(images, PCA_COMPONENTS, or_fewer=True)
     if name == "classifier":
         trained = classifier.load_or_train(cache, train, sources["validation"])

@@ -11,6 +11,7 @@ from ddpm_jax.commands import feature_space, results
 from ddpm_jax.commands.results import Figure
 from ddpm_jax.commands.shards import Room
 from ddpm_jax.data import Source
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.evaluation.neighbours import Copies
 from ddpm_jax.reporting import figures
@@ -72,8 +73,18 @@ def measure(
 
 
 def real_images(train: Source, held_out: Source) -> Real:
-    """Both splits, read from a file without a name as they are needed."""
-    return Real(_images(train), _images(held_out))
+    """Both splits, in files without a name, to be read as they are needed.
+
+    Raises:
+      UserError: where there is no space for them.
+    """
+    try:
+        return Real(_images(train), _images(held_out))
+    except OSError as error:
+        raise UserError(
+            f"no room for the real images in {tempfile.gettempdir()} ({error.strerror or error}); "
+            "make some, or name another folder in the environment's TMPDIR"
+        ) from error
 
 
 def draw_pairs(path: Path, train: Images, drawn: Images, copies: Copies) -> None:

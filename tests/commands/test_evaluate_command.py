@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 
@@ -6,8 +7,9 @@ import pytest
 import tiny_runs
 from PIL import Image
 
+from ddpm_jax import config as configs
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, sample, train
+from ddpm_jax.commands import evaluate, evaluation_checks, sample, train
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
 
@@ -154,3 +156,20 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
     with pytest.raises(UserError, match=r"classifier_scale=2.*--classifier_workdir"):
         evaluate.evaluate(str(workdir), metrics=["spread"], classifier_scales=["2"])
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits", ["label_accuracy", "memorisation", "spread", "class_recall"]),
+        ("digits_classifier", ["accuracy"]),
+        ("shapes", ["attributes", "memorisation"]),
+        ("celebahq256", ["memorisation"]),
+    ],
+)
+def test_what_is_measured_by_default_fits_the_run(tmp_path, name, expected):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    configs.write(tmp_path, config)
+    assert evaluation_checks.default_metrics(str(tmp_path)) == expected
+    with pytest.raises(UserError, match="no checkpoint in"):
+        evaluate.evaluate(str(tmp_path / "nothing"))

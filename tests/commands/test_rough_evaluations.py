@@ -10,10 +10,11 @@ from ddpm_jax.commands import (
     evaluate,
     exported_features,
     feature_space,
+    pixel_metrics,
     results,
 )
 from ddpm_jax.commands.evaluate import SpaceFlags
-from ddpm_jax.data import DataInfo
+from ddpm_jax.data import DataInfo, build_source
 from ddpm_jax.data.sources import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Features
@@ -219,3 +220,10 @@ def test_what_is_not_finite_is_no_number_in_a_file():
     record = results.Figure(float("inf"), float("nan"), 1.0).record()
     assert record == {"value": None, "low": None, "high": 1.0}
     assert results.text(record) == ""
+
+
+def test_no_room_for_the_real_images_is_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))
+    digits = [build_source("digits", split) for split in ("train", "validation")]
+    with pytest.raises(UserError, match=r"no room for the real images.*No space left.*TMPDIR"):
+        pixel_metrics.real_images(*digits)
