@@ -223,7 +223,10 @@ def test_what_is_not_finite_is_no_number_in_a_file():
 
 
 def test_no_room_for_the_real_images_is_one_line(monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))
+    def full():
+        return open("/dev/full", "r+b", buffering=0)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     digits = [build_source("digits", split) for split in ("train", "validation")]
     with pytest.raises(UserError, match=r"no room for the real images.*No space left.*TMPDIR"):
         pixel_metrics.real_images(*digits)
