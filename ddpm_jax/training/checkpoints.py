@@ -28,7 +28,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 
 
 class Checkpoints:
-    """DIR/checkpoints/STEP: the latest `keep` steps and the best by validation loss.
+    """DIR/checkpoints/STEP: the latest `keep` steps and the `best`.
 
     A step is written under another name and renamed when it is complete and its digests are, so a
     crash leaves a whole step or none. Use as a context manager: leaving it waits for the last
@@ -85,7 +85,8 @@ class Checkpoints:
             return []
         except OSError as error:
             raise UserError(f"cannot read {self.directory} ({step_files.reason(error)})") from error
-        return sorted(int(p.name) for p in named if p.name == str(int(p.name)) and _is_filled(p))
+        steps = [p for p in named if p.name == str(int(p.name)) and step_files.is_filled(p)]
+        return sorted(int(p.name) for p in steps)
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -347,12 +348,3 @@ class Checkpoints:
                 f"{self._folder(step)} is damaged and cannot be set aside "
                 f"({step_files.reason(error)})"
             ) from error
-
-
-def _is_filled(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):  # no folder, or the writer has just renamed it
-        return False
-    except OSError:  # there it is; reading it will say what is wrong
-        return True

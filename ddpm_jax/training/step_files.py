@@ -163,6 +163,16 @@ def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.unflatten(structure, leaves)
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether there is a folder that is not empty; one that cannot be read counts as such."""
+    try:
+        return any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # no folder, or the writer has just renamed it
+        return False
+    except OSError:  # there it is; reading it will say what is wrong
+        return True
+
+
 def sync(*paths: Path) -> None:
     """Have these files, or what these folders list, on disk, also if the power fails now."""
     for path in paths:
