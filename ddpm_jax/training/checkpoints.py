@@ -60,12 +60,9 @@ class Checkpoints:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(
-                    f"cannot make {self.directory} ({step_files.reason(error)})"
-                ) from error
-            for pattern in (PARTIAL, LEAVING):  # what a crash left
-                for folder in self.directory.glob(pattern.format("*")):
-                    shutil.rmtree(folder, ignore_errors=True)
+                reason = step_files.reason(error)
+                raise UserError(f"cannot make {self.directory} ({reason})") from error
+            self._clear(PARTIAL, LEAVING)  # what a crash left
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -331,12 +328,17 @@ class Checkpoints:
         """Delete all but the latest and the best: renamed first, for a half-deleted one is none."""
         for left in self.directory.glob(LEAVING.format("*")):  # by a deletion that failed
             shutil.rmtree(left)
+        self._clear(PARTIAL)  # Orbax's threads may write on after a save has failed
         kept = {*self.steps()[-self._keep :], self.best()}
         for step in self.steps():
             if step not in kept:
                 leaving = self.directory / LEAVING.format(step)
                 os.rename(self._folder(step), leaving)
                 shutil.rmtree(leaving)
+
+    def _clear(self, *names: str) -> None:
+        for folder in (f for name in names for f in self.directory.glob(name.format("*"))):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _set_aside(self, step: int) -> Path:
         names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
