@@ -67,11 +67,8 @@ def measure(
     """
     metrics, known = [*dict.fromkeys(metrics)], ", ".join(distribution_metrics.METRICS)
     if not metrics:
-        raise UserError(
-            f"--metrics is empty: need some of {', '.join(distribution_metrics.METRICS)}"
-        )
+        raise UserError(f"--metrics is empty: need some of {known}")
     if wrong := [m for m in metrics if m not in distribution_metrics.METRICS]:
-        known = ", ".join(distribution_metrics.METRICS)
         raise UserError(f"--metrics={wrong[0]} is not of features; of exported ones: {known}")
     drawn, data = _read("sample_features", samples), _read("reference_features", reference)
     # What only one of them has is needed of neither, or `check` names it.

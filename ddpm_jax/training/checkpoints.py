@@ -1,6 +1,5 @@
 """The checkpoints of a run: written in the background, proven whole before they are used."""
 
-import logging
 import math
 import os
 import shutil
@@ -20,11 +19,6 @@ from ddpm_jax.training.step_files import Damaged, Record
 # What a step is called while it is written, and while it is deleted: no such name is ever read.
 PARTIAL, LEAVING = ".{}.partial", ".{}.leaving"
 WRITER = "checkpoint writer"
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Orbax tells each stage of a save, and each error with its stacks; a run prints one line."""
-    return "orbax" not in record.pathname
 
 
 class Checkpoints:
@@ -55,7 +49,7 @@ class Checkpoints:
         self._writing, self._began, self._told_stuck = 0, 0.0, False
         self._complaints: list[str] = []
         self._failed: BaseException | None = None
-        logging.getLogger("absl").addFilter(_worth_saying)
+        step_files.quiet_orbax()
         if not read_only:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)

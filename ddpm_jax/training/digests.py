@@ -1,4 +1,4 @@
-"""Digests of states: of each leaf, and from them of whole trees."""
+"""Digests of states, of each leaf and from them of whole trees; and of the code."""
 
 import functools
 import hashlib

@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -163,6 +164,11 @@ def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.unflatten(structure, leaves)
 
 
+def quiet_orbax() -> None:
+    """Orbax tells each stage of a save, and each error with its stacks; a run prints one line."""
+    logging.getLogger("absl").addFilter(_worth_saying)
+
+
 def is_filled(folder: Path) -> bool:
     """Whether there is a folder that is not empty; one that cannot be read counts as such."""
     try:
@@ -200,6 +206,10 @@ def _checked_leaves(host: TrainState) -> dict[str, str]:
         if not np.isfinite(total) and not np.isfinite(leaf).all():
             raise UserError(f"{jax.tree_util.keystr(path)} is not finite")
     return digests.of_leaves(host)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 def _orbax() -> ocp.Checkpointer:

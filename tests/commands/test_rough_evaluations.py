@@ -17,6 +17,7 @@ from ddpm_jax.commands.evaluate import SpaceFlags
 from ddpm_jax.data import DataInfo, build_source
 from ddpm_jax.data.sources import ArraySource
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import kernel_distance, moments
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
 
@@ -220,6 +221,23 @@ def test_what_is_not_finite_is_no_number_in_a_file():
     record = results.Figure(float("inf"), float("nan"), 1.0).record()
     assert record == {"value": None, "low": None, "high": 1.0}
     assert results.text(record) == ""
+
+
+def test_a_distance_alone_is_the_value_that_has_an_interval(monkeypatch):
+    reference, samples = Features(normal(0, 400, 4)), Features(normal(1, 300, 4))
+    known = moments.statistics(moments.of(reference.pooled))
+    calls = []
+    subsets = kernel_distance.kernel_distance
+    monkeypatch.setattr(
+        kernel_distance, "kernel_distance", lambda *a, **k: calls.append(a) or subsets(*a, **k)
+    )
+    for most in (10**9, 1000):  # all pairs, and subsets where those are too many
+        monkeypatch.setattr(distribution_metrics, "MOST_PAIRS", most)
+        both = distribution_metrics.measure(["fid", "kid"], reference, samples, seed=0)
+        for metric, figure in ((m, both[m]) for m in ("fid", "kid")):
+            found = distribution_metrics.distance(metric, reference, samples, lambda _: known)
+            assert found == pytest.approx(figure.value, rel=1e-9)
+    assert len(calls) == 2
 
 
 def test_no_room_for_the_real_images_is_one_line(monkeypatch):
