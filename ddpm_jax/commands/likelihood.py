@@ -13,6 +13,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import likelihood as protocol
 from ddpm_jax.experiment import Loaded
 from ddpm_jax.parts import conditions, objectives, processes
+from ddpm_jax.reporting.report import evaluations
 from ddpm_jax.samplers import ode
 
 # Of the ODE, as in Song et al. 2021. At 1e-4 the digits' mean differs by 0.003 bits, one image's by
@@ -22,7 +23,7 @@ NUM_DRAWS = 128
 NUM_PROBES = 1
 
 TOTALS = ("discrete_vlb", "continuous_vlb", "ode")
-PREFIX = "bpd_"
+PREFIX = evaluations.LIKELIHOOD
 ROWS = {
     "discrete_vlb": "discrete VLB",
     "discrete_prior": "  prior",

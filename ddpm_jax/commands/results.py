@@ -13,8 +13,9 @@ from ddpm_jax.commands import environment
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import intervals
 from ddpm_jax.evaluation.intervals import Interval
+from ddpm_jax.reporting.report import evaluations
 
-FORMAT = 2
+FORMAT = evaluations.FORMAT  # what is written is what a report reads
 Record = dict[str, Any]
 
 
