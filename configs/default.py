@@ -1,5 +1,5 @@
-"""The default experiment; ddpm_jax/default_config.py lists every field, with a comment."""
+"""The default experiment; ddpm_jax/config/defaults.py lists every field, with a comment."""
 
-from ddpm_jax.default_config import get_config
+from ddpm_jax.config.defaults import get_config
 
 __all__ = ["get_config"]

@@ -1,4 +1,4 @@
-"""Flags of how samples are drawn, and of what is asked of them; see `commands.tasks`."""
+"""Flags of how samples are drawn, and of what is asked of them; see `commands.sample`."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ PAIRS = ("inpaint",)
 def define_sampler() -> None:
     """The most used fields of config.sample but for scales, and --options for the others."""
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
-    text("sampler", None, "ddim, heun, dpm_solver_pp, ...: ddpm_jax/default_config.py lists them")
+    text("sampler", None, "ddim, heun, dpm_solver_pp, ...: ddpm_jax/config/defaults.py lists them")
     whole("num_steps", None, "steps of the sampler's grid")
     text("grid", None, "uniform, karras, log_snr_uniform, ...")
     whole("order", None, "of dpm_solver_pp and unipc: 1, 2 or 3")

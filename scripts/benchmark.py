@@ -35,7 +35,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out={_OUT.value}: cannot write there ({error.strerror})") from error
     cli.use_compile_cache()
-    from ddpm_jax.commands import benchmark
+    from ddpm_jax.commands.benchmark import benchmark
 
     config = cli.load_config_file(_CONFIG.value)
     script = Path(__file__).with_name("train.py")

@@ -24,7 +24,9 @@ _RAW = flags.DEFINE_bool("raw_params", False, "export: not the moving average")
 def main(action: str) -> int:
     if _WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder of a run")
-    from ddpm_jax.commands import checkpoint  # after the flags: a mistake answers at once
+    from ddpm_jax.commands.checkpoint import (
+        checkpoint,  # after the flags: a mistake answers at once
+    )
 
     workdir = Path(_WORKDIR.value)
     if action == "list":

@@ -54,7 +54,7 @@ flags.declare_key_flag("compile_cache")
 
 
 def main(action: str, *result_files: str) -> None:
-    from ddpm_jax.commands import compare, evaluate
+    from ddpm_jax.commands.evaluate import compare, evaluate
 
     if action == "compare":
         cli.refuse(evaluate.FLAGS, "is of evaluating, not of comparing")

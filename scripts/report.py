@@ -22,7 +22,7 @@ flags.declare_key_flag("compile_cache")
 
 def main() -> None:
     cli.use_compile_cache()
-    from ddpm_jax.commands import report
+    from ddpm_jax.commands.report import report
 
     f = flags.FLAGS
     target = report.report(f.workdir, f.out, draw=f.draw)

@@ -27,7 +27,7 @@ def main() -> int:
         raise UserError("--workdir is missing: name a new folder")
     cli.use_compile_cache()
     from configs import default  # after cli.run: configs/ stands beside scripts/
-    from ddpm_jax.commands import reproduce
+    from ddpm_jax.commands.reproduce import reproduce
 
     result, code = reproduce.reproduce(
         _MANIFEST.value, _WORKDIR.value, default.get_config(), data_dir=_DATA_DIR.value

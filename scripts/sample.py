@@ -41,7 +41,7 @@ flags.declare_key_flag("compile_cache")
 
 def main() -> None:
     cli.use_compile_cache()
-    from ddpm_jax.commands import sample
+    from ddpm_jax.commands.sample import sample
 
     f = flags.FLAGS
     sample.to_files(

@@ -3,7 +3,7 @@
   python scripts/train.py --config=configs/digits.py --workdir=runs/digits
 
 Any field of the config can be set: --config.optim.learning_rate=1e-3; all of them are listed in
-ddpm_jax/default_config.py. Exit code 75 means stopped by a signal and saved: run the same command
+ddpm_jax/config/defaults.py. Exit code 75 means stopped by a signal and saved: run the same command
 again. On several machines, start it on each with --coordinator; they share the --workdir.
 """
 
@@ -38,11 +38,7 @@ def main() -> int | None:
     if _CONFIG.value is None:
         raise UserError("--config is missing: name a file of configs/, say configs/digits.py")
     cli.use_compile_cache()
-    from ddpm_jax.commands import (  # after the flags: a typing mistake answers at once
-        dry_run,
-        replay,
-        train,
-    )
+    from ddpm_jax.commands.train import dry_run, replay, train
 
     if _DRY_RUN.value:
         print(json.dumps(dry_run.dry_run(_CONFIG.value), indent=2))

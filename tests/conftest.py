@@ -123,7 +123,7 @@ def unconditional_run(tmp_path_factory):
     import tiny_runs
     from PIL import Image
 
-    from ddpm_jax.commands import train
+    from ddpm_jax.commands.train import train
 
     def make(workdir):
         folder = workdir.parent / "images"

@@ -9,13 +9,13 @@ from PIL import Image
 from random_networks import random_params
 from tiny_runs import tiny_config
 
-from ddpm_jax import config as configs
 from ddpm_jax import experiment
-from ddpm_jax.commands import sample, train
+from ddpm_jax.build import conditioning, upsampling
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Cascade, Task
-from ddpm_jax.parts import cascade
-from ddpm_jax.parts import conditions as told
 from ddpm_jax.reporting import figures
 
 RNG = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_no_noise_is_that_of_the_model_before(upsampler):
     keys = jax.random.split(jax.random.key(0), 3)
     bits = [keys]
     for c in (upsampler.experiment.config, loaded(UPSAMPLER, sized(16, 16)).experiment.config):
-        bits.append(cascade.prepare(c)(keys, {}, {})[0])
+        bits.append(upsampling.prepare(c)(keys, {}, {})[0])
     drawn = np.stack([jax.vmap(lambda k: jax.random.normal(k, (500,)))(one) for one in bits])
     together = np.corrcoef(drawn.reshape(9, 500))
     assert np.abs(together - np.eye(9)).max() < 5 / np.sqrt(500)
@@ -264,15 +264,15 @@ def test_what_is_of_enlarging_is_refused_elsewhere(group):
 def test_the_data_are_not_asked_for_it(upsampler):
     built = upsampler.experiment
     assert set(built.batch_shapes()) == {"image", "label"}
-    assert told.dropout(built.config) == {"label": 0.1, "low_resolution": 0.0}
-    assert cascade.level(built.config) == 0.2
+    assert conditioning.dropout(built.config) == {"label": 0.1, "low_resolution": 0.0}
+    assert upsampling.level(built.config) == 0.2
 
 
 @pytest.fixture(scope="module")
 def run(unconditional_run, tmp_path_factory):
     """An upsampler from 8x12 to 16x24, behind `unconditional_run`; its config."""
-    config = configs.override(
-        configs.read(unconditional_run.workdir),
+    config = config_files.override(
+        config_files.read(unconditional_run.workdir),
         merged(
             UPSAMPLER,
             {"diffusion": {"low_resolution": 8}, "data": {"image_size": (16, 24)}},
@@ -288,7 +288,7 @@ def test_a_run_that_enlarges_resumes_exactly(run, tmp_path):
     workdir, config = run
     quiet = {"sample_every": 0, "validate_every": 0}
     for num_steps in (2, 4):
-        part = configs.override(config, {"train": quiet | {"num_steps": num_steps}})
+        part = config_files.override(config, {"train": quiet | {"num_steps": num_steps}})
         assert train.train(part, tmp_path / "half") == 0
     assert tiny_runs.final(tmp_path / "half") == tiny_runs.final(workdir)
 

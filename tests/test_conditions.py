@@ -9,12 +9,13 @@ from PIL import Image
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, sample, train
+from ddpm_jax.build import conditioning
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import Batches, shapes
-from ddpm_jax.diffusion import conditions as named
-from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion import condition_dropout, schedules
 from ddpm_jax.errors import UserError
-from ddpm_jax.parts import conditions as told
 from ddpm_jax.reporting import figures
 from ddpm_jax.training import step
 
@@ -104,7 +105,7 @@ def test_what_is_null_is_null_of_its_kind():
         "sketch": jnp.ones((2, 4, 4, 1)),
         "tokens_mask": jnp.ones((2, 3), bool),
     }
-    absent = named.null(whole)
+    absent = condition_dropout.null(whole)
     assert (absent["label"] == -1).all()
     assert (absent["sketch"] == 0).all()
     assert not absent["tokens_mask"].any()
@@ -238,8 +239,8 @@ def test_labels_and_conditions_go_together():
         model={"num_classes": 4, "conditions": ("colour",)},
         diffusion={"label_dropout": 0.1, "condition_dropout": (0.2,)},
     )
-    assert told.dropout(c) == {"label": 0.1, "colour": 0.2}
-    whole = told.arrays(c, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
+    assert conditioning.dropout(c) == {"label": 0.1, "colour": 0.2}
+    whole = conditioning.arrays(c, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
     assert {name: value.tolist() for name, value in whole.items()} == {
         "label": [0, 1, 2],
         "colour": [0, 5, 0],

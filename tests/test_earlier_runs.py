@@ -85,8 +85,8 @@ def test_a_stopped_one_ends_where_it_would_have_ended(tmp_path):
     """Bit for bit where the machine is the one that made it; elsewhere as near as rounding is."""
     workdir = copied("stopped", tmp_path)
     call = (
-        "import sys; from ddpm_jax import config; from ddpm_jax.commands import train; "
-        "sys.exit(train.train(config.read(sys.argv[1]), sys.argv[1]))"
+        "import sys; from ddpm_jax.config import config_files; from ddpm_jax.commands.train import "
+        "train; sys.exit(train.train(config_files.read(sys.argv[1]), sys.argv[1]))"
     )
     # As it was made: the suite's own settings of XLA round otherwise.
     settings = {name: v for name, v in tiny_runs.environment().items() if name != "XLA_FLAGS"}

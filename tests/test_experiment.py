@@ -10,14 +10,14 @@ import pytest
 import tiny_runs
 from tiny_runs import tiny_config
 
-from ddpm_jax import config as configs
 from ddpm_jax import experiment, samplers
+from ddpm_jax.build import paths, sampling
+from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
-from ddpm_jax.parts import processes
-from ddpm_jax.parts import sampling as sample_parts
-from ddpm_jax.training import sharding
-from ddpm_jax.training.digests import digest
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.digests import digest
+from ddpm_jax.trained import program
 
 CONFIGS = sorted(path.stem for path in (tiny_runs.ROOT / "configs").glob("*.py"))
 # Ho et al. (2020), section 4: 35.7 and 114 million; the exact numbers are of their code.
@@ -112,21 +112,21 @@ def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
 
 
 @pytest.mark.wide(8)
-@pytest.mark.parametrize("name", processes.SCHEDULES)
+@pytest.mark.parametrize("name", paths.SCHEDULES)
 def test_every_schedule_can_be_sampled(name):
     """By three samplers and grids, others for each schedule; a path to alpha = 0 needs a level.
 
     What comes out has the data's mean and standard deviation.
     """
-    schedule = processes.schedule(tiny_config(diffusion={"schedule": name, "num_steps": 1000}))
+    schedule = paths.schedule(tiny_config(diffusion={"schedule": name, "num_steps": 1000}))
     if schedule is None:
         schedule = schedules.from_gamma(lambda t: 18.3 * t - 13.3)
     data = oracles.Gaussian(0.1, 0.3)
-    first = 3 * [*processes.SCHEDULES].index(name)
+    first = 3 * [*paths.SCHEDULES].index(name)
     names = itertools.islice(
         zip(
-            itertools.cycle(sample_parts.GRIDS),
-            itertools.cycle(sample_parts.SAMPLERS),
+            itertools.cycle(sampling.GRIDS),
+            itertools.cycle(sampling.SAMPLERS),
             strict=False,
         ),
         first,
@@ -139,9 +139,9 @@ def test_every_schedule_can_be_sampled(name):
         if grid in ("leading", "linspace") and schedule.betas is None:
             options["grid"] = "quadratic"
         c = tiny_config(sample=options)
-        times = sample_parts.times(c, schedule)
+        times = sampling.times(c, schedule)
         x = samplers.initial_noise(jax.random.key(0), schedule, times, (500, 8))
-        run = sample_parts.sampler(c)
+        run = sampling.sampler(c)
         x0 = run(data.denoiser(schedule), schedule, times, jax.random.key(1), x)
         # 50 steps are few for a corrector, and Langevin dynamics from edm's even t for none.
         wide = {"predictor_corrector": 0.3, "langevin": 1.0}.get(sampler, 0.13)
@@ -219,7 +219,7 @@ def test_a_learned_schedule_is_sampled_in_its_present_state():
     built = experiment.build(config)
     params = jax.jit(built.init_params)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 8)
-    sample_fn = built.sample_fn()
+    sample_fn = program.sample_fn(built)
     first = sample_fn(params, keys, {})
     np.testing.assert_array_equal(sample_fn(params, keys, {}), first)
     # A gamma that training has moved is another schedule, and the samples follow it.
@@ -234,14 +234,14 @@ def test_a_learned_schedule_is_sampled_in_its_present_state():
 
 def test_another_sampler_does_not_inherit_options():
     c = tiny_config(sample={"sampler": "ddim", "eta": 0.5, "clip_x0": False})
-    changed = sample_parts.own_options({"sampler": "heun"}, c)
+    changed = sampling.own_options({"sampler": "heun"}, c)
     assert changed["eta"] is None
-    assert sample_parts.own_options({"num_steps": 3}, c) == {"num_steps": 3}
+    assert sampling.own_options({"num_steps": 3}, c) == {"num_steps": 3}
     # A threshold is asked for in place of the clip that the run has by default.
     clipped = tiny_config(sample={"clip_x0": True})
-    assert sample_parts.own_options({"threshold": 0.9}, clipped)["clip_x0"] is False
-    assert sample_parts.own_options({"threshold": 0.9, "clip_x0": True}, clipped)["clip_x0"]
-    assert sample_parts.own_options({"sampler": "ddim", "eta": 0.1}, c)["eta"] == 0.1
+    assert sampling.own_options({"threshold": 0.9}, clipped)["clip_x0"] is False
+    assert sampling.own_options({"threshold": 0.9, "clip_x0": True}, clipped)["clip_x0"]
+    assert sampling.own_options({"sampler": "ddim", "eta": 0.1}, c)["eta"] == 0.1
 
 
 def test_the_first_objectives_weights_are_those_of_the_config():
@@ -345,8 +345,8 @@ def test_a_notebooks_mistakes_are_named(finished_run, tmp_path):
 def test_all_devices_sample_whatever_the_batch_divides_by(finished_run, tmp_path):
     # Trained with 6 images a step somewhere; here are 8 devices.
     shutil.copytree(finished_run.workdir, tmp_path / "run")
-    config = configs.override(configs.read(tmp_path / "run"), {"data": {"batch_size": 6}})
-    configs.write(tmp_path / "run", config)
+    config = config_files.override(config_files.read(tmp_path / "run"), {"data": {"batch_size": 6}})
+    config_files.write(tmp_path / "run", config)
     loaded = experiment.load(tmp_path / "run")
     assert loaded.experiment.mesh.size == 8
     np.testing.assert_array_equal(loaded.sample(3), experiment.load(finished_run.workdir).sample(3))

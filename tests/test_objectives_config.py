@@ -9,7 +9,7 @@ from scipy import stats
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 
 HYBRID = {"loss": "hybrid", "variance": "learned_range"}

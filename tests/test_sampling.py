@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import sampling
+from ddpm_jax.trained import drawing
 
 
 def fake_sample_fn(params, keys, conditions):
@@ -15,7 +15,7 @@ def fake_sample_fn(params, keys, conditions):
 
 def drawn(num, batch_size, seed=0, **options):
     conditions = {"label": np.zeros(num, np.int32)}
-    batches = sampling.draw_images(
+    batches = drawing.draw_images(
         fake_sample_fn, 1.0, num, conditions, seed=seed, batch_size=batch_size, **options
     )
     return np.concatenate(list(batches))
@@ -36,7 +36,7 @@ def test_every_batch_has_the_same_size():
         return jnp.zeros((len(keys), 1, 1, 1))
 
     given = {"label": [3, 1, 4, 1, 5], "colour": [0, 1, 2, 3, 4]}
-    batches = list(sampling.draw_images(spy, None, 5, given, seed=0, batch_size=4))
+    batches = list(drawing.draw_images(spy, None, 5, given, seed=0, batch_size=4))
     assert seen == [
         ((4,), {"label": [3, 1, 4, 1], "colour": [0, 1, 2, 3]}),
         ((4,), {"label": [5] * 4, "colour": [4] * 4}),  # padded by the last
@@ -45,7 +45,7 @@ def test_every_batch_has_the_same_size():
 
 
 def test_a_codec_decodes_before_the_pixels_are_made():
-    double = sampling.Codec(encode=lambda x: x / 2, decode=lambda z: 2 * z)
+    double = drawing.Codec(encode=lambda x: x / 2, decode=lambda z: 2 * z)
     plain = drawn(4, 4).astype(float) / 127.5 - 1
     doubled = drawn(4, 4, codec=double).astype(float) / 127.5 - 1
     np.testing.assert_allclose(doubled, np.clip(2 * plain, -1, 1), atol=0.02)
@@ -53,8 +53,8 @@ def test_a_codec_decodes_before_the_pixels_are_made():
 
 def test_every_grey_level_comes_back():
     levels = np.arange(256)
-    np.testing.assert_array_equal(sampling.to_uint8(jnp.asarray(levels / 127.5 - 1)), levels)
-    outside = sampling.to_uint8(jnp.array([-7.0, -1.0, 1.0, 7.0]))
+    np.testing.assert_array_equal(drawing.to_uint8(jnp.asarray(levels / 127.5 - 1)), levels)
+    outside = drawing.to_uint8(jnp.array([-7.0, -1.0, 1.0, 7.0]))
     assert outside.tolist() == [0, 0, 255, 255]
     assert outside.dtype == np.uint8
 
@@ -69,6 +69,6 @@ def test_every_grey_level_comes_back():
     ],
 )
 def test_labels_cycle(num, num_classes, given, labels):
-    ours = sampling.default_labels(num, num_classes, given)
+    ours = drawing.default_labels(num, num_classes, given)
     assert ours.dtype == np.int32
     assert ours.tolist() == labels

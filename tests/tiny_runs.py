@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import digits
-from ddpm_jax import config as configs
+from ddpm_jax.config import config_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def tiny_config(fields=TINY, **changes) -> ConfigDict:
     for name, value in fields.items():
         group, field = name.split(".")
         groups.setdefault(group, {})[field] = value
-    return configs.override(configs.override(digits.get_config(), groups), changes)
+    return config_files.override(config_files.override(digits.get_config(), groups), changes)
 
 
 def tiny_flags(workdir, fields=TINY, **changes) -> list[str]:

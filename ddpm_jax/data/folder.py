@@ -12,7 +12,7 @@ import numpy as np
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import UserError
-from ddpm_jax.files import read_bytes
+from ddpm_jax.runtime.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LABELS_FILE = "labels.csv"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from ddpm_jax import files
+from ddpm_jax.runtime import files
 
 # What an image may be at most, in the file and decoded; larger ones are broken. Both are known
 # before anything is decoded. Pillow's own limit is a global that any library may change.

@@ -18,11 +18,11 @@ import optax
 import safetensors.numpy
 from blake3 import blake3
 
-from ddpm_jax import files
 from ddpm_jax.data import DataInfo, Source, fingerprint
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.models import FeatureClassifier
+from ddpm_jax.runtime import files
 
 # What is trained, and how. Another version is another space of features: count it up whenever
 # anything here or in `FeatureClassifier` changes.

@@ -10,7 +10,7 @@ import safetensors
 from blake3 import blake3
 
 from ddpm_jax.evaluation import npz
-from ddpm_jax.files import parse_json, read_bytes
+from ddpm_jax.runtime.files import parse_json, read_bytes
 
 HEADER_BYTES = 2**20
 ARRAYS = 64  # in a file

@@ -6,9 +6,9 @@ import zipfile
 
 import numpy as np
 
-from ddpm_jax import files
 from ddpm_jax.evaluation import npz
 from ddpm_jax.evaluation.moments import Statistics
+from ddpm_jax.runtime import files
 
 LIMIT_BYTES = 2**30  # of a file and of an array; 2048 dimensions take 2**25
 _NUM_BYTES = 4096

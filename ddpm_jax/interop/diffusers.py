@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from ddpm_jax import files
 from ddpm_jax.interop import safetensor_files, unet2d_config
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models import UNet
+from ddpm_jax.runtime import files
 
 
 def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[str, Any]]:

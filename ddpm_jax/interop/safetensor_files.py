@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from ddpm_jax.files import parse_json, read_bytes
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
+from ddpm_jax.runtime.files import parse_json, read_bytes
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax import files
 from ddpm_jax.models import UNet
+from ddpm_jax.runtime import files
 
 VERSION = "0.42.1"
 # The defaults of UNet2DModel.__init__ in diffusers VERSION: what a field that config.json leaves

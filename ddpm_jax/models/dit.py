@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.models import conditioning
-from ddpm_jax.models.conditioning import Conditions
+from ddpm_jax.models import condition_embedding
+from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import sinusoidal_embedding
 
 # depth, width, heads: Table 1 of the paper.
@@ -72,8 +72,8 @@ class DiT(nn.Module):
           ValueError: for sizes that do not divide, or conditions that the network does not have.
         """
         self._check(xt)
-        values = conditioning.values(self.num_classes, self.attributes)
-        given = conditioning.complete(
+        values = condition_embedding.values(self.num_classes, self.attributes)
+        given = condition_embedding.complete(
             conditions,
             xt.shape,
             values,
@@ -81,7 +81,7 @@ class DiT(nn.Module):
             tokens_channels=0,
         )
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
-        tokens = self._tokens(conditioning.beside(xt, given, self.images).astype(self.dtype))
+        tokens = self._tokens(condition_embedding.beside(xt, given, self.images).astype(self.dtype))
         for k in range(self.depth):
             tokens = Block(
                 self.num_heads,
@@ -116,7 +116,7 @@ class DiT(nn.Module):
             time, FREQUENCIES, freq_shift=self.freq_shift, flip_sin_to_cos=True
         )
         embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
-        for name, count in conditioning.values(self.num_classes, self.attributes).items():
+        for name, count in condition_embedding.values(self.num_classes, self.attributes).items():
             table = nn.Embed(
                 count + 1,
                 self.width,
@@ -124,7 +124,7 @@ class DiT(nn.Module):
                 embedding_init=_small,
                 name=f"{name}_embedding",
             )
-            embedding += table(conditioning.row(given[name], count))
+            embedding += table(condition_embedding.row(given[name], count))
         return embedding
 
     def _check(self, xt: jax.Array) -> None:

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.models import conditioning
-from ddpm_jax.models.conditioning import Conditions
+from ddpm_jax.models import condition_embedding
+from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import (
     Attention,
     CrossAttention,
@@ -172,8 +172,8 @@ class UNet(nn.Module):
           ValueError: for sizes that do not divide, or conditions that the network does not have.
         """
         self._check(xt)
-        values = conditioning.values(self.num_classes, self.attributes)
-        given = conditioning.complete(
+        values = condition_embedding.values(self.num_classes, self.attributes)
+        given = condition_embedding.complete(
             conditions,
             xt.shape,
             values,
@@ -188,7 +188,7 @@ class UNet(nn.Module):
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
 
         h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            conditioning.beside(self._features(xt), given, self.images).astype(self.dtype)
+            condition_embedding.beside(self._features(xt), given, self.images).astype(self.dtype)
         )
         skips = down_path(
             h,
@@ -262,7 +262,7 @@ class UNet(nn.Module):
             flip_sin_to_cos=self.flip_sin_to_cos,
         )
         embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
-        for name, count in conditioning.values(self.num_classes, self.attributes).items():
+        for name, count in condition_embedding.values(self.num_classes, self.attributes).items():
             absent = int(self.null_class or name != "label")
             table = nn.Embed(
                 count + absent,
@@ -271,7 +271,7 @@ class UNet(nn.Module):
                 embedding_init=nn.initializers.normal(1.0),
                 name=f"{name}_embedding",
             )
-            embedding += table(conditioning.row(given[name], count))
+            embedding += table(condition_embedding.row(given[name], count))
         return embedding
 
     def _check_label(self, conditions: Conditions) -> None:

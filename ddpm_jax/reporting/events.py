@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import files
+from ddpm_jax.runtime import files
 
 VERSION = "brain.Event:2"
 

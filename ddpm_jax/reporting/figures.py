@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpm_jax import files
+from ddpm_jax.runtime import files
 
 # Smaller images are enlarged, each pixel to a square of whole pixels, or nobody could see them.
 MIN_TILE = 32

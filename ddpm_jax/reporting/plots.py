@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ddpm_jax import files
+from ddpm_jax.runtime import files
 
 
 def trade_off(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax import files
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.events import Events
 from ddpm_jax.reporting.not_fatal import NotFatal, say
+from ddpm_jax.runtime import files
 
 
 class JsonLines:

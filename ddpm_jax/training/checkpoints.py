@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from ddpm_jax.errors import Stuck, UserError
-from ddpm_jax.training import digests, processes, step_files
+from ddpm_jax.runtime import digests, processes
+from ddpm_jax.training import step_files
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged, Record
 

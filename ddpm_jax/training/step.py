@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.diffusion import conditions as named
-from ddpm_jax.diffusion import losses, time_draws
+from ddpm_jax.diffusion import condition_dropout, losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
 from ddpm_jax.training import ema, guard
@@ -150,7 +149,9 @@ def make_objective(
         conditions = None
         if dropout:
             masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
-            conditions = named.drop({name: batch[name] for name in [*dropout, *masks]}, drawn.drop)
+            conditions = condition_dropout.drop(
+                {name: batch[name] for name in [*dropout, *masks]}, drawn.drop
+            )
 
         def network(xt: jax.Array, time: jax.Array) -> jax.Array:
             rngs = {"dropout": key_dropout} if train else None

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from blake3 import blake3
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import digests
+from ddpm_jax.runtime import digests
 from ddpm_jax.training.state import TrainState
 
 RECORD = "digests.json"

@@ -8,10 +8,12 @@ import pytest
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import attributes, evaluate, train
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import shapes
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import attributes
 
 HELD_OUT = ("red circle", "blue cross")
 NO_TASK = experiment.Task()

@@ -9,8 +9,9 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import tiny_config
 
-from ddpm_jax import config as configs
-from ddpm_jax.commands import sample, train
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 
 
@@ -142,11 +143,11 @@ def test_checkpoints_of_nobody_knows_what_are_refused(finished_run, tmp_path):
 def test_data_that_went_away_leave_the_run_as_it_was(unconditional_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(unconditional_run.workdir, workdir)
-    config = configs.read(workdir)
+    config = config_files.read(workdir)
     gone = {"data": {"data_dir": str(tmp_path / "gone")}, "train": {"num_steps": 8}}
     before = tiny_runs.snapshot(tmp_path)
     with pytest.raises(UserError, match=r"no such folder: .*gone"):
-        train.train(configs.override(config, gone), workdir)
+        train.train(config_files.override(config, gone), workdir)
     assert tiny_runs.snapshot(tmp_path) == before
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddpm_jax.commands import peers
+from ddpm_jax.commands.benchmark import peers
 
 pytest.importorskip("diffusers")
 

@@ -11,9 +11,10 @@ import safetensors.numpy
 import tiny_runs
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import checkpoint, train
+from ddpm_jax.commands.checkpoint import checkpoint
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
-from ddpm_jax.training.digests import digest
+from ddpm_jax.runtime.digests import digest
 
 KEPT = {"validate_every": 4, "keep_checkpoints": 3}
 

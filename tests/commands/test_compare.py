@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ddpm_jax.commands import compare
+from ddpm_jax.commands.evaluate import compare
 from ddpm_jax.errors import UserError
 
 FID = {"value": 2.0, "low": 1.0, "high": 3.0}

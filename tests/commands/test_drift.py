@@ -11,9 +11,9 @@ import pytest
 import tiny_runs
 from tiny_runs import brief_config
 
-from ddpm_jax import config as configs
 from ddpm_jax import experiment
-from ddpm_jax.commands import drift, train
+from ddpm_jax.commands.train import drift, train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import state
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -69,7 +69,7 @@ def test_what_is_allowed_goes_on_and_is_taken_down(run):
     allowed = ["optim.learning_rate", "data.flip", "seed", "ema.decay"]  # the last one is the same
     assert train.train(config, run, allow_drift=allowed) == 0
     assert tiny_runs.final(run)["step"] == 8
-    assert configs.read(run) == configs.resolve(config)
+    assert config_files.read(run) == config_files.resolve(config)
     first, second = json.loads((run / "manifest.json").read_text())["attempts"]
     assert first["allowed_drift"] == []
     assert second["allowed_drift"] == [

@@ -7,9 +7,11 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from ddpm_jax import config as configs
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, evaluation_checks, sample, train
+from ddpm_jax.commands.evaluate import checks, evaluate
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity
 
@@ -169,7 +171,7 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
 )
 def test_what_is_measured_by_default_fits_the_run(tmp_path, name, expected):
     config = importlib.import_module(f"configs.{name}").get_config()
-    configs.write(tmp_path, config)
-    assert evaluation_checks.default_metrics(str(tmp_path)) == expected
+    config_files.write(tmp_path, config)
+    assert checks.default_metrics(str(tmp_path)) == expected
     with pytest.raises(UserError, match="no checkpoint in"):
         evaluate.evaluate(str(tmp_path / "nothing"))

@@ -14,7 +14,7 @@ import pytest
 import tiny_runs
 from tiny_runs import brief_config
 
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
 
 NUM_STEPS = 24
 REMEDY = "run the same command again to go on"

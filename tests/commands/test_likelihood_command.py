@@ -11,9 +11,11 @@ import pytest
 import tiny_runs
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, likelihood, sample_metrics, train
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import likelihood, sample_metrics
 
 TERMS = ("prior", "denoising", "decoder")
 

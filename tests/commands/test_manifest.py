@@ -14,10 +14,12 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import cli
-from ddpm_jax.commands import environment, manifest, train
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import manifest
 from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.runtime import environment
 from ddpm_jax.training.step_files import Record
 
 SECRET = "hunter2-planted-in-the-environment"

@@ -8,13 +8,15 @@ import pytest
 import scipy.linalg
 import tiny_runs
 
-from ddpm_jax import experiment, sampling
-from ddpm_jax.commands import compare, evaluate, pixel_metrics, sample_sets
-from ddpm_jax.commands.evaluate import SpaceFlags
+from ddpm_jax import experiment
+from ddpm_jax.commands.evaluate import compare, evaluate
+from ddpm_jax.commands.evaluate.evaluate import SpaceFlags
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import moments
-from ddpm_jax.training import digests
+from ddpm_jax.measures import pixel_metrics, sample_sets
+from ddpm_jax.runtime import digests
+from ddpm_jax.trained import drawing
 
 PIXELS = SpaceFlags(extractor="pixels")
 NUM = 100
@@ -79,7 +81,7 @@ def test_the_distance_is_that_of_the_samples_which_the_protocol_names(run):
 
 
 def test_what_was_drawn_is_not_drawn_again(run, monkeypatch):
-    monkeypatch.setattr(sampling, "draw_images", None)
+    monkeypatch.setattr(drawing, "draw_images", None)
     again = measured(run, "again", metrics=["fid"])
     assert figure(again, "fid") == figure(read(run, "a"), "fid")
 
@@ -87,13 +89,13 @@ def test_what_was_drawn_is_not_drawn_again(run, monkeypatch):
 def test_more_samples_go_on_from_fewer(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sample_sets, "PART_IMAGES", 16)
     loaded, drawn = experiment.load(run), []
-    draw = sampling.draw_images
+    draw = drawing.draw_images
 
     def counted(sample_fn, params, num, *args, first, **options):
         drawn.append((first, first + num))
         return draw(sample_fn, params, num, *args, first=first, **options)
 
-    monkeypatch.setattr(sampling, "draw_images", counted)
+    monkeypatch.setattr(drawing, "draw_images", counted)
 
     def images(num, cache):
         drawing = loaded.drawing(num, guidance_scale=1.0, batch_size=16)
@@ -110,7 +112,7 @@ def test_what_other_code_drew_is_drawn_anew(run, monkeypatch):
         return "other code"
 
     monkeypatch.setattr(digests, "of_code", other)
-    monkeypatch.setattr(sampling, "draw_images", None)
+    monkeypatch.setattr(drawing, "draw_images", None)
     with pytest.raises(TypeError, match="not callable"):
         measured(run, "other", metrics=["fid"])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.commands import report, report_drawing
+from ddpm_jax.commands.report import drawing, report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium to look with")
@@ -37,9 +37,9 @@ def address(finished_run, tmp_path_factory):
         Image.fromarray(noise).save(workdir / "eval" / "a_nearest.png")
         for nfe in (5, 50):
             (workdir / "eval" / f"a_{nfe}.json").write_text(json.dumps(evaluation(nfe)))
-    drawn = report_drawing.drawn(finished_run.workdir)
+    drawn = drawing.drawn(finished_run.workdir)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_drawing, "drawn", lambda workdir: drawn)  # of both, once
+        patch.setattr(drawing, "drawn", lambda workdir: drawn)  # of both, once
         out = report.report([str(workdir) for workdir in workdirs], str(folder / "a.html"))
     return out.as_uri()
 

@@ -13,7 +13,7 @@ from html_reader import Reader
 from PIL import Image
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import report, report_drawing
+from ddpm_jax.commands.report import drawing, report
 from ddpm_jax.data import evaluation_batches
 from ddpm_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def written(finished_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawn(finished_run):
     """What its newest checkpoint draws."""
-    return report_drawing.drawn(finished_run.workdir)
+    return drawing.drawn(finished_run.workdir)
 
 
 def without(finished_run, tmp_path, *names):
@@ -83,7 +83,7 @@ def test_the_film_ends_in_the_samples_of_the_run(finished_run, drawn):
 
 def test_the_loss_by_t_is_what_validation_measures_by_quarter(finished_run, drawn):
     losses = drawn.losses
-    assert losses.num == report_drawing.EXAMPLES * report_drawing.ROUNDS
+    assert losses.num == drawing.EXAMPLES * drawing.ROUNDS
     np.testing.assert_allclose(losses.t, np.arange(1, 11) / 10, rtol=1e-6)  # T = 10
     # Other noise, other times, and the sums of the training loop.
     loaded = experiment.load(finished_run.workdir)

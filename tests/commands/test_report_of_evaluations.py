@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from html_reader import Reader
 
-from ddpm_jax.commands import evaluate, report
-from ddpm_jax.commands.evaluate import SpaceFlags
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.evaluate.evaluate import SpaceFlags
+from ddpm_jax.commands.report import report
 
 STEPS = (2, 5)
 METRICS = ("fid", "kid", "memorisation")

@@ -8,8 +8,9 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from configs import default
-from ddpm_jax import config as configs
-from ddpm_jax.commands import reproduce, train
+from ddpm_jax.commands.reproduce import reproduce
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 
 
@@ -57,7 +58,7 @@ def test_a_repetition_ends_in_the_same_bits(finished, repeated):
     assert result["differences"] == []
     final = tiny_runs.final(finished)
     assert result["expected"] == result["got"] == final == tiny_runs.final(workdir)
-    assert configs.read(workdir) == configs.read(finished)
+    assert config_files.read(workdir) == config_files.read(finished)
 
 
 def test_another_digest_is_different(changed, repeated, tmp_path, capsys):
@@ -110,7 +111,7 @@ def test_what_never_finished_is_compared_at_its_newest_checkpoint(tmp_path):
     result, code = repeat(path, tmp_path / "new")
     assert (code, result["equal"]) == (0, True)
     assert result["got"] == {"step": 5, "state_sha256": entry["checkpoints"]["5"]}
-    assert configs.read(tmp_path / "new").train.num_steps == 6
+    assert config_files.read(tmp_path / "new").train.num_steps == 6
     assert not (tmp_path / "new" / "final.json").exists()
     # Once more in the same place: nothing is left to train.
     assert repeat(path, tmp_path / "new") == (result, 0)

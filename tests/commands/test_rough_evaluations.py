@@ -5,21 +5,15 @@ import shutil
 import numpy as np
 import pytest
 
-from ddpm_jax.commands import (
-    distribution_metrics,
-    evaluate,
-    exported_features,
-    feature_space,
-    pixel_metrics,
-    results,
-)
-from ddpm_jax.commands.evaluate import SpaceFlags
+from ddpm_jax.commands.evaluate import evaluate, exported_features
+from ddpm_jax.commands.evaluate.evaluate import SpaceFlags
 from ddpm_jax.data import DataInfo, build_source
 from ddpm_jax.data.sources import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import kernel_distance, moments
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
+from ddpm_jax.measures import distribution_metrics, feature_space, pixel_metrics, results
 
 PIXELS = SpaceFlags(extractor="pixels")
 

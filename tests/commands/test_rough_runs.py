@@ -8,8 +8,8 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import brief_config
 
-from ddpm_jax import config as configs
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 
 QUICK = {
@@ -96,10 +96,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_saved_and_whole(tmp_path, capsy
 
 
 def test_a_run_that_died_before_its_first_checkpoint_can_be_tried_with_other_settings(tmp_path):
-    configs.write(tmp_path, brief_config(data={"batch_size": 1024}, train=QUICK))
+    config_files.write(tmp_path, brief_config(data={"batch_size": 1024}, train=QUICK))
     retried = brief_config(optim={"decay": "constant"}, train=QUICK | {"log_every": 0})
     assert train.train(retried, tmp_path) == 0
-    assert configs.read(tmp_path).data.batch_size == 8
+    assert config_files.read(tmp_path).data.batch_size == 8
     # log_every=0 is never.
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     with pytest.raises(UserError, match=r"data\.batch_size: 8 \(int\) there, 1024 "):

@@ -3,10 +3,12 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from ddpm_jax import experiment, sampling
-from ddpm_jax.commands import sample, train
+from ddpm_jax import experiment
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
+from ddpm_jax.trained import drawing
 
 
 @pytest.fixture
@@ -79,8 +81,8 @@ def test_what_was_interrupted_goes_on_and_ends_alike(
             raise KeyboardInterrupt
         return draw_images(*args, **options)
 
-    draw_images = sampling.draw_images
-    monkeypatch.setattr(sampling, "draw_images", draw)
+    draw_images = drawing.draw_images
+    monkeypatch.setattr(drawing, "draw_images", draw)
     with pytest.raises(KeyboardInterrupt):
         to("cut")
     assert not (tmp_path / "cut" / "a.npz").exists()

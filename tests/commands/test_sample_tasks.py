@@ -6,7 +6,7 @@ import tiny_runs
 from PIL import Image
 
 from ddpm_jax import cli
-from ddpm_jax.commands import sample
+from ddpm_jax.commands.sample import sample
 from ddpm_jax.errors import UserError
 
 RNG = np.random.default_rng(0)

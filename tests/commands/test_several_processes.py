@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from ddpm_jax import cli
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 
 if not absl_flags.FLAGS.is_parsed():

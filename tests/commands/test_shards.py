@@ -5,9 +5,9 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from ddpm_jax import files
-from ddpm_jax.commands.shards import Shards
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import files
+from ddpm_jax.runtime.shards import Shards
 
 
 class Maker:

@@ -9,12 +9,13 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import attempt, replay, train
+from ddpm_jax.commands.train import attempt, replay, train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import guard, sharding
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.digests import digest, digests
+from ddpm_jax.training import guard
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.digests import digest, digests
 
 QUIET = {"log_every": 0, "sample_every": 0, "validate_every": 0}
 SPIKE, NAN, LAST = 15, 22, 32

@@ -11,11 +11,11 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import tiny_config
 
-from ddpm_jax import config as configs
 from ddpm_jax import experiment
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
+from ddpm_jax.runtime.digests import digests
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.digests import digests
 
 
 def test_a_run_leaves_what_the_house_plan_says(finished_run):
@@ -24,7 +24,7 @@ def test_a_run_leaves_what_the_house_plan_says(finished_run):
                      "samples", "tensorboard", ".lock"}  # fmt: skip
     steps = sorted(int(path.name) for path in (finished_run.workdir / "checkpoints").iterdir())
     assert steps == [700, 800]
-    assert configs.read(finished_run.workdir) == tiny_config()
+    assert config_files.read(finished_run.workdir) == tiny_config()
 
 
 def test_the_final_digests_are_those_of_the_last_checkpoint(finished_run):

@@ -4,7 +4,8 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import checkpoint, train
+from ddpm_jax.commands.checkpoint import checkpoint
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import frechet, moments
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ def pixels(images, top):
 
 def test_the_least_distance_is_the_best_checkpoint_and_is_kept(tmp_path, monkeypatch, capsys):
     # The way is from good to bad: the second and third evaluation see worse samples.
-    from ddpm_jax.commands.training_evaluation import TrainingEvaluation
+    from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 
     measure, found = TrainingEvaluation.measure, []
 

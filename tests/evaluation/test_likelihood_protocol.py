@@ -7,11 +7,11 @@ import oracles
 import pytest
 from jax.scipy import stats
 
+from ddpm_jax.build import paths
 from ddpm_jax.diffusion import likelihood as diffusion_likelihood
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.prediction import Denoised
 from ddpm_jax.evaluation import likelihood
-from ddpm_jax.parts import processes
 from ddpm_jax.samplers import ode
 
 LEVELS = 5
@@ -68,9 +68,9 @@ def test_a_lattice_has_its_entropy_and_no_density():
     assert mean == pytest.approx(parts)
 
 
-@pytest.mark.parametrize("name", processes.CONTINUOUS)
+@pytest.mark.parametrize("name", paths.CONTINUOUS)
 def test_a_chain_runs_from_noise_to_data(name):
-    schedule = processes.CONTINUOUS[name]()
+    schedule = paths.CONTINUOUS[name]()
     times = likelihood.chain_times(schedule, 10)
     assert (len(times), times[0], times[-1]) == (11, 1, 0)
     assert np.all(np.diff(times) < 0)

@@ -15,11 +15,11 @@ import tiny_runs
 from faults import damage
 from faults import processes_killed as killed
 
-from ddpm_jax import experiment, files
-from ddpm_jax.commands import train
+from ddpm_jax import experiment
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import digests
+from ddpm_jax.runtime import digests, files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Damaged
 

@@ -12,9 +12,9 @@ import toy_training
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.digests import digest
 from ddpm_jax.training import step_files
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.digests import digest
 from ddpm_jax.training.step_files import Damaged
 
 

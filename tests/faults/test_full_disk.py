@@ -18,13 +18,13 @@ import tiny_runs
 from tensorboardX.proto.event_pb2 import Event
 from tiny_runs import brief_config
 
-from ddpm_jax import files
-from ddpm_jax.commands import train
-from ddpm_jax.commands.watch import Watch
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import Stuck, UserError
+from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.not_fatal import NotFatal
 from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.runtime import files
 from ddpm_jax.training import checkpoints, step_files
 from ddpm_jax.training.checkpoints import Checkpoints
 

@@ -10,12 +10,13 @@ import pytest
 import safetensors.numpy
 import tiny_runs
 
-from ddpm_jax import config as configs
-from ddpm_jax import experiment, files
+from ddpm_jax import experiment
+from ddpm_jax.config import config_files
 from ddpm_jax.data import folder
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import safetensor_files
 from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.runtime import files
 
 GOOD = json.dumps(tiny_runs.tiny_config().to_dict())
 
@@ -54,14 +55,14 @@ def test_a_config_of_gigabytes_a_pipe_or_a_folder_is_refused_at_once(tmp_path):
         hole.truncate(2**40)
     tracemalloc.start()
     with pytest.raises(UserError, match="limit of 1,048,576 bytes"):
-        configs.read(tmp_path)
+        config_files.read(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     for make in (os.mkfifo, os.mkdir):
         path.unlink()
         make(path)
         with pytest.raises(UserError, match=r"no regular file|directory"):
-            configs.read(tmp_path)
+            config_files.read(tmp_path)
         if make is os.mkdir:
             path.rmdir()
 
@@ -97,9 +98,11 @@ def test_a_config_of_wrong_types_is_refused_in_one_line(tmp_path, changes):
 
 
 def test_a_number_that_json_has_not_is_refused_before_a_run_keeps_it():
-    config = configs.override(tiny_runs.tiny_config(), {"optim": {"learning_rate": float("inf")}})
+    config = config_files.override(
+        tiny_runs.tiny_config(), {"optim": {"learning_rate": float("inf")}}
+    )
     with pytest.raises(UserError, match=r"config\.optim\.learning_rate=inf: need a finite"):
-        configs.resolve(config)
+        config_files.resolve(config)
 
 
 def test_hostile_lines_of_metrics_are_dropped(tmp_path):

@@ -15,7 +15,9 @@ import pytest
 import tiny_runs
 
 from ddpm_jax import experiment
-from ddpm_jax.commands import evaluate, sample, train
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.sample import sample
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import folder, tfds_source
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.diffusers import unet_from_diffusers

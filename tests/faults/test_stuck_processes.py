@@ -15,9 +15,9 @@ import tensorboard_events
 import tiny_runs
 from tiny_runs import brief_config
 
-from ddpm_jax.commands import manifest as manifests
-from ddpm_jax.commands import train
+from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import manifest
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.training import watchdog
@@ -218,7 +218,7 @@ def test_a_clock_that_jumps_changes_nothing(straight, tmp_path, monkeypatch, cap
         offset[0] = jumps.get(len(seen), offset[0])
 
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    monkeypatch.setattr(manifests, "datetime", Clock)
+    monkeypatch.setattr(manifest, "datetime", Clock)
     monkeypatch.setattr(Progress, "advance", advance_and_jump)
     config = brief_config(
         train={"log_every": 1, "keep_checkpoints": 9, "step_deadline": 60.0, "save_deadline": 30.0}

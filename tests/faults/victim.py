@@ -26,7 +26,7 @@ def half_deleted(folder, **_):
 
 def points():
     """{name: (the module, its function, when the process dies: before, after or instead)}."""
-    from ddpm_jax import files
+    from ddpm_jax.runtime import files
     from ddpm_jax.training import checkpoints, step_files
 
     return {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from random_networks import random_params
 
-from ddpm_jax.diffusion.conditions import null
+from ddpm_jax.diffusion.condition_dropout import null
 from ddpm_jax.models import UNet
 from ddpm_jax.models.layers import ResidualBlock, downsample_mean
 

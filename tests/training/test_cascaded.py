@@ -8,7 +8,9 @@ from PIL import Image
 from scipy import stats
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.training import cascade, dequantise, sharding, step
+from ddpm_jax.runtime import sharding
+from ddpm_jax.training import step
+from ddpm_jax.training.objectives import cascaded, dequantised
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -41,7 +43,7 @@ def shown(objective, images, key=KEY, train=True):
 
 def test_without_noise_it_is_the_enlarged_mean_of_blocks():
     images = pixels(3)
-    seen, x0, _ = shown(cascade.cascaded(plain(), 2, 0.0), images)
+    seen, x0, _ = shown(cascaded.cascaded(plain(), 2, 0.0), images)
     np.testing.assert_array_equal(x0, images[..., 0])
     assert (seen[..., 1] == 1).all()
     for image, got in zip(images[..., 0], seen[..., 0], strict=True):
@@ -52,7 +54,7 @@ def test_without_noise_it_is_the_enlarged_mean_of_blocks():
 
 def test_levels_are_uniform_and_the_noise_is_of_that_level():
     num, largest = 4000, 0.6
-    seen, _, _ = shown(cascade.cascaded(plain(), 2, largest), np.zeros((num, 4, 6, 1), np.float32))
+    seen, _, _ = shown(cascaded.cascaded(plain(), 2, largest), np.zeros((num, 4, 6, 1), np.float32))
     levels = 1 - seen[:, 0, 0, 1]
     assert stats.kstest(levels / largest, "uniform").pvalue > 1e-3
     # In its corners an enlarged image is the small one.
@@ -62,7 +64,7 @@ def test_levels_are_uniform_and_the_noise_is_of_that_level():
 
 
 def test_draws_follow_from_key_and_place_alone():
-    images, objective = pixels(16), cascade.cascaded(plain(), 2, 0.5)
+    images, objective = pixels(16), cascaded.cascaded(plain(), 2, 0.5)
     seen, _, eps = shown(objective, images)
     np.testing.assert_array_equal(shown(objective, images)[0], seen)
     np.testing.assert_array_equal(shown(objective, images, train=False)[0], seen)
@@ -74,13 +76,13 @@ def test_draws_follow_from_key_and_place_alone():
     split = np.asarray(compiled(jax.device_put(images, place)))
     np.testing.assert_allclose(split[..., :2], seen, atol=1e-6)
     # Nor do the objective's own draws change, nor do two images share any.
-    np.testing.assert_array_equal(shown(cascade.cascaded(plain(), 2, 0.0), images)[2], eps)
+    np.testing.assert_array_equal(shown(cascaded.cascaded(plain(), 2, 0.0), images)[2], eps)
     assert len(np.unique(seen[:, 0, 0, 1])) == 16
 
 
 def test_what_is_dropped_is_null_with_its_level():
     num, rate = 4000, 0.3
-    objective = cascade.cascaded(plain(rate), 2, 0.5)
+    objective = cascaded.cascaded(plain(rate), 2, 0.5)
     seen, _, _ = shown(objective, pixels(num))
     absent = (seen == 0).all(axis=(1, 2, 3))
     assert abs(absent.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / num)
@@ -90,8 +92,8 @@ def test_what_is_dropped_is_null_with_its_level():
 
 def test_dequantising_does_not_reach_the_small_image():
     images = pixels(8)
-    seen, x0, _ = shown(cascade.cascaded(dequantise.dequantised(plain(), 256), 2, 0.0), images)
-    np.testing.assert_array_equal(seen, shown(cascade.cascaded(plain(), 2, 0.0), images)[0])
+    seen, x0, _ = shown(cascaded.cascaded(dequantised.dequantised(plain(), 256), 2, 0.0), images)
+    np.testing.assert_array_equal(seen, shown(cascaded.cascaded(plain(), 2, 0.0), images)[0])
     assert (x0 != images[..., 0]).mean() > 0.9
     assert np.abs(x0 - images[..., 0]).max() < 2 / 255
 
@@ -101,4 +103,4 @@ def test_dequantising_does_not_reach_the_small_image():
 )
 def test_what_it_is_built_from_is_checked(factor, augmentation, words):
     with pytest.raises(ValueError, match=words):
-        cascade.cascaded(plain(), factor, augmentation)
+        cascaded.cascaded(plain(), factor, augmentation)

@@ -8,9 +8,9 @@ import toy_training
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import sharding
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.digests import digest, digests
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.digests import digest, digests
 
 
 def placed(state, mesh):

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from ddpm_jax.diffusion import schedules, time_draws
-from ddpm_jax.training.classification import classification
+from ddpm_jax.training.objectives.classify import classification
 
 DATA = oracles.Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.3, 0.1])
 SCHEDULE = schedules.cosine(100)

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.training import dequantise, step
+from ddpm_jax.training import step
+from ddpm_jax.training.objectives import dequantised
 
 LEVELS = 17
 
@@ -29,7 +30,7 @@ def images(values):
 
 def test_each_pixel_is_uniform_on_its_own_cell():
     values = pixels((4000, 1, 1, 1))
-    objective = dequantise.dequantised(seen_by_the_loss(), LEVELS)
+    objective = dequantised.dequantised(seen_by_the_loss(), LEVELS)
     batch = {"image": images(values)}
     x0 = np.asarray(objective({}, batch, jax.random.key(0), True, {}).loss)
     place = (x0 + 1) / 2 * LEVELS
@@ -52,7 +53,7 @@ def test_times_and_noise_are_those_of_the_objective_itself():
         lambda *a, **k: None, lambda params: schedules.linear(10), loss=loss
     )
     batch, key = {"image": images(pixels((5, 2, 2, 1)))}, jax.random.key(3)
-    with_noise = dequantise.dequantised(plain, LEVELS)
+    with_noise = dequantised.dequantised(plain, LEVELS)
     for train in (True, False):
         expected = plain({}, batch, key, train, {})
         got = with_noise({}, batch, key, train, {})
@@ -63,4 +64,4 @@ def test_times_and_noise_are_those_of_the_objective_itself():
 
 def test_the_levels_are_checked():
     with pytest.raises(ValueError, match="levels=1"):
-        dequantise.dequantised(seen_by_the_loss(), 1)
+        dequantised.dequantised(seen_by_the_loss(), 1)

@@ -11,8 +11,9 @@ import pytest
 import toy_training
 
 from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
-from ddpm_jax.training import cascade, dequantise, guard, loop, step
-from ddpm_jax.training.digests import digest
+from ddpm_jax.runtime.digests import digest
+from ddpm_jax.training import guard, loop, step
+from ddpm_jax.training.objectives import cascaded, dequantised
 
 SCHEDULE = schedules.linear(num_steps=8)
 IMPORTANCE = time_draws.importance(history_size=3)
@@ -68,8 +69,8 @@ KINDS = {
         "loss": functools.partial(losses.weighted, prediction="v", weighting=weightings.min_snr()),
         "dropout": None,
     },
-    "dequantised": {"around": lambda objective: dequantise.dequantised(objective, 256)},
-    "cascaded": {"around": lambda objective: cascade.cascaded(objective, 2, 0.5)},
+    "dequantised": {"around": lambda objective: dequantised.dequantised(objective, 256)},
+    "cascaded": {"around": lambda objective: cascaded.cascaded(objective, 2, 0.5)},
     "no clip": {"optimizer": optax.adam(1e-2)},
     "clip": {"optimizer": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))},
     "of variance": {

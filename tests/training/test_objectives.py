@@ -10,9 +10,9 @@ import pytest
 import toy_training
 
 from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
+from ddpm_jax.runtime.digests import digests
 from ddpm_jax.training import guard, step
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.digests import digests
 from ddpm_jax.training.state import TrainState
 
 SCHEDULE = schedules.linear(num_steps=8)

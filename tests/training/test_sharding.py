@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ddpm_jax.training import sharding
+from ddpm_jax.runtime import sharding
 
 
 @pytest.mark.parametrize(

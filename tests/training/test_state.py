@@ -7,8 +7,8 @@ import optax
 import pytest
 from toy_training import init_params
 
-from ddpm_jax.training import sharding
-from ddpm_jax.training.digests import digest, digests
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.digests import digest, digests
 from ddpm_jax.training.state import init_state
 
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": {"c": np.zeros(4, np.int32)}}

@@ -9,8 +9,9 @@ import toy_training
 from toy_training import CLASSES, SHAPE
 
 from ddpm_jax.diffusion import losses, schedules
-from ddpm_jax.training import optimizers, sharding, step
-from ddpm_jax.training.digests import digest
+from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.digests import digest
+from ddpm_jax.training import optimizers, step
 
 SCHEDULE = schedules.linear(num_steps=8)
 THOUSAND = schedules.linear(num_steps=1000)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax import files
+from ddpm_jax.runtime import files
 
 POINTS = 400  # of a curve at least, where there were as many, and twice as many at most
 MAX_NAMES = 64

@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ddpm_jax import files
 from ddpm_jax.reporting.report import folders
 from ddpm_jax.reporting.report.html import short
+from ddpm_jax.runtime import files
 
 FORMAT = 2
 MAX_FILES = 200

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpm_jax import files
 from ddpm_jax.data import images
 from ddpm_jax.reporting.report.html import Html, tag
+from ddpm_jax.runtime import files
 
 LEAST_BYTES = 20_000
 MAX_WIDTH = 1600  # nobody's screen shows more

@@ -1,0 +1,158 @@
+"""config.model.conditions: what the network is told beside x_t, and in which form."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax import data
+from ddpm_jax.build import upsampling
+from ddpm_jax.config.checks import image_shape
+from ddpm_jax.data.base import nearest
+from ddpm_jax.data.pipeline import stacked
+from ddpm_jax.errors import UserError
+
+# A value by its name or number, one for each image, cycled; or an image for all, or one for each.
+Given = str | int | Sequence[str | int] | np.ndarray
+
+
+def dropout(c: ConfigDict) -> dict[str, float]:
+    """Every condition of the network with its probability of being absent in training."""
+    label = {"label": c.diffusion.label_dropout} if c.model.num_classes else {}
+    rates = c.diffusion.condition_dropout or (0.0,) * len(c.model.conditions)
+    return label | dict(zip(c.model.conditions, rates, strict=True))
+
+
+def values(c: ConfigDict) -> dict[str, tuple[str, ...]]:
+    """The names of the values of config.model.conditions, but for images."""
+    return {name: known for name, known in _known(c).items() if not isinstance(known, int)}
+
+
+def images(c: ConfigDict) -> dict[str, int]:
+    """The channels of those of config.model.conditions that are images."""
+    return {name: known for name, known in _known(c).items() if isinstance(known, int)}
+
+
+def of_data(c: ConfigDict) -> tuple[str, ...]:
+    """Those of config.model.conditions that the data are asked for."""
+    return tuple(name for name in c.model.conditions if name != upsampling.NAME)
+
+
+def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
+    """The shape (of one example) and dtype of each of `of_data`."""
+    found: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
+    of_images = given_images(c)
+    return found | {name: (of_images[name], np.float32) for name in of_images if name in of_data(c)}
+
+
+def given_images(c: ConfigDict) -> dict[str, tuple[int, int, int]]:
+    """The shape in which each condition that is an image is given when sampling."""
+    height, width, _ = image_shape(c)
+    found = {name: (height, width, channels) for name, channels in images(c).items()}
+    small = upsampling.size(c)
+    return found if small is None else found | {upsampling.NAME: small}
+
+
+def ever_hidden(c: ConfigDict, name: str) -> bool:
+    """Whether this condition, or "label", was ever absent in training."""
+    return dropout(c)[name] > 0 or c.diffusion.joint_dropout > 0
+
+
+def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
+    """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
+    known = data.CONDITIONS.get(c.data.name, {})
+    for name in of_data(c):
+        if name not in known:
+            raise UserError(
+                f"config.model.conditions={c.model.conditions}: the data {c.data.name} know no "
+                f"{name!r}; they know {', '.join(known) or 'nothing but labels'}"
+            )
+    # A small image and the level of its noise.
+    known = {**known, upsampling.NAME: c.data.channels + 1}
+    return {name: known[name] for name in c.model.conditions}
+
+
+def arrays(
+    c: ConfigDict, num: int, labels: np.ndarray, given: Mapping[str, Given]
+) -> dict[str, np.ndarray]:
+    """Every condition of the network for `num` images; what is not given is absent.
+
+    A small image to enlarge is given to the program, which enlarges it (`upsampling.prepare`).
+
+    Args:
+      c: the config.
+      num: how many images.
+      labels: int [num], for a network with classes.
+      given: conditions by name.
+
+    Raises:
+      UserError: for a name or value that is unknown, or an image of another size.
+    """
+    if unknown := sorted(set(given) - {*values(c), *images(c)}):
+        known = ", ".join(c.model.conditions) or "none but labels"
+        hint = nearest(unknown[0], c.model.conditions)
+        raise UserError(
+            f"condition {unknown[0]}: this model has no such condition; it has {known}{hint}"
+        )
+    whole = {"label": np.asarray(labels, np.int32)} if c.model.num_classes else {}
+    for name, names in values(c).items():
+        chosen = given.get(name, ())
+        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
+        numbers = [_number(name, value, names) for value in chosen]
+        whole[name] = np.resize(np.asarray(numbers or [-1], np.int32), num)
+    for name, shape in given_images(c).items():
+        if name in given:
+            image = _image(name, given[name], shape, num)
+        else:
+            image = np.zeros(shape, np.float32)
+        if name == upsampling.NAME:
+            there = np.full((*image.shape[:-1], 1), name in given, np.float32)
+            image = np.concatenate([image, there], axis=-1)
+        whole[name] = np.broadcast_to(image, (num, *image.shape[-3:]))
+    return whole
+
+
+def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
+    """Raises UserError for a model that always saw a small image, and now is given none."""
+    missing = upsampling.NAME in c.model.conditions and upsampling.NAME not in given
+    if missing and not ever_hidden(c, upsampling.NAME):
+        raise UserError(
+            f"condition {upsampling.NAME}: this model enlarges images of {upsampling.size(c)} and "
+            f"was never trained without one: give it one, --condition={upsampling.NAME}=F.png, or "
+            "draw from the smaller model and name this run with --upsampler_workdir"
+        )
+
+
+def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
+    """Labels int [num] and conditions, as `arrays` takes them, that the first images show."""
+    names = of_data(c)
+    batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
+    given: dict[str, Given] = {name: batch[name] for name in names}
+    if upsampling.NAME in c.model.conditions:
+        given[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
+    return batch["label"], given
+
+
+def _image(name: str, value: Given, shape: tuple[int, int, int], num: int) -> np.ndarray:
+    """An image for all [H, W, C], or one for each [num, H, W, C], as floats."""
+    array = np.asarray(value)
+    if array.shape not in (shape, (num, *shape)):
+        raise UserError(
+            f"condition {name}: need an image of {shape}, got {array.shape}; for each of the {num} "
+            f"its own, {(num, *shape)}"
+        )
+    if array.dtype not in (np.uint8, bool) and not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"condition {name}: need uint8, bool, or floats, got {array.dtype}")
+    return stacked([array])[0]
+
+
+def _number(name: str, value: str | int, names: tuple[str, ...]) -> int:
+    """The number of a value that is given by its name, or by its number."""
+    text = str(value)
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise UserError(
+        f"condition {name}={value}: need one of {', '.join(names)}{nearest(text, names)}"
+    )

@@ -1,0 +1,225 @@
+"""From a config to the parts of an experiment."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ddpm_jax import data
+from ddpm_jax.build import conditioning, networks, objectives, paths, upsampling
+from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
+from ddpm_jax.config.choose import choose
+from ddpm_jax.diffusion import schedules, variances
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import Classifier, learned_schedule
+from ddpm_jax.runtime import sharding
+from ddpm_jax.training import guard, inspection, optimizers, state, step
+from ddpm_jax.training.objectives import dequantised
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What a config describes, built; pure functions and records, no weights, no data read.
+
+    Attributes:
+      config: the resolved config.
+      model: the network.
+      schedule: the forward process; None if it is learned (`schedule_of`).
+      learning_rate, optimizer: optax's.
+      objective: (params, batch, key, train, extra) -> Outcome.
+      mesh: the devices.
+      image_shape: (H, W, C).
+    """
+
+    config: ConfigDict
+    model: networks.Network
+    schedule: schedules.Schedule | None
+    learning_rate: optax.Schedule
+    optimizer: optax.GradientTransformation
+    objective: step.Objective
+    mesh: Mesh
+    image_shape: tuple[int, int, int]
+
+    @property
+    def draws_images(self) -> bool:
+        """It is a diffusion model, not a classifier."""
+        return not isinstance(self.model, Classifier)
+
+    @property
+    def spike(self) -> guard.Spike | None:
+        """What counts as a spike; None for nothing."""
+        optim = self.config.optim
+        if optim.spike_sigma is None:
+            return None
+        given = {} if optim.spike_window is None else {"window": optim.spike_window}
+        return guard.Spike(optim.spike_sigma, **given)
+
+    def init_params(self, key: jax.Array) -> Any:
+        """The network's initial parameters."""
+        xt = jnp.zeros((1, *self.image_shape))
+        return self.model.init(key, xt, jnp.zeros((1,)))["params"]
+
+    def init_state(self) -> state.TrainState:
+        """The state at step 0, placed on the mesh, a pure function of config.seed."""
+        return jax.jit(self._init_state, out_shardings=self.state_sharding())()
+
+    def state_shapes(self) -> state.TrainState:
+        """The state's shapes, dtypes and shardings, without computing it."""
+        shapes = jax.eval_shape(self._init_state)
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            shapes,
+            self.state_sharding(),
+        )
+
+    def state_sharding(self) -> state.TrainState:
+        """The sharding of each of the state's leaves."""
+        return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
+
+    def train_step(self) -> jax.stages.Wrapped:
+        """The jitted (state, batch) -> (state, metrics); the state is donated."""
+        pure = step.make_train_step(
+            self.objective,
+            self.optimizer,
+            self.learning_rate,
+            ema_decay=self.config.ema.decay,
+            ema_warmup=self.config.ema.warmup,
+            spike=self.spike,
+        )
+        states = self.state_sharding()
+        return jax.jit(
+            pure,
+            in_shardings=(states, sharding.batch_sharding(self.mesh)),
+            out_shardings=(states, sharding.replicated(self.mesh)),
+            donate_argnums=0,
+        )
+
+    def validation_step(self) -> Callable[..., dict[str, jax.Array]]:
+        """The jitted (params, batch with "mask", key) -> loss sums and counts by quarter of t."""
+        return jax.jit(
+            step.make_validation_step(self.objective),
+            in_shardings=(None, sharding.batch_sharding(self.mesh), None),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+
+    def inspection(self) -> Callable[[state.TrainState, step.Batch], dict[str, Any]]:
+        """The jitted (state, batch) -> what the step of that state would see, by example."""
+        return jax.jit(
+            inspection.make_inspection(self.objective),
+            in_shardings=(self.state_sharding(), sharding.batch_sharding(self.mesh)),
+            out_shardings=sharding.replicated(self.mesh),
+        )
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a training batch, placed on the mesh."""
+        size = self.config.data.batch_size
+        place = sharding.batch_sharding(self.mesh)
+        return {
+            "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
+            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
+            **{
+                name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+                for name, (shape, dtype) in conditioning.shapes(self.config).items()
+            },
+        }
+
+    def schedule_of(self, params: Any) -> schedules.Schedule:
+        """The forward process under these parameters: the fixed one, or the one they learned."""
+        return learned_schedule.schedule_of(params) if self.schedule is None else self.schedule
+
+    def source(self, split: str) -> data.Source:
+        """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
+        c = self.config.data
+        source = data.build_source(
+            c.name,
+            split,
+            data_dir=c.data_dir or None,
+            image_size=self.image_shape[:2],
+            channels=c.channels,
+            holdout=c.holdout,
+            labels_file=c.labels_file or None,
+            on_error=c.on_error,
+            train_split=c.train_split,
+            validation_split=c.validation_split,
+            max_objects=c.max_objects,
+            held_out=c.held_out,
+        )
+        levels = objectives.pixel_levels(self.config)
+        if source.info.levels != levels:
+            raise UserError(
+                f"config.data.name={c.name}: its pixels take {source.info.levels} values, and its "
+                f"objective counts on {levels}"
+            )
+        classes = self.config.model.num_classes
+        if classes > source.info.num_classes:
+            raise UserError(
+                f"config.model.num_classes={classes}, but {c.name} has labels of "
+                f"{source.info.num_classes} classes: set it to that (0 trains without labels)"
+            )
+        if 0 < classes < source.info.num_classes:
+            raise UserError(
+                f"config.model.num_classes={classes}, but the labels of {c.name} go up to "
+                f"{source.info.num_classes - 1}: set it to {source.info.num_classes}"
+            )
+        return source
+
+    def _init_state(self) -> state.TrainState:
+        def init_extra(params: Any) -> dict[str, Any]:
+            return self.objective.init_extra(params) | {guard.NAME: guard.init(self.spike)}
+
+        return state.init_state(self.init_params, self.optimizer, self.config.seed, init_extra)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Build what a config describes; how it is sampled is looked at by `trained.program`.
+
+    Raises:
+      UserError: naming the field, for a value that is unknown or does not fit the others.
+    """
+    c = config
+    check_ranges(c)
+    upsampling.check(c)
+    choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
+    shape = image_shape(c)
+    with fields_of("diffusion"):
+        schedule = paths.schedule(c)
+    with fields_of("model"):
+        model = networks.network(c)
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
+    with fields_of("diffusion"):
+        objective = objectives.objective(c, model, schedule)
+    if c.data.dequantise:
+        objective = dequantised.dequantised(objective, objectives.pixel_levels(c))
+    objective = upsampling.objective(c, objective)
+    with fields_of("optim"):
+        learning_rate = optimizers.learning_rate(
+            c.optim.learning_rate,
+            warmup_steps=c.optim.warmup_steps,
+            decay=c.optim.decay,
+            num_steps=c.train.num_steps,
+        )
+        optimizer = optimizers.optimizer(
+            c.optim.name,
+            learning_rate,
+            weight_decay=c.optim.weight_decay,
+            grad_clip=c.optim.grad_clip,
+        )
+    with fields_of("mesh"):
+        mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
+    check_fit(c, mesh.size)
+    return Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
+
+
+@contextlib.contextmanager
+def fields_of(group: str) -> Iterator[None]:
+    """A context in which library errors about values become the user's, with the config's group."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"config.{group}: {error}") from error

@@ -1,0 +1,1 @@
+"""scripts/benchmark.py: the figures of speed that the docs quote."""

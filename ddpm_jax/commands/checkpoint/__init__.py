@@ -1,0 +1,1 @@
+"""scripts/checkpoint.py: the checkpoints of a run."""

@@ -1,0 +1,1 @@
+"""scripts/evaluate.py: measures of a trained model."""

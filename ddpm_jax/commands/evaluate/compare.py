@@ -1,0 +1,197 @@
+"""Two results beside each other: only figures of one protocol are compared."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.measures import distribution_metrics, likelihood, results, sample_metrics
+from ddpm_jax.measures.results import Record
+from ddpm_jax.reporting.report import evaluations
+from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
+from ddpm_jax.runtime import files
+
+LIMIT = 2**24
+NOTHING = "nothing"
+# Fields of the protocol that only some figures depend on.
+OF_SAMPLES = ("num_samples", "repeats", "sampling", "guides")
+OF_SPACE = ("extractor", "metrics")
+OF_REFERENCE = ("reference",)
+OF_IMAGES = (sample_metrics.REAL,)
+OF_LIKELIHOOD = ("likelihood",)
+INCEPTION_SCORE = "is"  # of samples alone
+
+
+class Result(NamedTuple):
+    """A file of measures, and the versions it was made with."""
+
+    path: str
+    found: Evaluation
+    versions: dict[str, Any]
+
+
+def compare(first: str | Path, second: str | Path, allow: Sequence[str] = ()) -> str:
+    """The figures of two evaluations, their difference and its interval, as a Markdown table.
+
+    Of the protocols, and of the settings of single rows, all must agree that a figure which both
+    have depends on. Numbers of network evaluations must where the sampling is the same.
+
+    Args:
+      first, second: files that `evaluate` wrote.
+      allow: fields that may differ: "sampling.num_steps", or a group of them; "guidance_scale".
+
+    Raises:
+      UserError: for files that are no results, protocols that differ (naming each field), or
+        results that have no figure in common.
+    """
+    a, b = read(first), read(second)
+    rows = _rows(a.found.rows, b.found.rows)
+    data = _of_data(a.found), _of_data(b.found)
+    common = _common(rows.values(), data)
+    if not common:
+        raise UserError(f"{first} and {second} have no figure in common{_settings(a, b, rows)}")
+    protocols = _that_count(a.found.protocol, b.found.protocol, common)
+    differing = dict(_differences(*protocols))
+    same_sampling = not any(name.split(".")[0] in ("sampling", "guides") for name in differing)
+    of_rows = dict(_row_differences(rows.values()))
+    differing |= of_rows
+    refused = {
+        field: both
+        for field, both in differing.items()
+        if not any(field == name or field.startswith(f"{name}.") for name in allow)
+        and (field != "nfe" or (same_sampling and len(of_rows) == 1))
+    }
+    if refused:
+        told = "; ".join(f"{field}: {x} and {y}" for field, (x, y) in refused.items())
+        raise UserError(
+            f"these are not measured alike: {told}; evaluate one of them again, or name with "
+            "--allow what may differ"
+        )
+    header = [f"A: {_named(a)}", f"B: {_named(b)}"]
+    differing |= dict(_differences(a.versions, b.versions, "versions"))
+    header += [f"{field}: {x} and {y}" for field, (x, y) in differing.items()]
+    tables = {title: (x.metrics, y.metrics) for title, (x, y) in rows.items()}
+    tables["held-out data"] = data
+    parts = [_table(title, *both) for title, both in tables.items() if {*both[0]} & {*both[1]}]
+    return "\n\n".join(["\n".join(header), *parts])
+
+
+def read(path: str | Path) -> Result:
+    """What `evaluate` wrote to a file. Raises UserError for another file."""
+    try:
+        content = files.read_json(path, LIMIT)
+        if not isinstance(content, dict) or content.get("format") != results.FORMAT:
+            raise ValueError(f"it is no result of format {results.FORMAT}; evaluate again")
+        for name in ("protocol", "run", "samples", "held_out_data"):
+            if name not in content:
+                raise ValueError(f"its {name} is missing")
+        found = evaluations.parse(Path(path).stem, content)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be compared ({reason})") from error
+    versions = content.get("versions")
+    return Result(str(path), found, versions if isinstance(versions, dict) else {})
+
+
+def _common(rows: Iterable[tuple[Row, Row]], data: tuple[Mapping, Mapping]) -> set[str]:
+    """The names of the figures that both have."""
+    return {*data[0]} & {*data[1]} | {n for x, y in rows for n in {*x.metrics} & {*y.metrics}}
+
+
+def _that_count(
+    a: Mapping[str, Any], b: Mapping[str, Any], common: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The protocols with only what the figures that both have depend on."""
+    of_space = {n for n in common if n.split("_")[0] in distribution_metrics.FIGURES}
+    of_data = {n for n in common if n.startswith(likelihood.PREFIX)}
+    left_out = {
+        *(() if common - of_data else OF_SAMPLES),
+        *(() if of_space else OF_SPACE),
+        *(() if of_space - {INCEPTION_SCORE} else OF_REFERENCE),
+        *(() if common - of_data - of_space else OF_IMAGES),
+        *(() if of_data else OF_LIKELIHOOD),
+    }
+    kept = [{n: v for n, v in one.items() if n not in left_out} for one in (a, b)]
+    x, y = (one.get("metrics") for one in kept)
+    if isinstance(x, dict) and isinstance(y, dict):
+        kept[0]["metrics"] = {n: v for n, v in x.items() if n in y}
+        kept[1]["metrics"] = {n: v for n, v in y.items() if n in x}
+    return kept[0], kept[1]
+
+
+def _differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """The fields in which two values differ, each with both values."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in sorted({*a, *b}):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(a.get(key, NOTHING), b.get(key, NOTHING), inner)
+    elif a != b:
+        yield name, (_short(a), _short(b))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _rows(a: Sequence[Row], b: Sequence[Row]) -> dict[str, tuple[Row, Row]]:
+    """Title to the rows of both of equal settings; single rows, whatever theirs."""
+    if len(a) == len(b) == 1:
+        titles = dict.fromkeys((_setting(a[0]), _setting(b[0])))
+        return {" and ".join(titles): (a[0], b[0])}
+    other = {_setting(row): row for row in b}
+    return {_setting(row): (row, other[_setting(row)]) for row in a if _setting(row) in other}
+
+
+def _row_differences(
+    rows: Iterable[tuple[Row, Row]],
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """As `_differences`, of the settings of rows that are compared."""
+    for x, y in rows:
+        if {*x.metrics} & {*y.metrics}:
+            yield from _differences(x.setting, y.setting)
+
+
+def _setting(row: Row) -> str:
+    known = {n: v for n, v in row.setting.items() if n != "nfe"}
+    told = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {_short(v)}" for n, v in known.items())
+    return ", ".join(told) or "samples"
+
+
+def _settings(a: Result, b: Result, rows: Mapping[str, Any]) -> str:
+    """What to say of results of samples that have no row in common."""
+    if rows or not (a.found.rows and b.found.rows):
+        return ""
+    x, y = (" / ".join(_setting(row) for row in one.found.rows) for one in (a, b))
+    return f": their settings are {x}, and {y}"
+
+
+def _of_data(one: Evaluation) -> dict[str, Measured]:
+    """The likelihood of held-out data; what else is said of them is the same for every model."""
+    return {n: r for n, r in one.held_out.items() if n.startswith(likelihood.PREFIX)}
+
+
+def _table(title: str, a: Mapping[str, Measured], b: Mapping[str, Measured]) -> str:
+    lines = [f"| {title} | A | B | B - A |", "| --- | --- | --- | --- |"]
+    for name in (n for n in a if n in b):
+        records = (a[name]._asdict(), b[name]._asdict(), _difference(a[name], b[name]))
+        lines.append(f"| {name} | {' | '.join(results.text(record) for record in records)} |")
+    return "\n".join(lines)
+
+
+def _difference(a: Measured, b: Measured) -> Record | None:
+    """B - A; its interval as of independent samples, so wider than need be with equal seeds."""
+    if a.value is None or b.value is None:
+        return None
+    value = b.value - a.value
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return {"value": value}
+    below = math.hypot(b.value - b.low, a.high - a.value)
+    above = math.hypot(b.high - b.value, a.value - a.low)
+    return {"value": value, "low": value - below, "high": value + above}
+
+
+def _named(one: Result) -> str:
+    run = one.found.run
+    return f"{one.path}, step {run.get('checkpoint_step')}, state {str(run.get('checkpoint'))[:12]}"

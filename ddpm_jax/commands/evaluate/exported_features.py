@@ -1,0 +1,109 @@
+"""Measures of features that another program exported, for `evaluate`: nothing is drawn here."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import features
+from ddpm_jax.evaluation.features import Exported
+from ddpm_jax.measures import distribution_metrics, results
+
+METRICS = ("fid", "kid")  # which need features alone
+
+
+def evaluate(
+    workdir: str | None,
+    samples: str | None,
+    reference: str | None,
+    *,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+    kid_subsets: int | None = None,
+    name: str = "",
+) -> dict[str, Any]:
+    """Measure features that another program exported; write DIR/eval/NAME.json.
+
+    Args:
+      workdir: of the run, or any folder.
+      samples, reference, metrics, seed, kid_subsets: as in `measure`; by default METRICS.
+      name: of the file; "" for "exported".
+
+    Raises:
+      UserError: as `measure`, or for a missing argument.
+    """
+    began = time.monotonic()
+    name = results.file_name(name or "exported")
+    given = {"workdir": workdir, "sample_features": samples, "reference_features": reference}
+    for flag, value in given.items():
+        if not value:
+            raise UserError(f"--{flag} is missing: exported features need {', '.join(given)}")
+    report: dict[str, Any] = {"format": results.FORMAT} | measure(
+        str(samples),
+        str(reference),
+        METRICS if metrics is None else metrics,
+        seed=seed,
+        kid_subsets=kid_subsets,
+    )
+    results.write(Path(str(workdir)) / "eval" / f"{name}.json", report, began)
+    return report
+
+
+def measure(
+    samples: str, reference: str, metrics: Sequence[str], *, seed: int, kid_subsets: int | None
+) -> dict[str, Any]:
+    """What is about samples in a result: its protocol, rows and held-out data, of which none.
+
+    Args:
+      samples, reference: files as `features.from_file` reads them, .npz or .safetensors.
+      metrics: some of `distribution_metrics.METRICS`.
+      seed: of groups and subsets.
+      kid_subsets: as in `distribution_metrics.measure`.
+
+    Raises:
+      UserError: for a file that is no such file, two that are of different extractors, other
+        metrics, or too few features.
+    """
+    metrics, known = [*dict.fromkeys(metrics)], ", ".join(distribution_metrics.METRICS)
+    if not metrics:
+        raise UserError(f"--metrics is empty: need some of {known}")
+    if wrong := [m for m in metrics if m not in distribution_metrics.METRICS]:
+        raise UserError(f"--metrics={wrong[0]} is not of features; of exported ones: {known}")
+    drawn, data = _read("sample_features", samples), _read("reference_features", reference)
+    # What only one of them has is needed of neither, or `check` names it.
+    both = [n for n, v in drawn.protocol.items() if None not in (v, data.protocol[n])]
+    if any(drawn.protocol[name] != data.protocol[name] for name in both):
+        raise UserError(
+            f"--sample_features={samples} and --reference_features={reference} are not of one "
+            f"extractor: {drawn.protocol} and {data.protocol}"
+        )
+    distribution_metrics.check(metrics, data.features, drawn.features)
+    found = distribution_metrics.measure(
+        metrics, data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
+    )
+    counts = len(drawn.features.pooled), len(data.features.pooled)
+    return {
+        "protocol": {
+            "num_samples": counts[0],
+            "seed": seed,
+            "extractor": {"name": "exported", **drawn.protocol},
+            "reference": {"file": Path(reference).name, "num": counts[1], "blake3": data.digest},
+            "metrics": distribution_metrics.protocol(metrics, *counts, kid_subsets),
+        },
+        "run": {"sample_features": Path(samples).name, "blake3": drawn.digest},
+        "samples": [{"metrics": {name: figure.record() for name, figure in found.items()}}],
+        "held_out_data": {"metrics": {}},
+    }
+
+
+def _read(flag: str, path: str) -> Exported:
+    try:
+        return features.from_file(path)
+    except ValueError as error:
+        raise UserError(f"--{flag}: {error}") from error
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    return results.table({"exported features": report["samples"][0]["metrics"]})

@@ -1,0 +1,1 @@
+"""scripts/report.py: runs as one HTML page."""

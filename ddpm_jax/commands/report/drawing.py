@@ -1,0 +1,99 @@
+"""What a report draws with a run's network: the way from noise to image, and the loss by t."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddpm_jax import experiment
+from ddpm_jax.build import conditioning
+from ddpm_jax.data import evaluation_batches
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import loss_by_time
+from ddpm_jax.experiment import Loaded
+from ddpm_jax.reporting.report.runs import Drawn, Levels, LossByTime
+from ddpm_jax.runtime import sharding
+
+FRAMES = 11
+ROWS = 6  # of the film
+LARGE = 64  # pixels a side, from which on half as many rows are drawn
+EXAMPLES = 256  # held-out images
+ROUNDS = 4  # draws of t and noise for each
+INTERVALS = 20
+TIMES = 201  # at which a schedule is shown
+
+# What an image that does not fit, a file that is not there or a device without memory raises.
+FAILURES = (UserError, OSError, RuntimeError, MemoryError)
+
+
+def drawn(workdir: Path) -> Drawn | str:
+    """What the newest checkpoint of a run draws, or why it draws nothing."""
+    try:
+        loaded = experiment.load(workdir)
+    except FAILURES as error:
+        return f"There is no checkpoint that can be read: {_line(error)}."
+    film, told = _film(loaded)
+    return Drawn(
+        step=loaded.step,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
+        levels=levels(loaded.experiment.schedule_of(loaded.params)),
+        film=film,
+        film_told=told,
+        losses=_losses(loaded),
+    )
+
+
+def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
+    """The way of a few samples, drawn as the run's own config says."""
+    config = loaded.experiment.config
+    if not loaded.experiment.draws_images:
+        return "This run is a classifier, which draws no images.", ""
+    rows = ROWS if max(loaded.experiment.image_shape[:2]) <= LARGE else ROWS // 2
+    try:
+        film = loaded.sample(rows, task=experiment.Task(frames=FRAMES))
+    except FAILURES as error:
+        return f"No film strip was drawn: {_line(error)}.", ""
+    told = (
+        f"{config.sample.sampler}, {config.sample.num_steps} steps, guidance_scale "
+        f"{config.sample.guidance_scale:g}, seed 0; moving average of step {loaded.step:,}. "
+        f"{film.shape[1]} of the images on the way, evenly spaced in steps."
+    )
+    return film, told
+
+
+def levels(schedule: Schedule) -> Levels:
+    """alpha and sigma at `TIMES` times from 0 to 1."""
+    t = np.linspace(0.0, 1.0, TIMES)
+    return Levels(t, *schedule.values(t))
+
+
+def _losses(loaded: Loaded) -> LossByTime | str:
+    """The loss of the moving average on held-out images, with the run's own draws of times."""
+    built, config = loaded.experiment, loaded.experiment.config
+    place = sharding.batch_sharding(built.mesh)
+    outcome = jax.jit(lambda params, batch, key: built.objective(params, batch, key, False, {})[:3])
+    key = jax.random.key(config.seed)
+    found = []
+    try:
+        batches = evaluation_batches(
+            built.source("validation"),
+            config.data.batch_size,
+            EXAMPLES,
+            conditions=conditioning.of_data(config),
+        )
+        for number, batch in enumerate(batches):
+            there = sharding.put_batch(batch, place)
+            for draw in range(ROUNDS):
+                own = jax.random.fold_in(key, number * ROUNDS + draw)
+                loss, t, weight = jax.device_get(outcome(loaded.params, there, own))
+                found.append((loss, t, weight * batch["mask"]))
+    except FAILURES as error:
+        return f"The loss by t was not measured: {_line(error)}."
+    loss, t, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    by = loss_by_time.by_time(loss, t, weight, INTERVALS)
+    return LossByTime(by.t, by.mean, by.standard_error, int(by.num.sum()))
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]

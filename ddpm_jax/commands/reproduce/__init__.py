@@ -1,0 +1,1 @@
+"""scripts/reproduce.py: a run trained again from its manifest."""

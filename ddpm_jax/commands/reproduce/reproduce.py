@@ -1,0 +1,261 @@
+"""A run repeated from its manifest: what differs around it, and whether it ends the same."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax import experiment as experiments
+from ddpm_jax.commands.train import drift, train
+from ddpm_jax.config import config_files
+from ddpm_jax.errors import UserError
+from ddpm_jax.measures import manifest
+from ddpm_jax.measures.manifest import Entry
+from ddpm_jax.runtime import environment, files
+from ddpm_jax.runtime.digests import digests
+from ddpm_jax.training.checkpoints import Checkpoints
+
+# What a workdir holds that a reproduction began, so that no other run is taken for one.
+MARK = "reproduces.json"
+
+# Of an entry: what is compared with this machine, group by group.
+COMPARED = ("git", "versions", "jax", "variables", "machine", "devices", "mesh", "process_count")
+
+
+def reproduce(
+    path: str | Path, workdir: str | Path, default: ConfigDict, *, data_dir: str | None = None
+) -> tuple[dict[str, Any], int]:
+    """Train a manifest's config anew, and compare.
+
+    The last attempt that finished is repeated, from step 0. If none finished, the config is
+    trained up to the newest checkpoint of the last attempts, as if a signal had stopped it there
+    (its train.num_steps stays: a cosine's length is that), and the state there is compared.
+
+    Args:
+      path: the manifest; only read, as JSON.
+      workdir: new, or what an earlier call with this manifest began, which is resumed.
+      default: a config with every field of this version.
+      data_dir: where the data lie here; None: where they lay.
+
+    Returns:
+      {"equal", "differences": lines, "expected": digests, "got": digests or None} and the exit
+      code: 0 equal, 1 different, 75 stopped by a signal: the same call goes on.
+
+    Raises:
+      UserError: for no manifest, one that no single config can repeat, a field that this version
+        does not know, other data, or another workdir.
+    """
+    attempts = manifest.read(path)
+    target, expected = _target(attempts, path)
+    lineage = _lineage(attempts, target, path)
+    entry = attempts[target]
+    config, filled = _config(entry, default, path, data_dir)
+    if entry["final"]:
+        config.train.num_steps = expected["step"]
+    _check_workdir(Path(workdir), Path(path), config)
+    experiment = experiments.build(config)
+    _check_data(experiment, entry, path)
+    differences = [*filled, *_around(entry, lineage, dict(experiment.mesh.shape))]
+    for line in differences:
+        print(line, file=sys.stderr)
+    _mark(Path(workdir), config)
+    code = train.train(config, workdir, until=expected["step"])
+    got = _got(Path(workdir), experiment, expected)
+    if got is None:
+        result = {"equal": False, "differences": differences, "expected": expected, "got": None}
+        return result, code or 1
+    equal = got == expected
+    parts = ", ".join(
+        f"{name.removesuffix('_sha256')} {'equal' if got[name] == value else 'different'}"
+        for name, value in expected.items()
+        if name != "step"
+    )
+    print(f"step {expected['step']:,}: {parts}", file=sys.stderr)
+    result = {"equal": equal, "differences": differences, "expected": expected, "got": got}
+    return result, 0 if equal else 1
+
+
+def _target(attempts: Sequence[Entry], path: str | Path) -> tuple[int, dict[str, Any]]:
+    """Which attempt is repeated, and the digests that it should end with."""
+    for number in reversed(range(len(attempts))):
+        if final := attempts[number]["final"]:
+            digests = ("params_sha256", "ema_sha256", "state_sha256")
+            if not isinstance(final.get("step"), int) or not all(
+                isinstance(final.get(name), str) for name in digests
+            ):
+                raise UserError(f"{path} is not a manifest: final of its attempt {number + 1}")
+            return number, {"step": final["step"], **{name: final[name] for name in digests}}
+    first = _first(attempts, len(attempts) - 1)
+    saved = [
+        (int(step), k) for k in range(first, len(attempts)) for step in attempts[k]["checkpoints"]
+    ]
+    if not saved:
+        raise UserError(
+            f"{path} has nothing to compare with: no attempt finished or wrote a checkpoint"
+        )
+    step, number = max(saved)
+    return number, {"step": step, "state_sha256": attempts[number]["checkpoints"][str(step)]}
+
+
+def _first(attempts: Sequence[Entry], last: int) -> int:
+    """The attempt that began what attempt `last` went on with."""
+    return next((k for k in range(last, -1, -1) if attempts[k]["start"] == 0), 0)
+
+
+def _lineage(attempts: Sequence[Entry], target: int, path: str | Path) -> Sequence[Entry]:
+    """The attempts that led to one. Raises UserError if they had more than one config or data."""
+    lineage = attempts[_first(attempts, target) : target + 1]
+    last = lineage[-1]
+    fields = set()
+    for entry in lineage[:-1]:
+        old, new = (_parsed(e["config"], path) for e in (entry, last))
+        differing = config_files.differences(old, new)
+        fields |= {name for name, *_ in drift.not_free(differing)}
+        if new.optim.get("decay") != "constant":
+            fields |= {name for name, *_ in differing if name == "train.num_steps"}
+        if entry["data"].get("train") != last["data"].get("train"):
+            fields.add(drift.DATA)
+    if fields:
+        raise UserError(
+            f"{path}: its attempts differ in {', '.join(sorted(fields))}, so that no single config "
+            "leads to where they led: repeat them by hand, one by one, with --allow_drift"
+        )
+    return lineage
+
+
+def _config(
+    entry: Entry, default: ConfigDict, path: str | Path, data_dir: str | None
+) -> tuple[ConfigDict, list[str]]:
+    """The attempt's config with the fields of this version, and what had to be filled in."""
+    saved, known = config_files.fields(_parsed(entry["config"], path)), config_files.fields(default)
+    for name in saved:
+        if name not in known:
+            raise UserError(
+                f"{path}: its config has the field {name}, which this version does not know: check "
+                f"out {entry['git'].get('commit') or 'the version that wrote it'}"
+            )
+    if saved.get("seed") != entry["seed"]:
+        raise UserError(f"{path} is not a manifest: its seed is not its config's")
+    filled = [
+        f"config.{name}: unknown there, {value!r} here"
+        for name, value in known.items()
+        if name not in saved
+    ]
+    if config_files.sha256(entry["config"]) != entry["config_sha256"]:
+        filled.append("config_sha256: the config was changed after the run took it down")
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in saved.items():
+        group, _, field = name.rpartition(".")
+        groups.setdefault(group, {})[field] = value
+    top = groups.pop("", {})
+    config = config_files.override(default, groups)
+    config.update(top)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    return config_files.resolve(config), filled
+
+
+def _parsed(content: dict[str, Any], path: str | Path) -> ConfigDict:
+    try:
+        return config_files.of_json(content)
+    except Exception as error:  # whatever ConfigDict makes of keys that nobody should write
+        raise UserError(f"{path} is not a manifest: a config cannot be read: {error}") from error
+
+
+def _check_workdir(workdir: Path, path: Path, config: ConfigDict) -> None:
+    """Refuse a workdir in which something else lives. Raises UserError."""
+    if not workdir.exists() or (workdir.is_dir() and not any(workdir.iterdir())):
+        return
+    try:
+        mark = files.read_json(workdir / MARK)
+    except (OSError, ValueError):
+        mark = None
+    # Its own workdir would be equal to itself.
+    if mark != _content(config) or workdir.resolve() == path.resolve().parent:
+        raise UserError(
+            f"--workdir={workdir} is neither new nor a reproduction of {path}: name another"
+        )
+
+
+def _mark(workdir: Path, config: ConfigDict) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(workdir / MARK, _content(config))
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot write there ({error.strerror})") from error
+
+
+def _content(config: ConfigDict) -> dict[str, str]:
+    plain = config.to_dict()
+    plain["data"]["data_dir"] = ""
+    return {"config_sha256": config_files.sha256(plain)}
+
+
+def _check_data(experiment: experiments.Experiment, entry: Entry, path: str | Path) -> None:
+    validates = bool(experiment.config.train.validate_every)
+    here = manifest.fingerprints(
+        experiment.source("train"), experiment.source("validation") if validates else None
+    )
+    for split, sha256 in here.items():
+        if (there := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
+            raise UserError(
+                f"the data are not those of {path}: the fingerprint of {split} is {there} there, "
+                f"{sha256} here; name the right ones with --data_dir"
+            )
+
+
+def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> list[str]:
+    """A line for each thing beside config and data that is not what it was."""
+    here = {**environment.describe(), "mesh": mesh, "process_count": jax.process_count()}
+    lines = _differences(entry, here, "here")
+    if lineage[0]["start"]:
+        first = lineage[0]["start"]
+        lines.append(f"start: step {first:,} there, in the first attempt that is told of, 0 here")
+    for earlier in lineage[:-1]:
+        began = f"in the attempt of {entry['started_at']}"
+        lines += [
+            f"{line} (that of {earlier['started_at']})"
+            for line in _differences(earlier, entry, began)
+        ]
+    return lines
+
+
+def _differences(there: Entry, here: Entry, where: str) -> list[str]:
+    left, right = _flat(there), _flat(here)
+    return [
+        f"{name}: {_value(left.get(name))} there, {_value(right.get(name))} {where}"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _flat(entry: Entry) -> dict[str, Any]:
+    """{name: value} of what is compared; packages go by their bare names."""
+    flat: dict[str, Any] = {}
+    for group in COMPARED:
+        value = entry[group]
+        if not isinstance(value, dict):
+            flat[group] = value
+            continue
+        prefix = "" if group == "versions" else f"{group}."
+        flat |= {prefix + name: item for name, item in value.items()}
+    return flat
+
+
+def _value(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _got(
+    workdir: Path, experiment: experiments.Experiment, expected: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The digests of what the workdir holds at the step compared; None if it did not get there."""
+    step = expected["step"]
+    with Checkpoints(workdir, read_only=True) as saved:
+        if step not in saved.steps():
+            return None
+        told = {"step": step, **digests(saved.restore(step, experiment.state_shapes()))}
+    return {name: told[name] for name in expected}

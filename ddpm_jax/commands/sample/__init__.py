@@ -1,0 +1,1 @@
+"""scripts/sample.py: samples of a trained model into files."""

@@ -1,0 +1,271 @@
+"""Samples of a trained model into files."""
+
+import collections
+import itertools
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ddpm_jax import experiment
+from ddpm_jax.build import conditioning, upsampling
+from ddpm_jax.commands.sample import sampling_options, task_flags
+from ddpm_jax.data import images
+from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.errors import UserError
+from ddpm_jax.reporting import figures
+from ddpm_jax.runtime import files
+from ddpm_jax.runtime.shards import Shards
+
+GRID_IMAGES = 400
+PART_IMAGES = 64  # at least, of what is drawn before it is kept on disk
+SAMPLES = "samples"
+FILES = (".npz", ".png")
+FRAMES = {".png": 11, ".gif": 31}  # of a trajectory
+FILM_IMAGES = 16
+
+
+def to_files(
+    workdir: str | None,
+    out: str | None,
+    *,
+    num_samples: int,
+    labels: Sequence[str] = (),
+    conditions: Sequence[str] = (),
+    task: Mapping[str, Any] | None = None,
+    trajectory: str | None = None,
+    upsampler_workdirs: Sequence[str] = (),
+    seed: int = 0,
+    step: int | str | None = None,
+    raw_params: bool = False,
+    options: Sequence[str] = (),
+    **fields: Any,
+) -> None:
+    """Draw images into `out`: F.npz with a grid F.png beside it, F.png alone, or a folder of PNGs.
+
+    Args:
+      workdir: of the run.
+      out: the .npz or .png file, or a folder.
+      num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
+        the latter "name=value,value"; an image is a file's name.
+      task: what `tasks.from_flags` takes, as text.
+      trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
+        of these.
+      upsampler_workdirs: of runs that enlarge what is drawn, one after another, each as its own
+        config says; `out` then holds their images.
+      step, raw_params: as in `experiment.load`.
+      options: further fields of config.sample, as text: "method=singlestep".
+      **fields: fields of config.sample; None leaves the run's own.
+
+    While it draws, what is drawn lies in OUT.parts: the same command again goes on from there, and
+    ends with the same images. No more than a part is held in memory.
+
+    Raises:
+      UserError: for anything that is missing or does not fit; nothing is written then.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the run to sample from")
+    target = _target(out)
+    try:
+        chosen = [int(label) for label in labels]
+    except ValueError as error:
+        raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
+    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
+    film = _film(trajectory)
+    asked = task_flags.from_flags(
+        loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0)
+    )
+    shown = loaded.labels(num_samples, chosen, asked)
+    if asked.tells_labels:
+        shown = np.full_like(shown, NULL_VALUE)  # no image is of one class
+    asked_for: dict[str, Any] = {
+        "labels": chosen,
+        "conditions": _conditions(conditions, loaded.experiment.config),
+        "task": asked,
+        "seed": seed,
+    }
+    upsamplers = [experiment.load(one) for one in upsampler_workdirs]
+    chain = experiment.Cascade(loaded, upsamplers)
+    drawing = loaded.drawing(num_samples, **asked_for, **given)
+    passes = chain.passes(num_samples, **asked_for)
+    _make_writable(target)
+    if asked.frames:
+        _make_writable(film)
+    described = {
+        "drawn": drawing.description,
+        "enlarged": experiment.described(upsamplers),
+        "trajectory": str(film),
+    }
+    parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
+    if ready := parts.ready():
+        print(f"{ready} of {num_samples} samples are drawn; going on from there", file=sys.stderr)
+    steps = 1 + len(passes)
+    with tqdm(
+        total=num_samples * steps,
+        initial=ready * steps,
+        unit="image",
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+
+        def make(rows: range) -> dict[str, np.ndarray]:
+            drawn = _collected(drawing.batches(rows), bar)
+            if asked.frames:
+                if rows.start == 0:
+                    _save_film(film, drawn[:FILM_IMAGES])
+                drawn = drawn[:, -1]
+            for enlarge in passes:
+                drawn = _collected(enlarge(drawn, rows.start), bar)
+            return {SAMPLES: drawn}
+
+        images = (arrays[SAMPLES] for _, arrays in parts.each(make))
+        classes = loaded.experiment.config.model.num_classes
+        columns = None if chosen or asked.tells_labels else figures.class_columns(classes)
+        said = _save(target, images, shown, columns)
+    print(said)
+    shutil.rmtree(_beside(target), ignore_errors=True)
+
+
+def part_size(batch_size: int) -> int:
+    """The images of a part of a sample set: whole batches, so that parts are drawn as the whole."""
+    return -(-PART_IMAGES // batch_size) * batch_size
+
+
+def _beside(target: Path) -> Path:
+    """Where the parts of unfinished samples lie."""
+    return target.with_name(f"{target.name}.parts")
+
+
+def _save(
+    target: Path, parts: Iterable[np.ndarray], labels: np.ndarray, columns: int | None
+) -> str:
+    """Images, part by part, and their labels into a file, or a folder; returns what to say."""
+    first: list[np.ndarray] = []  # of the grid
+    if target.suffix == ".npz":
+        _save_npz(target, _kept(parts, first), labels)
+    elif target.suffix == ".png":
+        collections.deque(_kept(parts, first), maxlen=0)
+    else:
+        for k, image in enumerate(image for part in parts for image in part):
+            name = f"{k:06d}.png" if labels[k] < 0 else f"{k:06d}_class_{labels[k]}.png"
+            figures.save_png(target / name, image)
+        return f"{len(labels)} samples in {target}"
+    picture = target.with_suffix(".png")
+    figures.save_png(picture, figures.grid(np.concatenate(first), columns))
+    if target.suffix == ".npz":
+        return f"{len(labels)} samples in {target}, a grid in {picture}"
+    return f"a grid of {min(len(labels), GRID_IMAGES)} samples in {picture}"
+
+
+def _kept(parts: Iterable[np.ndarray], first: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The parts; the first GRID_IMAGES images are put into `first` on the way."""
+    missing = GRID_IMAGES
+    for part in parts:
+        if missing > 0:
+            first.append(part[:missing])
+            missing -= len(part)
+        yield part
+
+
+def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
+    drawn = []
+    for batch in batches:
+        drawn.append(batch)
+        bar.update(len(batch))
+    return np.concatenate(drawn)
+
+
+def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
+    """Conditions from name=value,value; the name of an image's condition has a file's name."""
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, sign, values = text.partition("=")
+        if not sign or not values or name in given:
+            raise UserError(f"--condition={text}: need name=value, each name once")
+        if name in conditioning.images(config):
+            channels = conditioning.given_images(config)[name][2]
+            given[name] = _image(text, values, channels, channels == 1 and name != upsampling.NAME)
+        else:
+            given[name] = values.split(",")
+    return given
+
+
+def _image(text: str, path: str, channels: int, mask: bool) -> np.ndarray:
+    """A PNG or JPEG file, [H, W, C]: uint8, or bool for a mask."""
+    try:
+        pixels = images.read_image(Path(path), None, channels)
+    except images.BrokenImage as error:
+        raise UserError(f"--condition={text}: cannot read this image ({error})") from error
+    return pixels > 127 if mask else pixels
+
+
+def _target(out: str | None) -> Path:
+    """The file or folder to write."""
+    if not out:
+        raise UserError("--out is missing: name a file F.npz or F.png, or a folder for PNG files")
+    target = Path(out)
+    if target.suffix not in ("", *FILES) and not target.is_dir() and not out.endswith("/"):
+        raise UserError(
+            f"--out={out}: need a file F.npz or F.png, or a folder (end its name with / if it has "
+            "a dot)"
+        )
+    if target.suffix in FILES and target.is_dir():
+        raise UserError(f"--out={out} is a folder: need a file F.npz, or another folder's name")
+    return target
+
+
+def _make_writable(target: Path) -> None:
+    """Make the folder that is written to, and try it, before anything is drawn."""
+    folder = target.parent if target.suffix in (*FILES, ".gif") else target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--out={target}: cannot write there ({error.strerror})") from error
+
+
+def _film(trajectory: str | None) -> Path:
+    """The file of the way from noise to image; Path() for none."""
+    film = Path(trajectory or "")
+    if trajectory and film.suffix not in FRAMES:
+        raise UserError(f"--trajectory={trajectory}: need a strip F.png, or a moving F.gif")
+    return film
+
+
+def _save_film(film: Path, drawn: np.ndarray) -> None:
+    """Images [N, frames, H, W, C] as a strip, an image a row, or as a moving grid."""
+    if film.suffix == ".png":
+        num, frames = drawn.shape[:2]
+        strip = drawn.reshape(num * frames, *drawn.shape[2:])
+        figures.save_png(film, figures.grid(strip, frames))
+    else:
+        figures.save_gif(film, [figures.grid(drawn[:, k]) for k in range(drawn.shape[1])])
+    print(f"the way of {len(drawn)} samples in {film}")
+
+
+def _save_npz(path: Path, parts: Iterator[np.ndarray], labels: np.ndarray) -> None:
+    """`samples` and `labels` as np.savez_compressed writes them, holding one part at a time."""
+    first = next(parts)
+    with (
+        files.whole(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        with archive.open("samples.npy", "w", force_zip64=True) as stream:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(first.dtype),
+                "fortran_order": False,
+                "shape": (len(labels), *first.shape[1:]),
+            }
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in itertools.chain([first], parts):
+                stream.write(np.ascontiguousarray(part).data)
+        with archive.open("labels.npy", "w") as stream:
+            np.lib.format.write_array(stream, labels)

@@ -1,0 +1,98 @@
+"""From flags to what is asked of samples: other runs loaded, images read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax import experiment
+from ddpm_jax.config.checks import image_shape
+from ddpm_jax.data import images
+from ddpm_jax.errors import UserError
+
+
+def from_flags(
+    loaded: experiment.Loaded,
+    workdir: str,
+    *,
+    classifier_workdir: str | None = None,
+    weaker_workdir: str | None = None,
+    weaker_step: int | None = None,
+    compose: Sequence[str] = (),
+    between_labels: Sequence[str] = (),
+    init_image: Sequence[str] = (),
+    strength: float | None = None,
+    inpaint: Sequence[str] = (),
+    colourise: str | None = None,
+    upscale: str | None = None,
+    observation_noise: float | None = None,
+    frames: int = 0,
+) -> experiment.Task:
+    """The task that scripts/sample.py's flags of the same names describe.
+
+    Raises:
+      UserError: for a run or an image that cannot be read, or text that says nothing.
+    """
+    channels = image_shape(loaded.experiment.config)[2]
+    weaker = None
+    if weaker_workdir or weaker_step is not None:
+        weaker = experiment.load(weaker_workdir or workdir, step=weaker_step)
+    if inpaint and len(inpaint) != 2:
+        raise UserError(f"--inpaint={','.join(inpaint)}: need an image and a mask")
+    if between_labels and len(between_labels) != 2:
+        raise UserError(f"--between_labels={','.join(between_labels)}: need two classes, 3,8")
+    return experiment.Task(
+        classifier=experiment.load(classifier_workdir) if classifier_workdir else None,
+        weaker=weaker,
+        composed=[_branch(text) for text in compose],
+        between_labels=_labels(between_labels),
+        init_images=[_image("init_image", path, channels) for path in init_image],
+        strength=strength,
+        inpaint=_inpainting(inpaint, channels),
+        colourise=_image("colourise", colourise, 1) if colourise else None,
+        upscale=_image("upscale", upscale, channels) if upscale else None,
+        observation_noise=observation_noise or 0.0,
+        frames=frames,
+    )
+
+
+def _image(flag: str, path: str, channels: int) -> np.ndarray:
+    try:
+        return images.read_exact(Path(path), channels)
+    except images.BrokenImage as error:
+        raise UserError(f"--{flag}={path}: cannot take this image ({error})") from error
+
+
+def _inpainting(paths: Sequence[str], channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if not paths:
+        return None
+    image, mask = (
+        _image("inpaint", path, count) for path, count in zip(paths, (channels, 1), strict=True)
+    )
+    return image, mask > 127
+
+
+def _branch(text: str) -> tuple[float, dict[str, Any]]:
+    """A weight and conditions from WEIGHT:name=value,name=value."""
+    number, sign, rest = text.partition(":")
+    pairs = [pair.partition("=") for pair in rest.split(",")]
+    try:
+        weight = float(number)
+    except ValueError:
+        sign = ""
+    if not sign or not np.isfinite(weight) or not all(name and value for name, _, value in pairs):
+        raise UserError(f"--compose={text}: need WEIGHT:name=value,name=value, 2:shape=circle")
+    return weight, {name: value for name, _, value in pairs}
+
+
+def _labels(texts: Sequence[str]) -> tuple[int, int] | None:
+    if not texts:
+        return None
+    try:
+        first, second = (int(text) for text in texts)
+    except ValueError as error:
+        raise UserError(
+            f"--between_labels={','.join(texts)}: need two whole numbers, 3,8"
+        ) from error
+    return first, second

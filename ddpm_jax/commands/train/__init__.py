@@ -1,0 +1,1 @@
+"""scripts/train.py: start, resume, watch, finish."""

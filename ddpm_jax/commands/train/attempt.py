@@ -1,0 +1,151 @@
+"""One attempt at a run: the steps, and what is done besides."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax import cli
+from ddpm_jax.build import conditioning
+from ddpm_jax.commands.train.skipped import SkippedSteps
+from ddpm_jax.data import Batches, Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.measures.manifest import Manifest
+from ddpm_jax.measures.training_evaluation import TrainingEvaluation
+from ddpm_jax.measures.watch import Watch
+from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.training import loop
+from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.watchdog import Watchdog
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attempt:
+    """The parts of one attempt at a run, and the training of it.
+
+    Attributes:
+      experiment: what is trained.
+      train_data, validation_data: what it sees; no validation data, no validation.
+      checkpoints, manifest: where it is kept.
+      folder: where figures and pictures go.
+    """
+
+    experiment: Experiment
+    train_data: Source
+    validation_data: Source | None
+    checkpoints: Checkpoints
+    manifest: Manifest
+    folder: Path
+
+    def run(
+        self,
+        state: TrainState,
+        start: int,
+        num_steps: int,
+        until: int | None,
+        progress: Progress,
+        watchdog: Watchdog,
+        asked_to_stop: Callable[[], bool],
+    ) -> tuple[TrainState, int]:
+        """Train from step `start` to `num_steps`, or `until`, and save.
+
+        Returns:
+          The state, and the number of steps that it has seen.
+
+        Raises:
+          UserError: where it ended early by itself, saved at the step reached; or was not saved.
+        """
+        experiment, config = self.experiment, self.experiment.config
+        batches = training_batches(experiment, self.train_data)
+        writer = MetricWriter(self.folder, start, progress.say)
+        evaluation = None
+        if config.train.evaluate_every and experiment.draws_images:
+            evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
+        watch = Watch(experiment, self.validation_data, writer, progress, self.folder, evaluation)
+        skipped = SkippedSteps(
+            self.folder, start, progress, batches.example_ids, config.train.max_skipped
+        )
+        failures: list[UserError] = []
+
+        def save(step: int, state: TrainState) -> None:
+            skipped.look()  # a run that goes on from here does not come by this step again
+            watch.save(self.checkpoints, step, state)
+
+        period = config.train
+        every = functools.partial(loop.every, last=num_steps)
+        state, reached = loop.train(
+            state,
+            experiment.train_step(),
+            placed(
+                batches.iterate(start, num_threads=config.data.num_threads), experiment, failures
+            ),
+            start=start,
+            num_steps=num_steps if until is None else min(num_steps, max(until, start)),
+            actions=[
+                skipped.action,
+                watch.metrics(num_steps, start),
+                every(period.validate_every, act=watch.validate),
+                every(period.sample_every * experiment.draws_images, act=watch.sample),
+                every(period.evaluate_every * experiment.draws_images, act=watch.evaluate),
+                # Last: what a checkpoint's step shows is on disk before the checkpoint is.
+                every(period.checkpoint_every, act=save),
+                every(period.checkpoint_every, act=self.manifest.follow(self.checkpoints)),
+                _looked_after(self.checkpoints, watchdog, progress),
+            ],
+            stop=processes.agreed_stop(
+                experiment.mesh, lambda: asked_to_stop() or bool(skipped.too_many)
+            ),
+        )
+        save(reached, state)
+        processes.all_or_none(self.checkpoints.wait, "the last state could not be saved")
+        self.manifest.reached(reached, self.checkpoints.records())
+        if broken := sum(s.skipped for s in (self.train_data, self.validation_data) if s):
+            progress.say(f"broken images skipped: {broken}")
+        if failed := skipped.too_many or "".join(map(str, failures[:1])):
+            raise UserError(f"{failed} (saved at step {reached:,}, to go on from there)")
+        return state, reached
+
+
+def training_batches(experiment: Experiment, source: Source) -> Batches:
+    """This process's part of the batches that a run trains on."""
+    config = experiment.config
+    return Batches(
+        source,
+        config.data.batch_size,
+        config.seed,
+        flip=config.data.flip,
+        conditions=conditioning.of_data(config),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def placed(
+    batches: Iterator[dict[str, np.ndarray]], experiment: Experiment, failures: list[UserError]
+) -> Iterator[Any]:
+    """The batches on their devices; data that cannot be read end them, so that the run is saved."""
+    place = sharding.batch_sharding(experiment.mesh)
+    try:
+        for batch in batches:
+            yield sharding.put_batch(batch, place)
+    except UserError as error:
+        failures.append(error)
+
+
+def _looked_after(checkpoints: Checkpoints, watchdog: Watchdog, progress: Progress) -> loop.Action:
+    """Tells what went wrong with saving, at the next step, and that the run is alive."""
+
+    def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
+        for line in checkpoints.complaints():
+            progress.say(line)
+        watchdog.tick()
+
+    return action

@@ -1,0 +1,145 @@
+"""Whether a workdir holds this very experiment, and what may differ all the same."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax import cli
+from ddpm_jax import experiment as experiments
+from ddpm_jax.config import config_files
+from ddpm_jax.errors import UserError
+from ddpm_jax.measures import manifest
+
+# What may change between two starts of one run; everything else makes it another experiment.
+FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
+# Not of the config: the examples themselves.
+DATA = "data.fingerprint"
+
+Difference = tuple[str, Any, Any]
+
+
+def check_workdir(
+    workdir: Path, config: ConfigDict, allowed: Sequence[str] = ()
+) -> list[Difference]:
+    """Refuse a workdir that holds another experiment.
+
+    Without a checkpoint there is nothing to lose: a run that died at its first steps (of too large
+    a batch, say) can be tried again there with other settings.
+
+    Args:
+      workdir: the run's.
+      config: resolved.
+      allowed: fields that may differ, dotted; `data.fingerprint` stands for the data.
+
+    Returns:
+      (field, value there, value here) of what differs, is not free, and is allowed to.
+
+    Raises:
+      UserError: listing what differs, or for a field in `allowed` that is unknown, or that no
+        state survives.
+    """
+    saved = config_files.read(workdir) if _has_checkpoints(workdir) else None
+    _check_names(allowed, [c for c in (config, saved) if c is not None])
+    if not _has_checkpoints(workdir):
+        return []
+    if saved is None:
+        raise UserError(
+            f"{workdir} holds checkpoints but no config.json, so nobody can tell what they are: "
+            "start elsewhere with --workdir=NEW"
+        )
+    differing = not_free(config_files.differences(saved, config))
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    if differing:
+        _check_shapes(config, differing)
+    return differing
+
+
+def check(
+    workdir: Path, config: ConfigDict, data: Mapping[str, str | None], allowed: Sequence[str] = ()
+) -> list[Difference]:
+    """Both `check_workdir` and `check_data`, the latter with what the newest attempt took down."""
+    differing = check_workdir(workdir, config, allowed)
+    return differing + check_data(workdir, manifest.last_data(workdir), data, allowed)
+
+
+def check_data(
+    workdir: Path,
+    there: Mapping[str, str | None],
+    here: Mapping[str, str | None],
+    allowed: Sequence[str] = (),
+) -> list[Difference]:
+    """The same for the training data: fingerprints as the manifest has them; {} for none."""
+    if there.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
+        return []
+    differing = [(DATA, there["train"], here["train"])]
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    return differing
+
+
+def not_free(differences: Sequence[Difference]) -> list[Difference]:
+    """Those of the differences that make it another experiment."""
+    return [d for d in differences if not d[0].startswith(FREE_FIELDS)]
+
+
+def told(difference: Difference) -> str:
+    """`optim.learning_rate: 0.001 (float) there, 0.01 (float) here`."""
+    name, there, here = difference
+    return f"{name}: {_typed(there)} there, {_typed(here)} here"
+
+
+def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
+    """Raises UserError with each of the differences, and with what to do, if there are any."""
+    if not differing:
+        return
+    lines = [told(d) for d in differing[:10]]
+    if len(differing) > 10:
+        lines.append(f"and {len(differing) - 10} more")
+    names = [name for name, *_ in differing]
+    remedy = "Start this one elsewhere with --workdir=NEW"
+    if not any(name.startswith("model.") for name in names):
+        remedy += f", or say that it is meant with --allow_drift={','.join(names)}"
+    raise UserError(f"{workdir} holds another experiment: {'; '.join(lines)}. {remedy}")
+
+
+def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
+    known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
+    for name in allowed:
+        if name not in known:
+            hint = cli.suggest(name, known)
+            raise UserError(f"--allow_drift={name}: no such config field{hint}")
+        if name.startswith("model."):
+            raise UserError(
+                f"--allow_drift={name}: another network needs another workdir: --workdir=NEW"
+            )
+
+
+def _check_shapes(config: ConfigDict, differing: Sequence[Difference]) -> None:
+    """Refuse what changes the state's shapes: a checkpoint then cannot be carried over."""
+    before = config.to_dict()
+    for name, there, _ in differing:
+        group, _, field = name.rpartition(".")
+        (before[group] if group else before)[field] = there
+    there, here = (_arrays(c) for c in (ConfigDict(before), config))
+    if there != here:
+        names = ",".join(name for name, *_ in differing)
+        raise UserError(
+            f"--allow_drift={names}: the state of a run has other arrays with this, and its "
+            "checkpoints do not fit: start elsewhere with --workdir=NEW"
+        )
+
+
+def _arrays(config: ConfigDict) -> list[tuple[str, Any, Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(experiments.build(config).state_shapes())[0]
+    return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _typed(value: Any) -> str:
+    return "None" if value is None else f"{value!r} ({type(value).__name__})"

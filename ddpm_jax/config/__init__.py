@@ -1,0 +1,1 @@
+"""Configs: every field with its default, what values must be, files, choices by name."""

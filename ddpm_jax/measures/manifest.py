@@ -1,0 +1,260 @@
+"""DIR/manifest.json: what each attempt at a run needs to be repeated."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import config_files
+from ddpm_jax.data import Source, fingerprint
+from ddpm_jax.errors import UserError
+from ddpm_jax.reporting.not_fatal import NotFatal, say
+from ddpm_jax.runtime import environment, files
+from ddpm_jax.training import watchdog
+from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.step_files import Record
+
+FILE = "manifest.json"
+MAX_BYTES = 2**26  # an attempt has some ten thousand, and 80 for each checkpoint
+
+Entry = dict[str, Any]
+
+# Every field of an entry and its type. "reached" is null until a checkpoint was written, and
+# "ended", "exit_code" and "ended_at" stay so where a process was killed.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "config_sha256": (str,),
+    "overrides": (list,),
+    "allowed_drift": (list,),
+    "seed": (int,),
+    "git": (dict,),
+    "versions": (dict,),
+    "jax": (dict,),
+    "variables": (dict,),
+    "machine": (dict,),
+    "devices": (dict,),
+    "mesh": (dict,),
+    "process_count": (int,),
+    "data": (dict,),
+    "start": (int,),
+    "reached": (int, type(None)),
+    "checkpoints": (dict,),
+    "final": (dict, type(None)),
+    "started_at": (str,),
+    "ended_at": (str, type(None)),
+    "exit_code": (int, type(None)),
+    "ended": (str, type(None)),
+}
+
+
+class Manifest:
+    """The attempt that this process makes, as the last entry of DIR/manifest.json.
+
+    A context manager around the attempt, inside of the workdir's lock: what is raised is how it
+    ended. Before `begin`, and in all processes but the first, nothing is written. A manifest that
+    cannot be written is said in one line and stops no run.
+
+    Args:
+      workdir: DIR.
+      overrides: the fields of the config that the command line set, as it spelled them.
+    """
+
+    def __init__(self, workdir: str | Path, overrides: Sequence[str] = ()):
+        self._path = Path(workdir) / FILE
+        self._overrides = list(overrides)
+        self._not_fatal = NotFatal(self._path)
+        self._earlier: list[Entry] = []
+        self._entry: Entry | None = None
+
+    def begin(
+        self,
+        config: ConfigDict,
+        mesh: Mapping[str, int],
+        data: Mapping[str, str | None],
+        start: int,
+        drift: Sequence[tuple[str, Any, Any]] = (),
+    ) -> None:
+        """Write that the attempt begins.
+
+        A manifest that is damaged is set aside as manifest.json.bad, and a new one begins.
+
+        Args:
+          config: resolved.
+          mesh: {axis: devices}.
+          data: {"train": fingerprint, "validation": fingerprint or None}.
+          start: the step it goes on from, 0 for a new run.
+          drift: (field, value there, value here) of what was allowed to change.
+        """
+        if jax.process_index() == 0:
+            self._earlier = self._read()
+        self._entry = {
+            "config": config.to_dict(),
+            "config_sha256": config_files.sha256(config.to_dict()),
+            "overrides": self._overrides,
+            "allowed_drift": [{"field": n, "there": old, "here": new} for n, old, new in drift],
+            "seed": config.seed,
+            **environment.describe(),
+            "mesh": dict(mesh),
+            "process_count": jax.process_count(),
+            "data": dict(data),
+            "start": start,
+            "reached": None,
+            "checkpoints": {},
+            "final": None,
+            "started_at": _now(),
+            "ended_at": None,
+            "exit_code": None,
+            "ended": None,
+        }
+        self._write()
+
+    def follow(self, checkpoints: Checkpoints) -> Callable[[int, Any], None]:
+        """What is to be called with (step, state) after each save: `reached`."""
+
+        def action(step: int, _: Any) -> None:
+            try:
+                records = checkpoints.records()
+            except UserError:  # told where it was to be saved, and told here with the next ones
+                records = {}
+            self.reached(step, records)
+
+        return action
+
+    def reached(self, step: int, records: Mapping[int, Record]) -> None:
+        """Write which step is handed in to be saved, and the checkpoints so far.
+
+        Args:
+          step: of the state.
+          records: of the checkpoints on disk; those that the attempt found there are the earlier
+            attempts'. A save in the background is told the next time.
+        """
+        if self._entry is None:
+            return
+        told = self._entry["checkpoints"]
+        for saved, record in records.items():
+            if saved > self._entry["start"] and str(saved) not in told:
+                told[str(saved)] = record.state_sha256
+        self._entry["reached"] = step
+        self._write()
+
+    def end(self, code: int, final: Mapping[str, Any] | None = None, how: str = "") -> int:
+        """Write that the attempt ended, and with which exit code, which is returned.
+
+        Args:
+          code: of the process.
+          final: what final.json holds, if the run is finished.
+          how: in words; by default what the code means.
+        """
+        if self._entry is not None:
+            self._entry["final"] = final and dict(final)
+            usual = "finished" if code == 0 else "stopped and saved"
+            self._entry |= {"ended_at": _now(), "exit_code": code, "ended": how or usual}
+            self._write()
+        return code
+
+    def stuck(self) -> None:
+        """Write that the process ends itself because no step came."""
+        self.end(watchdog.EXIT_STUCK, how="stuck: no step within config.train.step_deadline")
+
+    def __enter__(self) -> "Manifest":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and self._entry is not None and self._entry["ended"] is None:
+            # What the process will exit with: see cli.run.
+            code = 2 if isinstance(error, UserError) else 1
+            code = 130 if isinstance(error, KeyboardInterrupt) else code
+            if isinstance(error, SystemExit) and isinstance(error.code, int):
+                code = error.code
+            message = " ".join(str(error).split())[:300]
+            self.end(code, how=f"{type(error).__name__}: {message}".rstrip(": "))
+
+    def _read(self) -> list[Entry]:
+        if not self._path.exists():
+            return []
+        try:
+            return read(self._path)
+        except UserError as error:
+            numbers = (f"-{n}" if n else "" for n in range(10_000))
+            aside = next(p for n in numbers if not (p := _beside(self._path, n)).exists())
+            with contextlib.suppress(OSError):
+                self._path.rename(aside)
+            say(f"{error}; set aside as {aside.name}, and a new one begins")
+            return []
+
+    def _write(self) -> None:
+        if jax.process_index() != 0:
+            return
+        with self._not_fatal:
+            files.write_json(self._path, {"attempts": [*self._earlier, self._entry]})
+
+
+def read(path: str | Path) -> list[Entry]:
+    """The attempts that a manifest holds, oldest first.
+
+    Raises:
+      UserError: if there is no such file, or it is no manifest.
+    """
+    try:
+        content = files.read_json(path, MAX_BYTES)
+        _check(content)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path} is not a manifest: {reason}") from error
+    return content["attempts"]
+
+
+def fingerprints(train: Source, validation: Source | None) -> dict[str, str | None]:
+    """The fingerprints of the data of a run; None without validation."""
+    return {
+        "train": fingerprint(train),
+        "validation": None if validation is None else fingerprint(validation),
+    }
+
+
+def last_data(workdir: Path) -> dict[str, str | None]:
+    """The fingerprints of the data of the newest attempt; {} where no manifest tells."""
+    try:
+        attempts = read(workdir / FILE)
+    except UserError:
+        return {}
+    return attempts[-1]["data"] if attempts else {}
+
+
+def _check(content: Any) -> None:
+    """Raises ValueError for what is not of a manifest's shape."""
+    attempts = content.get("attempts") if isinstance(content, dict) else None
+    if not isinstance(attempts, list):
+        raise ValueError("it has no list of attempts")
+    for number, entry in enumerate(attempts, start=1):
+        for field, types in FIELDS.items():
+            value = entry.get(field, NotImplemented) if isinstance(entry, dict) else NotImplemented
+            if value is NotImplemented:
+                raise ValueError(f"its attempt {number} has no {field}")
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise ValueError(f"{field} of its attempt {number} is {type(value).__name__}")
+        if not all(_is_step(s) and isinstance(d, str) for s, d in entry["checkpoints"].items()):
+            raise ValueError(f"checkpoints of its attempt {number} are not steps with digests")
+
+
+def _is_step(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}.bad{suffix}")
+
+
+def _now() -> str:
+    # Only told: nothing is computed from a clock, which may jump.
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,199 @@
+"""What looks at a run while it trains: metrics, validation, sample grids."""
+
+import functools
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddpm_jax.build import conditioning
+from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.data import Source, evaluation_batches
+from ddpm_jax.errors import UserError
+from ddpm_jax.measures.training_evaluation import TrainingEvaluation
+from ddpm_jax.reporting import figures
+from ddpm_jax.reporting.not_fatal import NotFatal
+from ddpm_jax.reporting.progress import Progress
+from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.runtime import sharding
+from ddpm_jax.trained import drawing, program
+from ddpm_jax.trained.loaded import padded_batch
+from ddpm_jax.training import loop
+from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.state import TrainState
+
+
+class Watch:
+    """What looks at a run while it trains: metrics, validation, sample grids."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        validation_data: Source | None,
+        writer: MetricWriter,
+        progress: Progress,
+        workdir: Path,
+        evaluation: TrainingEvaluation | None = None,
+    ):
+        self.experiment = experiment
+        self.config = experiment.config
+        self.writer = writer
+        self.progress = progress
+        self.workdir = workdir
+        self._validation_data = validation_data
+        self._validation_step = experiment.validation_step()
+        self._sample_fn = program.sample_fn(experiment) if experiment.draws_images else None
+        self._paused = 0.0  # seconds since the last log that were not training
+        self._validated: tuple[int, float] = (-1, math.nan)
+        self._evaluation = evaluation
+        self._evaluated: tuple[int, float] = (-1, math.nan)
+        self._scarce = False
+        self._picture_not_fatal = NotFatal(workdir / "samples", progress.say)
+
+    def metrics(self, last: int, start: int) -> loop.Action:
+        """Keeps every step's metrics; writes their means every config.train.log_every steps."""
+        means = loop.MeanMetrics()
+        logged: list[float] = [start, time.monotonic()]
+
+        def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
+            self.progress.advance()
+            if step == start + 1:
+                logged[:] = step, time.monotonic()  # what came before was compilation
+            period = self.config.train.log_every
+            if not period:
+                return
+            means.add(metrics)
+            if step % period and step != last:
+                return
+            values = means.pop()
+            now = time.monotonic()
+            steps = max(step - logged[0], 1)
+            rate = steps / max(now - logged[1] - self._paused, 1e-9)
+            logged[:] = step, now
+            self._paused = 0.0
+            speed = {"images_per_second": rate * self.config.data.batch_size}
+            self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
+            self.progress.show(step, values["loss"], rate)
+
+        return action
+
+    def validate(self, step: int, state: TrainState) -> None:
+        """The loss of the moving average on held-out data, in all and by quarter of t.
+
+        The noise is the same at every call, so that the figures of one run can be compared.
+        """
+        assert self._validation_data is not None
+        began = time.monotonic()
+        key = jax.random.fold_in(state.key, np.uint32(2**32 - 1))
+        place = sharding.batch_sharding(self.experiment.mesh)
+        batches = evaluation_batches(
+            self._validation_data,
+            self.config.data.batch_size,
+            self.config.train.validate_examples,
+            conditions=conditioning.of_data(self.config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sums = [
+            jax.device_get(
+                self._validation_step(
+                    state.ema["default"],
+                    sharding.put_batch(batch, place),
+                    jax.random.fold_in(key, index),
+                )
+            )
+            for index, batch in enumerate(batches)
+        ]
+        values = loop.quarter_means(sums)
+        total = sum(s["quarter_loss_sum"].sum() for s in sums)
+        values["loss"] = float(total / sum(s["quarter_count"].sum() for s in sums))
+        self.writer.scalars(step, {f"validation_{name}": v for name, v in values.items()})
+        self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
+        self._validated = step, values["loss"]
+        self._paused += time.monotonic() - began
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """How far the moving average's samples are from the data; the same noise each time."""
+        assert self._evaluation is not None
+        began = time.monotonic()
+        labels, given, _ = self._asked(self._evaluation.num)
+        try:
+            found = self._evaluation.measure(self._drawn(state, labels, given))
+        except UserError as error:  # as of pictures
+            self.progress.say(f"step {step:,}: not evaluated: {error}")
+            self._paused += time.monotonic() - began
+            return
+        self.writer.scalars(step, {f"evaluation_{name}": v for name, v in found.items()})
+        value = found[self._evaluation.metric]
+        self.progress.say(f"step {step:,}: {self._evaluation.metric} {value:.4f}")
+        self._evaluated = step, value
+        self._paused += time.monotonic() - began
+
+    def save(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+        """A checkpoint, with what was measured at this step."""
+        loss, distance = (
+            value if measured == step else None
+            for measured, value in (self._validated, self._evaluated)
+        )
+        checkpoints.save(step, state, loss, distance)
+        self._warn_if_scarce()
+
+    def _warn_if_scarce(self) -> None:
+        """Tells once that little is free, and again if more was in between."""
+        least = self.config.train.min_free_gb
+        try:
+            free = shutil.disk_usage(self.workdir).free / 1e9
+        except OSError:  # a save that fails says more
+            return
+        if free < least and not self._scarce:
+            self.progress.say(
+                f"only {free:.2f} GB are free where {self.workdir} lies, below "
+                f"config.train.min_free_gb={least:g}: make room before a checkpoint cannot be saved"
+            )
+        self._scarce = free < least
+
+    def _drawn(
+        self, state: TrainState, labels: np.ndarray, given: dict[str, np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Images of the moving average, batch by batch."""
+        assert self._sample_fn is not None
+        return drawing.draw_images(
+            self._sample_fn,
+            state.ema["default"],
+            len(labels),
+            given,
+            seed=self.config.seed,
+            batch_size=padded_batch(self.experiment, len(labels)),
+        )
+
+    @functools.cache  # noqa: B019 - one watch a run
+    def _asked(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+        """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
+        c, classes = self.config, self.config.model.num_classes
+        if c.model.conditions and self._validation_data is not None:
+            labels, given = conditioning.shown(c, self._validation_data, num)
+            return labels, conditioning.arrays(c, num, labels, given), None
+        labels = drawing.default_labels(num, classes)
+        return labels, conditioning.arrays(c, num, labels, {}), figures.class_columns(classes)
+
+    def sample(self, step: int, state: TrainState) -> None:
+        """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
+        began = time.monotonic()
+        labels, given, columns = self._asked(self.config.sample.grid_size)
+        try:
+            drawn = np.concatenate(list(self._drawn(state, labels, given)))
+        except UserError as error:  # samples alone are no reason to lose a run
+            self.progress.say(f"step {step:,}: no samples drawn: {error}")
+            self._paused += time.monotonic() - began
+            return
+        picture = figures.grid(drawn, columns)
+        path = self.workdir / "samples" / f"step_{step:06d}.png"
+        with self._picture_not_fatal:
+            figures.save_png(path, picture)
+            self.progress.say(f"step {step:,}: samples in {path}")
+        self.writer.image(step, "samples", picture)
+        self._paused += time.monotonic() - began

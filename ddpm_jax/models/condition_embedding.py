@@ -1,0 +1,90 @@
+"""What a network is conditioned on (`diffusion.conditions`), completed and checked."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+
+Conditions = Mapping[str, jax.Array] | jax.Array | None
+
+
+def complete(
+    conditions: Conditions,
+    shape: tuple[int, ...],
+    values: Mapping[str, int],
+    images: Sequence[tuple[str, int]],
+    tokens_channels: int,
+) -> dict[str, jax.Array]:
+    """Every condition that a network has, the absent ones in their null form.
+
+    Args:
+      conditions: named arrays; a bare int array is {"label": array}; None for none.
+      shape: [B, H, W, C], of x_t.
+      values: the numbers of values of the conditions of that kind.
+      images: (name, channels) of the images.
+      tokens_channels: D of the tokens; 0 for none.
+
+    Raises:
+      ValueError: for a condition that the network does not have, or one of another form.
+    """
+    if conditions is not None and not isinstance(conditions, Mapping):
+        conditions = {"label": conditions}
+    given = dict(conditions or {})
+    known = [*values, *(name for name, _ in images)]
+    known += ["tokens", "tokens_mask"] if tokens_channels else []
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(
+            f"this network is not conditioned on {', '.join(unknown)}; it knows "
+            f"{', '.join(known) or 'no conditions'}"
+        )
+    batch = shape[0]
+    whole = {}
+    for name in values:
+        value = jnp.asarray(given.get(name, jnp.full(batch, NULL_VALUE)))
+        if value.shape != (batch,) or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise ValueError(f"{name}s must be integers [{batch}], got {value.dtype}{value.shape}")
+        whole[name] = value
+    for name, channels in images:
+        need = (*shape[:3], channels)
+        whole[name] = jnp.asarray(given.get(name, jnp.zeros(need)))
+        if whole[name].shape != need:
+            raise ValueError(f"{name} must be {need}, got {whole[name].shape}")
+    if tokens_channels:
+        whole |= _tokens(given, batch, tokens_channels)
+    return whole
+
+
+def values(num_classes: int, attributes: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Every condition that is one of a number of values, label first."""
+    return ({"label": num_classes} if num_classes else {}) | dict(attributes)
+
+
+def row(value: jax.Array, count: int) -> jax.Array:
+    """The row of an embedding table of count + 1 rows: the last one is of no value at all."""
+    return jnp.where(value < 0, count, value)
+
+
+def beside(
+    xt: jax.Array, given: Mapping[str, jax.Array], images: Sequence[tuple[str, int]]
+) -> jax.Array:
+    """x_t with the conditions that are images as further channels."""
+    return jnp.concatenate([xt, *(given[name].astype(xt.dtype) for name, _ in images)], axis=-1)
+
+
+def _tokens(given: Mapping[str, jax.Array], batch: int, channels: int) -> dict[str, jax.Array]:
+    if "tokens" not in given:
+        if "tokens_mask" in given:
+            raise ValueError("tokens_mask without tokens: give both, or neither")
+        nothing = jnp.zeros((batch, 1, channels))
+        return {"tokens": nothing, "tokens_mask": jnp.zeros((batch, 1), bool)}
+    tokens = jnp.asarray(given["tokens"])
+    if tokens.ndim != 3 or tokens.shape[::2] != (batch, channels):
+        raise ValueError(f"tokens must be [{batch}, L, {channels}], got {tokens.shape}")
+    mask = jnp.asarray(given.get("tokens_mask", jnp.ones(tokens.shape[:2], bool)))
+    if mask.shape != tokens.shape[:2] or mask.dtype != bool:
+        raise ValueError(
+            f"tokens_mask must be bool {tokens.shape[:2]}, got {mask.dtype}{mask.shape}"
+        )
+    return {"tokens": tokens, "tokens_mask": mask}

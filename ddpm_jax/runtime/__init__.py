@@ -1,0 +1,1 @@
+"""What every process needs below the mathematics: files, digests, devices, other processes."""

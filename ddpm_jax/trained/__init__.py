@@ -1,0 +1,1 @@
+"""From a workdir to a trained model, and from it to images."""

@@ -1,0 +1,140 @@
+"""From a network and a sampler to images: compiled batches, one key an image."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import processes, sharding
+
+Conditions = Mapping[str, Any]
+SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
+Prepare = Callable[[jax.Array, Conditions, Conditions], tuple[jax.Array, Conditions, Conditions]]
+TASK = "task"
+
+
+class Codec(NamedTuple):
+    """Between images in [-1, 1] and the space that the diffusion runs in."""
+
+    encode: Callable[[jax.Array], jax.Array]
+    decode: Callable[[jax.Array], jax.Array]
+
+
+PIXELS = Codec(encode=lambda x: x, decode=lambda x: x)
+
+
+def make_sample_fn(
+    denoiser: Callable[[Any, Any, Conditions, Conditions], Denoiser],
+    start: Callable[[jax.Array, Conditions], jax.Array],
+    run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
+    *,
+    prepare: Prepare,
+    helpers: Any,
+    mesh: Mesh,
+) -> SampleFn:
+    """One compiled program (params, keys [B], given [B, ...]) -> x_0 [B, H, W, C].
+
+    Args:
+      denoiser: (params, helpers, conditions, task) -> what is sampled. `given` holds the conditions
+        by name, and under "task" the arrays of what else is asked of the samples.
+      start: (keys [B], task) -> x at the first time.
+      run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
+      prepare: (keys [B], conditions, task) -> the same as the others take them.
+      helpers: the parameters of other networks, those that guide.
+      mesh: the batch is split over its devices.
+    """
+
+    def sample(params: Any, helpers: Any, keys: jax.Array, conditions: Any, task: Any) -> jax.Array:
+        keys, conditions, task = prepare(keys, conditions, task)
+        denoise = denoiser(params, helpers, conditions, task)
+        keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        return run(denoise, keys_steps, start(keys_start, task), task)
+
+    batch = sharding.batch_sharding(mesh)
+    program = jax.jit(sample, in_shardings=(None, None, batch, batch, batch), out_shardings=batch)
+
+    def sample_fn(params: Any, keys: jax.Array, given: Conditions) -> jax.Array:
+        conditions = {name: value for name, value in given.items() if name != TASK}
+        arguments = keys, conditions, given.get(TASK, {})
+        if jax.process_count() > 1:  # each process has them whole
+            arguments = jax.tree.map(lambda x: processes.placed(x, batch), arguments)
+        return program(params, helpers, *arguments)
+
+    return sample_fn
+
+
+def draw_images(
+    sample_fn: SampleFn,
+    params: Any,
+    num: int,
+    conditions: Conditions,
+    *,
+    seed: int,
+    batch_size: int,
+    first: int = 0,
+    one_noise: bool = False,
+    codec: Codec = PIXELS,
+) -> Iterator[np.ndarray]:
+    """Images in batches of uint8 [b, H, W, C]; image k is of (seed, k) and its conditions alone.
+
+    [b, frames, H, W, C] where the sample_fn keeps frames of the way.
+
+    Every batch runs the same program: the last one is padded, and the padding dropped.
+
+    Args:
+      sample_fn: from `make_sample_fn`.
+      params: the network's.
+      num: how many.
+      conditions: named arrays [num, ...], and under "task" a dict of such.
+      seed: of the sample set.
+      batch_size: a multiple of the devices.
+      first: the number k of the first one, of a set that is drawn in parts.
+      one_noise: give every image the noise of image 0, so that they differ by their conditions
+        alone.
+      codec: its `decode` turns x_0 into images.
+
+    Raises:
+      UserError: for samples that are not a number, as an adaptive sampler gives that gave up.
+    """
+    key = jax.random.key(seed)
+    for start in range(0, num, batch_size):
+        count = min(batch_size, num - start)
+        # The padding repeats the last image, for which any condition will do.
+        places = np.minimum(start + np.arange(batch_size), num - 1)
+        chosen = {name: _chosen(value, places) for name, value in conditions.items()}
+        numbers = first + start + jnp.arange(batch_size)
+        numbers = jnp.zeros_like(numbers) if one_noise else numbers
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        images = processes.whole(codec.decode(sample_fn(params, keys, chosen)))
+        if lost := np.isnan(images[:count]).reshape(count, -1).any(axis=1).sum():
+            raise UserError(
+                f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "
+                "steps (raise sample.max_steps, sample.rtol or sample.atol), or the model diverged"
+            )
+        yield to_uint8(images)[:count]
+
+
+def _chosen(value: Any, places: np.ndarray) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _chosen(one, places) for name, one in value.items()}
+    return jnp.asarray(np.asarray(value)[places])
+
+
+def to_uint8(x: jax.Array | np.ndarray) -> np.ndarray:
+    """[-1, 1] to 0..255, rounded; what lies outside is clipped."""
+    return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.ndarray:
+    """int32 [num]: the given labels cycled, else k mod classes, or -1 where there are none."""
+    if given:
+        return np.resize(np.asarray(given, np.int32), num)
+    if num_classes:
+        return np.arange(num, dtype=np.int32) % num_classes
+    return np.full(num, NULL_VALUE, np.int32)

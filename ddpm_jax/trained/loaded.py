@@ -1,0 +1,325 @@
+"""From a workdir to a trained model."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ddpm_jax.build import conditioning, networks, sampling, upsampling
+from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.config import config_files
+from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import digests
+from ddpm_jax.trained import drawing, program, tasks
+from ddpm_jax.trained.program import NO_TASK, build
+from ddpm_jax.trained.tasks import Task
+from ddpm_jax.training import checkpoints
+
+# The code that draws: what other code drew is drawn anew.
+DRAWS = ("build", "config", "diffusion", "models", "samplers", "trained")
+# (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
+Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
+
+
+class Drawing(NamedTuple):
+    """A set of samples that is drawn part by part: image k depends on the description and k alone.
+
+    Attributes:
+      num: of all images.
+      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
+      description: as JSON, all that the images depend on.
+      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
+        keeps frames.
+    """
+
+    num: int
+    batch_size: int
+    description: dict[str, Any]
+    batches: Callable[[range], Iterator[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """A trained model, ready to use in a notebook: `load(workdir).sample(16)`.
+
+    Attributes:
+      experiment: what its config describes.
+      params: the parameters, the moving average unless raw ones were asked for.
+      step: of the checkpoint.
+      checkpoint: its digest, the run's state_sha256 at that step.
+      config_sha256: of the run's config.
+      parameters: "ema" or "raw".
+    """
+
+    experiment: Experiment
+    params: Any
+    step: int
+    checkpoint: str = ""
+    config_sha256: str = ""
+    parameters: str = "ema"
+
+    @property
+    def model(self) -> networks.Network:
+        """The network: model.apply({"params": params}, xt, time, labels)."""
+        return self.experiment.model
+
+    def sample(
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] = (),
+        conditions: Mapping[str, conditioning.Given] | None = None,
+        task: Task = NO_TASK,
+        seed: int = 0,
+        **options: Any,
+    ) -> np.ndarray:
+        """`num` images, uint8 [num, H, W, C]; [num, frames, H, W, C] if the task keeps frames.
+
+        Args:
+          num: how many.
+          labels: classes, cycled; without them, image k is of class k mod num_classes.
+          conditions: what config.model.conditions names: a value by its name or number, or one for
+            each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
+            absent. "low_resolution" is the smaller image of a model that enlarges.
+          task: what guides besides, and an image to begin with or to keep.
+          seed: image k depends on (seed, k) alone.
+          **options: fields of config.sample that differ: sampler, num_steps, guidance_scale, ...
+
+        Raises:
+          UserError: for labels or conditions out of range, or a task or options that do not fit.
+        """
+        drawing = self.drawing(
+            num, labels=labels, conditions=conditions, task=task, seed=seed, **options
+        )
+        return np.concatenate(list(drawing.batches(range(num))))
+
+    def drawing(
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] = (),
+        conditions: Mapping[str, conditioning.Given] | None = None,
+        task: Task = NO_TASK,
+        seed: int = 0,
+        **options: Any,
+    ) -> Drawing:
+        """What `sample` draws, checked and ready to be drawn part by part."""
+        experiment = self._with(options, task)
+        config, conditions = experiment.config, conditions or {}
+        chosen = self.labels(num, labels, task)
+        conditioning.check_enlarges(config, conditions)
+        sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
+        given = {
+            **conditioning.arrays(config, num, chosen, conditions),
+            drawing.TASK: tasks.arrays(config, num, chosen, conditions, task),
+        }
+        batch_size = padded_batch(experiment, num)
+
+        def batches(rows: range) -> Iterator[np.ndarray]:
+            return drawing.draw_images(
+                sample_fn,
+                self.params,
+                len(rows),
+                jax.tree.map(lambda array: array[rows.start : rows.stop], given),
+                seed=seed,
+                batch_size=batch_size,
+                first=rows.start,
+                one_noise=task.interpolates,
+            )
+
+        description = {
+            "model": described(self),
+            "sampling": described(config.sample.to_dict()),
+            # Nothing else depends on how many there are: a larger set goes on from a smaller one.
+            "num": num if task.interpolates else None,
+            "labels": [int(label) for label in labels],
+            "conditions": described(conditions),
+            "task": described(task),
+            "seed": seed,
+            "batch_size": batch_size,
+            "jax": jax.__version__,
+            "code": digests.of_code(*DRAWS),
+        }
+        return Drawing(num, batch_size, description, batches)
+
+    def enlarging(
+        self,
+        num: int,
+        *,
+        labels: np.ndarray | None = None,
+        conditions: Mapping[str, conditioning.Given] | None = None,
+        seed: int = 0,
+        one_noise: bool = False,
+    ) -> Enlarge:
+        """What enlarges `num` images by a model that does so, part by part.
+
+        As `sample` with the condition "low_resolution", but for the labels.
+
+        Args:
+          num: of all images.
+          labels: int [num], -1 for none; None for no labels at all.
+          conditions: the others.
+          seed: image k depends on (seed, k) and the small image alone.
+          one_noise: give every image the noise of image 0.
+
+        Returns:
+          (images uint8 [n, h, w, C] of the size that the model enlarges, the number k of the first
+          of them) -> [b, H, W, C] by batches; it raises UserError for images of another size.
+
+        Raises:
+          UserError: for a model that enlarges nothing, or conditions that do not fit.
+        """
+        config = self.experiment.config
+        if upsampling.size(config) is None:
+            raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
+        if labels is None:
+            labels = np.full(num, NULL_VALUE, np.int32)
+        given = conditioning.arrays(config, num, labels, conditions or {})
+        sample_fn = program.sample_fn(self.experiment)
+
+        def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
+            rows = slice(first, first + len(images))
+            small = conditioning.arrays(
+                config, len(images), labels[rows], {upsampling.NAME: images}
+            )
+            return drawing.draw_images(
+                sample_fn,
+                self.params,
+                len(images),
+                {name: value[rows] for name, value in given.items()}
+                | {upsampling.NAME: small[upsampling.NAME]},
+                seed=seed,
+                batch_size=padded_batch(self.experiment, num),
+                first=first,
+                one_noise=one_noise,
+            )
+
+        return enlarge
+
+    def sampling_with(self, **options: Any) -> "Loaded":
+        """The same model, with other fields of config.sample. Raises UserError as `sample`."""
+        return dataclasses.replace(self, experiment=self._with(options, NO_TASK))
+
+    def nfe(self, *, task: Task = NO_TASK, **options: Any) -> int | None:
+        """The network evaluations of an image, as `sample` would draw it; None if they vary."""
+        return program.nfe(self._with(options, task), self.params, task)
+
+    def _with(self, options: dict[str, Any], task: Task) -> Experiment:
+        """The experiment with other fields of config.sample."""
+        if task.composed and "guidance_scale" in options:
+            raise UserError(
+                f"guidance_scale={options['guidance_scale']}: the weights of what is composed take "
+                "its place; leave it out"
+            )
+        if not options:
+            return self.experiment
+        options = sampling.own_options(options, self.experiment.config)
+        return build(config_files.override(self.experiment.config, {"sample": options}), task)
+
+    def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
+        """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
+        num_classes = tasks.num_classes(self.experiment.config, task)
+        given = [int(label) for label in given]  # an array has no truth value
+        if num < 1:
+            raise UserError(f"the number of samples must be at least 1, got {num}")
+        if given and not num_classes:
+            raise UserError(
+                f"labels={','.join(map(str, given))}, but this model is unconditional: leave them "
+                "out, or train with config.model.num_classes set"
+            )
+        if bad := [label for label in given if not 0 <= label < num_classes]:
+            raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
+        return drawing.default_labels(num, num_classes, given)
+
+
+def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool = False) -> Loaded:
+    """The model that was trained in `workdir`; nothing found there is executed.
+
+    Args:
+      workdir: of a run of scripts/train.py.
+      step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
+      raw_params: take the parameters themselves instead of their moving average.
+
+    Raises:
+      UserError: if there is no such run or checkpoint.
+    """
+    config = config_files.read(workdir)
+    if config is None:
+        raise UserError(
+            f"no checkpoint in {workdir}: it has no config.json; train one there with "
+            "scripts/train.py, or name another --workdir"
+        )
+    # All devices of this machine, whatever trained it; batches of data are filled up to them.
+    try:
+        devices = jax.device_count()
+        own = {
+            "mesh": {"data": devices, "fsdp": 1},
+            "data": {"batch_size": -(-config.data.batch_size // devices) * devices},
+        }
+        experiment = build(config_files.override(config, own))
+        shapes = experiment.state_shapes()
+    except (AttributeError, KeyError) as error:
+        reason = str(error).strip("\"'").splitlines()[0]
+        raise UserError(
+            f"{workdir}/config.json has no field {reason}: another version wrote it"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # fields of another type fail wherever they are first used
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{workdir}/config.json describes nothing that can be built ({reason}): another "
+            "version wrote it, or it is damaged; name another --workdir"
+        ) from error
+    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+        step = saved.newest_whole(_say) if step is None else _numbered(saved, step)
+        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
+        checkpoint = saved.records()[step].state_sha256
+    sha256 = config_files.sha256(config.to_dict())
+    return Loaded(experiment, params, step, checkpoint, sha256, "raw" if raw_params else "ema")
+
+
+def described(value: Any) -> Any:
+    """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
+    if isinstance(value, Loaded):
+        names = ("config_sha256", "checkpoint", "parameters")
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, np.ndarray):
+        return digests.sum_of(value)
+    if dataclasses.is_dataclass(value):
+        return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): described(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [described(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:
+    """The number of the step that is asked for. Raises UserError if there is no such checkpoint."""
+    if str(step).isdecimal():
+        return saved.check(int(step))
+    if step != "best":
+        raise UserError(f"step={step}: need the number of a checkpoint, or best")
+    saved.check(None)
+    if (best := saved.best()) is None:
+        raise UserError(
+            f"step=best: no checkpoint in {saved.directory} has a validation loss; train with "
+            "config.train.validate_every at the steps of checkpoint_every, or name another step"
+        )
+    return best
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def padded_batch(experiment: Experiment, num: int) -> int:
+    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
+    devices = experiment.mesh.size
+    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices

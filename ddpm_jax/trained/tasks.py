@@ -1,0 +1,272 @@
+"""What samples are drawn for besides their conditions: guides, images to begin with or to keep."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax.build import conditioning
+from ddpm_jax.build.conditioning import Given
+from ddpm_jax.config.checks import check_guidable, image_shape
+from ddpm_jax.data.pipeline import stacked
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
+
+# Times at which two schedules are compared.
+_TIMES = np.linspace(0, 1, 101)
+DEFAULT_STRENGTH = 0.8
+
+
+class Trained(Protocol):
+    """What `experiment.load` returns, as far as a guide is concerned."""
+
+    @property
+    def experiment(self) -> Any:
+        """What its config describes."""
+
+    @property
+    def params(self) -> Any:
+        """Its parameters."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked of samples; by default nothing, they come from noise by the model alone.
+
+    Images are uint8 of the model's own shape [H, W, C].
+
+    Attributes:
+      classifier: a classifier trained on the same schedule; its gradient counts
+        sample.classifier_scale times (1 if that is None).
+      weaker: a weaker model of the same schedule to guide away from, in place of the model without
+        its conditions (autoguidance); sample.guidance_scale is then its scale.
+      composed: (weight, conditions): what is added of each set of conditions, in place of
+        sample.guidance_scale; a negative weight steers away.
+      between_labels: two classes; image k of n is guided by both, in shares 1 - k / (n - 1)
+        and k / (n - 1), from one noise.
+      init_images: one image to begin with, noised (SDEdit), or two to begin between, image k of
+        n at k / (n - 1), from one noise.
+      strength: in (0, 1], how far init_images are noised: the share of the steps that is run.
+      inpaint: an image and a mask, bool [H, W, 1], True where it is to be painted.
+      colourise: a grey image, uint8 [H, W, 1], to be coloured by posterior sampling.
+      upscale: a smaller image, uint8 [h, w, C], whose pixels are means of whole blocks.
+      observation_noise: standard deviation of the noise of the latter two, in units of [-1, 1].
+      frames: keep that many of the images on the way, evenly from the first to the last; 0 keeps
+        the last alone.
+    """
+
+    classifier: Trained | None = None
+    weaker: Trained | None = None
+    composed: Sequence[tuple[float, Mapping[str, Given]]] = ()
+    between_labels: tuple[int, int] | None = None
+    init_images: Sequence[np.ndarray] = ()
+    strength: float | None = None
+    inpaint: tuple[np.ndarray, np.ndarray] | None = None
+    colourise: np.ndarray | None = None
+    upscale: np.ndarray | None = None
+    observation_noise: float = 0.0
+    frames: int = 0
+
+    @property
+    def helpers(self) -> dict[str, Any]:
+        """The parameters of the other networks."""
+        given = {"classifier": self.classifier, "weaker": self.weaker}
+        return {name: one.params for name, one in given.items() if one is not None}
+
+    @property
+    def interpolates(self) -> bool:
+        """The images lead from one thing to another, and share their noise."""
+        return self.between_labels is not None or len(self.init_images) == 2
+
+    @property
+    def tells_labels(self) -> bool:
+        """It says of which classes the images are, each of several."""
+        return self.between_labels is not None or any("label" in told for _, told in self.composed)
+
+    @property
+    def observed(self) -> np.ndarray | None:
+        """The image that is given in part: grey, or small."""
+        return self.colourise if self.colourise is not None else self.upscale
+
+
+def check(c: ConfigDict, task: Task) -> None:
+    """A task fits its config and is one thing. Raises UserError naming what does not."""
+    ways = {
+        "weaker": task.weaker is not None,
+        "composed": bool(task.composed),
+        "between_labels": task.between_labels is not None,
+    }
+    _one_of(ways)
+    if task.composed or task.between_labels:
+        way = "composed" if task.composed else "between_labels"
+        if not conditioning.dropout(c):
+            raise UserError(f"{way}: this model has no conditions to compose")
+        check_guidable(c, way)
+    elif task.weaker is None and c.sample.guidance_scale != 1:
+        check_guidable(c, f"config.sample.guidance_scale={c.sample.guidance_scale!r}")
+    goals = {
+        "inpaint": task.inpaint is not None,
+        "colourise": task.colourise is not None,
+        "upscale": task.upscale is not None,
+    }
+    _one_of(goals)
+    if c.sample.classifier_scale is not None and task.classifier is None:
+        raise UserError(
+            f"config.sample.classifier_scale={c.sample.classifier_scale}: no classifier to "
+            "scale; name its run too, or leave it at None"
+        )
+    for field in ("num_resamples", "jump_length"):
+        if c.sample[field] is not None and task.inpaint is None:
+            raise UserError(
+                f"config.sample.{field}={c.sample[field]}: is of inpainting; leave it at None"
+            )
+    if task.strength is not None and not len(task.init_images):
+        raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
+    if task.strength is not None and not 0 < task.strength <= 1:
+        raise UserError(f"strength={task.strength}: need above 0, at most 1")
+    if task.frames == 1 or task.frames < 0:
+        raise UserError(f"frames={task.frames}: need at least 2, or 0 for the last image alone")
+    if len(task.init_images) > 2:
+        raise UserError(f"init_image: need one image, or two, got {len(task.init_images)}")
+    if task.observation_noise < 0 or not np.isfinite(task.observation_noise):
+        raise UserError(f"observation_noise={task.observation_noise}: need at least 0")
+    if task.observation_noise and task.observed is None:
+        raise UserError("observation_noise: nothing is observed; colourise or upscale an image")
+    _check_images(c, task)
+
+
+def arrays(
+    c: ConfigDict, num: int, labels: np.ndarray, given: Mapping[str, Given], task: Task
+) -> dict[str, Any]:
+    """The arrays [num, ...] that a task needs in the program beside the conditions.
+
+    Raises:
+      UserError: for labels or conditions that the model does not know.
+    """
+    found: dict[str, Any] = {}
+    if task.classifier is not None:
+        found["label"] = np.asarray(labels, np.int32)
+    for k, (_, conditions) in enumerate(task.composed):
+        found[f"branch_{k}"] = _branch(c, num, labels, given, conditions)
+    if task.between_labels is not None:
+        for k, label in enumerate(task.between_labels):
+            found[f"branch_{k}"] = _branch(c, num, labels, given, {"label": label})
+    if task.interpolates:
+        found["share"] = np.linspace(0, 1, num, dtype=np.float32)
+    images = {f"init_{k}": image for k, image in enumerate(task.init_images)}
+    if task.inpaint is not None:
+        images |= dict(zip(("known", "mask"), task.inpaint, strict=True))
+    if task.observed is not None:
+        images["observed"] = task.observed
+    for name, image in images.items():
+        one = stacked([image])[0]
+        found[name] = np.broadcast_to(one, (num, *one.shape))
+    return found
+
+
+def strength(task: Task) -> float:
+    """How far init_images are noised; DEFAULT_STRENGTH if the task does not say."""
+    return DEFAULT_STRENGTH if task.strength is None else task.strength
+
+
+def without_guides(task: Task) -> Task:
+    """The same task of the model alone."""
+    return dataclasses.replace(task, classifier=None, weaker=None)
+
+
+def check_guides(c: ConfigDict, schedule: Schedule, task: Task) -> None:
+    """Guiding networks see the same images on the same path, or UserError."""
+    for name, guide in {"classifier": task.classifier, "weaker": task.weaker}.items():
+        if guide is not None:
+            _check_guide(c, schedule, guide, name)
+
+
+def _check_guide(c: ConfigDict, schedule: Schedule, guide: Trained, name: str) -> None:
+    other = guide.experiment
+    if name == "classifier" and other.draws_images:
+        raise UserError("classifier: that run is a diffusion model; name one of a classifier")
+    if name == "weaker" and not other.draws_images:
+        raise UserError("weaker: that run is a classifier; name one of a diffusion model")
+    shape = image_shape(c)
+    if other.image_shape != shape:
+        raise UserError(f"{name}: it sees images of {other.image_shape}, and this model {shape}")
+    theirs = other.schedule_of(guide.params)
+    for of in ("alpha", "sigma", "network_time"):
+        ours, its = (
+            np.asarray(getattr(one, of)(jnp.asarray(_TIMES))) for one in (schedule, theirs)
+        )
+        if not np.allclose(ours, its, rtol=1e-4, atol=1e-4):
+            raise UserError(
+                f"{name}: it was trained on another schedule ({_named(other.config)}) than this "
+                f"model ({_named(c)}); train one with this model's config.diffusion"
+            )
+
+
+def num_classes(c: ConfigDict, task: Task) -> int:
+    """The classes that samples may be asked for: the model's, or those of its classifier.
+
+    Raises:
+      UserError: if both have classes, of different numbers.
+    """
+    own = c.model.num_classes
+    if task.classifier is None:
+        return own
+    its = task.classifier.experiment.config.model.num_classes
+    if own and own != its:
+        raise UserError(f"classifier: it has {its} classes, and this model {own}")
+    return its
+
+
+def _branch(
+    c: ConfigDict,
+    num: int,
+    labels: np.ndarray,
+    given: Mapping[str, Given],
+    conditions: Mapping[str, Given],
+) -> dict[str, np.ndarray]:
+    """All conditions of one branch: what is given for all, and its own."""
+    own = dict(conditions)
+    if "label" in own:
+        classes = c.model.num_classes
+        label = own.pop("label")
+        if not str(label).isdecimal() or int(str(label)) >= classes:
+            known = f"is outside 0..{classes - 1}" if classes else "is of a model with classes"
+            raise UserError(f"label {label} {known}; this one has {classes} of them")
+        labels = np.full(num, int(str(label)), np.int32)
+    return conditioning.arrays(c, num, labels, {**given, **own})
+
+
+def _one_of(ways: Mapping[str, bool]) -> None:
+    if len(chosen := [name for name, given in ways.items() if given]) > 1:
+        raise UserError(f"{' and '.join(chosen)} do not go together: choose one")
+
+
+def _check_images(c: ConfigDict, task: Task) -> None:
+    """Raises UserError for an image or mask of another size or kind."""
+    height, width, channels = image_shape(c)
+    wanted = [("init_image", image, (height, width, channels)) for image in task.init_images]
+    if task.inpaint is not None:
+        wanted.append(("inpaint", task.inpaint[0], (height, width, channels)))
+        wanted.append(("inpaint's mask", task.inpaint[1], (height, width, 1)))
+    if task.colourise is not None:
+        if channels != 3:
+            raise UserError("colourise: this model draws grey images; there is nothing to colour")
+        wanted.append(("colourise", task.colourise, (height, width, 1)))
+    for name, image, shape in wanted:
+        if image.shape != shape:
+            raise UserError(f"{name}: need {shape} (height, width, channels), got {image.shape}")
+    if task.upscale is not None:
+        small = task.upscale.shape
+        fits = small[2:] == (channels,) and height % small[0] == 0 == width % small[1]
+        if not fits or height // small[0] != width // small[1] or small[0] == height:
+            raise UserError(
+                f"upscale: need ({height} / k, {width} / k, {channels}) for a whole k > 1, got "
+                f"{small}"
+            )
+
+
+def _named(c: ConfigDict) -> str:
+    return f"{c.diffusion.schedule}, {c.diffusion.num_steps} steps"

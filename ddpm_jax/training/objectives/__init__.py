@@ -1,0 +1,1 @@
+"""What is minimised: an objective for each kind of run, and what wraps one."""
