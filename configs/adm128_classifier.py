@@ -11,20 +11,18 @@ Command: python scripts/train.py --config=configs/adm128_classifier.py \
 
 from ml_collections import ConfigDict
 
-from configs import adm128
+from configs import adm128, default
 
 
 def get_config() -> ConfigDict:
-    config = adm128.get_config()
+    config = default.as_kind("classifier", adm128.get_config())
     config.model.update(
-        name="classifier",
         channels=128,
         channel_multipliers=(1, 1, 2, 3, 4),
         num_blocks=2,
         head_dim=64,
         num_heads=0,
     )
-    config.diffusion.update(loss="cross_entropy", variance="fixed_large")
     config.optim.update(learning_rate=3e-4, weight_decay=0.05, decay="cosine")
     config.train.num_steps = 300_000
     return config

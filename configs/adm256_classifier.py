@@ -11,13 +11,12 @@ Command: python scripts/train.py --config=configs/adm256_classifier.py \
 
 from ml_collections import ConfigDict
 
-from configs import adm256
+from configs import adm256, default
 
 
 def get_config() -> ConfigDict:
-    config = adm256.get_config()
-    config.model.update(name="classifier", channels=128, dropout=0.0)
-    config.diffusion.update(loss="cross_entropy", variance="fixed_large")
+    config = default.as_kind("classifier", adm256.get_config())
+    config.model.update(channels=128, dropout=0.0)
     config.optim.update(learning_rate=3e-4, weight_decay=0.05, decay="cosine")
     config.train.num_steps = 500_000
     return config

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         image_size=(64, 64),
         batch_size=2048,
         flip=True,
-        validation_split="validation",
+        options={"validation_split": "validation"},
     )
     config.model.update(
         channels=192,

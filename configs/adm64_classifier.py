@@ -11,14 +11,13 @@ Command: python scripts/train.py --config=configs/adm64_classifier.py \
 
 from ml_collections import ConfigDict
 
-from configs import adm64
+from configs import adm64, default
 
 
 def get_config() -> ConfigDict:
-    config = adm64.get_config()
+    config = default.as_kind("classifier", adm64.get_config())
     config.data.batch_size = 1024
-    config.model.update(name="classifier", channels=128, num_blocks=4, dropout=0.0)
-    config.diffusion.update(loss="cross_entropy", variance="fixed_large")
+    config.model.update(channels=128, num_blocks=4, dropout=0.0)
     config.optim.update(learning_rate=6e-4, weight_decay=0.2, decay="cosine")
     config.train.num_steps = 300_000
     return config

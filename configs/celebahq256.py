@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
         image_size=(256, 256),
         batch_size=64,
         flip=True,
-        train_split="train[:29000]",  # TFDS has no other split; the last 1,000 are held out
-        validation_split="train[29000:]",
+        # TFDS has no other split; the last 1,000 are held out.
+        options={"train_split": "train[:29000]", "validation_split": "train[29000:]"},
     )
     config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
     config.diffusion.variance = "fixed_small"

@@ -10,16 +10,12 @@ Command: python scripts/train.py --config=configs/digits_classifier.py --workdir
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from configs import default, digits
 
 
 def get_config() -> ConfigDict:
-    config = digits.get_config()
-    config.model.update(
-        name="classifier", scale_shift_norm=True, resample_blocks=True, head_dim=32, dropout=0.1
-    )
-    config.diffusion.update(loss="cross_entropy", label_dropout=0.0, variance="fixed_large")
+    config = default.as_kind("classifier", digits.get_config())
+    config.model.update(scale_shift_norm=True, resample_blocks=True, head_dim=32, dropout=0.1)
     config.optim.update(name="adamw", learning_rate=1e-3, weight_decay=0.05)
-    config.sample.update(guidance_scale=1.0)
     config.train.update(num_steps=1000)
     return config

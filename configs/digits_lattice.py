@@ -16,5 +16,5 @@ def get_config() -> ConfigDict:
     config = digits_likelihood.get_config()
     config.data.dequantise = False
     # Noise of a seventh of the gap between two values: the decoder then rarely rounds wrongly.
-    config.diffusion.gamma_0 = -8.0
+    config.diffusion.schedule_options.gamma_0 = -8.0
     return config

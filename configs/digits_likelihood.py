@@ -26,12 +26,11 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.update(
         schedule="linear_gamma",
-        gamma_0=-13.3,
-        gamma_1=6.0,
+        schedule_options={"gamma_0": -13.3, "gamma_1": 6.0},
         prediction="v",
         loss="continuous_vlb",
         time_draw="stratified",
-        time_min=0.0,
+        time_options={"t_min": 0.0},
     )
     # A constant rate: a run continued to more steps is then the run that was longer from the start.
     config.optim.update(learning_rate=1e-3, warmup_steps=100)

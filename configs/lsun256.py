@@ -30,5 +30,6 @@ def get_config(category: str = "church_outdoor") -> ConfigDict:
     config = celebahq256.get_config()
     config.train.num_steps, config.data.flip, splits = CATEGORIES[category]
     config.data.name = f"lsun/{category}"
-    config.data.train_split, config.data.validation_split = splits
+    train, validation = splits
+    config.data.options = {"train_split": train, "validation_split": validation}
     return config

@@ -15,7 +15,8 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.update(name="shapes", image_size=(16, 16), channels=3, batch_size=64)
-    config.data.update(max_objects=2, held_out=("red circle", "blue cross", "yellow square"))
+    held_out = ("red circle", "blue cross", "yellow square")
+    config.data.options = {"max_objects": 2, "held_out": held_out}
     config.model.update(name="dit", channels=128, num_blocks=6, num_heads=4, patch_size=4)
     objects = ("shape", "colour", "size", "position")
     config.model.conditions = ("background", *objects, *(f"{name}_2" for name in objects))

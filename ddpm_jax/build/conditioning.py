@@ -16,11 +16,16 @@ from ddpm_jax.errors import UserError
 Given = str | int | Sequence[str | int] | np.ndarray
 
 
+def condition_names(c: ConfigDict) -> tuple[str, ...]:
+    """config.model.conditions; () of a kind of run that is told nothing beside x_t."""
+    return tuple(c.model.get("conditions", ()))
+
+
 def dropout(c: ConfigDict) -> dict[str, float]:
     """Every condition of the network with its probability of being absent in training."""
-    label = {"label": c.diffusion.label_dropout} if c.model.num_classes else {}
-    rates = c.diffusion.condition_dropout or (0.0,) * len(c.model.conditions)
-    return label | dict(zip(c.model.conditions, rates, strict=True))
+    label = {"label": c.diffusion.label_dropout} if is_told_labels(c) else {}
+    rates = c.diffusion.get("condition_dropout") or (0.0,) * len(condition_names(c))
+    return label | dict(zip(condition_names(c), rates, strict=True))
 
 
 def values(c: ConfigDict) -> dict[str, tuple[str, ...]]:
@@ -35,7 +40,21 @@ def images(c: ConfigDict) -> dict[str, int]:
 
 def of_data(c: ConfigDict) -> tuple[str, ...]:
     """Those of config.model.conditions that the data are asked for."""
-    return tuple(name for name in c.model.conditions if name != upsampling.NAME)
+    return tuple(name for name in condition_names(c) if name != upsampling.NAME)
+
+
+def is_told_labels(c: ConfigDict) -> bool:
+    """Whether the network is told the label, as a condition."""
+    return bool(c.model.num_classes) and "label_dropout" in c.diffusion
+
+
+def shown_shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
+    """The shape (of one example) and dtype in which the network sees each condition but labels."""
+    height, width, _ = image_shape(c)
+    of_values: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
+    return of_values | {
+        name: ((height, width, channels), np.float32) for name, channels in images(c).items()
+    }
 
 
 def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -64,12 +83,12 @@ def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     for name in of_data(c):
         if name not in known:
             raise UserError(
-                f"config.model.conditions={c.model.conditions}: the data {c.data.name} know no "
+                f"config.model.conditions={condition_names(c)}: the data {c.data.name} know no "
                 f"{name!r}; they know {', '.join(known) or 'nothing but labels'}"
             )
     # A small image and the level of its noise.
     known = {**known, upsampling.NAME: c.data.channels + 1}
-    return {name: known[name] for name in c.model.conditions}
+    return {name: known[name] for name in condition_names(c)}
 
 
 def arrays(
@@ -89,8 +108,8 @@ def arrays(
       UserError: for a name or value that is unknown, or an image of another size.
     """
     if unknown := sorted(set(given) - {*values(c), *images(c)}):
-        known = ", ".join(c.model.conditions) or "none but labels"
-        hint = nearest(unknown[0], c.model.conditions)
+        known = ", ".join(condition_names(c)) or "none but labels"
+        hint = nearest(unknown[0], condition_names(c))
         raise UserError(
             f"condition {unknown[0]}: this model has no such condition; it has {known}{hint}"
         )
@@ -114,7 +133,7 @@ def arrays(
 
 def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
     """Raises UserError for a model that always saw a small image, and now is given none."""
-    missing = upsampling.NAME in c.model.conditions and upsampling.NAME not in given
+    missing = upsampling.NAME in condition_names(c) and upsampling.NAME not in given
     if missing and not ever_hidden(c, upsampling.NAME):
         raise UserError(
             f"condition {upsampling.NAME}: this model enlarges images of {upsampling.size(c)} and "
@@ -128,7 +147,7 @@ def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, d
     names = of_data(c)
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
     given: dict[str, Given] = {name: batch[name] for name in names}
-    if upsampling.NAME in c.model.conditions:
+    if upsampling.NAME in condition_names(c):
         given[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
     return batch["label"], given
 

@@ -12,14 +12,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning, networks, objectives, paths, upsampling
+from ddpm_jax.build import conditioning, networks, objectives, optimizers, paths, upsampling
+from ddpm_jax.build.kinds import KINDS, Kind
+from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
-from ddpm_jax.models import Classifier, learned_schedule
+from ddpm_jax.models import learned_schedule
 from ddpm_jax.runtime import sharding
-from ddpm_jax.training import guard, inspection, optimizers, state, step
+from ddpm_jax.training import guard, inspection, state, step
 from ddpm_jax.training.objectives import dequantised
 
 
@@ -29,6 +32,8 @@ class Experiment:
 
     Attributes:
       config: the resolved config.
+      kind: its kind of run.
+      own: the user's own parts, by "package.module:name".
       model: the network.
       schedule: the forward process; None if it is learned (`schedule_of`).
       learning_rate, optimizer: optax's.
@@ -38,6 +43,8 @@ class Experiment:
     """
 
     config: ConfigDict
+    kind: Kind
+    own: Own
     model: networks.Network
     schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
@@ -49,7 +56,7 @@ class Experiment:
     @property
     def draws_images(self) -> bool:
         """It is a diffusion model, not a classifier."""
-        return not isinstance(self.model, Classifier)
+        return self.kind.face == "denoiser"
 
     @property
     def spike(self) -> guard.Spike | None:
@@ -62,8 +69,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
-        xt = jnp.zeros((1, *self.image_shape))
-        return self.model.init(key, xt, jnp.zeros((1,)))["params"]
+        return networks.initial_params(self.config, self.model, key)
 
     def init_state(self) -> state.TrainState:
         """The state at step 0, placed on the mesh, a pure function of config.seed."""
@@ -116,6 +122,30 @@ class Experiment:
             out_shardings=sharding.replicated(self.mesh),
         )
 
+    def check_loss(self) -> None:
+        """Trace the objective once, without computing it.
+
+        Raises:
+          UserError: for a loss that is not [B].
+          ValueError: as the loss does.
+        """
+        params = jax.eval_shape(self.init_params, jax.random.key(0))
+        extra = jax.eval_shape(self.objective.init_extra, params)
+
+        def loss(params: Any, batch: Any, key: jax.Array, extra: Any) -> jax.Array:
+            return self.objective(params, batch, key, True, extra).loss
+
+        batch = {
+            name: jax.ShapeDtypeStruct((2, *one.shape[1:]), one.dtype)
+            for name, one in self.batch_shapes().items()
+        }
+        shape = jax.eval_shape(loss, params, batch, jax.random.key(0), extra).shape
+        if shape != (2,):
+            raise UserError(
+                f"config.diffusion.loss={self.config.diffusion.get('loss')}: need a loss for each "
+                f"example, [B]; for a batch of 2 it returned shape {shape}"
+            )
+
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a training batch, placed on the mesh."""
         size = self.config.data.batch_size
@@ -142,13 +172,7 @@ class Experiment:
             data_dir=c.data_dir or None,
             image_size=self.image_shape[:2],
             channels=c.channels,
-            holdout=c.holdout,
-            labels_file=c.labels_file or None,
-            on_error=c.on_error,
-            train_split=c.train_split,
-            validation_split=c.validation_split,
-            max_objects=c.max_objects,
-            held_out=c.held_out,
+            **c.options.to_dict(),
         )
         levels = objectives.pixel_levels(self.config)
         if source.info.levels != levels:
@@ -176,44 +200,63 @@ class Experiment:
         return state.init_state(self.init_params, self.optimizer, self.config.seed, init_extra)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     """Build what a config describes; how it is sampled is looked at by `trained.program`.
+
+    Args:
+      config: the experiment.
+      own: the user's parts that it names, by "package.module:name"; see `config.code`.
 
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
-    c = config
+    c = config_files.without_unread(config)
+    kind = choose("kind", c.kind, KINDS)
+    _check_fields(c, kind)
     check_ranges(c)
-    upsampling.check(c)
-    choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
+    if "variance" in c.diffusion:
+        upsampling.check(c)
+        choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     with fields_of("diffusion"):
-        schedule = paths.schedule(c)
+        schedule = paths.schedule(c, own)
     with fields_of("model"):
-        model = networks.network(c)
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
+        model = kind.network(c, own)
     with fields_of("diffusion"):
-        objective = objectives.objective(c, model, schedule)
+        objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c))
     objective = upsampling.objective(c, objective)
     with fields_of("optim"):
-        learning_rate = optimizers.learning_rate(
-            c.optim.learning_rate,
-            warmup_steps=c.optim.warmup_steps,
-            decay=c.optim.decay,
-            num_steps=c.train.num_steps,
-        )
-        optimizer = optimizers.optimizer(
-            c.optim.name,
-            learning_rate,
-            weight_decay=c.optim.weight_decay,
-            grad_clip=c.optim.grad_clip,
-        )
+        learning_rate, optimizer = optimizers.optimizer(c, own)
     with fields_of("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
     check_fit(c, mesh.size)
-    return Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
+    experiment = Experiment(
+        c, kind, own, model, schedule, learning_rate, optimizer, objective, mesh, shape
+    )
+    with fields_of("diffusion"):
+        experiment.check_loss()
+    return experiment
+
+
+def _check_fields(c: ConfigDict, kind: Kind) -> None:
+    """The config has the groups and fields of its kind, and no others."""
+    usual = kind.config()
+    for group, fields in c.items():
+        names = fields if isinstance(fields, ConfigDict) else ()
+        for name in [] if group in usual else [group]:
+            raise UserError(_not_of_kind(name, c.kind, kind))
+        for name in names:
+            if name not in usual[group]:
+                raise UserError(_not_of_kind(f"{group}.{name}", c.kind, kind))
+
+
+def _not_of_kind(field: str, name: str, kind: Kind) -> str:
+    return (
+        f"config.{field}: a {kind.noun} (config.kind={name}) has no such field; begin its config "
+        f'with default.get_config("{name}") or default.as_kind("{name}", config)'
+    )
 
 
 @contextlib.contextmanager

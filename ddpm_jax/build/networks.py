@@ -1,34 +1,165 @@
 """config.model: the network."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, paths
-from ddpm_jax.config.choose import choose
+from ddpm_jax.config import code
+from ddpm_jax.config.checks import image_shape
+from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 
-Network = UNet | DiT | WithSchedule | Classifier
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def network(c: ConfigDict) -> Network:
+class Network(Protocol):
+    """A network: anything with flax's `init` and `apply`.
+
+    `init(key, xt, time, conditions)` gives {"params": tree}; `apply(variables, xt, time,
+    conditions, train=, rngs=)` the output [B, H, W, C], of a classifier of x_t the logits
+    [B, classes]. xt is [B, H, W, C], time [B], conditions a dict of arrays by name, or None.
+    """
+
+    @property
+    def init(self) -> Any:
+        """(key, xt, time, conditions) -> {"params": tree}."""
+
+    @property
+    def apply(self) -> Any:
+        """(variables, xt, time, conditions, train=, rngs=) -> output."""
+
+
+def denoiser(c: ConfigDict, own: Own = NONE) -> Network:
     """The network of config.model for the images of config.data, with a learned schedule's own.
 
     Raises:
-      UserError: for a value that is unknown or does not fit the image size.
+      UserError: for a value that is unknown or does not fit the image size, or an own network whose
+        output does not.
     """
-    plain = choose("model.name", c.model.name, NETWORKS)(c)
+    plain: Any = _named(c, DENOISERS, own)
+    _check_output(c, plain, (*image_shape(c)[:2], _out_channels(c)))
     if c.diffusion.schedule != "learned":
         return plain
     return WithSchedule(plain, Gamma(**paths.schedule_options(c)))
 
 
+def classifier(c: ConfigDict, own: Own = NONE) -> Network:
+    """The classifier of config.model. Raises UserError as `denoiser`, or for below 2 classes."""
+    if c.model.num_classes < 2:
+        raise UserError(
+            f"config.model.num_classes={c.model.num_classes}: a classifier needs at least 2"
+        )
+    plain = _named(c, CLASSIFIERS, own)
+    _check_output(c, plain, (c.model.num_classes,))
+    return plain
+
+
+def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | None:
+    """Conditions of the shapes that the network is told, [num, ...]; None for none at all."""
+    label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.is_told_labels(c) else {}
+    others = {
+        name: jnp.zeros((num, *shape), dtype)
+        for name, (shape, dtype) in conditioning.shown_shapes(c).items()
+    }
+    return label | others or None
+
+
+def initial_params(c: ConfigDict, network: Network, key: jax.Array) -> Any:
+    """The network's parameters before training. The built-in ones need no example conditions."""
+    xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
+    if not code.is_own(c.model.name):
+        return network.init(key, xt, time)["params"]
+    return network.init(key, xt, time, example_conditions(c))["params"]
+
+
+def _named(
+    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], Network]], own: Own
+) -> Network:
+    m = c.model
+    chosen = choose("model.name", m.name, choices, own)
+    if m.name in choices:
+        if m.options:
+            raise UserError(
+                f"config.model.options.{next(iter(m.options))}: the options of the built-in "
+                "networks are fields of config.model; leave it out"
+            )
+        return chosen(c)
+    height, width, channels = image_shape(c)
+    options = keywords(
+        "model.options",
+        m.options,
+        chosen,
+        name=f"network {m.name}",
+        provided={
+            "image_shape": (height, width, channels),
+            "out_channels": _out_channels(c),
+            "num_classes": m.num_classes,
+            "attributes": _attributes(c),
+            "dtype": choose("model.dtype", m.dtype, DTYPES),
+        },
+        hidden=("parent", "name"),
+    )
+    made = chosen(**options)
+    for method in ("init", "apply"):
+        if not callable(getattr(made, method, None)):
+            raise UserError(
+                f"config.model.name={m.name}: a network has init and apply, as a flax module; this "
+                f"one, a {type(made).__name__}, has no {method}"
+            )
+    return made
+
+
+def _check_output(c: ConfigDict, network: Network, expected: tuple[int, ...]) -> None:
+    """Trace the network once on two images, without computing them.
+
+    Raises:
+      UserError: for what cannot be called as a network, or an output of another shape.
+      ValueError: as the built-in networks do for sizes that do not fit them.
+    """
+    built_in = not code.is_own(c.model.name)
+    xt, time = jnp.zeros((2, *image_shape(c))), jnp.zeros((2,))
+    conditions = None if built_in else example_conditions(c, 2)
+
+    def output(key: jax.Array, xt: jax.Array, time: jax.Array, conditions: Any) -> Any:
+        rngs = {"dropout": key}
+        if built_in:
+            return network.init_with_output(key, xt, time)[0]  # type: ignore[attr-defined]
+        variables = network.init(key, xt, time, conditions)
+        return network.apply(
+            {"params": variables["params"]}, xt, time, conditions, train=True, rngs=rngs
+        )
+
+    try:
+        shape = jax.eval_shape(output, jax.random.key(0), xt, time, conditions).shape
+    except Exception as error:
+        if built_in:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"config.model.name={c.model.name}: cannot be called as apply(variables, xt "
+            f"{list(xt.shape)}, time [2], conditions, train=, rngs=) after init(key, xt, time, "
+            f"conditions): {reason}"
+        ) from error
+    if shape != (2, *expected):
+        raise UserError(
+            f"config.model.name={c.model.name}: its output for images {list(xt.shape)} is "
+            f"{list(shape)}; need {[2, *expected]}"
+        )
+
+
 def _unet(c: ConfigDict) -> UNet:
     m = c.model
+    if m.patch_size is not None:
+        raise UserError(
+            f"config.model.patch_size={m.patch_size}: applies only to model.name=dit; leave "
+            "it at None"
+        )
     return UNet(
         **_levels(c),
         out_channels=_out_channels(c),
@@ -39,15 +170,6 @@ def _unet(c: ConfigDict) -> UNet:
 
 
 def _classifier(c: ConfigDict) -> Classifier:
-    if c.model.num_classes < 2:
-        raise UserError(
-            f"config.model.num_classes={c.model.num_classes}: a classifier needs at least 2"
-        )
-    if c.diffusion.schedule == "learned":
-        raise UserError(
-            "config.diffusion.schedule=learned: a classifier learns no schedule; set that of the "
-            "model that it will guide"
-        )
     return Classifier(**_levels(c))
 
 
@@ -104,11 +226,9 @@ def _attributes(c: ConfigDict) -> tuple[tuple[str, int], ...]:
 
 def _out_channels(c: ConfigDict) -> int:
     """A learned reverse variance is a second half of the channels."""
-    return (2 if c.diffusion.variance == "learned_range" else 1) * c.data.channels
+    learned = c.diffusion.get("variance") == "learned_range"
+    return (2 if learned else 1) * c.data.channels
 
 
-NETWORKS: dict[str, Callable[[ConfigDict], Any]] = {
-    "unet": _unet,
-    "dit": _dit,
-    "classifier": _classifier,
-}
+DENOISERS: dict[str, Callable[[ConfigDict], Network]] = {"unet": _unet, "dit": _dit}
+CLASSIFIERS: dict[str, Callable[[ConfigDict], Network]] = {"classifier": _classifier}

@@ -1,22 +1,70 @@
 """config.diffusion: what is minimised, how it is weighted and how its times are drawn."""
 
+import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, networks, paths
-from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.choose import choose, defaults_of, keywords, parameters
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion import losses, time_draws, weightings
+from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
 from ddpm_jax.training import step
 from ddpm_jax.training.objectives import classify
 
-LOSSES = ("simple", "score_matching", "hybrid", "vlb", "continuous_vlb", "cross_entropy")
+
+def _simple(
+    network: losses.Network,
+    schedule: Schedule,
+    x0: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    *,
+    prediction: Parameterisation,
+    weighting: weightings.Weighting | None,
+) -> jax.Array:
+    """The squared error, in the prediction's own units where nothing weights the error of eps."""
+    if weighting is None:
+        return losses.simple(network, schedule, x0, t, eps, prediction=prediction)
+    return losses.weighted(
+        network, schedule, x0, t, eps, prediction=prediction, weighting=weighting
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossRow:
+    """A loss, and what it needs of the rest of config.diffusion.
+
+    Attributes:
+      loss: (network, schedule, x0, t, eps) -> [B]. By keyword it may take prediction, weighting,
+        variance, decoder_levels and with_ends, which the rest of the config decides; its other
+        keywords are config.diffusion.loss_options.
+      steps: "discrete" or "continuous", the schedules that it is a loss of; None for both.
+      is_bound: a mean over uniform times, with a weighting of its own.
+      learned_variance: whether it trains a learned reverse variance: None for never, "may" or
+        "must".
+    """
+
+    loss: Callable[..., Any]
+    steps: str | None = None
+    is_bound: bool = False
+    learned_variance: str | None = None
+
+
+LOSSES: dict[str, LossRow] = {
+    "simple": LossRow(_simple),
+    "score_matching": LossRow(losses.score_matching),
+    "hybrid": LossRow(losses.hybrid, steps="discrete", learned_variance="must"),
+    "vlb": LossRow(losses.vlb, steps="discrete", is_bound=True, learned_variance="may"),
+    "continuous_vlb": LossRow(losses.continuous_vlb, steps="continuous", is_bound=True),
+}
 WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "none": lambda: None,  # the error of the prediction in its own units
     "constant": weightings.constant,
@@ -29,12 +77,6 @@ WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "likelihood": weightings.likelihood,
     "inverse_variance": lambda: None,  # version 1's: of the posterior mean, not of eps
 }
-WEIGHTING_OPTIONS = {
-    "weighting_gamma": "gamma",
-    "weighting_k": "k",
-    "weighting_bias": "bias",
-    "weighting_sigma_data": "sigma_data",
-}
 TIME_DRAWS: dict[str, Callable[..., time_draws.TimeDraw]] = {
     "uniform": time_draws.uniform,
     "stratified": time_draws.stratified,
@@ -42,28 +84,38 @@ TIME_DRAWS: dict[str, Callable[..., time_draws.TimeDraw]] = {
     "log_normal": time_draws.log_normal,
     "logit_normal": time_draws.logit_normal,
 }
-TIME_OPTIONS = {
-    "time_mean": "mean",
-    "time_std": "std",
-    "time_min": "t_min",
-    "time_history": "history_size",
-    "time_uniform_prob": "uniform_prob",
-}
 # Draws whose mean loss is the uniform one's, as a bound needs it.
 OF_A_BOUND = ("uniform", "stratified", "importance")
-# What a classifier leaves at its default.
-OF_DENOISING = {
-    "prediction": "eps",
-    "variance": "fixed_large",
-    "weighting": "none",
-    "label_dropout": 0.0,
-    "joint_dropout": 0.0,
-}
 DIGITS_LEVELS = 17
 
 
-def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None) -> step.Objective:
-    """The objective of config.diffusion; a schedule of None is learned by the model.
+def classification(
+    c: ConfigDict, model: Any, schedule: Schedule | None, own: Own = NONE
+) -> step.Objective:
+    """The objective of a classifier of x_t.
+
+    Raises:
+      UserError: for a learned schedule, or times drawn by their losses, of which it keeps none.
+    """
+    d = c.diffusion
+    if schedule is None:
+        raise UserError(
+            "config.diffusion.schedule=learned: a classifier learns no schedule; set that of the "
+            "model that it will guide"
+        )
+    time_draw = _time_draw(d, own)
+    _need(d, d.time_draw != "importance", "time_draw", "a classifier keeps no losses; set uniform")
+    _check_times(d, LossRow(classify.classification), schedule)
+    return classify.classification(model.apply, schedule, time_draw=time_draw)
+
+
+def denoising(
+    c: ConfigDict, model: networks.Network, schedule: Schedule | None, own: Own = NONE
+) -> step.Objective:
+    """The denoising objective of config.diffusion; a schedule of None is learned by the model.
+
+    A loss of the user's own is `(network, schedule, x0, t, eps, **options) -> [B]`, a weighting
+    `(**options) -> Weighting`, a draw of times `(**options) -> TimeDraw`.
 
     Raises:
       UserError: for an unknown name, an option that its choice does not have, or choices that do
@@ -71,23 +123,14 @@ def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None)
       ValueError: for an option's value that does not fit.
     """
     d = c.diffusion
-    choose("diffusion.loss", d.loss, dict.fromkeys(LOSSES))
-    build_weighting = choose("diffusion.weighting", d.weighting, WEIGHTINGS)
-    build_draw = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS)
-    options = functools.partial(keywords, "diffusion", d)
-    of_weighting = options(WEIGHTING_OPTIONS, build_weighting, WEIGHTINGS, "weighting")
-    if d.weighting == "edm" and d.sigma_data is not None:
-        of_weighting.setdefault("sigma_data", d.sigma_data)  # the network's own
-    time_draw = build_draw(**options(TIME_OPTIONS, build_draw, TIME_DRAWS, "time draw"))
-    _check_loss(d, schedule)
-    _check_times(d, schedule)
-    _check_classifier(c)
-    if schedule is not None and d.loss == "cross_entropy":
-        return classify.classification(model.apply, schedule, time_draw=time_draw)
+    row = _loss_row(d, own)
+    time_draw = _time_draw(d, own)
+    _check_times(d, row, schedule)
+    loss = _loss(c, row, schedule, own)
     return step.make_objective(
         model.apply,
         learned_schedule.schedule_of if schedule is None else lambda params: schedule,
-        loss=_loss(c, schedule, build_weighting(**of_weighting)),
+        loss=loss,
         time_draw=time_draw,
         dropout=conditioning.dropout(c),
         joint_dropout=d.joint_dropout,
@@ -105,29 +148,73 @@ def pixel_levels(c: ConfigDict) -> int:
     return DIGITS_LEVELS if c.data.name == "digits" else 256
 
 
-def _loss(
-    c: ConfigDict, schedule: Schedule | None, weighting: weightings.Weighting | None
-) -> step.Loss:
-    """The loss of config.diffusion.loss with its options bound."""
-    d, levels = c.diffusion, data_levels(c)
-    bind = functools.partial(functools.partial, prediction=paths.parameterisation(c))
-    if d.loss == "hybrid":
-        of_bound = {} if d.vlb_weight is None else {"vlb_weight": d.vlb_weight}
-        return bind(losses.hybrid, weighting=weighting, decoder_levels=levels, **of_bound)
-    if d.loss == "vlb":
-        return bind(losses.vlb, variance=d.variance, decoder_levels=levels)
-    if d.loss == "continuous_vlb":
-        return bind(losses.continuous_vlb, decoder_levels=levels, with_ends=schedule is None)
-    if d.loss == "score_matching":
-        return bind(losses.score_matching, weighting=weighting)
+def _time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
+    """What config.diffusion.time_draw names."""
+    build = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS, own)
+    options = keywords(
+        "diffusion.time_options",
+        d.time_options,
+        build,
+        name=f"time draw {d.time_draw}",
+        choices=TIME_DRAWS,
+    )
+    return build(**options)
+
+
+def _weighting(d: ConfigDict, own: Own) -> weightings.Weighting | None:
+    """What config.diffusion.weighting names; None leaves the loss its own units."""
+    build = choose("diffusion.weighting", d.weighting, WEIGHTINGS, own)
+    options = dict(d.weighting_options)
+    of_network = d.prediction_options.get("sigma_data")
+    if of_network is not None and "sigma_data" in defaults_of(build):
+        options.setdefault("sigma_data", of_network)  # the network's own
+    options = keywords(
+        "diffusion.weighting_options",
+        options,
+        build,
+        name=f"weighting {d.weighting}",
+        choices=WEIGHTINGS,
+    )
+    return build(**options)
+
+
+def _loss_row(d: ConfigDict, own: Own) -> LossRow:
+    """What config.diffusion.loss names; a function of the user's own trains what it takes."""
+    row = choose("diffusion.loss", d.loss, LOSSES, own)
+    if isinstance(row, LossRow):
+        return row
+    return LossRow(row, learned_variance="may" if "variance" in parameters(row) else None)
+
+
+def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> step.Loss:
+    """The loss with its options, and what it takes of the rest of the config, bound."""
+    d = c.diffusion
+    weighting = _weighting(d, own)
+    _check_loss(d, row, schedule)
+    provided = {
+        "prediction": paths.parameterisation(c),
+        "weighting": weighting,
+        "variance": d.variance,
+        "decoder_levels": data_levels(c),
+        "with_ends": schedule is None,
+    }
     if d.weighting == "inverse_variance" and schedule is not None:
-        return bind(losses.simple, weight=losses.inverse_variance(schedule, d.variance))
-    if weighting is None:
-        return bind(losses.simple)
-    return bind(losses.weighted, weighting=weighting)
+        # Of the posterior mean's own error, which `weighted` has no form for.
+        weight = losses.inverse_variance(schedule, d.variance)
+        return functools.partial(losses.simple, prediction=provided["prediction"], weight=weight)
+    options = keywords(
+        "diffusion.loss_options",
+        d.loss_options,
+        row.loss,
+        name=f"loss {d.loss}",
+        positional=("network", "schedule", "x0", "t", "eps"),
+        provided=provided,
+        choices={name: one.loss for name, one in LOSSES.items()},
+    )
+    return functools.partial(row.loss, **options)
 
 
-def _check_loss(d: ConfigDict, schedule: Schedule | None) -> None:
+def _check_loss(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     """Loss, weighting, variance and schedule go together, or one UserError with its remedy."""
     need = functools.partial(_need, d)
     discrete = schedule is not None and schedule.betas is not None
@@ -139,23 +226,28 @@ def _check_loss(d: ConfigDict, schedule: Schedule | None) -> None:
             f"{d.prediction} and {d.loss}), or weighting=none",
         )
     need(
-        d.loss not in ("vlb", "continuous_vlb") or d.weighting == "none",
+        not row.is_bound or d.weighting == "none",
         "weighting",
         f"loss={d.loss} has a weighting of its own; set weighting=none",
     )
     need(
-        schedule is not None or d.loss == "continuous_vlb",
+        d.weighting in ("none", "inverse_variance") or "weighting" in parameters(row.loss),
+        "weighting",
+        f"loss={d.loss} takes no weighting; set weighting=none",
+    )
+    need(
+        schedule is not None or (row.is_bound and row.steps == "continuous"),
         "loss",
         "a learned schedule is trained by its bound; set loss=continuous_vlb",
     )
     need(
-        discrete or d.loss not in ("hybrid", "vlb"),
+        discrete or row.steps != "discrete",
         "loss",
         f"needs the steps of a discrete schedule, and {d.schedule} is continuous; set "
         "loss=continuous_vlb, or another schedule",
     )
     need(
-        not discrete or d.loss != "continuous_vlb",
+        not discrete or row.steps != "continuous",
         "loss",
         f"needs a continuous schedule, and {d.schedule} is discrete; set loss=vlb, or another "
         "schedule",
@@ -166,35 +258,32 @@ def _check_loss(d: ConfigDict, schedule: Schedule | None) -> None:
         f"is of the steps of a discrete schedule, and {d.schedule} is continuous; set another",
     )
     need(
-        d.loss != "hybrid" or d.variance == "learned_range",
+        row.learned_variance != "must" or d.variance == "learned_range",
         "loss",
         "trains a learned variance; set variance=learned_range, or loss=simple",
     )
+    trains = [name for name, one in LOSSES.items() if one.learned_variance]
     need(
-        d.vlb_weight is None or (d.loss == "hybrid" and 0 <= d.vlb_weight < math.inf),
-        "vlb_weight",
-        "need a finite number, at least 0, and loss=hybrid; leave it at None",
-    )
-    need(
-        d.variance != "learned_range" or d.loss in ("hybrid", "vlb"),
+        d.variance != "learned_range" or row.learned_variance is not None,
         "variance",
-        f"loss={d.loss} does not train the variance; set loss=hybrid or vlb, or a fixed variance",
+        f"loss={d.loss} does not train the variance; set loss={' or '.join(trains)}, or a fixed "
+        "variance",
     )
 
 
-def _check_times(d: ConfigDict, schedule: Schedule | None) -> None:
+def _check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     """The draw of times fits loss and schedule, or one UserError with its remedy."""
     _need(
         d,
-        d.loss not in ("vlb", "continuous_vlb") or d.time_draw in OF_A_BOUND,
+        not row.is_bound or d.time_draw in OF_A_BOUND,
         "time_draw",
-        f"loss={d.loss} is a mean over uniform times; set one of {', '.join(OF_A_BOUND)}",
+        f"loss={d.get('loss')} is a mean over uniform times; set one of {', '.join(OF_A_BOUND)}",
     )
     _need(
         d,
-        d.time_min is None or schedule is None or schedule.betas is None,
-        "time_min",
-        f"the times of {d.schedule} are its own steps; leave it at None",
+        "t_min" not in d.time_options or schedule is None or schedule.betas is None,
+        "time_options",
+        f"the times of {d.schedule} are its own steps; leave t_min out",
     )
     _need(
         d,
@@ -202,28 +291,6 @@ def _check_times(d: ConfigDict, schedule: Schedule | None) -> None:
         "time_draw",
         f"remembers the losses of discrete steps, and {d.schedule} is continuous; set stratified",
     )
-
-
-def _check_classifier(c: ConfigDict) -> None:
-    """A classifier has its own loss and reads nothing of denoising, or one UserError."""
-    d, is_classifier = c.diffusion, c.model.name == "classifier"
-    _need(
-        d,
-        is_classifier == (d.loss == "cross_entropy"),
-        "loss",
-        "a classifier is trained by cross_entropy, and only it; set model.name=classifier "
-        f"(it is {c.model.name}) and loss=cross_entropy together",
-    )
-    if not is_classifier:
-        return
-    for field, value in OF_DENOISING.items():
-        _need(d, d[field] == value, field, f"a classifier denoises nothing; leave it at {value!r}")
-    _need(d, d.time_draw != "importance", "time_draw", "a classifier keeps no losses; set uniform")
-    for field in ("conditions", "fourier_features"):
-        if c.model[field]:
-            raise UserError(
-                f"config.model.{field}={c.model[field]!r}: a classifier sees x_t alone; set ()"
-            )
 
 
 def _need(d: ConfigDict, fits: bool, field: str, remedy: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion import prediction, schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Gamma
@@ -27,31 +28,23 @@ CONTINUOUS: dict[str, Callable[..., Any]] = {
     "flow": schedules.flow,
     "linear_gamma": schedules.linear_gamma,
 }
+# Predictions with options of their own.
+OF_OPTIONS: dict[str, Callable[..., prediction.Parameterisation]] = {"edm": prediction.edm}
 # A learned schedule is part of the network.
 SCHEDULES: dict[str, Callable[..., Any]] = DISCRETE | CONTINUOUS | {"learned": Gamma}
-OPTIONS = (
-    "beta_start",
-    "beta_end",
-    "beta_min",
-    "beta_max",
-    "sigma_min",
-    "sigma_max",
-    "shift",
-    "gamma_0",
-    "gamma_1",
-    "max_beta",
-)
 
 
-def schedule(c: ConfigDict) -> schedules.Schedule | None:
+def schedule(c: ConfigDict, own: Own = NONE) -> schedules.Schedule | None:
     """The schedule of config.diffusion; None if it is learned.
+
+    One of the user's own is `(**options) -> Schedule`; it is given num_steps if it takes it.
 
     Raises:
       UserError: for an unknown name, or an option that the schedule does not have.
       ValueError: for an option's value that does not fit.
     """
     d = c.diffusion
-    options = schedule_options(c)
+    options = schedule_options(c, own)
     if d.zero_terminal_snr and d.schedule not in DISCRETE:
         raise UserError(
             f"config.diffusion.zero_terminal_snr=True: {d.schedule} has no betas to rescale; set "
@@ -60,9 +53,12 @@ def schedule(c: ConfigDict) -> schedules.Schedule | None:
     if d.schedule == "learned":
         first_learned(c)
         return None
-    if d.schedule in CONTINUOUS:
-        return CONTINUOUS[d.schedule](**options)
-    built = DISCRETE[d.schedule](num_steps=d.num_steps, **options)
+    built = choose("diffusion.schedule", d.schedule, SCHEDULES, own)(**options)
+    if not isinstance(built, schedules.Schedule):
+        raise UserError(
+            f"config.diffusion.schedule={d.schedule}: need a function that returns a "
+            f"diffusion.schedules.Schedule, it returned {type(built).__name__}"
+        )
     return schedules.zero_terminal_snr(built) if d.zero_terminal_snr else built
 
 
@@ -72,33 +68,50 @@ def first_learned(c: ConfigDict) -> schedules.Schedule:
     Raises:
       UserError, ValueError: as `schedule`.
     """
-    return schedules.linear_gamma(**schedule_options(c))
+    options = schedule_options(c)
+    return schedules.linear_gamma(**{k: v for k, v in options.items() if k.startswith("gamma")})
 
 
-def schedule_options(c: ConfigDict) -> dict[str, Any]:
-    """The options of the schedule that config.diffusion sets.
+def schedule_options(c: ConfigDict, own: Own = NONE) -> dict[str, Any]:
+    """What the schedule of config.diffusion is called with.
 
     Raises:
       UserError: for an unknown schedule, or an option that it does not have.
     """
-    build = choose("diffusion.schedule", c.diffusion.schedule, SCHEDULES)
-    fields = {name: name for name in OPTIONS} | {"cosine_s": "s"}
-    return keywords("diffusion", c.diffusion, fields, build, SCHEDULES, "schedule")
+    d = c.diffusion
+    return keywords(
+        "diffusion.schedule_options",
+        d.schedule_options,
+        choose("diffusion.schedule", d.schedule, SCHEDULES, own),
+        name=f"schedule {d.schedule}",
+        provided={"num_steps": d.num_steps},
+        hidden=("parent", "name"),
+        choices=SCHEDULES,
+    )
 
 
 def parameterisation(c: ConfigDict) -> prediction.Parameterisation:
     """What config.diffusion.prediction names.
 
     Raises:
-      UserError: for sigma_data with another prediction than edm.
+      UserError: for an option that the prediction does not have.
       ValueError: for an unknown name, or a sigma_data out of range.
     """
     d = c.diffusion
-    if d.sigma_data is None:
+    if d.prediction not in OF_OPTIONS:
+        if d.prediction_options:
+            option = next(iter(d.prediction_options))
+            raise UserError(
+                f"config.diffusion.prediction_options.{option}: only prediction="
+                f"{', '.join(OF_OPTIONS)} has options; leave it out"
+            )
         return prediction.parameterisation(d.prediction)
-    if d.prediction != "edm":
-        raise UserError(
-            f"config.diffusion.sigma_data={d.sigma_data}: only prediction=edm has it; leave it at "
-            "None"
+    build = OF_OPTIONS[d.prediction]
+    return build(
+        **keywords(
+            "diffusion.prediction_options",
+            d.prediction_options,
+            build,
+            name=f"prediction {d.prediction}",
         )
-    return prediction.edm(d.sigma_data)
+    )

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
+from ddpm_jax.config import earlier
 from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion.prediction import Denoised
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import UserError
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "ancestral": samplers.ancestral,
@@ -28,6 +29,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "langevin": samplers.langevin,
     "predictor_corrector": samplers.predictor_corrector,
     "probability_flow": samplers.probability_flow,
+    "repaint": samplers.repaint,
 }
 GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "uniform": samplers.grids.uniform,
@@ -37,84 +39,66 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
     "karras": samplers.grids.karras,
     "log_snr_uniform": samplers.grids.log_snr_uniform,
 }
-# Options that only some samplers take, each a field of config.sample and a keyword of theirs.
-SAMPLER_OPTIONS = (
-    "eta",
-    "threshold",
-    "order",
-    "method",
-    "form",
-    "variant",
-    "corrector",
-    "sde",
-    "lower_order_final",
-    "S_churn",
-    "S_min",
-    "S_max",
-    "S_noise",
-    "steps_per_level",
-    "step_size",
-    "predictor",
-    "num_corrections",
-    "snr",
-    "final_denoise",
-    "rtol",
-    "atol",
-    "t_min",
-    "max_steps",
-    "solver",
-)
-JUMPS = ("num_resamples", "jump_length")
-GRID_OPTIONS = {
-    "grid_rho": "rho",
-    "grid_sigma_min": "sigma_min",
-    "grid_sigma_max": "sigma_max",
-    "grid_log_snr_min": "log_snr_min",
-    "grid_log_snr_max": "log_snr_max",
-    "grid_steps_offset": "steps_offset",
-}
+# What samplers and grids are called with, by position, whoever wrote them.
+POSITIONAL = ("denoise", "schedule", "times", "key", "x")
+GRID_POSITIONAL = ("schedule", "num_steps")
+# What the program passes by keyword to those that take it.
+BY_PROGRAM = ("project", "return_trajectory", "mean_gradient", "known", "mask")
 
 
-def sampler(c: ConfigDict) -> functools.partial[Any]:
+def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
     """The sampler of config.sample with its options: (denoise, schedule, times, key, x) -> x_0.
+
+    One of the user's own has the signature of those in `samplers`, `(denoise, schedule, times, key,
+    x, **options) -> x_0`; it may take `project` and `return_trajectory` too.
 
     Raises:
       UserError: for an unknown name, or an option that the sampler does not have.
     """
-    chosen = choose("sample.sampler", c.sample.sampler, SAMPLERS)
-    jumps = {name: c.sample[name] for name in JUMPS if c.sample[name] is not None}
-    if jumps and c.sample.sampler != "ancestral":
-        name = next(iter(jumps))
-        raise UserError(
-            f"config.sample.{name}={jumps[name]}: RePaint jumps along ancestral sampling; set "
-            f"sampler=ancestral (it is {c.sample.sampler}), or leave it at None"
-        )
-    fields = {name: name for name in SAMPLER_OPTIONS}
-    options = keywords("sample", c.sample, fields, chosen, SAMPLERS, "sampler")
-    if c.sample.sampler == "ancestral":
-        options["variance"] = c.diffusion.variance
-    if jumps:
-        chosen = functools.partial(samplers.repaint, **jumps)
-    return functools.partial(chosen, clip_x0=c.sample.clip_x0, **options)
+    s = c.sample
+    chosen = choose("sample.sampler", s.sampler, SAMPLERS, own)
+    options = keywords(
+        "sample.options",
+        s.options,
+        chosen,
+        name=f"sampler {s.sampler}",
+        positional=POSITIONAL,
+        provided={
+            "clip_x0": s.clip_x0,
+            "threshold": s.threshold,
+            "variance": c.diffusion.variance,
+        },
+        hidden=BY_PROGRAM,
+        choices=SAMPLERS,
+    )
+    return functools.partial(chosen, **options)
 
 
-def times(c: ConfigDict, schedule: Schedule) -> np.ndarray:
+def times(c: ConfigDict, schedule: Schedule, own: Own = NONE) -> np.ndarray:
     """The grid of config.sample on a schedule.
 
     Raises:
       UserError: for an unknown name, or an option that the grid does not have.
       ValueError: for a number of steps, or an option's value, that does not fit the schedule.
     """
-    chosen = choose("sample.grid", c.sample.grid, GRIDS)
-    options = keywords("sample", c.sample, GRID_OPTIONS, chosen, GRIDS, "grid")
-    return chosen(schedule, c.sample.num_steps, **options)
+    s = c.sample
+    chosen = choose("sample.grid", s.grid, GRIDS, own)
+    options = keywords(
+        "sample.grid_options",
+        s.grid_options,
+        chosen,
+        name=f"grid {s.grid}",
+        positional=GRID_POSITIONAL,
+        choices=GRIDS,
+    )
+    return chosen(schedule, s.num_steps, **options)
 
 
 def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None:
     """Trace the sampler once around a denoiser of no cost, so that it refuses its options now.
 
     Raises:
-      ValueError: as the sampler does.
+      ValueError: as the sampler does, or for one that does not return x_0 alone.
     """
 
     def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
@@ -122,11 +106,13 @@ def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None
 
     if "mask" in inspect.signature(run).parameters:
         run = functools.partial(run, known=jnp.zeros((1, 1)), mask=jnp.ones((1, 1)))
-    jax.eval_shape(
+    drawn = jax.eval_shape(
         lambda key, x: run(denoise, schedule, grid, key, x),
         jax.eval_shape(jax.random.key, 0),
         jax.ShapeDtypeStruct((1, 1), np.float32),
     )
+    if getattr(drawn, "shape", None) != (1, 1):
+        raise ValueError(f"the sampler must return x_0 of x's shape, (1, 1), it returned {drawn}")
 
 
 def nfe(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> int | None:
@@ -151,13 +137,26 @@ def nfe(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> int | 
     return len(calls)
 
 
-def own_options(changes: dict[str, Any], c: ConfigDict) -> dict[str, Any]:
-    """Changes of config.sample: another sampler or grid does not inherit the first's options."""
-    cleared: dict[str, Any] = {}
-    if changes.get("sampler", c.sample.sampler) != c.sample.sampler:
-        cleared |= dict.fromkeys((*SAMPLER_OPTIONS, *JUMPS))
-    if changes.get("threshold") is not None:
-        cleared["clip_x0"] = False  # the config's default; asked for beside it, it is refused
-    if changes.get("grid", c.sample.grid) != c.sample.grid:
-        cleared |= dict.fromkeys(GRID_OPTIONS)
-    return cleared | changes
+def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
+    """Changes of config.sample as its fields, from fields and options of sampler or grid by name.
+
+    Another sampler or grid does not inherit the first one's options.
+
+    Args:
+      changes: fields of config.sample, and options of the sampler: eta=0.5.
+      c: the config that is changed.
+    """
+    fields = {name: value for name, value in changes.items() if name in c.sample}
+    named = {name: value for name, value in changes.items() if name not in c.sample}
+    for name, options in (("sampler", "options"), ("grid", "grid_options")):
+        same = fields.get(name, c.sample[name]) == c.sample[name]
+        before = c.sample[options].to_dict() if same else {}
+        fields[options] = before | dict(fields.get(options, {}))
+    for name, value in named.items():
+        moved = earlier.place(f"sample.{name}") or f"sample.options.{name}"
+        _, options, key = moved.split(".")
+        fields[options] |= {key: value}
+    if fields.get("threshold") is not None:
+        # The config's default; asked for beside it, it is refused.
+        fields = {"clip_x0": False, **fields}
+    return fields

@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,8 +33,71 @@ AT_LEAST = {
     "sample.batch_size": 1,
     "sample.grid_size": 1,
 }
-EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
+
+
+def _share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _at_least_0(value: float) -> bool:
+    return 0 <= value < math.inf
+
+
+def _unset_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
 DISTANCES = ("fid", "kid")  # of samples to data: the smaller, the better
+EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
+# What values of other fields must be, and how that is said.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**32, "need at least 0 and below 2**32"),
+    "model.channel_multipliers": (
+        lambda v: len(v) > 0 and min(v) >= 1,
+        "need one number a level, each at least 1",
+    ),
+    "model.dropout": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
+    "diffusion.label_dropout": (_share, "need 0 to 1"),
+    "diffusion.joint_dropout": (_share, "need 0 to 1"),
+    "model.conditions": (
+        lambda v: len(set(v)) == len(v) and "label" not in v,
+        "need different names; the label is config.model.num_classes",
+    ),
+    "model.fourier_features": (
+        lambda v: all(type(n) is int and n >= 1 for n in v),
+        "need whole numbers, each at least 1",
+    ),
+    "model.patch_size": (_unset_or(lambda v: v >= 1), "need at least 1, or None"),
+    "model.residual_scale": (lambda v: 0 < v <= 1, "need above 0, at most 1"),
+    "optim.learning_rate": (_finite, "need a finite number"),
+    "optim.weight_decay": (_finite, "need a finite number"),
+    "optim.grad_clip": (_finite, "need a finite number"),
+    "optim.spike_sigma": (
+        _unset_or(lambda v: 0 < v < math.inf),
+        "need a finite number above 0, or None",
+    ),
+    "train.step_deadline": (_at_least_0, "need a finite number, at least 0"),
+    "train.min_free_gb": (_at_least_0, "need a finite number, at least 0"),
+    "train.save_deadline": (lambda v: 0 < v < math.inf, "need a finite number above 0"),
+    "train.evaluate_metric": (DISTANCES.__contains__, f"need one of {', '.join(DISTANCES)}"),
+    "train.evaluate_extractor": (EXTRACTORS.__contains__, f"need one of {', '.join(EXTRACTORS)}"),
+    "train.inception_weights": (
+        lambda v: v == "" or v.endswith(".safetensors"),
+        "need a file F.safetensors, or nothing",
+    ),
+    "ema.decay": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
+    "sample.guidance_scale": (_finite, "need a finite number"),
+    "sample.guidance_rescale": (_unset_or(_share), "need 0 to 1, or None"),
+    "sample.classifier_scale": (
+        _unset_or(_at_least_0),
+        "need a finite number, at least 0, or None",
+    ),
+    "sample.guidance_low": (_unset_or(_at_least_0), "need a finite number, at least 0, or None"),
+}
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -48,89 +112,69 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
 
 
 def check_ranges(c: ConfigDict) -> None:
-    """Each field by itself. Raises UserError naming the field, its value and what it needs."""
+    """Each field by itself, if the kind of run has it.
+
+    Raises:
+      UserError: naming the field, its value and what it needs.
+    """
     for field, least in AT_LEAST.items():
-        _need(c, _value(c, field) >= least, field, f"need at least {least}")
-    _need(c, 0 <= c.seed < 2**32, "seed", "need at least 0 and below 2**32")
-    m = c.model
-    multipliers = m.channel_multipliers
-    fits = len(multipliers) > 0 and min(multipliers) >= 1
-    _need(c, fits, "model.channel_multipliers", "need one number a level, each at least 1")
-    _need(c, 0 <= c.model.dropout < 1, "model.dropout", "need at least 0 and below 1")
-    _need(c, 0 <= c.diffusion.label_dropout <= 1, "diffusion.label_dropout", "need 0 to 1")
-    _need(c, 0 <= c.diffusion.joint_dropout <= 1, "diffusion.joint_dropout", "need 0 to 1")
-    rates, names = c.diffusion.condition_dropout, c.model.conditions
-    fits = len(rates) in (0, len(names)) and all(0 <= rate <= 1 for rate in rates)
-    remedy = "need a number from 0 to 1 for each of model.conditions, or ()"
-    _need(c, fits, "diffusion.condition_dropout", remedy)
-    fits = len(set(names)) == len(names) and "label" not in names
+        _need(c, least.__le__, field, f"need at least {least}")
+    for field, (in_range, remedy) in RANGES.items():
+        _need(c, in_range, field, remedy)
+    if "conditions" in c.model:
+        names, rates = c.model.conditions, c.diffusion.condition_dropout
+        fits = len(rates) in (0, len(names)) and all(0 <= rate <= 1 for rate in rates)
+        remedy = "need a number from 0 to 1 for each of model.conditions, or ()"
+        _need(c, lambda _: fits, "diffusion.condition_dropout", remedy)
+    if c.model.get("head_dim"):
+        remedy = "need 0 beside model.head_dim, which decides it"
+        _need(c, lambda value: not value, "model.num_heads", remedy)
+    sigma = c.optim.spike_sigma
     _need(
-        c, fits, "model.conditions", "need different names; the label is config.model.num_classes"
+        c,
+        lambda window: window is None or (sigma is not None and window >= 2),
+        "optim.spike_window",
+        "need at least 2, and optim.spike_sigma; or None",
     )
-    exponents = m.fourier_features
-    fits = all(type(n) is int and n >= 1 for n in exponents)
-    _need(c, fits, "model.fourier_features", "need whole numbers, each at least 1")
-    fits = m.patch_size is None or (m.name == "dit" and m.patch_size >= 1)
-    _need(c, fits, "model.patch_size", "need at least 1, and model.name=dit; leave it at None")
-    scale = m.residual_scale
-    _need(c, 0 < scale <= 1, "model.residual_scale", "need above 0, at most 1")
-    fits = not (m.head_dim and m.num_heads)
-    _need(c, fits, "model.num_heads", "need 0 beside model.head_dim, which decides it")
-    for field in ("optim.learning_rate", "optim.weight_decay", "optim.grad_clip"):
-        _need(c, math.isfinite(_value(c, field)), field, "need a finite number")
-    for field in ("train.step_deadline", "train.min_free_gb"):
-        _need(c, 0 <= _value(c, field) < math.inf, field, "need a finite number, at least 0")
-    deadline = c.train.save_deadline
-    _need(c, 0 < deadline < math.inf, "train.save_deadline", "need a finite number above 0")
-    fits = c.train.evaluate_metric in DISTANCES
-    _need(c, fits, "train.evaluate_metric", f"need one of {', '.join(DISTANCES)}")
-    extractor, weights = c.train.evaluate_extractor, c.train.inception_weights
-    fits = extractor in EXTRACTORS
-    _need(c, fits, "train.evaluate_extractor", f"need one of {', '.join(EXTRACTORS)}")
-    fits = weights == "" or weights.endswith(".safetensors")
-    _need(c, fits, "train.inception_weights", "need a file F.safetensors, or nothing")
-    sigma, window = c.optim.spike_sigma, c.optim.spike_window
-    fits = sigma is None or 0 < sigma < math.inf
-    _need(c, fits, "optim.spike_sigma", "need a finite number above 0, or None")
-    fits = window is None or (sigma is not None and window >= 2)
-    _need(c, fits, "optim.spike_window", "need at least 2, and optim.spike_sigma; or None")
-    _need(c, 0 <= c.ema.decay < 1, "ema.decay", "need at least 0 and below 1")
-    s = c.sample
-    _need(c, math.isfinite(s.guidance_scale), "sample.guidance_scale", "need a finite number")
-    fits = s.guidance_rescale is None or 0 <= s.guidance_rescale <= 1
-    _need(c, fits, "sample.guidance_rescale", "need 0 to 1, or None")
-    fits = s.classifier_scale is None or 0 <= s.classifier_scale < math.inf
-    _need(c, fits, "sample.classifier_scale", "need a finite number, at least 0, or None")
-    fits = s.guidance_low is None or 0 <= s.guidance_low < math.inf
-    _need(c, fits, "sample.guidance_low", "need a finite number, at least 0, or None")
-    low = s.guidance_low or 0.0
-    fits = s.guidance_high is None or low < s.guidance_high < math.inf
-    _need(c, fits, "sample.guidance_high", "need a finite number above guidance_low, or None")
+    if "sample" in c:
+        low = c.sample.guidance_low or 0.0
+        _need(
+            c,
+            lambda high: high is None or low < high < math.inf,
+            "sample.guidance_high",
+            "need a finite number above guidance_low, or None",
+        )
 
 
 def check_fit(c: ConfigDict, devices: int) -> None:
     """How the fields fit each other and the number of devices. Raises UserError as above."""
-    need = functools.partial(_need, c)
-    need(
-        c.data.batch_size % devices == 0,
+    _need(
+        c,
+        lambda size: size % devices == 0,
         "data.batch_size",
         f"not divisible by the {devices} devices of the mesh; take a multiple, or fewer devices "
         "with config.mesh.data",
     )
+    if "conditions" not in c.model:
+        return
     unlabelled = c.model.num_classes == 0
     unconditional = unlabelled and not c.model.conditions
-    remedy = (
+    _need(
+        c,
+        lambda rate: not (unlabelled and rate),
+        "diffusion.label_dropout",
         "an unconditional model (config.model.num_classes=0) needs sample.guidance_scale=1 and "
-        "diffusion.label_dropout=0"
+        "diffusion.label_dropout=0",
     )
-    need(not (unlabelled and c.diffusion.label_dropout), "diffusion.label_dropout", remedy)
-    need(
-        not (unconditional and c.diffusion.joint_dropout),
+    _need(
+        c,
+        lambda rate: not (unconditional and rate),
         "diffusion.joint_dropout",
         "an unconditional model has nothing to hide; set 0",
     )
     moves = [name for name in c.model.conditions if name.startswith("position")]
-    need(not (c.data.flip and moves), "data.flip", f"a mirrored image has another {moves[:1]}")
+    remedy = f"a mirrored image has another {moves[:1]}"
+    _need(c, lambda flip: not (flip and moves), "data.flip", remedy)
 
 
 def check_guidable(c: ConfigDict, field: str) -> None:
@@ -160,6 +204,13 @@ def _value(c: ConfigDict, field: str) -> Any:
     return functools.reduce(operator.getitem, field.split("."), c)
 
 
-def _need(c: ConfigDict, condition: bool, field: str, remedy: str) -> None:
-    if not condition:
-        raise UserError(f"config.{field}={_value(c, field)!r}: {remedy}")
+def _need(c: ConfigDict, fits: Callable[[Any], bool], field: str, remedy: str) -> None:
+    """Raises UserError for a value that does not fit; a field that the kind has not, fits."""
+    if has(c, field) and not fits(value := _value(c, field)):
+        raise UserError(f"config.{field}={value!r}: {remedy}")
+
+
+def has(c: ConfigDict, field: str) -> bool:
+    """Whether a config has a dotted field, which not every kind of run has."""
+    group, _, name = field.rpartition(".")
+    return name in (c.get(group, {}) if group else c)

@@ -1,65 +1,192 @@
-"""A choice by name, and the options that only some of the choices take."""
+"""A choice by name, of a literal dict or of the user's own, and its options."""
 
+import collections.abc
 import inspect
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from ddpm_jax.cli import suggest
+from ddpm_jax.config import code
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.errors import UserError
 
+# Types that JSON and the command line can spell; an option of any other annotation is the user's.
+SPELLED = (bool, int, float, str)
+_SEQUENCES = (tuple, list, collections.abc.Sequence)
 
-def choose(field: str, name: str, choices: dict[str, Any]) -> Any:
-    """The choice of that name. Raises UserError listing the choices where there is none."""
-    if name not in choices:
-        raise UserError(f"config.{field}={name!r}: need one of {', '.join(choices)}")
-    return choices[name]
+
+def choose(field: str, name: str, choices: Mapping[str, Any], own: Own = NONE) -> Any:
+    """The choice of that name.
+
+    Args:
+      field: of the config, dotted, for errors.
+      name: a key of `choices`, or "package.module:name" of the user's own.
+      choices: all by name.
+      own: the user's parts by such names.
+
+    Raises:
+      UserError: listing the choices where there is none of that name, or for a part that was not
+        handed over.
+    """
+    if name in choices:
+        return choices[name]
+    if code.is_own(name):
+        return code.checked(f"config.{field}", name, own)
+    near = suggest(name, list(choices)) if isinstance(name, str) else ""
+    hint = near if near.startswith("; did") else ""
+    raise UserError(
+        f"config.{field}={name!r}: need one of {', '.join(choices)}, or package.module:name{hint}"
+    )
 
 
 def keywords(
-    group: str,
-    config: ConfigDict,
-    fields: Mapping[str, str],
+    field: str,
+    options: Mapping[str, Any],
     choice: Callable[..., Any],
-    choices: Mapping[str, Callable[..., Any]],
-    kind: str,
+    *,
+    name: str,
+    positional: Sequence[str] = (),
+    provided: Mapping[str, Any] = types.MappingProxyType({}),
+    hidden: Sequence[str] = (),
+    choices: Mapping[str, Callable[..., Any]] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The keyword arguments of `choice` that the config sets.
+    """The keyword arguments that a choice is called with: its options, and what it is provided.
 
     Args:
-      group: name of the config's group, for errors.
-      config: the group.
-      fields: {config field: keyword} of every option that some choice takes.
-      choice: the function that was chosen, one of `choices`.
-      choices: all of them by name.
-      kind: what they are, in one word.
+      field: the config's dict of options, dotted, for errors.
+      options: what that dict holds.
+      choice: the function or class that was chosen.
+      name: what it is called, for errors: "sampler ddim".
+      positional: the names of what it is passed by position.
+      provided: what it is passed by keyword, if its signature takes it; no option.
+      hidden: parameters that are nobody's to set.
+      choices: all of the built-in choices, to tell which one has an option that this one lacks.
 
     Raises:
-      UserError: for an option that the choice does not take, or a value of another type.
+      UserError: for an option that the choice does not take (with the nearest name), a value of
+        another type, or an argument that it needs and is not given, or cannot be given.
     """
-    given = {field: config[field] for field in fields if config[field] is not None}
-    for field, value in given.items():
-        if not _takes(choice, fields[field]):
-            takers = [name for name, one in choices.items() if _takes(one, fields[field])]
-            chosen = next(name for name, one in choices.items() if one is choice)
+    takes = parameters(choice)
+    _check_positional(field, name, takes, positional)
+    by_position = [one.name for one in _places(takes)][: len(positional)]
+    any_name = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    own = {
+        one.name: one
+        for one in takes.values()
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        and one.name not in (*by_position, *hidden)
+    }
+    for option, value in options.items():
+        if option in provided or option in by_position:
             raise UserError(
-                f"config.{group}.{field}={value!r}: the {kind} {chosen} has no such option "
-                f"({', '.join(takers)} has); leave it at None"
+                f"config.{field}.{option}={value!r}: the {name} is given this by the rest of the "
+                "config; leave it out"
             )
-        kinds = _kinds(choice, fields[field])
-        if type(value) not in kinds:
-            need = " or ".join(sorted(one.__name__ for one in kinds))
-            raise UserError(f"config.{group}.{field}={value!r}: need {need}")
-    return {fields[field]: value for field, value in given.items()}
+        if option not in own and not any_name:
+            hint = _elsewhere(option, choices) + _near(
+                option, [k for k in own if k not in provided]
+            )
+            raise UserError(
+                f"config.{field}.{option}={value!r}: the {name} has no such option{hint}; "
+                "leave it out"
+            )
+    values = {
+        option: _typed(f"config.{field}.{option}", value, _annotation(choice, option))
+        for option, value in options.items()
+    }
+    values |= {key: value for key, value in provided.items() if key in own}
+    for key, parameter in own.items():
+        if parameter.default is inspect.Parameter.empty and key not in values:
+            raise UserError(
+                f"config.{field}: the {name} needs {key}, and nothing gives it: set "
+                f"{field}.{key}, or give it a default"
+            )
+    return values
 
 
-def _takes(choice: Callable[..., Any], keyword: str) -> bool:
-    return keyword in inspect.signature(choice).parameters
+def defaults_of(choice: Callable[..., Any]) -> dict[str, Any]:
+    """The keywords of a function or class that have a default, with it."""
+    every = parameters(choice).values()
+    return {one.name: one.default for one in every if one.default is not one.empty}
 
 
-def _kinds(choice: Callable[..., Any], keyword: str) -> set[type]:
-    """The types that the keyword is annotated with; a whole number is a float too."""
-    annotation = inspect.signature(choice).parameters[keyword].annotation
-    kinds = set(typing.get_args(annotation) or (annotation,)) - {type(None)}
-    return kinds | {int} if float in kinds else kinds
+def parameters(choice: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function or class by name. Raises UserError for what cannot be called."""
+    try:
+        return inspect.signature(choice).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{choice!r} is nothing that can be called: {error}") from error
+
+
+def _places(takes: Mapping[str, inspect.Parameter]) -> list[inspect.Parameter]:
+    """The parameters that can be passed by position."""
+    return [p for p in takes.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _check_positional(
+    field: str, name: str, takes: Mapping[str, inspect.Parameter], positional: Sequence[str]
+) -> None:
+    """It can be called with so many arguments by position, or one UserError names the first not."""
+    if any(one.kind is one.VAR_POSITIONAL for one in takes.values()):
+        return
+    places = _places(takes)
+    if len(places) < len(positional):
+        wanted = ", ".join(positional)
+        raise UserError(
+            f"config.{field}: the {name} takes no {positional[len(places)]}: it is called with "
+            f"({wanted}), and has ({', '.join(takes)})"
+        )
+
+
+def _elsewhere(option: str, choices: Mapping[str, Callable[..., Any]]) -> str:
+    takers = [name for name, one in choices.items() if option in parameters(one)]
+    return f" ({', '.join(takers)} has)" if takers else ""
+
+
+def _near(option: str, names: Sequence[str]) -> str:
+    return suggest(option, list(names)) if names else "; it has none"
+
+
+def _annotation(choice: Callable[..., Any], option: str) -> Any:
+    """What the keyword is annotated with; the empty annotation where nobody can tell."""
+    called = choice.__init__ if inspect.isclass(choice) else choice
+    try:
+        hints = typing.get_type_hints(called)
+    except Exception:  # names that are only there for a type checker
+        hints = {}
+    parameter = parameters(choice).get(option)
+    return hints.get(option, parameter.annotation if parameter else inspect.Parameter.empty)
+
+
+def _typed(field: str, value: Any, annotation: Any) -> Any:
+    """The value as the annotation has it. Raises UserError for one of another type."""
+    value = value.to_dict() if hasattr(value, "to_dict") else value
+    allowed = _alternatives(annotation)
+    if typing.Literal in [typing.get_origin(one) for one in allowed]:
+        values = [v for one in allowed for v in typing.get_args(one) or (None,)]
+        if value not in values:
+            raise UserError(f"{field}={value!r}: need one of {', '.join(map(repr, values))}")
+        return value
+    spelled = [one for one in allowed if one in SPELLED]
+    sequences = [one for one in allowed if (typing.get_origin(one) or one) in _SEQUENCES]
+    nothing = type(None) in allowed
+    if not allowed or len(spelled) + len(sequences) + nothing < len(allowed):
+        return value  # of a type that is the user's own affair
+    if isinstance(value, tuple | list) and sequences:
+        return list(value) if (typing.get_origin(sequences[0]) or sequences[0]) is list else value
+    kinds = {*spelled, *([int] if float in spelled else []), *([type(None)] if nothing else [])}
+    if type(value) not in kinds:
+        need = [one.__name__ for one in spelled] + (["tuple"] if sequences else [])
+        raise UserError(f"{field}={value!r}: need {' or '.join(sorted(need))}")
+    return value
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows; none where it says nothing."""
+    if annotation in (inspect.Parameter.empty, Any):
+        return ()
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)

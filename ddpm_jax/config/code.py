@@ -5,9 +5,13 @@ workdir is data: what its config.json names is never imported, but looked up amo
 the user hands over, by `--code=package.module` or `experiment.load(dir, own={...})`.
 """
 
+import hashlib
 import importlib
+import inspect
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ddpm_jax.cli import suggest
@@ -15,6 +19,7 @@ from ddpm_jax.errors import UserError
 
 # Parts that users wrote, by "package.module:name".
 Own = Mapping[str, Any]
+NONE: Own = types.MappingProxyType({})
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -60,7 +65,19 @@ def module_of(field: str, module_name: str) -> Any:
         raise UserError(f"{field}={module_name}: cannot be imported ({reason})") from error
 
 
-def listed(modules: list[str], names: list[str]) -> dict[str, Any]:
+def imported_all(names: Mapping[str, str]) -> dict[str, Any]:
+    """{"package.module:name": part} of what a config's fields name, imported.
+
+    Args:
+      names: {field: name}, as `config_files.own_names` gives them, of a config that the user wrote.
+
+    Raises:
+      UserError: as `imported`.
+    """
+    return {name: imported(f"config.{field}", name) for field, name in names.items()}
+
+
+def from_modules(modules: Sequence[str], names: Iterable[str]) -> dict[str, Any]:
     """{name: part} of those of `names` that lie in `modules`, as --code names them.
 
     Args:
@@ -84,8 +101,22 @@ def checked(field: str, name: str, own: Own) -> Any:
     if name not in own:
         module_name = name.partition(":")[0]
         raise UserError(
-            f"{field}={name}: this run has parts of its own, and a workdir imports nothing; name "
-            f"their module with --code={module_name}, or hand them over: "
-            f'experiment.load(dir, own={{"{name}": ...}})'
+            f"{field}={name}: this is a part of the user's own, and nothing that a workdir names "
+            f"is imported; name its module with --code={module_name}, or hand it over: "
+            f'own={{"{name}": ...}}'
         )
     return own[name]
+
+
+def sources(own: Own) -> dict[str, str]:
+    """{name: sha256 of the source file} of own parts; "unknown" where they have no file."""
+    digests = {}
+    for name, part in own.items():
+        owner = part if hasattr(part, "__module__") else type(part)
+        try:
+            text = Path(inspect.getfile(inspect.unwrap(owner))).read_bytes()
+        except (OSError, TypeError):
+            digests[name] = "unknown"
+        else:
+            digests[name] = hashlib.sha256(text).hexdigest()
+    return digests

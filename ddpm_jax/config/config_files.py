@@ -11,10 +11,39 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.config import defaults
+from ddpm_jax.config import code, defaults, earlier
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
+
+# Fields that name a part, which may be the user's own.
+CHOICES = (
+    "data.name",
+    "model.name",
+    "diffusion.schedule",
+    "diffusion.loss",
+    "diffusion.weighting",
+    "diffusion.time_draw",
+    "optim.name",
+    "sample.sampler",
+    "sample.grid",
+)
+# Fields of config.model that the built-in networks read, and one of the user's own does not.
+BUILT_IN_NETWORKS = (
+    "channels",
+    "num_blocks",
+    "num_heads",
+    "dropout",
+    "channel_multipliers",
+    "attention_resolutions",
+    "head_dim",
+    "num_groups",
+    "scale_shift_norm",
+    "resample_blocks",
+    "residual_scale",
+    "fourier_features",
+    "patch_size",
+)
 
 
 def read(workdir: str | Path) -> ConfigDict | None:
@@ -49,8 +78,8 @@ def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDic
     config = ConfigDict(config.to_dict())
     for group, fields in groups.items():
         for name, value in fields.items():
-            if name not in config[group]:
-                known = [f"{group}.{key}" for key in config[group]]
+            if name not in config.get(group, {}):
+                known = [f"{group}.{key}" for key in config.get(group, {})]
                 hint = cli.suggest(f"{group}.{name}", known)
                 raise UserError(f"no such config field {group}.{name}{hint}")
             try:
@@ -71,9 +100,24 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name, value in _flatten(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value}: need a finite number")
+    config = without_unread(config)
     paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
     size = image_shape(config)[:2]
     return override(config, {"data": {**paths, "image_size": size}})
+
+
+def own_names(config: ConfigDict) -> dict[str, str]:
+    """{field: "package.module:name"} of the choices that are the user's own."""
+    names = {field: str(fields(config).get(field, "")) for field in CHOICES}
+    return {field: name for field, name in names.items() if code.is_own(name)}
+
+
+def without_unread(config: ConfigDict) -> ConfigDict:
+    """A copy without the fields of built-in networks, where the network is the user's own."""
+    content = config.to_dict()
+    if code.is_own(str(content["model"]["name"])):
+        content["model"] = {k: v for k, v in content["model"].items() if k not in BUILT_IN_NETWORKS}
+    return ConfigDict(content)
 
 
 def of_json(content: Mapping[str, Any]) -> ConfigDict:
@@ -98,11 +142,20 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[tuple[str, Any, Any]]:
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
-    """With the default of each field that there was not yet when the run was written."""
-    usual = defaults.get_config().to_dict()
+    """As this version has it: fields that moved, and the default of each that came later."""
+    earlier_kind = "kind" not in content
+    content = earlier.translated(content)
+    usual = defaults.get_config(content.get("kind", "")).to_dict()
+    if earlier_kind:  # every kind had all fields then, and left alone what was not its own
+        content = {group: fields for group, fields in content.items() if group in usual}
     for group, fields in usual.items():
-        if isinstance(fields, dict) and isinstance(content.get(group), dict):
-            content[group] = fields | content[group]
+        there = content.get(group)
+        if isinstance(fields, dict) and isinstance(there, dict):
+            if earlier_kind:
+                there = {name: value for name, value in there.items() if name in fields}
+            if group == "model" and code.is_own(str(there.get("name", ""))):
+                fields = {n: v for n, v in fields.items() if n not in BUILT_IN_NETWORKS}
+            content[group] = fields | there
     return content
 
 

@@ -4,34 +4,126 @@ A run that an earlier version left has no value for a field that came later, and
 default: so a new field's default is what was done before there was a choice.
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ddpm_jax.errors import UserError
 
-def get_config() -> ConfigDict:
-    """The default experiment: Ho et al.'s (2020) settings, without a data set's own."""
+# The dicts of options: keywords of what another field of their group names, checked against its
+# signature where it is built.
+OPTIONS = (
+    ("data", "options"),
+    ("model", "options"),
+    ("diffusion", "schedule_options"),
+    ("diffusion", "prediction_options"),
+    ("diffusion", "loss_options"),
+    ("diffusion", "weighting_options"),
+    ("diffusion", "time_options"),
+    ("optim", "options"),
+    ("sample", "options"),
+    ("sample", "grid_options"),
+)
+
+
+# What a classifier of x_t has no use for, of the fields of a denoiser.
+NOT_OF_A_CLASSIFIER = (
+    "model.conditions",
+    "model.fourier_features",
+    "model.patch_size",
+    "diffusion.prediction",
+    "diffusion.prediction_options",
+    "diffusion.variance",
+    "diffusion.loss",
+    "diffusion.loss_options",
+    "diffusion.weighting",
+    "diffusion.weighting_options",
+    "diffusion.label_dropout",
+    "diffusion.condition_dropout",
+    "diffusion.joint_dropout",
+    "diffusion.low_resolution",
+    "diffusion.augmentation",
+    "train.sample_every",
+    "train.evaluate_every",
+    "train.evaluate_samples",
+    "train.evaluate_metric",
+    "train.evaluate_extractor",
+    "train.inception_weights",
+    "sample",
+)
+
+
+def get_config(kind: str = "denoiser") -> ConfigDict:
+    """The default experiment of a kind of run, with the fields of that kind alone.
+
+    Raises:
+      UserError: for a kind that is unknown.
+    """
+    if kind not in CONFIGS:
+        raise UserError(f"config.kind={kind!r}: need one of {', '.join(CONFIGS)}")
+    return CONFIGS[kind]()
+
+
+def as_kind(kind: str, config: ConfigDict) -> ConfigDict:
+    """A config of another kind, with the values of the fields that both have: data, schedule, ...
+
+    Args:
+      kind: of the config that is returned.
+      config: such as a denoiser's, which a classifier is to guide.
+
+    Raises:
+      UserError: as `get_config`.
+    """
+    made = get_config(kind)
+    with made.unlocked():
+        for group, fields in config.to_dict().items():
+            if group == "kind" or group not in made:
+                continue
+            if not isinstance(fields, dict):
+                made[group] = fields
+                continue
+            for name, value in fields.items():
+                if name in made[group] and (group, name) != ("model", "name"):
+                    made[group][name] = value
+    return _locked(made)
+
+
+def classifier() -> ConfigDict:
+    """The default classifier of x_t."""
+    config = ConfigDict(denoiser().to_dict())
+    config.kind = "classifier"
+    config.model.name = "classifier"
+    for field in NOT_OF_A_CLASSIFIER:
+        group, _, name = field.partition(".")
+        if name:
+            del config[group][name]
+        else:
+            del config[group]
+    return _locked(config)
+
+
+def denoiser() -> ConfigDict:
+    """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
+    config.kind = "denoiser"  # or classifier, of x_t, to guide a diffusion model
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # digits, shapes, folder, or the name of a prepared TFDS data set
+    # digits, shapes, folder, the name of a prepared TFDS data set, or package.module:name
+    data.name = "digits"
     data.data_dir = ""  # the folder, or where TFDS data sets are; "" is TFDS's own default
     data.image_size = (32, 32)  # (height, width); larger images are resized and cropped
     data.channels = 3  # 1 or 3
     data.batch_size = 128  # over all devices
     data.flip = False  # mirror half of the training images
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
-    data.max_objects = placeholder(int)  # shapes: 1 or 2 in an image; 2
-    data.held_out = ()  # shapes: what is never drawn, such as "red circle"
-    data.train_split = "train"  # TFDS splits
-    data.validation_split = "test"
-    data.holdout = 0.05  # folder: the share kept for validation
-    data.labels_file = ""  # folder: CSV of path,label; "" looks for labels.csv, then subfolders
-    data.on_error = "stop"  # stop at a broken image, or skip it
     data.num_threads = 2  # that read and decode images
+    data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet, dit, or classifier (of x_t, to guide another model)
+    model.name = "unet"  # unet, dit, or package.module:name
+    model.options = ConfigDict()  # keywords of a network of one's own
     model.channels = 128  # of the U-Net's first level, or of a transformer's token
     model.num_blocks = 2  # a level, or a transformer's depth
     model.num_heads = 0  # of attention; 0 for what head_dim says, and for a single head
@@ -59,40 +151,23 @@ def get_config() -> ConfigDict:
     # scaled_linear_continuous, cosine_continuous, sigmoid_continuous, sub_vp, ve, edm, flow,
     # linear_gamma; or learned
     diffusion.schedule = "linear"
+    diffusion.schedule_options = ConfigDict()  # beta_start, s, sigma_max, shift, gamma_0, ...
     diffusion.num_steps = 1000  # T of a discrete schedule, and of every chain that is scored
-    # Options of some schedules; None is the schedule's own default.
-    for name in ("beta_start", "beta_end", "beta_min", "beta_max", "sigma_min", "sigma_max"):
-        diffusion[name] = placeholder(float)
-    diffusion.cosine_s = placeholder(float)  # cosine, cosine_continuous: the offset, 0.008
-    diffusion.max_beta = placeholder(float)  # cosine: 0.999
-    diffusion.shift = placeholder(float)  # flow: of time towards the noise
-    diffusion.gamma_0 = placeholder(float)  # linear_gamma, learned: -log SNR at t = 0 (at first)
-    diffusion.gamma_1 = placeholder(float)  # and at t = 1
     diffusion.zero_terminal_snr = False  # discrete: rescale to alpha(1) = 0
     diffusion.prediction = "eps"  # eps, x0, v, score, posterior_mean, flow or edm
-    diffusion.sigma_data = placeholder(float)  # edm: the data's standard deviation; 0.5
+    diffusion.prediction_options = ConfigDict()  # edm: sigma_data
     # Of the reverse step: fixed_small, fixed_large, or learned_range (with loss hybrid or vlb)
     diffusion.variance = "fixed_large"
     # simple (squared error), score_matching, hybrid (simple, and the bound for a learned variance),
-    # vlb, continuous_vlb (of a continuous schedule, or a learned one), or cross_entropy (of a
-    # classifier)
+    # vlb, or continuous_vlb (of a continuous schedule, or a learned one)
     diffusion.loss = "simple"
-    diffusion.vlb_weight = placeholder(float)  # hybrid: of the bound, 0.001
+    diffusion.loss_options = ConfigDict()  # hybrid: vlb_weight
     # none (the prediction's own units); what multiplies the error of eps: constant, snr, min_snr,
     # p2, sigmoid, edm, truncated_snr or likelihood; or inverse_variance for posterior_mean
     diffusion.weighting = "none"
-    # Options of some weightings; None is the weighting's own default.
-    diffusion.weighting_gamma = placeholder(float)  # min_snr: 5; p2: 1
-    diffusion.weighting_k = placeholder(float)  # p2: 1
-    diffusion.weighting_bias = placeholder(float)  # sigmoid: 0
-    diffusion.weighting_sigma_data = placeholder(float)  # edm: sigma_data, or 0.5
+    diffusion.weighting_options = ConfigDict()  # min_snr and p2: gamma; sigmoid: bias; ...
     diffusion.time_draw = "uniform"  # uniform, stratified, importance, log_normal or logit_normal
-    # Options of some draws; None is the draw's own default.
-    diffusion.time_mean = placeholder(float)  # log_normal: -1.2; logit_normal: 0
-    diffusion.time_std = placeholder(float)  # log_normal: 1.2; logit_normal: 1
-    diffusion.time_min = placeholder(float)  # continuous schedules: 1e-5; not of importance
-    diffusion.time_history = placeholder(int)  # importance: losses remembered a step, 10
-    diffusion.time_uniform_prob = placeholder(float)  # importance: 0.001
+    diffusion.time_options = ConfigDict()  # mean, std, t_min, history_size, uniform_prob
     diffusion.label_dropout = 0.0  # share of labels hidden in training, for guidance
     # The same of each of model.conditions, hidden independently; () is 0 for all.
     diffusion.condition_dropout = ()
@@ -103,7 +178,8 @@ def get_config() -> ConfigDict:
     diffusion.augmentation = placeholder(float)
 
     config.optim = optim = ConfigDict()
-    optim.name = "adam"  # adam or adamw
+    optim.name = "adam"  # adam, adamw, or package.module:name
+    optim.options = ConfigDict()  # beta1, beta2, epsilon
     optim.learning_rate = 2e-4
     optim.decay = "constant"  # constant or cosine (to 0 at train.num_steps)
     optim.warmup_steps = 5000
@@ -144,26 +220,15 @@ def get_config() -> ConfigDict:
 
     config.sample = sample = ConfigDict()
     # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc, langevin,
-    # predictor_corrector or probability_flow
+    # predictor_corrector or probability_flow; repaint, which inpaints
     sample.sampler = "ancestral"
     sample.num_steps = 1000
     sample.grid = "uniform"  # uniform, leading, linspace, quadratic, karras or log_snr_uniform
-    # Options of some samplers (their docstrings say what they do); None is the sampler's default.
-    for name in ("eta", "threshold", "S_churn", "S_min", "S_max", "S_noise"):
-        sample[name] = placeholder(float)
-    for name in ("step_size", "snr", "rtol", "atol", "t_min"):
-        sample[name] = placeholder(float)
-    for name in ("order", "steps_per_level", "num_corrections", "max_steps"):
-        sample[name] = placeholder(int)
-    for name in ("method", "form", "variant", "predictor", "solver"):
-        sample[name] = placeholder(str)
-    for name in ("corrector", "sde", "lower_order_final", "final_denoise"):
-        sample[name] = placeholder(bool)
-    # Options of some grids.
-    for name in ("rho", "sigma_min", "sigma_max", "log_snr_min", "log_snr_max"):
-        sample[f"grid_{name}"] = placeholder(float)
-    sample.grid_steps_offset = placeholder(int)
+    sample.options = ConfigDict()  # keywords of the sampler: eta, order, S_churn, snr, rtol, ...
+    sample.grid_options = ConfigDict()  # of the grid: rho, sigma_min, log_snr_max, ...
     sample.clip_x0 = True
+    # The quantile of dynamic thresholding instead, with clip_x0=False.
+    sample.threshold = placeholder(float)
     sample.guidance_scale = 1.0  # 0 ignores the label, 1 is unguided, above 1 guided
     sample.guidance_low = placeholder(float)  # guide at noise levels sigma / alpha from here
     sample.guidance_high = placeholder(float)  # up to here, and not elsewhere
@@ -171,14 +236,23 @@ def get_config() -> ConfigDict:
     sample.classifier_scale = placeholder(float)  # of a classifier's gradient, where one is named
     # Of a model that enlarges: the level of noise on what it enlarges; half of training's largest.
     sample.augmentation = placeholder(float)
-    # Inpainting by the ancestral sampler with RePaint's jumps: how often each stretch is sampled,
-    # and its steps (10 and 10).
-    sample.num_resamples = placeholder(int)
-    sample.jump_length = placeholder(int)
     sample.batch_size = 64
     sample.grid_size = 64  # images of the grids drawn in training
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices that split the batch; -1 is all
     mesh.fsdp = 1  # devices that split the parameters (and the batch)
-    return config.lock()  # a misspelt field in a config file is an error
+    return _locked(config)
+
+
+def _locked(config: ConfigDict) -> ConfigDict:
+    """A misspelt field in a config file is an error; options are named where they are taken."""
+    config.lock()
+    for group, field in OPTIONS:
+        if field in config.get(group, {}):
+            config[group][field].unlock()
+    return config
+
+
+# The default config of each kind of run; what else is known of one stands in build/kinds.py.
+CONFIGS: dict[str, Callable[[], ConfigDict]] = {"denoiser": denoiser, "classifier": classifier}

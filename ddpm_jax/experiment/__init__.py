@@ -3,7 +3,7 @@
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.trained.cascade import Cascade
 from ddpm_jax.trained.loaded import Drawing, Loaded, described, load, padded_batch
-from ddpm_jax.trained.program import build
+from ddpm_jax.trained.program import build, imported_parts
 from ddpm_jax.trained.tasks import Task
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Task",
     "build",
     "described",
+    "imported_parts",
     "load",
     "padded_batch",
 ]

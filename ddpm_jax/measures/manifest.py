@@ -78,6 +78,7 @@ class Manifest:
         data: Mapping[str, str | None],
         start: int,
         drift: Sequence[tuple[str, Any, Any]] = (),
+        own_parts: Mapping[str, str] | None = None,
     ) -> None:
         """Write that the attempt begins.
 
@@ -89,6 +90,7 @@ class Manifest:
           data: {"train": fingerprint, "validation": fingerprint or None}.
           start: the step it goes on from, 0 for a new run.
           drift: (field, value there, value here) of what was allowed to change.
+          own_parts: {"package.module:name": sha256 of its source} of the user's own parts.
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
@@ -102,6 +104,7 @@ class Manifest:
             "mesh": dict(mesh),
             "process_count": jax.process_count(),
             "data": dict(data),
+            "own_parts": dict(own_parts or {}),
             "start": start,
             "reached": None,
             "checkpoints": {},
@@ -220,6 +223,15 @@ def fingerprints(train: Source, validation: Source | None) -> dict[str, str | No
         "train": fingerprint(train),
         "validation": None if validation is None else fingerprint(validation),
     }
+
+
+def last_own_parts(workdir: Path) -> dict[str, str]:
+    """The sources' digests of the user's own parts at the newest attempt; {} for none."""
+    try:
+        attempts = read(workdir / FILE)
+    except UserError:
+        return {}
+    return attempts[-1].get("own_parts", {}) if attempts else {}
 
 
 def last_data(workdir: Path) -> dict[str, str | None]:

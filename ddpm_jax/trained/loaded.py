@@ -12,6 +12,7 @@ import numpy as np
 from ddpm_jax.build import conditioning, networks, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
@@ -218,8 +219,9 @@ class Loaded:
             )
         if not options:
             return self.experiment
-        options = sampling.own_options(options, self.experiment.config)
-        return build(config_files.override(self.experiment.config, {"sample": options}), task)
+        config = self.experiment.config
+        config = config_files.override(config, {"sample": sampling.changed(options, config)})
+        return build(config, task, own=self.experiment.own)
 
     def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
@@ -237,16 +239,24 @@ class Loaded:
         return drawing.default_labels(num, num_classes, given)
 
 
-def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool = False) -> Loaded:
+def load(
+    workdir: str | Path,
+    *,
+    step: int | str | None = None,
+    raw_params: bool = False,
+    own: Own = NONE,
+) -> Loaded:
     """The model that was trained in `workdir`; nothing found there is executed.
 
     Args:
       workdir: of a run of scripts/train.py.
       step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
+      own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
+        nothing, whatever its config.json names.
 
     Raises:
-      UserError: if there is no such run or checkpoint.
+      UserError: if there is no such run or checkpoint, or for an own part that is not handed over.
     """
     config = config_files.read(workdir)
     if config is None:
@@ -257,11 +267,11 @@ def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool
     # All devices of this machine, whatever trained it; batches of data are filled up to them.
     try:
         devices = jax.device_count()
-        own = {
+        here = {
             "mesh": {"data": devices, "fsdp": 1},
             "data": {"batch_size": -(-config.data.batch_size // devices) * devices},
         }
-        experiment = build(config_files.override(config, own))
+        experiment = build(config_files.override(config, here), own=own)
         shapes = experiment.state_shapes()
     except (AttributeError, KeyError) as error:
         reason = str(error).strip("\"'").splitlines()[0]

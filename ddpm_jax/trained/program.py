@@ -10,6 +10,9 @@ from ddpm_jax import samplers
 from ddpm_jax.build import paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.experiment import build as build_parts
+from ddpm_jax.config import code
+from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.config_files import own_names
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import drawing, steering, tasks
@@ -17,16 +20,33 @@ from ddpm_jax.trained import drawing, steering, tasks
 NO_TASK = tasks.Task()
 
 
-def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
+def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) -> Experiment:
     """Build what a config describes, and refuse now a sample group that does not fit the task.
+
+    Args:
+      config: the experiment.
+      task: for which it will be sampled.
+      own: the parts that are the user's own, by "package.module:name". Nothing is imported here:
+        `imported_parts` imports what a config of one's own names.
 
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
-    experiment = build_parts(config)
+    experiment = build_parts(config, own)
     if experiment.draws_images:
         sample_fn(experiment, task)
     return experiment
+
+
+def imported_parts(config: ConfigDict) -> Own:
+    """The user's own parts that a config names, imported: for a config that the user wrote.
+
+    Never for one that a workdir holds, whose names are whoever's that wrote it.
+
+    Raises:
+      UserError: for a module that cannot be imported, or lacks the name.
+    """
+    return code.imported_all(own_names(config))
 
 
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
@@ -42,7 +62,7 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
         )
     tasks.check(experiment.config, task)
     with fields_of("sample"):
-        sampler = sampling.sampler(experiment.config)
+        sampler = sampling.sampler(experiment.config, experiment.own)
         if experiment.schedule is not None:
             return _program(experiment, experiment.schedule, sampler, task)
         first = paths.first_learned(experiment.config)
@@ -66,17 +86,17 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
 def nfe(experiment: Experiment, params: Any, task: tasks.Task = NO_TASK) -> int | None:
     """The network evaluations of an image of config.sample and a task; None if they vary."""
     config, schedule = experiment.config, experiment.schedule_of(params)
-    times = sampling.times(config, schedule)
+    times = sampling.times(config, schedule, experiment.own)
     if len(task.init_images):
         times = samplers.grids.truncated(times, tasks.strength(task))
-    return sampling.nfe(sampling.sampler(config), schedule, times)
+    return sampling.nfe(sampling.sampler(config, experiment.own), schedule, times)
 
 
 def _program(
     experiment: Experiment, schedule: Schedule, sampler: functools.partial[Any], task: tasks.Task
 ) -> drawing.SampleFn:
     c = experiment.config
-    times = sampling.times(c, schedule)
+    times = sampling.times(c, schedule, experiment.own)
     sampling.check(sampler, schedule, times)
     if len(task.init_images):
         times = samplers.grids.truncated(times, tasks.strength(task))

@@ -87,7 +87,7 @@ def denoiser(
             _measure(c, task),
             arrays["observed"],
             noise_std=task.observation_noise,
-            data_std=DATA_STD if c.diffusion.sigma_data is None else c.diffusion.sigma_data,
+            data_std=c.diffusion.prediction_options.get("sigma_data", DATA_STD),
         )
 
     return guided
@@ -127,6 +127,8 @@ def run(
     name = sampler.func.__name__
     if task.frames and "return_trajectory" not in takes:
         raise UserError(f"frames={task.frames}: {name} keeps no images on the way; leave them out")
+    if task.inpaint is None and "mask" in takes:
+        raise UserError(f"{name} applies only to inpainting: give inpaint, or another sampler")
     if task.inpaint is not None and not {"project", "mask"} & set(takes):
         raise UserError(f"inpaint: {name} cannot keep a part of an image; choose another sampler")
     kept = np.unique(np.linspace(0, len(times) - 1, task.frames or 2).round().astype(int))

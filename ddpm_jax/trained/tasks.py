@@ -118,11 +118,6 @@ def check(c: ConfigDict, task: Task) -> None:
             f"config.sample.classifier_scale={c.sample.classifier_scale}: no classifier to "
             "scale; name its run too, or leave it at None"
         )
-    for field in ("num_resamples", "jump_length"):
-        if c.sample[field] is not None and task.inpaint is None:
-            raise UserError(
-                f"config.sample.{field}={c.sample[field]}: is of inpainting; leave it at None"
-            )
     if task.strength is not None and not len(task.init_images):
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
     if task.strength is not None and not 0 < task.strength <= 1:

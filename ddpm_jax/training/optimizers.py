@@ -33,37 +33,58 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: str, num_steps: int)
     )
 
 
-def optimizer(
-    name: str,
-    rate: optax.Schedule,
+def adam(
+    learning_rate: optax.Schedule,
     *,
-    weight_decay: float = 0.0,
-    grad_clip: float = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Adam or AdamW behind a clip of the global gradient norm.
+    """Adam, without weight decay. Source: Kingma & Ba 2015.
 
     Args:
-      name: "adam" or "adamw".
-      rate: the learning-rate schedule.
-      weight_decay: AdamW's, decoupled; must be 0 for Adam, which has none.
-      grad_clip: the largest global norm; 0 for no clipping.
+      learning_rate: the schedule.
       beta1, beta2, epsilon: the moments' decays and the denominator's offset.
+    """
+    return optax.adam(learning_rate, b1=beta1, b2=beta2, eps=epsilon)
+
+
+def adamw(
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019.
+
+    Args:
+      learning_rate, beta1, beta2, epsilon: as in `adam`.
+      weight_decay: at least 0, multiplied by the learning rate.
 
     Raises:
-      ValueError: for an unknown name, a weight decay with Adam, or a negative value.
+      ValueError: for a negative weight decay.
     """
-    if name not in ("adam", "adamw"):
-        raise ValueError(f"optimizer must be adam or adamw, got {name!r}")
-    if name == "adam" and weight_decay:
-        raise ValueError(f"adam has no weight decay, got {weight_decay=}; use adamw")
-    if weight_decay < 0 or grad_clip < 0:
-        raise ValueError(f"need weight_decay, grad_clip >= 0, got {weight_decay=}, {grad_clip=}")
-    moments = {"b1": beta1, "b2": beta2, "eps": epsilon}
-    if name == "adam":
-        update = optax.adam(rate, **moments)
-    else:
-        update = optax.adamw(rate, **moments, weight_decay=weight_decay)
-    return optax.chain(optax.clip_by_global_norm(grad_clip), update) if grad_clip else update
+    if weight_decay < 0:
+        raise ValueError(f"need weight_decay >= 0, got {weight_decay=}")
+    return optax.adamw(learning_rate, b1=beta1, b2=beta2, eps=epsilon, weight_decay=weight_decay)
+
+
+def clipped(
+    optimizer: optax.GradientTransformation, grad_clip: float
+) -> optax.GradientTransformation:
+    """The optimiser behind a clip of the gradient's global norm.
+
+    Args:
+      optimizer: any.
+      grad_clip: the largest norm; 0 for no clipping.
+
+    Raises:
+      ValueError: for a negative norm.
+    """
+    if grad_clip < 0:
+        raise ValueError(f"need grad_clip >= 0, got {grad_clip=}")
+    if not grad_clip:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(grad_clip), optimizer)

@@ -1,5 +1,7 @@
 """Whether a workdir holds this very experiment, and what may differ all the same."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,23 @@ from ml_collections import ConfigDict
 from ddpm_jax import cli
 from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
+from ddpm_jax.config.code import Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
 
 # What may change between two starts of one run; everything else makes it another experiment.
-FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
+FREE_FIELDS = (
+    "train.",
+    "sample.",
+    "mesh.",
+    "data.data_dir",
+    "data.num_threads",
+    "data.options.on_error",
+)
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
+# Nor is the source of a part of the user's own: code.package.module:name.
+CODE = "code."
 
 Difference = tuple[str, Any, Any]
 
@@ -53,16 +65,44 @@ def check_workdir(
     differing = not_free(config_files.differences(saved, config))
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     if differing:
-        _check_shapes(config, differing)
+        _check_shapes(config, differing, experiments.imported_parts(config))
     return differing
 
 
 def check(
-    workdir: Path, config: ConfigDict, data: Mapping[str, str | None], allowed: Sequence[str] = ()
+    workdir: Path,
+    config: ConfigDict,
+    data: Mapping[str, str | None],
+    allowed: Sequence[str] = (),
+    own_parts: Mapping[str, str] | None = None,
 ) -> list[Difference]:
-    """Both `check_workdir` and `check_data`, the latter with what the newest attempt took down."""
+    """`check_workdir`, `check_data` and `check_code`, with what the newest attempt took down."""
     differing = check_workdir(workdir, config, allowed)
-    return differing + check_data(workdir, manifest.last_data(workdir), data, allowed)
+    differing += check_data(workdir, manifest.last_data(workdir), data, allowed)
+    return differing + check_code(
+        workdir, manifest.last_own_parts(workdir), own_parts or {}, allowed
+    )
+
+
+def check_code(
+    workdir: Path,
+    there: Mapping[str, str],
+    here: Mapping[str, str],
+    allowed: Sequence[str] = (),
+) -> list[Difference]:
+    """The same for the source of the user's own parts, {name: sha256}.
+
+    A part that another one replaces is a difference of the config, and not told here.
+    """
+    if not _has_checkpoints(workdir):
+        return []
+    differing = [
+        (CODE + name, there[name], here[name])
+        for name in sorted(there.keys() & here.keys())
+        if there[name] != here[name]
+    ]
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    return differing
 
 
 def check_data(
@@ -105,7 +145,8 @@ def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
 
 
 def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
-    known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
+    own = {CODE + name for side in sides for name in config_files.own_names(side).values()}
+    known = sorted({DATA, *own, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
         if name not in known:
             hint = cli.suggest(name, known)
@@ -116,13 +157,18 @@ def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
             )
 
 
-def _check_shapes(config: ConfigDict, differing: Sequence[Difference]) -> None:
+def _check_shapes(config: ConfigDict, differing: Sequence[Difference], own: Own) -> None:
     """Refuse what changes the state's shapes: a checkpoint then cannot be carried over."""
     before = config.to_dict()
     for name, there, _ in differing:
-        group, _, field = name.rpartition(".")
-        (before[group] if group else before)[field] = there
-    there, here = (_arrays(c) for c in (ConfigDict(before), config))
+        *groups, field = name.split(".")
+        place = functools.reduce(operator.getitem, groups, before)
+        if there is None and field not in place:
+            continue
+        place[field] = there
+        if there is None and groups[-1:] and groups[-1].endswith("options"):
+            del place[field]  # an option that was not set
+    there, here = (_arrays(c, own) for c in (ConfigDict(before), config))
     if there != here:
         names = ",".join(name for name, *_ in differing)
         raise UserError(
@@ -131,8 +177,10 @@ def _check_shapes(config: ConfigDict, differing: Sequence[Difference]) -> None:
         )
 
 
-def _arrays(config: ConfigDict) -> list[tuple[str, Any, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(experiments.build(config).state_shapes())[0]
+def _arrays(config: ConfigDict, own: Own) -> list[tuple[str, Any, Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(
+        experiments.build(config, own=own).state_shapes()
+    )[0]
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 

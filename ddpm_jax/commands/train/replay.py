@@ -50,7 +50,7 @@ def replay(
             f"--replay_step={step}: the steps of this run are 1 to {config.train.num_steps} "
             "(config.train.num_steps)"
         )
-    experiment = experiments.build(config)
+    experiment = experiments.build(config, own=experiments.imported_parts(config))
     source = experiment.source("train")
     drift.check(Path(workdir), config, manifest.fingerprints(source, None), allow_drift)
     batches = attempt.training_batches(experiment, source)

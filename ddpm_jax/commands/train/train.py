@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import experiment as experiments
 from ddpm_jax.commands.train import drift
 from ddpm_jax.commands.train.attempt import Attempt
-from ddpm_jax.config import config_files
+from ddpm_jax.config import code, config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.measures.manifest import Manifest, fingerprints
@@ -78,11 +78,12 @@ def _train(
             file=sys.stderr,
         )
         return 0
-    experiment = experiments.build(config)
+    experiment = experiments.build(config, own=experiments.imported_parts(config))
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None
     prints = fingerprints(train_data, validation_data)
-    drift.check(workdir, config, prints, allow_drift)
+    sources = code.sources(experiment.own)
+    drift.check(workdir, config, prints, allow_drift, sources)
     _make_writable(workdir)
 
     with (
@@ -95,11 +96,11 @@ def _train(
         Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
         # Again: another process may have just let go of it.
-        drifted = drift.check(workdir, config, prints, allow_drift)
+        drifted = drift.check(workdir, config, prints, allow_drift, sources)
         resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
         state, start = resumed or (experiment.init_state(), 0)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
+        manifest.begin(config, experiment.mesh.shape, prints, start, drifted, sources)
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)

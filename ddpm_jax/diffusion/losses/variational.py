@@ -87,10 +87,12 @@ def hybrid(
       [B], as `simple`.
 
     Raises:
-      ValueError: as `vlb`.
+      ValueError: as `vlb`, or for a vlb_weight that is negative or not finite.
 
     Source: Nichol & Dhariwal 2021, equation 16 and section 3.1.
     """
+    if not 0 <= vlb_weight < math.inf:
+        raise ValueError(f"need a finite vlb_weight >= 0, got {vlb_weight=}")
     xt = process.add_noise(schedule, x0, t, eps)
     raw = call(network, schedule, xt, t, prediction)
     output, fraction = _split(raw, xt, "learned_range")

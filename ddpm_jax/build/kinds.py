@@ -1,0 +1,68 @@
+"""The kinds of runs: all that the rest of the package knows of one, in one record each.
+
+`config.kind` names a row. Nothing else asks what kind a run is. The record holds data and functions
+of this room and of those below it; what the rooms above do with a kind stands in their own literal
+tables, by the names that it gives them: `face` in `trained.faces`, `watches` in `measures.watch`,
+`metrics` in `measures`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.build import networks, objectives
+from ddpm_jax.config import defaults
+from ddpm_jax.config.code import Own
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.training import step
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What must be known of a kind of run.
+
+    Attributes:
+      noun: what a run of it is called: "diffusion model".
+      config: the default config, with the groups and fields that it has and no others.
+      network: (config, own parts) -> the network. Raises UserError for what does not fit.
+      objective: (config, network, schedule, own parts) -> what is minimised; a schedule of None is
+        learned by the network.
+      face: what `experiment.load` gives, a name of `trained.faces.FACES`.
+      guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
+      watches: what looks at it while it trains besides its loss, names of `measures.watch.ACTIONS`.
+      next: what scripts/train.py says to run after it, a command line with {workdir} in it.
+    """
+
+    noun: str
+    config: Callable[[], ConfigDict]
+    network: Callable[[ConfigDict, Own], networks.Network]
+    objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
+    face: str
+    guides: str | None = None
+    watches: tuple[str, ...] = ()
+    next: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    "denoiser": Kind(
+        noun="diffusion model",
+        config=defaults.denoiser,
+        network=networks.denoiser,
+        objective=objectives.denoising,
+        face="denoiser",
+        guides="weaker",
+        watches=("sample", "evaluate"),
+        next="sample.py --workdir={workdir}",
+    ),
+    "classifier": Kind(
+        noun="classifier",
+        config=defaults.classifier,
+        network=networks.classifier,
+        objective=objectives.classification,
+        face="classifier",
+        guides="classifier",
+        next="sample.py --workdir=MODEL --classifier_workdir={workdir}",
+    ),
+}
