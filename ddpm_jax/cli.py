@@ -1,5 +1,6 @@
 """What every script's last line calls: flags in, one line and exit code 2 for a user's mistake."""
 
+import ast
 import difflib
 import os
 import runpy
@@ -92,11 +93,15 @@ def parse(argv: list[str], actions: Mapping[str, int] | None = None) -> list[str
     Raises:
       UserError: for anything wrong with them.
     """
+    options: list[str] = []
     if "config" in FLAGS:
-        _check_config(argv)
+        argv, options = _without_options(argv)
+        _check_config(argv, options)
     try:
         FLAGS.set_gnu_getopt(True)  # an action may stand before its flags
         positional = FLAGS(argv)[1:]
+        for word in options:
+            _set_option(FLAGS["config"].value, word)
     except flags.UnrecognizedFlagError as error:
         own = [f.name for f in FLAGS.get_key_flags_for_module(argv[0])] or list(FLAGS)
         raise UserError(
@@ -188,7 +193,38 @@ def join_processes() -> None:
         raise UserError(f"--coordinator={where}: cannot join the others ({reason})") from error
 
 
-def _check_config(argv: list[str]) -> None:
+def _without_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without --config.GROUP.OPTIONS.NAME=VALUE, and those.
+
+    ml_collections sets no field that is not there yet, and an option is there once it is set.
+    """
+    rest, options, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        name, sign, value = word.lstrip("-").partition("=")
+        places = name.split(".")
+        is_option = len(places) == 4 and places[0] == "config" and places[2].endswith("options")
+        if not (word.startswith("-") and is_option):
+            rest.append(word)
+            continue
+        if not sign:  # --name VALUE is --name=VALUE
+            value = words.pop(0) if words and not words[0].startswith("--") else "True"
+        options.append(f"{name}={value}")
+    return rest, options
+
+
+def _set_option(config: Any, word: str) -> None:
+    """Set config.GROUP.OPTIONS.NAME=VALUE, the value as Python spells it, or as text."""
+    name, _, text = word.partition("=")
+    _, group, options, option = name.split(".")
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = text
+    config[group][options][option] = value
+
+
+def _check_config(argv: list[str], options: Sequence[str] = ()) -> None:
     """Refuse a config file that does not load, and a --config.x that it has no field for.
 
     ml_collections ends both in a traceback, so this comes before its parser.
@@ -201,11 +237,12 @@ def _check_config(argv: list[str]) -> None:
     given = [w.lstrip("-").removeprefix("no") for w in words if w.startswith("-")]
     files = [a.partition("=")[2] for a in given if a.startswith("config=")]
     names = [a.partition("=")[0] for a in given if a.startswith("config.")]
+    names += [word.partition("=")[0].rpartition(".")[0] for word in options]
     if not files:
         if names:
             raise UserError(f"--{names[0]} has no config to change: give --config=FILE too")
         return
-    fields = [f"config.{name}" for name in _leaves(load_config_file(files[-1]))]
+    fields = [f"config.{name}" for name in _fields(load_config_file(files[-1]))]
     for name in names:
         if not any(field == name or field.startswith(f"{name}.") for field in fields):
             raise UserError(f"--{name}: no such config field{suggest(name, fields)}")
@@ -238,9 +275,10 @@ def suggest(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
+def _fields(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all fields; a dict of options is one, whatever it holds."""
     for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _leaves(value, f"{prefix}{key}.")
+        if hasattr(value, "items") and not key.endswith("options"):
+            yield from _fields(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -13,7 +13,6 @@ from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 
 HYBRID = {"loss": "hybrid", "variance": "learned_range"}
-CLASSIFIER = {"loss": "cross_entropy", "label_dropout": 0.0, "variance": "fixed_large"}
 
 
 def built(**diffusion):
@@ -100,14 +99,17 @@ def test_the_bound_of_digits_is_on_their_17_levels():
             {"weighting": "inverse_variance", "prediction": "posterior_mean", **HYBRID},
             "weights the posterior mean: .*loss=simple",
         ),
-        ({"weighting": "snr", "weighting_gamma": 5.0}, r"weighting_gamma=5.0: .*min_snr, p2"),
+        (
+            {"weighting": "snr", "weighting_gamma": 5.0},
+            r"options.gamma=5.0: .*min_snr, p2",
+        ),
         ({"weighting": "p2", "weighting_gamma": -1.0}, "config.diffusion: .*gamma=-1"),
-        ({"time_mean": 0.0}, r"time_mean=0.0: .*log_normal, logit_normal"),
+        ({"time_mean": 0.0}, r"time_options.mean=0.0: .*log_normal, logit_normal"),
         ({"time_draw": "importance", "time_history": 0}, "config.diffusion: .*history_size=0"),
         ({"time_draw": "log_normal", "time_std": 0.0}, "std=0.0"),
         ({"time_draw": "often"}, "time_draw='often': need one of uniform, stratified"),
         ({"weighting": "max_snr"}, "weighting='max_snr': need one of none, constant"),
-        ({"vlb_weight": -1.0}, "vlb_weight=-1.0"),
+        ({**HYBRID, "vlb_weight": -1.0}, "vlb_weight=-1.0"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(diffusion, said):
@@ -118,47 +120,63 @@ def test_choices_that_do_not_go_together_are_refused(diffusion, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"name": "unet"}}, "loss=cross_entropy: a classifier is trained by"),
-        ({"diffusion": {"loss": "simple"}}, "loss=simple: a classifier is trained by"),
+        ({"model": {"name": "unet"}}, "model.name='unet': need one of classifier"),
         ({"model": {"num_classes": 0}}, "num_classes=0: a classifier needs at least 2"),
-        ({"diffusion": {"prediction": "v"}}, "prediction=v: a classifier denoises nothing"),
-        ({"diffusion": {"variance": "fixed_small"}}, "variance=fixed_small: a classifier"),
-        ({"diffusion": {"weighting": "snr"}}, "weighting=snr: a classifier"),
-        ({"diffusion": {"label_dropout": 0.1}}, "label_dropout=0.1: a classifier"),
-        ({"diffusion": {"joint_dropout": 0.1}}, "joint_dropout=0.1: a classifier"),
         ({"diffusion": {"time_draw": "importance"}}, "keeps no losses; set uniform"),
         ({"diffusion": {"schedule": "learned"}}, "schedule=learned: a classifier"),
-        ({"model": {"fourier_features": (1,)}}, "fourier_features=.*sees x_t alone"),
         ({"model": {"head_dim": 3}}, "heads of 3"),
     ],
 )
-def test_a_classifier_refuses_what_it_would_not_read(changes, said):
-    groups = {
-        "model": {"name": "classifier"} | changes.get("model", {}),
-        "diffusion": CLASSIFIER | changes.get("diffusion", {}),
-        "sample": {"guidance_scale": 1.0},
-    }
+def test_a_classifier_refuses_what_does_not_fit(changes, said):
     with pytest.raises(UserError, match=said):
-        experiment.build(tiny_config(**groups))
+        experiment.build(tiny_config(kind="classifier", **changes))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "diffusion.loss",
+        "diffusion.prediction",
+        "diffusion.variance",
+        "diffusion.weighting",
+        "diffusion.label_dropout",
+        "diffusion.joint_dropout",
+        "model.fourier_features",
+        "sample.sampler",
+        "train.sample_every",
+    ],
+)
+def test_a_config_shows_only_what_its_kind_reads(field):
+    group, _, name = field.partition(".")
+    with pytest.raises(UserError, match=f"no such config field {field}"):
+        tiny_config(kind="classifier", **{group: {name: 0}})
+
+
+def test_fields_of_another_kind_are_refused_by_name():
+    config = tiny_config()
+    config.kind = "classifier"
+    with pytest.raises(UserError, match=r"\(config\.kind=classifier\) has no such field"):
+        experiment.build(config)
+    config.kind = "poem"
+    with pytest.raises(UserError, match=r"kind='poem': need one of denoiser, classifier"):
+        experiment.build(config)
 
 
 KINDS = {
     "hybrid": {**HYBRID, "time_draw": "importance", "time_history": 2},
     "learned": {"schedule": "learned", "loss": "continuous_vlb", "time_draw": "stratified"},
-    "classifier": CLASSIFIER,
+    "classifier": {},
 }
 
 
 def run(kind, workdir, num_steps, **train_fields):
     config = tiny_config(
+        kind="classifier" if kind == "classifier" else "denoiser",
         diffusion=KINDS[kind],
-        model={"name": "classifier" if kind == "classifier" else "unet"},
-        sample={"guidance_scale": 1.0 if kind == "classifier" else 2.0},
         train={
             "num_steps": num_steps,
             "log_every": 1,
             "checkpoint_every": 0,
-            "sample_every": 0,
             "validate_every": 0,
             **train_fields,
         },

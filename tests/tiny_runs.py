@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import digits
-from ddpm_jax.config import config_files
+from ddpm_jax.config import config_files, defaults, earlier
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,13 +64,20 @@ def brief_config(**changes) -> ConfigDict:
     return tiny_config(BRIEF, **changes)
 
 
-def tiny_config(fields=TINY, **changes) -> ConfigDict:
-    """The tiny run's config, changed: tiny_config(train={"num_steps": 3})."""
+def tiny_config(fields=TINY, kind="denoiser", **changes) -> ConfigDict:
+    """The tiny run's config, changed: tiny_config(train={"num_steps": 3}).
+
+    Options may be named without their dict, sample={"eta": 0.5}, as earlier versions had them. Of
+    another kind, fields that only a denoiser has are left out.
+    """
     groups: dict = {}
     for name, value in fields.items():
         group, field = name.split(".")
         groups.setdefault(group, {})[field] = value
-    return config_files.override(config_files.override(digits.get_config(), groups), changes)
+    config = config_files.override(digits.get_config(), groups)
+    config = config if kind == "denoiser" else defaults.as_kind(kind, config)
+    changes = {group: earlier.moved(group, fields) for group, fields in changes.items()}
+    return config_files.override(config, changes)
 
 
 def tiny_flags(workdir, fields=TINY, **changes) -> list[str]:

@@ -146,6 +146,8 @@ def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
       changes: fields of config.sample, and options of the sampler: eta=0.5.
       c: the config that is changed.
     """
+    if set(earlier.JUMPS) & set(changes) and changes.get("sampler") == "ancestral":
+        changes = {**changes, "sampler": "repaint"}  # as it was named in earlier versions
     fields = {name: value for name, value in changes.items() if name in c.sample}
     named = {name: value for name, value in changes.items() if name not in c.sample}
     for name, options in (("sampler", "options"), ("grid", "grid_options")):

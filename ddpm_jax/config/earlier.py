@@ -126,14 +126,11 @@ def translated(content: dict[str, Any]) -> dict[str, Any]:
       content: {group: {field: value}}; as this version writes it, it comes back as it is.
     """
     groups = {name: dict(g) if isinstance(g, dict) else g for name, g in content.items()}
-    for group, fields in MOVED.items():
-        there = groups.get(group)
-        if not isinstance(there, dict):
-            continue
-        for field, (options, key) in fields.items():
-            value = there.pop(field, None)
-            if value is not None and not _unread(there, group, field, value):
-                there[options] = {**there.get(options, {}), key: value}
+    for group, there in groups.items():
+        if isinstance(there, dict):
+            unread = [f for f in MOVED.get(group, {}) if _unread(there, group, f)]
+            kept = {field: value for field, value in there.items() if field not in unread}
+            groups[group] = moved(group, kept)
     sample, model = groups.get("sample"), groups.get("model")
     if isinstance(sample, dict) and set(JUMPS) & set(sample.get("options", {})):
         sample["sampler"] = "repaint"
@@ -142,9 +139,20 @@ def translated(content: dict[str, Any]) -> dict[str, Any]:
     return groups
 
 
-def _unread(there: dict[str, Any], group: str, field: str, value: Any) -> bool:
-    """A field of the data that was at its default, or that the data set never took."""
-    if group != "data":
-        return False
+def moved(group: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a group, those of an earlier version as entries of dicts of options."""
+    places = MOVED.get(group, {})
+    made = {field: value for field, value in fields.items() if field not in places}
+    for field, (options, key) in places.items():
+        if field in fields:
+            made[options] = {**made.get(options, {}), key: fields[field]}
+    return made
+
+
+def _unread(there: dict[str, Any], group: str, field: str) -> bool:
+    """A field that was not set: None, or of the data, at its default or never taken."""
+    value = there.get(field)
+    if value is None or group != "data":
+        return value is None
     takes = TAKEN.get(there.get("name", ""), TAKEN_BY_TFDS)
     return field not in takes or DATA_DEFAULTS.get(field) == value
