@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_jax.data import DATASETS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ddpm_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -132,6 +134,26 @@ def test_whatever_is_public_says_what_it_is(path):
     assert ast.get_docstring(module), f"{named(path)} has no docstring"
     missing = list(undocumented(module.body))
     assert not missing, f"{named(path)}: no docstring in {', '.join(missing)}"
+
+
+def names_of_data(tree):
+    """The places that compare the name of a data set, or name one that is built in."""
+    for node in ast.walk(tree):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if any(ast.unparse(side).endswith("data.name") for side in sides):
+            yield ast.unparse(node)
+        if isinstance(node, ast.Constant) and node.value in DATASETS:
+            yield node.value
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_only_the_table_knows_data_sets_by_name(path):
+    # The default experiment is of one of them.
+    if named(path) not in ("ddpm_jax/data/datasets.py", "ddpm_jax/config/defaults.py"):
+        names = set(names_of_data(ast.parse(path.read_text())))
+        # The names that `from ddpm_jax.data import *` would bring, which are functions.
+        allowed = {*DATASETS} if named(path) == "ddpm_jax/data/__init__.py" else set()
+        assert not names - allowed, f"{named(path)}: {names}"
 
 
 def undocumented(body, prefix="", protocol=False):

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import data
 from ddpm_jax.build import upsampling
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.data.base import nearest
 from ddpm_jax.data.pipeline import stacked
@@ -60,7 +61,7 @@ def ever_hidden(c: ConfigDict, name: str) -> bool:
 
 def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
-    known = data.CONDITIONS.get(c.data.name, {})
+    known = dict(dataset(c).conditions)
     for name in of_data(c):
         if name not in known:
             raise UserError(

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning, networks, objectives, paths, upsampling
+from ddpm_jax.build import conditioning, datasets, networks, objectives, paths, upsampling
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.diffusion import schedules, variances
@@ -136,26 +136,7 @@ class Experiment:
     def source(self, split: str) -> data.Source:
         """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
         c = self.config.data
-        source = data.build_source(
-            c.name,
-            split,
-            data_dir=c.data_dir or None,
-            image_size=self.image_shape[:2],
-            channels=c.channels,
-            holdout=c.holdout,
-            labels_file=c.labels_file or None,
-            on_error=c.on_error,
-            train_split=c.train_split,
-            validation_split=c.validation_split,
-            max_objects=c.max_objects,
-            held_out=c.held_out,
-        )
-        levels = objectives.pixel_levels(self.config)
-        if source.info.levels != levels:
-            raise UserError(
-                f"config.data.name={c.name}: its pixels take {source.info.levels} values, and its "
-                f"objective counts on {levels}"
-            )
+        source = datasets.source(self.config, split)
         classes = self.config.model.num_classes
         if classes > source.info.num_classes:
             raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, networks, paths
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.choose import choose, keywords
 from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.schedules import Schedule
@@ -59,7 +60,6 @@ OF_DENOISING = {
     "label_dropout": 0.0,
     "joint_dropout": 0.0,
 }
-DIGITS_LEVELS = 17
 
 
 def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None) -> step.Objective:
@@ -102,7 +102,7 @@ def data_levels(c: ConfigDict) -> int | None:
 
 def pixel_levels(c: ConfigDict) -> int:
     """How many values the pixels of config.data take, known before the data are read."""
-    return DIGITS_LEVELS if c.data.name == "digits" else 256
+    return dataset(c).info.num_values
 
 
 def _loss(

@@ -77,6 +77,34 @@ def folder(
     return Tolerant(_FolderReader(root, chosen, [labels[file] for file in chosen], info), on_error)
 
 
+def build(
+    split: str,
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    data_dir: str | None = None,
+    holdout: float = 0.05,
+    labels_file: str | None = None,
+    on_error: str = "stop",
+) -> Tolerant:
+    """The source of data.name=folder: as `folder`, of what a config says.
+
+    Raises:
+      UserError: without a data_dir, or as `folder`.
+    """
+    if data_dir is None:
+        raise UserError("data.name=folder needs data.data_dir: set it to a folder of images")
+    return folder(
+        data_dir,
+        split,
+        image_size,
+        channels,
+        holdout=holdout,
+        labels_file=labels_file,
+        on_error=on_error,
+    )
+
+
 class _FolderReader:
     def __init__(self, root: Path, files: Sequence[str], labels: Sequence[int], info: DataInfo):
         self.info = info

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, pipeline
-from ddpm_jax.data.sources import ArraySource
+from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.errors import UserError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import data
 from ddpm_jax.build import conditioning
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
@@ -36,7 +36,7 @@ def default_metrics(workdir: str) -> list[str]:
         return [ACCURACY]
     if config.model.num_classes:
         return ["label_accuracy", pixel_metrics.MEMORISATION, "spread", "class_recall"]
-    told = config.data.name in data.DESCRIBERS and conditioning.values(config)
+    told = dataset(config).describe is not None and conditioning.values(config)
     return [*([attributes.ATTRIBUTES] if told else []), pixel_metrics.MEMORISATION]
 
 
