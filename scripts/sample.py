@@ -17,7 +17,11 @@ flags.DEFINE_string("workdir", None, "the run to sample from")
 flags.DEFINE_integer("num_samples", 100, "how many images")
 flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
 flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
-flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
+flags.DEFINE_list(
+    "labels",
+    [],
+    "classes by name or number, cycled; without any image k is of class k mod classes",
+)
 flags.DEFINE_multi_string(
     "condition",
     [],

@@ -125,7 +125,7 @@ def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
 
 
 def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
-    """Labels int [num] and conditions, as `arrays` takes them, that the first images show."""
+    """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
     given: dict[str, Given] = {name: batch[name] for name in names}

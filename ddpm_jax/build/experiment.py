@@ -12,7 +12,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning, datasets, networks, objectives, paths, upsampling
+from ddpm_jax.build import (
+    class_names,
+    conditioning,
+    datasets,
+    networks,
+    objectives,
+    paths,
+    upsampling,
+)
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.diffusion import schedules, variances
@@ -137,6 +145,7 @@ class Experiment:
         """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
         c = self.config.data
         source = datasets.source(self.config, split)
+        class_names.check(self.config, source.info)
         classes = self.config.model.num_classes
         if classes > source.info.num_classes:
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data.base import Example, Source
+from ddpm_jax.data.base import Example, Source, evenly_spaced
 from ddpm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -109,14 +109,15 @@ def evaluation_batches(
     process_count: int = 1,
     num_threads: int = 2,
 ) -> Iterator[Batch]:
-    """Yields the examples once, in the source's order, never shuffled nor flipped.
+    """Yields the examples once, or some of them, in the source's order, never shuffled nor flipped.
 
     The last batch is filled up with its last example, where `mask` is False.
 
     Args:
       source: the examples.
       batch_size: the global batch, over all processes.
-      max_examples: stop after the first so many; None: all.
+      max_examples: so many of them, evenly spaced: the first of a sorted folder would be of one
+        class; None: all.
       conditions: as of `Batches`.
       process_index: which contiguous block of each batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
@@ -131,13 +132,14 @@ def evaluation_batches(
     _check(source, batch_size, process_index, process_count)
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples={max_examples} must be at least 1")
-    count = len(source) if max_examples is None else min(max_examples, len(source))
+    rows = evenly_spaced(source, len(source) if max_examples is None else max_examples)
+    count = len(rows)
     block = _block(batch_size, process_index, process_count)
     scale = _scaling(source.info.levels)
 
     def batch_at(number: int) -> Batch:
         indices = [number * batch_size + j for j in block]
-        examples = [source[min(index, count - 1)] for index in indices]
+        examples = [source[rows[min(index, count - 1)]] for index in indices]
         batch = _stack(examples, scale, conditions)
         return batch | {"mask": np.array([index < count for index in indices])}
 

@@ -75,7 +75,7 @@ class Manifest:
         self,
         config: ConfigDict,
         mesh: Mapping[str, int],
-        data: Mapping[str, str | None],
+        data: Mapping[str, Any],
         start: int,
         drift: Sequence[tuple[str, Any, Any]] = (),
     ) -> None:
@@ -86,7 +86,7 @@ class Manifest:
         Args:
           config: resolved.
           mesh: {axis: devices}.
-          data: {"train": fingerprint, "validation": fingerprint or None}.
+          data: {"train": fingerprint, "validation": fingerprint or None, "class_names": [name]}.
           start: the step it goes on from, 0 for a new run.
           drift: (field, value there, value here) of what was allowed to change.
         """
@@ -222,8 +222,8 @@ def fingerprints(train: Source, validation: Source | None) -> dict[str, str | No
     }
 
 
-def last_data(workdir: Path) -> dict[str, str | None]:
-    """The fingerprints of the data of the newest attempt; {} where no manifest tells."""
+def last_data(workdir: Path) -> dict[str, Any]:
+    """What is told of the data of the newest attempt; {} where no manifest tells."""
     try:
         attempts = read(workdir / FILE)
     except UserError:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax.build import conditioning, networks, sampling, upsampling
+from ddpm_jax.build import class_names, conditioning, networks, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
@@ -72,7 +72,7 @@ class Loaded:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -82,7 +82,8 @@ class Loaded:
 
         Args:
           num: how many.
-          labels: classes, cycled; without them, image k is of class k mod num_classes.
+          labels: classes, cycled: their numbers, or names in config.data.class_names; without
+            them, image k is of class k mod num_classes.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
             absent. "low_resolution" is the smaller image of a model that enlarges.
@@ -102,7 +103,7 @@ class Loaded:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -137,7 +138,7 @@ class Loaded:
             "sampling": described(config.sample.to_dict()),
             # Nothing else depends on how many there are: a larger set goes on from a smaller one.
             "num": num if task.interpolates else None,
-            "labels": [int(label) for label in labels],
+            "labels": self.class_numbers(labels, task),
             "conditions": described(conditions),
             "task": described(task),
             "seed": seed,
@@ -221,10 +222,10 @@ class Loaded:
         options = sampling.own_options(options, self.experiment.config)
         return build(config_files.override(self.experiment.config, {"sample": options}), task)
 
-    def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
+    def labels(self, num: int, given: Sequence[int | str] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
         num_classes = tasks.num_classes(self.experiment.config, task)
-        given = [int(label) for label in given]  # an array has no truth value
+        given = self.class_numbers(given, task)
         if num < 1:
             raise UserError(f"the number of samples must be at least 1, got {num}")
         if given and not num_classes:
@@ -235,6 +236,19 @@ class Loaded:
         if bad := [label for label in given if not 0 <= label < num_classes]:
             raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
         return drawing.default_labels(num, num_classes, given)
+
+    def class_numbers(self, labels: Sequence[int | str], task: Task = NO_TASK) -> list[int]:
+        """Labels as numbers, those of the task's classifier where the model has none.
+
+        Args:
+          labels: numbers of classes, or names, as config.data.class_names has them.
+          task: that samples are drawn for.
+
+        Raises:
+          UserError: for a name that there is not.
+        """
+        names = tasks.names_of_classes(self.experiment.config, task)
+        return [class_names.number(names, label) for label in labels]
 
 
 def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool = False) -> Loaded:

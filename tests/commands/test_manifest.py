@@ -59,7 +59,7 @@ def test_an_attempt_is_told_whole(finished):
     assert entry["seed"] == saved["seed"]
     assert (entry["start"], entry["reached"]) == (0, 6)
     assert entry["data"] == {"train": fingerprint(build_source("digits", "train")),
-                             "validation": None}  # fmt: skip
+                             "validation": None, "class_names": list("0123456789")}  # fmt: skip
     assert entry["versions"]["jax"] == jax.__version__
     assert entry["versions"]["numpy"] == np.__version__
     assert entry["versions"]["ddpm_jax"]

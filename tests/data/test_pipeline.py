@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, pipeline
+from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, folder, pipeline
 from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.errors import UserError
 
@@ -183,8 +184,25 @@ def test_evaluation_reads_in_order_and_masks_the_filling(size, batch_size, most)
     assert {batch["image"].shape[0] for batch in batches} == {batch_size}
     mask = np.concatenate([batch["mask"] for batch in batches])
     assert mask.dtype == bool
-    assert list(labels(batches)[mask]) == list(range(min(size, most or size)))
+    expected = {6: [0, 1, 3, 5, 6, 8]}.get(most, list(range(size)))  # evenly spaced
+    assert list(labels(batches)[mask]) == expected
     assert mask[: -batch_size + 1].all() if batch_size > 1 else mask.all()
+
+
+@pytest.mark.parametrize("most", [32, 30, 10, 999])
+def test_a_part_of_a_folder_of_classes_has_them_all(tmp_path, most):
+    for k in range(400):
+        path = tmp_path / str(k % 10) / f"{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+    held_out = folder(tmp_path, "validation", (2, 2), 1, holdout=0.5)
+    batches = list(evaluation_batches(held_out, 8, most))
+    drawn = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    every = np.bincount([held_out[k]["label"] for k in range(len(held_out))])
+    shares = np.bincount(drawn, minlength=10) / len(drawn)
+    assert len(drawn) == min(most, len(held_out))
+    # Each class has its share, to within one image.
+    np.testing.assert_allclose(shares, every / every.sum(), atol=1 / len(drawn))
 
 
 def test_evaluation_by_two_processes_is_evaluation_by_one():

@@ -158,6 +158,7 @@ def evaluate(
     checks.check_kind(loaded, metrics)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}))
     checks.check_labels(loaded, metrics, task)
+    checks.check_classes(loaded, workdir)
     attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
         likelihood.check(loaded, num_terms)

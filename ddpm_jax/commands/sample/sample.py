@@ -54,7 +54,7 @@ def to_files(
       workdir: of the run.
       out: the .npz or .png file, or a folder.
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
-        the latter "name=value,value"; an image is a file's name.
+        names or numbers, the latter "name=value,value"; an image is a file's name.
       task: what `tasks.from_flags` takes, as text.
       trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
         of these.
@@ -73,16 +73,16 @@ def to_files(
     if not workdir:
         raise UserError("--workdir is missing: name the run to sample from")
     target = _target(out)
-    try:
-        chosen = [int(label) for label in labels]
-    except ValueError as error:
-        raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
     film = _film(trajectory)
     asked = task_flags.from_flags(
         loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0)
     )
+    try:
+        chosen = loaded.class_numbers(labels, asked)
+    except UserError as error:
+        raise UserError(f"--labels={','.join(labels)}: {error}") from error
     shown = loaded.labels(num_samples, chosen, asked)
     if asked.tells_labels:
         shown = np.full_like(shown, NULL_VALUE)  # no image is of one class

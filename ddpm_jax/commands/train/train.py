@@ -1,6 +1,7 @@
 """A training run from its config and workdir: start, resume, watch, finish."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
+from ddpm_jax.build import class_names
 from ddpm_jax.commands.train import drift
 from ddpm_jax.commands.train.attempt import Attempt
 from ddpm_jax.config import config_files
@@ -81,6 +83,9 @@ def _train(
     experiment = experiments.build(config)
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None
+    names = class_names.kept(train_data.info, config.model.num_classes)
+    config = config_files.override(config, {"data": {"class_names": names}})
+    experiment = dataclasses.replace(experiment, config=config)
     prints = fingerprints(train_data, validation_data)
     drift.check(workdir, config, prints, allow_drift)
     _make_writable(workdir)
@@ -99,7 +104,10 @@ def _train(
         resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
         state, start = resumed or (experiment.init_state(), 0)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
+        # Also of a network that is told no label: samples of it may be sorted into them.
+        every = class_names.kept(train_data.info, train_data.info.num_classes)
+        described = {**prints, "class_names": list(every)}
+        manifest.begin(config, experiment.mesh.shape, described, start, drifted)
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
