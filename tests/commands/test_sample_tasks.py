@@ -101,7 +101,7 @@ def test_a_moving_picture_ends_with_the_samples(finished_run, tmp_path):
         ({"colourise": "grey"}, "nothing to colour"),
         ({"upscale": "narrow"}, "upscale: need"),
         ({"between_labels": ["3"]}, "need two classes"),
-        ({"between_labels": ["3", "x"]}, "need two whole numbers"),
+        ({"between_labels": ["3", "x"]}, "between_labels=3,x: label x: need one of 0, 1, "),
         ({"compose": ["label=3"]}, "WEIGHT:name=value"),
         ({"compose": ["x:label=3"]}, "WEIGHT:name=value"),
         ({"compose": ["nan:label=3"]}, "WEIGHT:name=value"),

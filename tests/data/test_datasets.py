@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from ddpm_jax.build import datasets
+from ddpm_jax.config.defaults import get_config
 from ddpm_jax.data import (
     DATASETS,
     ArraySource,
@@ -125,6 +127,17 @@ def test_an_own_data_set_need_not_know_its_size():
     assert source.info == INFO
     with pytest.raises(UserError, match=r"sized are 4x6 with 3 .*image_size=\(8, 8\)"):
         build_source("sized", "train", own=lambda split: blobs(split, **OWN_SIZE), channels=3)
+
+
+def test_a_config_names_an_own_data_set_that_is_handed_over():
+    config = get_config()
+    config.data.update(name="my_package.data:blobs", image_size=(4, 6), channels=3)
+    own = {"my_package.data:blobs": dataset(blobs, extractor="pca")}
+    assert datasets.dataset(config, own).extractor == "pca"
+    source = datasets.source(config, "train", own, width=9.0)
+    assert (source.info, source[0]["image"].max()) == (INFO, 9)
+    with pytest.raises(UserError, match=r"my_package\.data:blobs: .*--code=my_package\.data"):
+        datasets.source(config, "train")
 
 
 class Reading:
