@@ -192,6 +192,19 @@ def test_options_are_refused_by_name(group, fields, words):
         experiment.build(tiny_config(**{group: fields}))
 
 
+@pytest.mark.parametrize("grid", ["leading", "linspace"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_grid_that_begins_where_the_image_is_still_there_is_refused(grid, schedule):
+    diffusion = {"schedule": schedule, "num_steps": 1000}
+    config = tiny_config(diffusion=diffusion, sample={"grid": grid, "num_steps": 1})
+    words = rf"config\.sample\.grid={grid} with num_steps=1: .* t = 0\.001,.*uniform"
+    with pytest.raises(UserError, match=words):
+        experiment.build(config)
+    # It is a grid for what begins with an image.
+    image = np.zeros((8, 8, 1), np.uint8)
+    experiment.build(config, experiment.Task(init_images=[image], strength=1.0))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.diffusion.prediction import Denoised
+from ddpm_jax.diffusion import guidance
+from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
+from ddpm_jax.samplers import base
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "ancestral": samplers.ancestral,
@@ -40,7 +42,6 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
 # Options that only some samplers take, each a field of config.sample and a keyword of theirs.
 SAMPLER_OPTIONS = (
     "eta",
-    "threshold",
     "order",
     "method",
     "form",
@@ -95,7 +96,20 @@ def sampler(c: ConfigDict) -> functools.partial[Any]:
         options["variance"] = c.diffusion.variance
     if jumps:
         chosen = functools.partial(samplers.repaint, **jumps)
-    return functools.partial(chosen, clip_x0=c.sample.clip_x0, **options)
+    return functools.partial(chosen, **options)
+
+
+def bounded(c: ConfigDict, denoise: Denoiser, schedule: Schedule) -> Denoiser:
+    """The denoiser with x_0 bounded as config.sample.clip_x0 and threshold say.
+
+    Raises:
+      UserError: for a threshold that is no number.
+      ValueError: for one out of range, or beside clip_x0.
+    """
+    threshold = c.sample.threshold
+    if threshold is not None and type(threshold) not in (int, float):
+        raise UserError(f"config.sample.threshold={threshold!r}: need float or int")
+    return guidance.bounded_x0(denoise, schedule, clip=c.sample.clip_x0, threshold=threshold)
 
 
 def times(c: ConfigDict, schedule: Schedule) -> np.ndarray:
@@ -110,11 +124,24 @@ def times(c: ConfigDict, schedule: Schedule) -> np.ndarray:
     return chosen(schedule, c.sample.num_steps, **options)
 
 
-def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None:
-    """Trace the sampler once around a denoiser of no cost, so that it refuses its options now.
+def check_noise(c: ConfigDict, schedule: Schedule, grid: np.ndarray) -> None:
+    """Refuse a grid that begins where an image is still there, for what begins with noise alone.
 
     Raises:
-      ValueError: as the sampler does.
+      UserError: as `samplers.base.check_noise`, with the grid's name and number of steps.
+    """
+    try:
+        base.check_noise(schedule, grid)
+    except ValueError as error:
+        message = f"config.sample.grid={c.sample.grid} with num_steps={c.sample.num_steps}: {error}"
+        raise UserError(message) from error
+
+
+def check(c: ConfigDict, run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None:
+    """Trace the sampler once around a bounded denoiser of no cost: it refuses its options now.
+
+    Raises:
+      UserError, ValueError: as the sampler and `bounded` do.
     """
 
     def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
@@ -123,7 +150,7 @@ def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None
     if "mask" in inspect.signature(run).parameters:
         run = functools.partial(run, known=jnp.zeros((1, 1)), mask=jnp.ones((1, 1)))
     jax.eval_shape(
-        lambda key, x: run(denoise, schedule, grid, key, x),
+        lambda key, x: run(bounded(c, denoise, schedule), schedule, grid, key, x),
         jax.eval_shape(jax.random.key, 0),
         jax.ShapeDtypeStruct((1, 1), np.float32),
     )
@@ -155,7 +182,8 @@ def own_options(changes: dict[str, Any], c: ConfigDict) -> dict[str, Any]:
     """Changes of config.sample: another sampler or grid does not inherit the first's options."""
     cleared: dict[str, Any] = {}
     if changes.get("sampler", c.sample.sampler) != c.sample.sampler:
-        cleared |= dict.fromkeys((*SAMPLER_OPTIONS, *JUMPS))
+        # A threshold goes too: it was set to suit the first sampler.
+        cleared |= dict.fromkeys((*SAMPLER_OPTIONS, *JUMPS, "threshold"))
     if changes.get("threshold") is not None:
         cleared["clip_x0"] = False  # the config's default; asked for beside it, it is refused
     if changes.get("grid", c.sample.grid) != c.sample.grid:
