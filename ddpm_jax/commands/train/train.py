@@ -98,6 +98,8 @@ def _train(
         drifted = drift.check(workdir, config, prints, allow_drift)
         resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
         state, start = resumed or (experiment.init_state(), 0)
+        for line in drift.stretched(config, drifted, start) if processes.is_first() else ():
+            _say(line)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
         manifest.begin(config, experiment.mesh.shape, prints, start, drifted)
         if processes.is_first():
@@ -125,7 +127,7 @@ def _train(
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
-        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py --{use}={workdir} "
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample --{use}={workdir} "
         "--num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
