@@ -267,8 +267,8 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise UserError(
-                f"no checkpoint in {self.directory.parent}; train one there with scripts/train.py, "
-                "or name another --workdir"
+                f"no checkpoint in {self.directory.parent}; train one there, or name another "
+                "--workdir"
             )
         if step is not None and step not in steps:
             known = ", ".join(map(str, steps))

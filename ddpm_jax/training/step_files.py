@@ -207,9 +207,14 @@ def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, A
     for name, (_, leaf) in zip(names, flat, strict=True):
         there = record.leaves.get(name, "nothing").split(" ")[0]
         if there != digests.kind(leaf):
+            types = (
+                "; jax_enable_x64 is on: switch it off"
+                if getattr(jax.config, "jax_enable_x64", False)
+                else ""
+            )
             raise UserError(
                 f"{folder} holds another network or optimiser: {name} is {there} there and "
-                f"{digests.kind(leaf)} here"
+                f"{digests.kind(leaf)} here{types}"
             )
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
