@@ -16,6 +16,9 @@ from ddpm_jax.config.checks import image_shape
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
 
+# The fields that name files and folders.
+PATHS = ("data.data_dir", "data.labels_file", "train.inception_weights")
+
 
 def read(workdir: str | Path) -> ConfigDict | None:
     """The config that a run left in its workdir, or None. Raises UserError if it is damaged."""
@@ -66,11 +69,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     So a run is found to be the same wherever it is started from, and can be evaluated there.
 
     Raises:
-      UserError: for a number that is not finite: JSON has none, so the run could not be read again.
+      UserError: for a number that is not finite: JSON has none, so the run could not be read again;
+        for a folder that is no path, gs://bucket/images.
     """
     for name, value in _flatten(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value}: need a finite number")
+        if name in PATHS:
+            cli.refuse_elsewhere(f"config.{name}", value)
     paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
     size = image_shape(config)[:2]
     return override(config, {"data": {**paths, "image_size": size}})

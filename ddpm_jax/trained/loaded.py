@@ -255,7 +255,7 @@ def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool
     """The model that was trained in `workdir`; nothing found there is executed.
 
     Args:
-      workdir: of a run of scripts/train.py.
+      workdir: of a run.
       step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
 
@@ -265,12 +265,12 @@ def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool
     config = config_files.read(workdir)
     if config is None:
         raise UserError(
-            f"no checkpoint in {workdir}: it has no config.json; train one there with "
-            "scripts/train.py, or name another --workdir"
+            f"no checkpoint in {workdir}: it has no config.json; train one there, or "
+            "name another --workdir"
         )
     # All devices of this machine, whatever trained it; batches of data are filled up to them.
+    devices = jax.device_count()
     try:
-        devices = jax.device_count()
         own = {
             "mesh": {"data": devices, "fsdp": 1},
             "data": {"batch_size": -(-config.data.batch_size // devices) * devices},

@@ -13,7 +13,7 @@ import pytest
 import tiny_runs
 from tiny_runs import brief_config
 
-from ddpm_jax import cli
+from ddpm_jax import command_words
 from ddpm_jax.commands.train import train
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
@@ -265,4 +265,4 @@ def test_a_git_that_hangs_or_is_missing_holds_nothing_up(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_overrides_are_what_the_command_line_set(words, found):
-    assert cli.overrides(["train.py", *words]) == found
+    assert command_words.overrides(["train.py", *words]) == found

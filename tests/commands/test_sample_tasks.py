@@ -5,7 +5,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from ddpm_jax import cli
+from ddpm_jax import command_words
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.errors import UserError
 
@@ -40,15 +40,15 @@ def images(tmp_path):
 def test_two_words_of_a_flag_are_one_value():
     pairs = ("inpaint",)
     words = ["s.py", "--inpaint", "a.png", "b.png", "--seed", "3"]
-    assert cli.joined(words, pairs) == ["s.py", "--inpaint=a.png,b.png", "--seed", "3"]
+    assert command_words.joined(words, pairs) == ["s.py", "--inpaint=a.png,b.png", "--seed", "3"]
     words = ["s.py", "--inpaint=a.png,b.png", "--out", "c.png"]
-    assert cli.joined(words, pairs) == words
+    assert command_words.joined(words, pairs) == words
     # One word too few, or none, is for the flag to refuse.
-    assert cli.joined(["s.py", "--inpaint", "a.png", "--x"], pairs)[1:] == [
+    assert command_words.joined(["s.py", "--inpaint", "a.png", "--x"], pairs)[1:] == [
         "--inpaint=a.png",
         "--x",
     ]
-    assert cli.joined(["s.py", "--inpaint"], pairs)[1:] == ["--inpaint="]
+    assert command_words.joined(["s.py", "--inpaint"], pairs)[1:] == ["--inpaint="]
 
 
 def test_the_script_paints_where_the_mask_is_white(finished_run, images, tmp_path):

@@ -94,7 +94,7 @@ def test_without_a_terminal_plain_lines_say_how_it_goes(finished_run):
     assert any(re.fullmatch(figures, line) for line in lines)
     assert any(line.startswith("step 400: validation loss ") for line in lines)
     workdir = finished_run.workdir
-    assert lines[-1].startswith(f"done: 800 steps in {workdir}; next: python scripts/sample.py ")
+    assert lines[-1].startswith(f"done: 800 steps in {workdir}; next: python -m ddpm_jax sample ")
     assert f"--workdir={workdir}" in lines[-1]
 
 

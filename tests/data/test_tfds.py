@@ -148,7 +148,7 @@ def test_not_prepared_is_said_at_once_with_the_command(tmp_path, name):
         build_source(name, "train", data_dir=tmp_path)
     assert time.monotonic() - start < 2
     message = str(caught.value)
-    command = f"python scripts/prepare_data.py --dataset={name} --data_dir={tmp_path}"
+    command = f"python -m ddpm_jax prepare_data --dataset={name} --data_dir={tmp_path}"
     assert message.endswith(f"prepare it with: {command}")
     assert "built in: digits, shapes, folder" in message
     assert "\n" not in message

@@ -18,6 +18,8 @@ FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads"
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
 CLASS_NAMES = "data.class_names"
+# Free, but told: a learning rate that decays is laid out over all steps.
+NUM_STEPS = "train.num_steps"
 
 Difference = tuple[str, Any, Any]
 
@@ -36,7 +38,8 @@ def check_workdir(
       allowed: fields that may differ, dotted; `data.fingerprint` stands for the data.
 
     Returns:
-      (field, value there, value here) of what differs, is not free, and is allowed to.
+      (field, value there, value here) of what differs, is not free, and is allowed to; and of
+      train.num_steps, where a decaying learning rate hangs on it.
 
     Raises:
       UserError: listing what differs, or for a field in `allowed` that is unknown, or that no
@@ -55,7 +58,30 @@ def check_workdir(
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     if differing:
         _check_shapes(config, differing)
-    return differing
+    there, here = saved.train.num_steps, config.train.num_steps
+    decays = "constant" not in (saved.optim.decay, config.optim.decay)
+    return differing + [(NUM_STEPS, there, here)] * (decays and there != here)
+
+
+def stretched(config: ConfigDict, differing: Sequence[Difference], start: int) -> list[str]:
+    """A line on how the learning rate goes on, where a run is continued to another length.
+
+    Args:
+      config: resolved.
+      differing: what `check` returned.
+      start: the step that the run goes on from; at 0, nothing was trained by another rate.
+    """
+    lines = []
+    for name, there, here in differing if start else ():
+        if name == NUM_STEPS:
+            before = config_files.override(config, {"train": {"num_steps": there}})
+            old, new = (float(experiments.build(c).learning_rate(start)) for c in (before, config))
+            lines.append(
+                f"optim.decay={config.optim.decay} was laid out over {there:,} steps and is over "
+                f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "
+                f"run of {here:,} steps from its start would be another one"
+            )
+    return lines
 
 
 def check(

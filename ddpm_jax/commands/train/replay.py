@@ -18,7 +18,7 @@ from ddpm_jax.measures import manifest
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState, reseeded
-from ddpm_jax.training.step_files import Damaged
+from ddpm_jax.training.step_files import Damaged, Unreadable
 
 
 def replay(
@@ -99,7 +99,7 @@ def _before(experiment: Experiment, workdir: Path, step: int) -> tuple[TrainStat
         for start in reversed([saved for saved in checkpoints.steps() if saved < step]):
             try:
                 return checkpoints.restore(start, experiment.state_shapes()), start
-            except Damaged as error:
+            except (Damaged, Unreadable) as error:
                 print(f"{error}; taking the one before it", file=sys.stderr)
     return experiment.init_state(), 0
 

@@ -103,6 +103,8 @@ def _train(
         drifted = drift.check(workdir, config, prints, allow_drift)
         resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
         state, start = resumed or (experiment.init_state(), 0)
+        for line in drift.stretched(config, drifted, start) if processes.is_first() else ():
+            _say(line)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
         # Also of a network that is told no label: samples of it may be sorted into them.
         every = class_names.kept(train_data.info, train_data.info.num_classes)
@@ -133,7 +135,7 @@ def _train(
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
-        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py --{use}={workdir} "
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample --{use}={workdir} "
         "--num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
