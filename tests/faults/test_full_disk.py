@@ -302,7 +302,7 @@ def nans(monkeypatch):
     def poisoned(self, step):
         batch = batch_at(self, step)
         if step + 1 in (4, 8):
-            batch["image"] = np.full_like(batch["image"], np.nan)
+            batch["x0"] = np.full_like(batch["x0"], np.nan)
         return batch
 
     monkeypatch.setattr(Batches, "batch_at", poisoned)
