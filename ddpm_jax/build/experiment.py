@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,9 @@ from ddpm_jax.training.objectives.base import Objective
 from ddpm_jax.training.players import Players
 from ddpm_jax.training.step import Trees
 
+# What may be replaced in an experiment, by `dataclasses.replace`.
+PARTS = ("model", "schedule", "learning_rate", "optimizer", "objective", "players")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
@@ -41,6 +44,8 @@ class Experiment:
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
       frozen: trees of parameters that objectives need by name, such as another run's.
+      built: PARTS as the config has them, and the config of then: what was changed since is told
+        by `changed`.
     """
 
     config: ConfigDict
@@ -53,11 +58,27 @@ class Experiment:
     image_shape: tuple[int, int, int]
     players: Players = dataclasses.field(default_factory=dict)
     frozen: Trees = dataclasses.field(default_factory=dict)
+    built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def draws_images(self) -> bool:
         """It is a diffusion model, not a classifier."""
         return not isinstance(self.model, Classifier)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Those of PARTS that are not what the config says: replaced in Python.
+
+        Raises:
+          UserError: where the config itself was changed after it was built.
+        """
+        if self.built and self.built["config"] != self.config.to_dict():
+            raise UserError(
+                "the experiment's config was changed after it was built, and its parts were not: "
+                "change the config first, build(config), and replace parts in what that gives"
+            )
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in parts.items() if self.built.get(name) is not part}
 
     @property
     def spike(self) -> guard.Spike | None:
@@ -243,7 +264,17 @@ def build(config: ConfigDict) -> Experiment:
     with fields_of("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
     check_fit(c, mesh.size)
-    return Experiment(c, model, schedule, learning_rate, optimizer, objective, mesh, shape)
+    parts = {
+        "model": model,
+        "schedule": schedule,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "objective": objective,
+        "players": {},
+    }
+    return Experiment(
+        config=c, mesh=mesh, image_shape=shape, built={"config": c.to_dict(), **parts}, **parts
+    )
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands.train import attempt, replay, train
+from ddpm_jax.commands.train import replay, train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import attempt
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest, digests
 from ddpm_jax.training import guard

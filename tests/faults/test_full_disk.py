@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny_runs import brief_config
 
 from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.measures.watch import Watch
@@ -366,7 +367,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_said_in_a_line(
             train.train(config(), workdir)
         if name == "config.json":  # make room for that alone, and for the file beside it
             os.truncate(small_disk / "blob", (small_disk / "blob").stat().st_size - 4096)
-            monkeypatch.setattr(train.configs, "write", lambda *_: None)
+            monkeypatch.setattr(config_files, "write", lambda *_: None)
     assert tiny_runs.snapshot(workdir / "checkpoints") == before
     (small_disk / "blob").unlink()
     assert train.train(config(), workdir) == 0

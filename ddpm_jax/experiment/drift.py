@@ -8,15 +8,17 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
+from ddpm_jax.trained import program
 
 # What may change between two starts of one run; everything else makes it another experiment.
 FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
+# Nor these: parts that were replaced in Python, and trees of other runs.
+PARTS = ("changed_in_python", "frozen")
 
 Difference = tuple[str, Any, Any]
 
@@ -58,11 +60,19 @@ def check_workdir(
 
 
 def check(
-    workdir: Path, config: ConfigDict, data: Mapping[str, str | None], allowed: Sequence[str] = ()
+    workdir: Path,
+    config: ConfigDict,
+    data: Mapping[str, str | None],
+    parts: Mapping[str, Mapping[str, str]],
+    allowed: Sequence[str] = (),
 ) -> list[Difference]:
-    """Both `check_workdir` and `check_data`, the latter with what the newest attempt took down."""
+    """`check_workdir`, `check_data` and `check_parts`, the last two with the newest attempt's."""
     differing = check_workdir(workdir, config, allowed)
-    return differing + check_data(workdir, manifest.last_data(workdir), data, allowed)
+    entry = manifest.last(workdir)
+    if entry is None:
+        return differing
+    differing += check_data(workdir, entry["data"], data, allowed)
+    return differing + check_parts(workdir, entry, parts, allowed)
 
 
 def check_data(
@@ -75,6 +85,28 @@ def check_data(
     if there.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
         return []
     differing = [(DATA, there["train"], here["train"])]
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    return differing
+
+
+def check_parts(
+    workdir: Path,
+    there: Mapping[str, Mapping[str, str]],
+    here: Mapping[str, Mapping[str, str]],
+    allowed: Sequence[str] = (),
+) -> list[Difference]:
+    """The same for what no config says, parts changed in Python and frozen trees, by digest.
+
+    They are named `changed_in_python.objective` and `frozen.teacher`.
+    """
+    if not _has_checkpoints(workdir):
+        return []
+    before, now = (
+        {f"{group}.{name}": digest for group in PARTS for name, digest in side[group].items()}
+        for side in (there, here)
+    )
+    names = sorted(before.keys() | now.keys())
+    differing = [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     return differing
 
@@ -105,6 +137,7 @@ def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
 
 
 def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
+    allowed = [name for name in allowed if not name.startswith(tuple(f"{p}." for p in PARTS))]
     known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
         if name not in known:
@@ -132,7 +165,7 @@ def _check_shapes(config: ConfigDict, differing: Sequence[Difference]) -> None:
 
 
 def _arrays(config: ConfigDict) -> list[tuple[str, Any, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(experiments.build(config).state_shapes())[0]
+    leaves = jax.tree_util.tree_flatten_with_path(program.build(config).state_shapes())[0]
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 
