@@ -130,7 +130,7 @@ def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, d
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
     given: dict[str, Given] = {name: batch[name] for name in names}
     if upsampling.NAME in c.model.conditions:
-        given[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
+        given[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
     return batch["label"], given
 
 

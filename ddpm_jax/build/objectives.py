@@ -14,8 +14,8 @@ from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.training import step
-from ddpm_jax.training.objectives import classify
+from ddpm_jax.training.objectives import classify, denoise
+from ddpm_jax.training.objectives.base import Objective
 
 LOSSES = ("simple", "score_matching", "hybrid", "vlb", "continuous_vlb", "cross_entropy")
 WEIGHTINGS: dict[str, Callable[..., Any]] = {
@@ -62,7 +62,7 @@ OF_DENOISING = {
 }
 
 
-def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None) -> step.Objective:
+def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None) -> Objective:
     """The objective of config.diffusion; a schedule of None is learned by the model.
 
     Raises:
@@ -84,9 +84,9 @@ def objective(c: ConfigDict, model: networks.Network, schedule: Schedule | None)
     _check_classifier(c)
     if schedule is not None and d.loss == "cross_entropy":
         return classify.classification(model.apply, schedule, time_draw=time_draw)
-    return step.make_objective(
+    return denoise.denoising(
         model.apply,
-        learned_schedule.schedule_of if schedule is None else lambda params: schedule,
+        learned_schedule.schedule_of if schedule is None else schedule,
         loss=_loss(c, schedule, build_weighting(**of_weighting)),
         time_draw=time_draw,
         dropout=conditioning.dropout(c),
@@ -107,7 +107,7 @@ def pixel_levels(c: ConfigDict) -> int:
 
 def _loss(
     c: ConfigDict, schedule: Schedule | None, weighting: weightings.Weighting | None
-) -> step.Loss:
+) -> denoise.Loss:
     """The loss of config.diffusion.loss with its options bound."""
     d, levels = c.diffusion, data_levels(c)
     bind = functools.partial(functools.partial, prediction=paths.parameterisation(c))

@@ -2,7 +2,7 @@
 
     source = build_source("digits", "train")
     batches = Batches(source, batch_size=64, seed=0)
-    batches.batch_at(0)["image"]            # float32 [64, 8, 8, 1] in [-1, 1]
+    batches.batch_at(0)["x0"]               # float32 [64, 8, 8, 1] in [-1, 1]
 
 Importing this package is cheap: grain, scikit-learn and TFDS are imported where they are used.
 """

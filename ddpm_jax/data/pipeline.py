@@ -68,7 +68,7 @@ class Batches:
         """The batch of a step: this process's block of it.
 
         Returns:
-          {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
+          {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
           int32 [b] and images float32 [b, H, W, C], with b = batch_size / process_count.
         """
         first = step * self.batch_size
@@ -124,7 +124,7 @@ def evaluation_batches(
       num_threads: threads that read ahead; 0 reads in the caller.
 
     Yields:
-      {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b], "mask": bool [b]}.
+      {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b], "mask": bool [b]}.
 
     Raises:
       UserError: an empty source, a bad batch size or count, a broken image.
@@ -176,10 +176,15 @@ def _scaling(levels: int) -> np.ndarray:
 
 
 def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> Batch:
-    images = np.stack([example["image"] for example in examples])
+    # The one place that knows both names: a source of images has "image", uint8 [H, W, C], and one
+    # of anything else "x0", floats [...] as the network is to see them.
+    if "x0" in examples[0]:
+        x0 = np.stack([example["x0"] for example in examples]).astype(np.float32)
+    else:
+        x0 = scale[np.stack([example["image"] for example in examples])]
     labels = np.array([example["label"] for example in examples], np.int32)
     others = {name: stacked([example[name] for example in examples]) for name in conditions}
-    return {"image": scale[images], "label": labels, **others}
+    return {"x0": x0, "label": labels, **others}
 
 
 def stacked(values: Sequence[Any]) -> np.ndarray:

@@ -4,17 +4,18 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.not_fatal import NotFatal, say
-from ddpm_jax.runtime import environment, files
+from ddpm_jax.runtime import digests, environment, files, sources
 from ddpm_jax.training import watchdog
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Record
@@ -49,7 +50,11 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "ended_at": (str, type(None)),
     "exit_code": (int, type(None)),
     "ended": (str, type(None)),
+    "changed_in_python": (dict,),
+    "frozen": (dict,),
 }
+# Those that manifests of earlier versions lack, each empty there.
+LATER = ("changed_in_python", "frozen")
 
 
 class Manifest:
@@ -78,6 +83,7 @@ class Manifest:
         data: Mapping[str, Any],
         start: int,
         drift: Sequence[tuple[str, Any, Any]] = (),
+        parts: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         """Write that the attempt begins.
 
@@ -89,6 +95,7 @@ class Manifest:
           data: {"train": fingerprint, "validation": fingerprint or None, "class_names": [name]}.
           start: the step it goes on from, 0 for a new run.
           drift: (field, value there, value here) of what was allowed to change.
+          parts: what the config does not say, as `parts_of`.
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
@@ -110,6 +117,7 @@ class Manifest:
             "ended_at": None,
             "exit_code": None,
             "ended": None,
+            **{name: dict(parts.get(name, {})) for name in LATER},
         }
         self._write()
 
@@ -222,13 +230,26 @@ def fingerprints(train: Source, validation: Source | None) -> dict[str, str | No
     }
 
 
-def last_data(workdir: Path) -> dict[str, Any]:
-    """What is told of the data of the newest attempt; {} where no manifest tells."""
+def parts_of(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """What makes a run and stands in no config, by its digest; both are {} for most runs.
+
+    Returns:
+      {"changed_in_python": {part: digest of its source and of what it was made with}, "frozen":
+      {name: digest of the tree}}.
+    """
+    return {
+        "changed_in_python": {n: sources.digest_of(p) for n, p in experiment.changed.items()},
+        "frozen": {name: digests.digest(tree) for name, tree in experiment.frozen.items()},
+    }
+
+
+def last(workdir: Path) -> Entry | None:
+    """The newest attempt; None where no manifest tells."""
     try:
         attempts = read(workdir / FILE)
     except UserError:
-        return {}
-    return attempts[-1]["data"] if attempts else {}
+        return None
+    return attempts[-1] if attempts else None
 
 
 def _check(content: Any) -> None:
@@ -237,6 +258,8 @@ def _check(content: Any) -> None:
     if not isinstance(attempts, list):
         raise ValueError("it has no list of attempts")
     for number, entry in enumerate(attempts, start=1):
+        for field in LATER if isinstance(entry, dict) else ():
+            entry.setdefault(field, {})
         for field, types in FIELDS.items():
             value = entry.get(field, NotImplemented) if isinstance(entry, dict) else NotImplemented
             if value is NotImplemented:

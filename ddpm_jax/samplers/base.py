@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
@@ -19,8 +20,6 @@ Project = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _SMALLEST_LEVEL = 0.002
 # Deviations of data that a step must be safe on: of pixels in [-1, 1], and of normalised latents.
 DATA_STDS = (0.5, 1.0)
-# Folded into a step's key for its projection: apart from what any step draws itself.
-PROJECT = 2**31 - 1
 
 
 def scan_steps(
@@ -61,7 +60,7 @@ def scan_steps(
         key = fold_in(keys, index)
         x = step(x, s, t, key, *row)
         if project is not None:
-            x = project(fold_in(key, PROJECT), x, s)
+            x = project(streams.fold(key, streams.PROJECTION), x, s)
         return x, (x if return_trajectory else None)
 
     rows = tuple(jnp.asarray(table, x.dtype) for table in tables)

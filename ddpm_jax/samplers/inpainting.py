@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.guidance import observation
 from ddpm_jax.diffusion.prediction import Denoiser
@@ -107,7 +108,7 @@ def repaint(
         key = base.fold_in(keys, index)
 
         def sample(x: jax.Array) -> jax.Array:
-            return project(base.fold_in(key, base.PROJECT), down(x, s, t, key, *row), s)
+            return project(streams.fold(key, streams.PROJECTION), down(x, s, t, key, *row), s)
 
         def noise(x: jax.Array) -> jax.Array:
             return ratio * x + std * base.normal(key, x)

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.samplers import base
-
-# Folded into a level's key for the projection of its updates; theirs are 0 ... steps_per_level - 1.
-LEVEL = base.PROJECT - 1
 
 
 def langevin(
@@ -74,7 +72,9 @@ def langevin(
             z = base.normal(base.fold_in(key, index), x)
             drift = -0.5 * step_size * sigma * denoise(x, t).eps
             x = x + drift + step_size**0.5 * sigma * z
-            return x if project is None else project(base.fold_in(key, LEVEL), x, t)
+            return (
+                x if project is None else project(streams.fold(key, streams.LEVEL_PROJECTION), x, t)
+            )
 
         return jax.lax.fori_loop(0, steps_per_level, update, x)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
@@ -149,7 +150,7 @@ def predictor_corrector(
             x = x + size * score + jnp.sqrt(2 * size) * z
             if project is None:
                 return x
-            return project(base.fold_in(base.fold_in(key, index), base.PROJECT), x, t)
+            return project(streams.fold(base.fold_in(key, index), streams.PROJECTION), x, t)
 
         x = jax.lax.fori_loop(0, num_corrections, correct, x)
         out = denoise(x, t)

@@ -13,9 +13,10 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands.train import drift, train
+from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import drift
 from ddpm_jax.training import state
 from ddpm_jax.training.checkpoints import Checkpoints
 

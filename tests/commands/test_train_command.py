@@ -122,7 +122,7 @@ def test_a_dry_run_tells_the_cost_and_touches_nothing(finished_run, tmp_path):
     # Each weight of a convolution is used at each of 64 pixels: a multiplication and an addition,
     # and twice that again on the way back. A part of the weights are none of convolutions.
     assert 0.3 < told["flop_per_step"] / (3 * 2 * parameters * 64 * 8) < 2
-    assert told["batch"] == {"image": "float32[8, 8, 8, 1]", "label": "int32[8]"}
+    assert told["batch"] == {"x0": "float32[8, 8, 8, 1]", "label": "int32[8]"}
     assert (told["devices"], told["num_steps"]) == (1, 800)
     assert not list(tmp_path.iterdir())
 

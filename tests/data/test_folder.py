@@ -213,7 +213,7 @@ def test_non_square_images_of_many_sizes(tmp_path, channels):
     assert source.info.image_shape == (5, 12, channels)
     assert {source[i]["image"].shape for i in range(len(source))} == {(5, 12, channels)}
     batch = Batches(source, 4, seed=0, flip=True).batch_at(0)
-    assert batch["image"].shape == (4, 5, 12, channels)
+    assert batch["x0"].shape == (4, 5, 12, channels)
 
 
 def broken_folder(root):

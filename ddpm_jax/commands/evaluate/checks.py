@@ -61,7 +61,7 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
         return
     source = loaded.experiment.source("train")
     names = source.info.class_names
-    there = manifest.last_data(Path(workdir)).get("train")
+    there = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
     moved = all(name.isdecimal() for name in names) and [*names] != sorted(names)
     if moved and there is not None and there != fingerprint(source):
         raise UserError(

@@ -10,10 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
-from ddpm_jax.commands.train import attempt, drift
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.experiment import Experiment, attempt, drift
 from ddpm_jax.measures import manifest
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -52,7 +51,8 @@ def replay(
         )
     experiment = experiments.build(config)
     source = experiment.source("train")
-    drift.check(Path(workdir), config, manifest.fingerprints(source, None), allow_drift)
+    prints, parts = manifest.fingerprints(source, None), manifest.parts_of(experiment)
+    drift.check(Path(workdir), config, prints, parts, allow_drift)
     batches = attempt.training_batches(experiment, source)
     failures: list[UserError] = []
 

@@ -8,10 +8,10 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
+from ddpm_jax.trained import program
 
 # What may change between two starts of one run; everything else makes it another experiment.
 FREE_FIELDS = ("train.", "sample.", "mesh.", "data.data_dir", "data.num_threads", "data.on_error")
@@ -20,6 +20,8 @@ DATA = "data.fingerprint"
 CLASS_NAMES = "data.class_names"
 # Free, but told: a learning rate that decays is laid out over all steps.
 NUM_STEPS = "train.num_steps"
+# Nor these: parts that were replaced in Python, and trees of other runs.
+PARTS = ("changed_in_python", "frozen")
 
 Difference = tuple[str, Any, Any]
 
@@ -75,7 +77,7 @@ def stretched(config: ConfigDict, differing: Sequence[Difference], start: int) -
     for name, there, here in differing if start else ():
         if name == NUM_STEPS:
             before = config_files.override(config, {"train": {"num_steps": there}})
-            old, new = (float(experiments.build(c).learning_rate(start)) for c in (before, config))
+            old, new = (float(program.build(c).learning_rate(start)) for c in (before, config))
             lines.append(
                 f"optim.decay={config.optim.decay} was laid out over {there:,} steps and is over "
                 f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "
@@ -85,11 +87,19 @@ def stretched(config: ConfigDict, differing: Sequence[Difference], start: int) -
 
 
 def check(
-    workdir: Path, config: ConfigDict, data: Mapping[str, str | None], allowed: Sequence[str] = ()
+    workdir: Path,
+    config: ConfigDict,
+    data: Mapping[str, str | None],
+    parts: Mapping[str, Mapping[str, str]],
+    allowed: Sequence[str] = (),
 ) -> list[Difference]:
-    """Both `check_workdir` and `check_data`, the latter with what the newest attempt took down."""
+    """`check_workdir`, `check_data` and `check_parts`, the last two with the newest attempt's."""
     differing = check_workdir(workdir, config, allowed)
-    return differing + check_data(workdir, manifest.last_data(workdir), data, allowed)
+    entry = manifest.last(workdir)
+    if entry is None:
+        return differing
+    differing += check_data(workdir, entry["data"], data, allowed)
+    return differing + check_parts(workdir, entry, parts, allowed)
 
 
 def check_data(
@@ -102,6 +112,28 @@ def check_data(
     if there.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
         return []
     differing = [(DATA, there["train"], here["train"])]
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    return differing
+
+
+def check_parts(
+    workdir: Path,
+    there: Mapping[str, Mapping[str, str]],
+    here: Mapping[str, Mapping[str, str]],
+    allowed: Sequence[str] = (),
+) -> list[Difference]:
+    """The same for what no config says, parts changed in Python and frozen trees, by digest.
+
+    They are named `changed_in_python.objective` and `frozen.teacher`.
+    """
+    if not _has_checkpoints(workdir):
+        return []
+    before, now = (
+        {f"{group}.{name}": digest for group in PARTS for name, digest in side[group].items()}
+        for side in (there, here)
+    )
+    names = sorted(before.keys() | now.keys())
+    differing = [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     return differing
 
@@ -138,6 +170,7 @@ def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
 
 
 def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
+    allowed = [name for name in allowed if not name.startswith(tuple(f"{p}." for p in PARTS))]
     known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
         if name not in known:
@@ -165,7 +198,7 @@ def _check_shapes(config: ConfigDict, differing: Sequence[Difference]) -> None:
 
 
 def _arrays(config: ConfigDict) -> list[tuple[str, Any, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(experiments.build(config).state_shapes())[0]
+    leaves = jax.tree_util.tree_flatten_with_path(program.build(config).state_shapes())[0]
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 
