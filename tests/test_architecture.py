@@ -102,6 +102,7 @@ def test_libraries_stay_where_they_belong(path):
                 "contextlib",
                 "dataclasses",
                 "functools",
+                "inspect",
                 "itertools",
                 "operator",
                 "typing",
