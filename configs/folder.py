@@ -1,7 +1,7 @@
 """Unconditional DDPM on a folder of your own images, resized and cropped to 64x64.
 
-Data: PNG and JPEG files under --config.data.data_dir, at any depth; 5% are held out. To train with
-labels, put each class into a subfolder, or rows "path,label" into labels.csv, and set
+Data: PNG, JPEG and WebP files under --config.data.data_dir, at any depth; 5% are held out. To train
+with labels, put each class into a subfolder, or rows "path,label" into labels.csv, and set
 --config.model.num_classes and --config.diffusion.label_dropout=0.1.
 Hardware: one GPU. Hours: they depend on your images; --dry_run tells the cost of a step.
 Expected: no figure; the network and settings are Ho et al.'s (2020) with one level more.

@@ -1,16 +1,19 @@
-"""What every script's last line calls: flags in, one line and exit code 2 for a user's mistake."""
+"""From a command line to a function: one line and exit code 2 for a user's mistake."""
 
 import ast
 import difflib
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
 
+from ddpm_jax import command_words
 from ddpm_jax.errors import Stuck, UserError
 
 FLAGS = flags.FLAGS
@@ -30,36 +33,88 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "with --coordinator=host:port: how many there are")
 flags.DEFINE_integer("process_id", None, "with --coordinator=host:port: which one this is, from 0")
+flags.DEFINE_multi_string(
+    "code_path",
+    [],
+    "DIR: a folder to import modules of one's own from, before all others, as PYTHONPATH does; "
+    "once for each",
+)
+flags.DEFINE_list(
+    "code",
+    [],
+    "package.module: modules whose parts, package.module:name, a workdir may use; what a workdir "
+    "names is never imported without",
+)
+
+# gs://bucket/run: taken for a path, it would make a local folder of that name.
+_ELSEWHERE = re.compile(r"(?:^|=)[A-Za-z][A-Za-z0-9+.-]*://")
+COORDINATOR = "coordinator"
+
+
+def run_command(command: ModuleType, argv: list[str] | None = None, *, name: str = "") -> NoReturn:
+    """Run a command of the package, a module commands/NAME/command.py.
+
+    Args:
+      command: its docstring is what --help begins with, `define()` defines its flags, `main` is as
+        in `run`; PAIRS and ACTIONS, where it has them, as `pairs` and `actions` there.
+      argv: the command line; None for this process's.
+      name: of the command, where it was started as `python -m ddpm_jax NAME`, to say so in --help.
+    """
+    command.define()
+    about = command.__doc__ or ""
+    run(
+        command.main,
+        argv,
+        about=about.replace(f"scripts/{name}.py", f"-m ddpm_jax {name}") if name else about,
+        module=command.__name__,
+        pairs=getattr(command, "PAIRS", ()),
+        actions=getattr(command, "ACTIONS", None),
+    )
 
 
 def run(
     main: Callable[..., int | None],
     argv: list[str] | None = None,
     *,
+    about: str | None = None,
+    module: str | None = None,
     pairs: Sequence[str] = (),
     actions: Mapping[str, int] | None = None,
 ) -> NoReturn:
     """Parse the flags, run `main`, and exit with what it returns (None is 0).
 
-    `--help` prints the calling module's docstring and flags and exits 0. A `UserError`, a flag that
-    does not exist or a value of the wrong type is printed in one line on stderr; the exit code is
-    then 2 (absl's own is 1).
+    `--help` prints a text and the flags and exits 0. A `UserError`, a flag that does not exist or a
+    value of the wrong type is printed in one line on stderr; the exit code is then 2 (absl's own is
+    1).
 
     Args:
-      main: the script.
+      main: the command.
       argv: the command line; None for this process's.
+      about: what --help prints before the flags; None for the main module's docstring.
+      module: name of the module that defines the flags; None for the main module.
       pairs: list flags that may be given as two words, --inpaint IMAGE MASK.
       actions: what the script can do, each with the number of files that follow; its first
         argument names one, and main(action, *files) is called. "" is what it does without any.
     """
     argv = sys.argv if argv is None else argv
-    # Config files say `from configs import default`, and configs/ stands beside scripts/.
-    sys.path.append(str(Path(argv[0]).resolve().parents[1]))
+    # Config files say `from configs import default`: configs/ stands beside the package, and beside
+    # scripts/.
+    beside = [Path(__file__).parents[1]]
+    if (folder := Path(argv[0]).resolve().parent).name == "scripts":
+        beside.append(folder.parent)
+    sys.path += [str(path) for path in beside if str(path) not in sys.path]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A path with other letters than the terminal's encoding has: the work is done all the
+            # same, and is said with escapes.
+            stream.reconfigure(errors="backslashreplace")
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(f"{sys.modules['__main__'].__doc__ or ''}\n{FLAGS.main_module_help()}")
+        about = sys.modules["__main__"].__doc__ if about is None else about
+        module = module or argv[0]
+        print(f"{about or ''}\n{FLAGS.module_help(module)}".replace(f"\n{module}:", "\nflags:"))
         sys.exit(0)
     try:
-        positional = parse(joined(argv, pairs), actions)
+        positional = parse(command_words.joined(argv, pairs), actions, module)
         sys.exit(main(*positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -73,27 +128,21 @@ def run(
         sys.exit(130)
 
 
-def joined(argv: Sequence[str], pairs: Sequence[str]) -> list[str]:
-    """The command line with --flag A B, of the flags named, as --flag=A,B, which absl reads."""
-    words, whole = list(argv), []
-    while words:
-        word = words.pop(0)
-        if word.lstrip("-") in pairs and word.startswith("-"):
-            values: list[str] = []
-            while words and not words[0].startswith("-") and len(values) < 2:
-                values.append(words.pop(0))
-            word = f"{word}={','.join(values)}"
-        whole.append(word)
-    return whole
-
-
-def parse(argv: list[str], actions: Mapping[str, int] | None = None) -> list[str]:
+def parse(
+    argv: list[str], actions: Mapping[str, int] | None = None, module: str | None = None
+) -> list[str]:
     """Parse absl's flags; returns the action and its files, if there are any to choose from.
+
+    Args:
+      argv: the command line.
+      actions, module: as in `run`.
 
     Raises:
       UserError: for anything wrong with them.
     """
     options: list[str] = []
+    use_code_path(command_words.values(argv, "code_path"))  # now: a config file imports from there
+    argv = command_words.last_of_each(argv)
     if "config" in FLAGS:
         argv, options = _without_options(argv)
         _check_config(argv, options)
@@ -103,12 +152,15 @@ def parse(argv: list[str], actions: Mapping[str, int] | None = None) -> list[str
         for word in options:
             _set_option(FLAGS["config"].value, word)
     except flags.UnrecognizedFlagError as error:
-        own = [f.name for f in FLAGS.get_key_flags_for_module(argv[0])] or list(FLAGS)
+        own = [f.name for f in FLAGS.get_key_flags_for_module(module or argv[0])] or list(FLAGS)
         raise UserError(
             f"--{error.flagname}: no such flag{suggest(error.flagname, own)}"
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(str(error)) from error
+    for name in FLAGS:
+        if FLAGS[name].present and name != COORDINATOR:
+            refuse_elsewhere(f"--{name}", FLAGS[name].value)
     actions = actions or {}
     action = positional[0] if positional else ""
     if actions and action not in actions:
@@ -126,6 +178,12 @@ def parse(argv: list[str], actions: Mapping[str, int] | None = None) -> list[str
     return positional or ([""] if "" in actions else [])
 
 
+def require(name: str, remedy: str) -> None:
+    """Raises UserError, with what to name, for a flag that was left out or is empty."""
+    if not FLAGS[name].value:
+        raise UserError(f"--{name} is missing: {remedy}")
+
+
 def refuse(names: Sequence[str], why: str) -> None:
     """Raises UserError for a flag that was given and that nothing would read."""
     for name in names:
@@ -133,24 +191,92 @@ def refuse(names: Sequence[str], why: str) -> None:
             raise UserError(f"--{name} {why}: leave it out")
 
 
-def overrides(argv: Sequence[str]) -> list[str]:
-    """Those words of the command line that set fields of the config: --config.seed=1."""
-    words, found = list(argv[1:]), []
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
-        if not word.startswith("-") or not word.lstrip("-").removeprefix("no").startswith(
-            "config."
-        ):
-            continue
-        # --config.seed 1 is --config.seed=1; a flag without a value is a bool's.
-        two = "=" not in word and (not following.startswith("-") or following[1:2].isdigit())
-        found.append(f"{word}={following}" if two else word)
-    return found
+def refuse_elsewhere(name: str, value: Any) -> None:
+    """Raises UserError for a value, or one of a list, that is no path: gs://bucket/run.
+
+    Args:
+      name: of the flag or field, for the error.
+      value: text, a list of texts; anything else is not looked at.
+    """
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and _ELSEWHERE.search(text):
+            raise UserError(
+                f"{name}={text}: files and folders are those of this machine; mount or copy what "
+                "lies elsewhere, and name its path here"
+            )
+
+
+def use_code_path(folders: Sequence[str] | None = None) -> None:
+    """Put the folders of --code_path in front of what Python imports from, as PYTHONPATH does.
+
+    Args:
+      folders: instead of the flag's.
+
+    Raises:
+      UserError: for one that is no folder.
+    """
+    for folder in reversed(FLAGS.code_path if folders is None else folders):
+        if not os.path.isdir(folder):
+            raise UserError(
+                f"--code_path={folder}: there is no such folder; name the one that holds the "
+                "package or module"
+            )
+        path = os.path.abspath(folder)
+        sys.path[:] = [path, *(entry for entry in sys.path if entry != path)]
+
+
+def start_jax() -> None:
+    """What a command that computes begins with: its modules, the compile cache, devices.
+
+    Raises:
+      UserError: as `use_code_path` and `use_devices`.
+    """
+    use_code_path()
+    use_compile_cache()
+    use_devices()
+
+
+def use_devices() -> None:
+    """Let jax find its devices, and compute in float32.
+
+    Raises:
+      UserError: where JAX_PLATFORMS names what is not there, or jax finds nothing.
+    """
+    jax = _jax()
+    if jax.config.jax_enable_x64:
+        # With it parameters would be float64, and no checkpoint could be read without it.
+        jax.config.update("jax_enable_x64", False)
+        print("JAX_ENABLE_X64 is set aside: runs are in float32", file=sys.stderr)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        platforms = jax.config.jax_platforms
+        if not platforms:
+            raise UserError(f"jax finds no device ({reason})") from error
+        raise UserError(
+            f"JAX_PLATFORMS={platforms}: jax finds no such device here ({reason}); unset it, or "
+            "set JAX_PLATFORMS=cpu"
+        ) from error
+
+
+def _jax() -> ModuleType:
+    """jax; imported late, so that a command that never computes does not pay for it.
+
+    Raises:
+      UserError: for an environment variable of jax's with a value that it does not take.
+    """
+    try:
+        import jax
+    except ValueError as error:
+        variables = ", ".join(sorted(n for n in os.environ if n.startswith("JAX_")))
+        raise UserError(f"jax refuses its environment ({error}): look at {variables}") from error
+    return jax
 
 
 def use_compile_cache() -> None:
     """Switch jax's persistent compile cache on, as --compile_cache says."""
-    import jax  # here, so that scripts that never compile do not pay for it
-
+    jax = _jax()
     chosen = FLAGS.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen == "off":
         jax.config.update("jax_enable_compilation_cache", False)
@@ -181,8 +307,7 @@ def join_processes() -> None:
             f"--coordinator={where}: give --num_processes, and --process_id from 0 to one less; "
             f"got {count} and {number}"
         )
-    import jax
-
+    jax = _jax()
     try:
         if where == "auto":
             jax.distributed.initialize()

@@ -1,5 +1,6 @@
 """Flags of how samples are drawn, and of what is asked of them; see `commands.sample`."""
 
+import os
 from typing import Any
 
 from absl import flags
@@ -19,8 +20,22 @@ IMAGES = (
     "upscale",
     "observation_noise",
 )
-# Flags that take two words, --inpaint image.png mask.png.
-PAIRS = ("inpaint",)
+# Flags that take two words, --inpaint image.png mask.png; init_image takes one or two.
+PAIRS = ("inpaint", "init_image")
+
+
+class _Paths(flags.ListParser):
+    """Paths separated by commas; a single one that is there may hold commas itself."""
+
+    def parse(self, argument: Any) -> list[str]:
+        if isinstance(argument, str) and os.path.exists(argument):
+            return [argument]
+        return super().parse(argument)
+
+
+def define_paths(name: str, about: str) -> None:
+    """A flag of paths: A,B; a path with a comma alone, or in quotes, '"a,b.png",c.png'."""
+    flags.DEFINE(_Paths(), name, [], about, serializer=flags.CsvListSerializer(","))
 
 
 def define_sampler() -> None:
@@ -62,10 +77,13 @@ def define_images() -> None:
         "negative weight steers away",
     )
     flags.DEFINE_list("between_labels", [], "3,8: from one class to another along the images")
-    flags.DEFINE_list("init_image", [], "an image to begin with; of two, begin between them")
+    define_paths(
+        "init_image",
+        "an image to begin with; of two, --init_image A B, begin between them",
+    )
     flags.DEFINE_float("strength", None, "how far init_image is noised, above 0 to 1; 0.8")
-    flags.DEFINE_list(
-        "inpaint", [], "IMAGE MASK: keep the image but where the mask is white, and paint there"
+    define_paths(
+        "inpaint", "IMAGE MASK: keep the image but where the mask is white, and paint there"
     )
     text("colourise", None, "a grey image, to be coloured")
     text("upscale", None, "a smaller image, to be enlarged")

@@ -1,65 +1,7 @@
-"""Draw images from a trained model.
+"""Draw images from a trained model."""
 
-  python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
-  python scripts/sample.py --workdir=runs/digits --labels=3 --inpaint image.png mask.png --out=x.png
-  python scripts/sample.py --workdir=runs/small --upsampler_workdir=runs/upsampler --out=large.png
-
---out=F.npz gets `samples` uint8 [N, H, W, C] and `labels` int32 [N] (-1 without classes), and a
-grid F.png beside it; --out=F.png only the grid; a folder one PNG an image. What is not given comes
-from the run's config.
-"""
-
-from absl import flags
-
-from ddpm_jax import cli, sample_flags
-
-flags.DEFINE_string("workdir", None, "the run to sample from")
-flags.DEFINE_integer("num_samples", 100, "how many images")
-flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
-flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
-flags.DEFINE_list("labels", [], "classes, cycled; without them image k is of class k mod classes")
-flags.DEFINE_multi_string(
-    "condition",
-    [],
-    "name=value of config.model.conditions, once for each; several values, shape=circle,cross, are "
-    "cycled; an image is a PNG file",
-)
-flags.DEFINE_list(
-    "upsampler_workdir", [], "runs that enlarge the images, one after another; out holds theirs"
-)
-flags.DEFINE_string(
-    "step", None, "of the checkpoint, or best, of the least distance or loss; the latest"
-)
-flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
-sample_flags.define_sampler()
-sample_flags.define_scales()
-sample_flags.define_guides()
-sample_flags.define_images()
-flags.adopt_module_key_flags(sample_flags)
-flags.declare_key_flag("compile_cache")
-
-
-def main() -> None:
-    cli.use_compile_cache()
-    from ddpm_jax.commands.sample import sample
-
-    f = flags.FLAGS
-    sample.to_files(
-        f.workdir,
-        f.out,
-        num_samples=f.num_samples,
-        labels=f.labels,
-        conditions=f.condition,
-        task=sample_flags.given(*sample_flags.GUIDES, *sample_flags.IMAGES),
-        trajectory=f.trajectory,
-        upsampler_workdirs=f.upsampler_workdir,
-        seed=f.seed,
-        step=f.step,
-        raw_params=f.raw_params,
-        options=f.options,
-        **sample_flags.given(*sample_flags.SAMPLER, *sample_flags.SCALES),
-    )
-
+from ddpm_jax import cli
+from ddpm_jax.commands.sample import command
 
 if __name__ == "__main__":
-    cli.run(main, pairs=sample_flags.PAIRS)
+    cli.run_command(command)

@@ -9,6 +9,8 @@ import tempfile
 import types
 import zlib
 
+import compiling
+
 # Before jax is imported: the number of CPU devices and the cache are read once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -17,6 +19,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+# What the caller's XLA_FLAGS names stays as it is there. Scripts that a test starts inherit them,
+# so bits that processes write are of one compiler.
+os.environ["XLA_FLAGS"] = compiling.flags(os.environ.get("XLA_FLAGS", ""), compiling.QUICKLY)
 
 import jax
 import pytest
@@ -72,6 +78,13 @@ def made_once(tmp_path_factory, name, make):
             (root / name).mkdir()
             said.write_text(json.dumps(make(workdir)))
     return types.SimpleNamespace(workdir=workdir, **json.loads(said.read_text()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module():
+    """Forget a module's compiled programs after it: workers would grow to 4 GB."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

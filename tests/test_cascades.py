@@ -263,7 +263,7 @@ def test_what_is_of_enlarging_is_refused_elsewhere(group):
 
 def test_the_data_are_not_asked_for_it(upsampler):
     built = upsampler.experiment
-    assert set(built.batch_shapes()) == {"image", "label"}
+    assert set(built.batch_shapes()) == {"x0", "label"}
     assert conditioning.dropout(built.config) == {"label": 0.1, "low_resolution": 0.0}
     assert upsampling.level(built.config) == 0.2
 

@@ -17,7 +17,7 @@ from ddpm_jax.data import Batches, shapes
 from ddpm_jax.diffusion import condition_dropout, schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
-from ddpm_jax.training import step
+from ddpm_jax.training.objectives import denoise, draws
 
 NAMES = ("shape", "colour", "silhouette")
 
@@ -38,7 +38,7 @@ def shapes_config(**changes):
 def test_each_condition_is_dropped_by_its_own_rate_independently_of_the_others():
     num, rates = 20_000, {"a": 0.1, "b": 0.5, "tokens": 0.3}
     batch = {
-        "image": jnp.zeros((num, 1)),
+        "x0": jnp.zeros((num, 1)),
         "a": jnp.full(num, 2),
         "b": jnp.ones((num, 1, 1, 1)),
         "tokens": jnp.ones((num, 2, 1)),
@@ -51,7 +51,7 @@ def test_each_condition_is_dropped_by_its_own_rate_independently_of_the_others()
         seen.update(conditions)
         return xt
 
-    objective = step.make_objective(network, lambda params: schedules.linear(8), dropout=rates)
+    objective = denoise.denoising(network, lambda params: schedules.linear(8), dropout=rates)
     objective({}, batch, jax.random.key(0), True, {})
     assert set(seen) == {*rates, "tokens_mask"}
     absent = {
@@ -72,7 +72,7 @@ def test_all_are_dropped_together_on_top_of_their_own_rates():
     num, rates = 20_000, {"label": 0.0, "a": 0.2, "b": 0.5}
     x0, schedule = jnp.zeros((num, 1)), schedules.linear(8)
     alone, joint = (
-        step.draw(jax.random.key(0), x0, schedule, drop_rates=rates, joint_rate=rate)
+        draws.draw(jax.random.key(0), x0, schedule, drop_rates=rates, joint_rate=rate)
         for rate in (0.0, 0.3)
     )
     together = np.asarray(joint.drop["label"])  # which is never dropped by itself
@@ -90,8 +90,8 @@ def test_all_are_dropped_together_on_top_of_their_own_rates():
         seen.update(conditions)
         return xt
 
-    batch = {"image": x0, **{name: jnp.ones(num, jnp.int32) for name in rates}}
-    objective = step.make_objective(
+    batch = {"x0": x0, **{name: jnp.ones(num, jnp.int32) for name in rates}}
+    objective = denoise.denoising(
         network, lambda params: schedule, dropout=rates, joint_dropout=1.0
     )
     for train_, value in ((True, -1), (False, 1)):
@@ -116,14 +116,14 @@ def test_a_batch_holds_what_was_asked_for_and_a_mirror_turns_images_alone():
     source = shapes("train", 16)
     batches = Batches(source, 6, 0, conditions=NAMES)
     batch = batches.batch_at(3)
-    assert set(batch) == {"image", "label", *NAMES}
+    assert set(batch) == {"x0", "label", *NAMES}
     assert batch["shape"].dtype == np.int32
     assert batch["silhouette"].shape == (6, 16, 16, 1)
     assert set(np.unique(batch["silhouette"])) == {0, 1}
     turned = Batches(source, 6, 0, conditions=NAMES, flip=True).batch_at(3)
     for k in range(6):
-        way = -1 if (turned["image"][k] != batch["image"][k]).any() else 1
-        for name in ("image", "silhouette"):
+        way = -1 if (turned["x0"][k] != batch["x0"][k]).any() else 1
+        for name in ("x0", "silhouette"):
             np.testing.assert_array_equal(turned[name][k], batch[name][k][:, ::way])
         assert turned["shape"][k] == batch["shape"][k]
 
@@ -264,7 +264,7 @@ def test_what_is_dropped_together_can_be_guided():
         )
         leaves = jax.tree.map(lambda s: jnp.ones(s.shape) / 10, one.state_shapes().params)
         batch = {
-            "image": jnp.linspace(-1, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3),
+            "x0": jnp.linspace(-1, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3),
             "label": jnp.array([0, 1]),
             "colour": jnp.array(colour),
         }

@@ -75,7 +75,7 @@ def test_a_step_of_another_network_moves_every_parameter(model):
     # The first step of adaLN-Zero moves the zeroed layers alone; the second reaches the rest.
     built = experiment.build(tiny_config(kind=kind, **groups))
     images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32)
-    batch = {"image": jnp.asarray(images), "label": jnp.arange(8, dtype=jnp.int32)}
+    batch = {"x0": jnp.asarray(images), "label": jnp.arange(8, dtype=jnp.int32)}
     state, train_step = built.init_state(), built.train_step()
     before = jax.device_get(state.params)
     for _ in range(3):
@@ -196,6 +196,19 @@ def test_options_are_refused_by_name(group, fields, words):
         experiment.build(tiny_config(**{group: fields}))
 
 
+@pytest.mark.parametrize("grid", ["leading", "linspace"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_grid_that_begins_where_the_image_is_still_there_is_refused(grid, schedule):
+    diffusion = {"schedule": schedule, "num_steps": 1000}
+    config = tiny_config(diffusion=diffusion, sample={"grid": grid, "num_steps": 1})
+    words = rf"config\.sample\.grid={grid} with num_steps=1: .* t = 0\.001,.*uniform"
+    with pytest.raises(UserError, match=words):
+        experiment.build(config)
+    # It is a grid for what begins with an image.
+    image = np.zeros((8, 8, 1), np.uint8)
+    experiment.build(config, experiment.Task(init_images=[image], strength=1.0))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -255,7 +268,7 @@ def test_the_first_objectives_weights_are_those_of_the_config():
         built = experiment.build(config)
         shapes = built.state_shapes().params
         params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
-        batch = {"image": jnp.full((16, 8, 8, 1), 0.5), "label": jnp.zeros(16, jnp.int32)}
+        batch = {"x0": jnp.full((16, 8, 8, 1), 0.5), "label": jnp.zeros(16, jnp.int32)}
         outcome = jax.jit(built.objective, static_argnums=3)(
             params, batch, jax.random.key(1), False, {}
         )
@@ -293,7 +306,7 @@ def test_eight_devices_train_the_network_as_one_does(monkeypatch):
     """A real network on a real mesh: sharded state, split batches, donated buffers."""
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 256)
     images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32)
-    batch = {"image": images, "label": np.arange(8, dtype=np.int32)}
+    batch = {"x0": images, "label": np.arange(8, dtype=np.int32)}
     ends = []
     for mesh in ({"data": 1, "fsdp": 1}, {"data": 4, "fsdp": 2}):
         built = experiment.build(

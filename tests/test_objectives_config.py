@@ -24,11 +24,11 @@ def loss_of(experiment_, size=16):
     shapes = experiment_.state_shapes().params
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
     images = np.random.default_rng(0).integers(0, 17, (size, 8, 8, 1)) / 8 - 1
-    batch = {"image": jnp.asarray(images, jnp.float32), "label": jnp.zeros(size, jnp.int32)}
+    batch = {"x0": jnp.asarray(images, jnp.float32), "label": jnp.zeros(size, jnp.int32)}
     outcome = jax.jit(experiment_.objective, static_argnums=3)(
         params, batch, jax.random.key(1), False, {}
     )
-    return np.asarray(outcome.loss, np.float64), np.asarray(outcome.t), batch["image"]
+    return np.asarray(outcome.loss, np.float64), np.asarray(outcome.t), batch["x0"]
 
 
 def cosine_of_ten_steps():

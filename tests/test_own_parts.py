@@ -119,9 +119,9 @@ def test_another_source_is_another_experiment(run, tmp_path, monkeypatch):
     workdir = Path(shutil.copytree(run, tmp_path / "run"))
     monkeypatch.setattr(code, "sources", lambda own: dict.fromkeys(own, "0" * 64))
     longer = own_config(train={"num_steps": 6})
-    with pytest.raises(UserError, match=r"code\.my_parts:Network: .* there.*--allow_drift="):
+    with pytest.raises(UserError, match=r"own_parts\.my_parts:Network: .* there.*--allow_drift="):
         train.train(longer, workdir)
-    allowed = [f"code.{name}" for name in handed_over(longer)]
+    allowed = [f"own_parts.{name}" for name in handed_over(longer)]
     assert train.train(longer, workdir, allow_drift=allowed) == 0
 
 

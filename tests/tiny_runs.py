@@ -1,17 +1,23 @@
 """A run so small that its training takes a second, by the command itself or in this process."""
 
+import contextlib
 import hashlib
+import importlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import digits
+from ddpm_jax import cli
 from ddpm_jax.config import config_files, defaults, earlier
 
 ROOT = Path(__file__).parents[1]
@@ -102,10 +108,10 @@ def images_of_digits(folder) -> Path:
     return Path(folder)
 
 
-def script(name, *flags, **options) -> subprocess.CompletedProcess:
+def script(name, *words, **options) -> subprocess.CompletedProcess:
     """Run scripts/NAME.py to its end, from the root."""
     return subprocess.run(
-        [sys.executable, f"scripts/{name}.py", *map(str, flags)],
+        [sys.executable, f"scripts/{name}.py", *map(str, words)],
         cwd=ROOT,
         env=environment(),
         text=True,
@@ -115,10 +121,44 @@ def script(name, *flags, **options) -> subprocess.CompletedProcess:
     )
 
 
-def start(name, *flags, **options) -> subprocess.Popen:
+@contextlib.contextmanager
+def command(name):
+    """The module of a command, its flags defined in this process as long as the context lasts."""
+    module = importlib.import_module(f"ddpm_jax.commands.{name}.command")
+    before, path = set(flags.FLAGS), list(sys.path)
+    module.define()
+    try:
+        yield module
+    finally:
+        flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+        flags.FLAGS.unparse_flags()
+        for flag in before:
+            flags.FLAGS[flag].unparse()
+        sys.path[:] = path
+
+
+def in_process(name, *words) -> subprocess.CompletedProcess:
+    """Run scripts/NAME.py in this process, up to its exit."""
+    argv = [str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        command(name) as module,
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.object(module, "define", return_value=None),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.run_command(module, argv)
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def start(name, *words, **options) -> subprocess.Popen:
     """Start scripts/NAME.py."""
     return subprocess.Popen(
-        [sys.executable, f"scripts/{name}.py", *map(str, flags)],
+        [sys.executable, f"scripts/{name}.py", *map(str, words)],
         cwd=ROOT,
         env=environment(),
         text=True,

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax.training import guard, state, step
+from ddpm_jax.training import state, step
+from ddpm_jax.training.objectives import denoise
 
 SHAPE = (2, 4, 1)
 CLASSES = 3
@@ -44,24 +45,20 @@ def setup(
 ):
     """The state at step 0 and the pure train step of `apply` on a schedule."""
     kind = {"dropout": {"label": 0.2}} | kind
-    objective = around(step.make_objective(apply, lambda params: schedule, **kind))
+    objective = around(denoise.denoising(apply, schedule, **kind))
     rate = optax.constant_schedule(learning_rate)
     optimizer = optimizer or optax.adam(rate)
     init = functools.partial(init_params, num_steps=schedule.num_steps)
     train_step = step.make_train_step(
         objective, optimizer, rate, ema_decay=ema_decay, ema_warmup=ema_warmup, spike=spike
     )
-
-    def init_extra(params):
-        return objective.init_extra(params) | {guard.NAME: guard.init(spike)}
-
-    return state.init_state(init, optimizer, 0, init_extra), train_step
+    return state.init_state(init, optimizer, 0, objective.init_extra, spike=spike), train_step
 
 
 def batch(size, seed=0):
     """Images in [-1, 1] and labels."""
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.uniform(-1, 1, (size, *SHAPE)).astype(np.float32),
+        "x0": rng.uniform(-1, 1, (size, *SHAPE)).astype(np.float32),
         "label": rng.integers(0, CLASSES, size).astype(np.int32),
     }

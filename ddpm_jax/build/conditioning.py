@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import data
 from ddpm_jax.build import upsampling
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.data.base import nearest
 from ddpm_jax.data.pipeline import stacked
@@ -79,7 +80,7 @@ def ever_hidden(c: ConfigDict, name: str) -> bool:
 
 def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
-    known = data.CONDITIONS.get(c.data.name, {})
+    known = dict(dataset(c).conditions) if of_data(c) else {}
     for name in of_data(c):
         if name not in known:
             raise UserError(
@@ -143,7 +144,7 @@ def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
 
 
 def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
-    """Labels int [num] and conditions, as `arrays` takes them, that the first images show."""
+    """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
     given: dict[str, Given] = {name: batch[name] for name in names}

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning, networks, objectives, optimizers, paths, upsampling
+from ddpm_jax.build import (
+    class_names,
+    conditioning,
+    datasets,
+    networks,
+    objectives,
+    optimizers,
+    paths,
+    upsampling,
+)
 from ddpm_jax.build.kinds import KINDS, Kind
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
@@ -22,8 +31,14 @@ from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
 from ddpm_jax.runtime import sharding
-from ddpm_jax.training import guard, inspection, state, step
+from ddpm_jax.training import guard, inspection, players, state, step
 from ddpm_jax.training.objectives import dequantised
+from ddpm_jax.training.objectives.base import Objective
+from ddpm_jax.training.players import Players
+from ddpm_jax.training.step import Trees
+
+# What may be replaced in an experiment, by `dataclasses.replace`.
+PARTS = ("model", "schedule", "learning_rate", "optimizer", "objective", "players")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +55,11 @@ class Experiment:
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
       image_shape: (H, W, C).
+      players: several, which then move instead of one of `objective` and `optimizer`; `objective`
+        is what validation measures.
+      frozen: trees of parameters that objectives need by name, such as another run's.
+      built: PARTS as the config has them, and the config of then: what was changed since is told
+        by `changed`.
     """
 
     config: ConfigDict
@@ -49,14 +69,32 @@ class Experiment:
     schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
-    objective: step.Objective
+    objective: Objective
     mesh: Mesh
     image_shape: tuple[int, int, int]
+    players: Players = dataclasses.field(default_factory=dict)
+    frozen: Trees = dataclasses.field(default_factory=dict)
+    built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def draws_images(self) -> bool:
         """It is a diffusion model, not a classifier."""
         return self.kind.face == "denoiser"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Those of PARTS that are not what the config says: replaced in Python.
+
+        Raises:
+          UserError: where the config itself was changed after it was built.
+        """
+        if self.built and self.built["config"] != self.config.to_dict():
+            raise UserError(
+                "the experiment's config was changed after it was built, and its parts were not: "
+                "change the config first, build(config), and replace parts in what that gives"
+            )
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in parts.items() if self.built.get(name) is not part}
 
     @property
     def spike(self) -> guard.Spike | None:
@@ -88,39 +126,44 @@ class Experiment:
         """The sharding of each of the state's leaves."""
         return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
 
-    def train_step(self) -> jax.stages.Wrapped:
+    def train_step(self) -> Any:
         """The jitted (state, batch) -> (state, metrics); the state is donated."""
-        pure = step.make_train_step(
-            self.objective,
-            self.optimizer,
-            self.learning_rate,
-            ema_decay=self.config.ema.decay,
-            ema_warmup=self.config.ema.warmup,
-            spike=self.spike,
-        )
-        states = self.state_sharding()
-        return jax.jit(
-            pure,
-            in_shardings=(states, sharding.batch_sharding(self.mesh)),
-            out_shardings=(states, sharding.replicated(self.mesh)),
-            donate_argnums=0,
-        )
+        ema, spike = self.config.ema, self.spike
+        options: dict[str, Any] = {
+            "ema_decay": ema.decay,
+            "ema_warmup": ema.warmup,
+            "spike": spike,
+        }
+        if self.players:
+            pure = players.make_train_step(self.players, **options)
+        else:
+            pure = step.make_train_step(
+                self.objective, self.optimizer, self.learning_rate, **options
+            )
+        states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
+        out = (states, sharding.replicated(self.mesh))
+        return self._with_frozen(pure, (states, batch), out, donate_argnums=0)
 
-    def validation_step(self) -> Callable[..., dict[str, jax.Array]]:
+    def validation_step(self) -> Any:
         """The jitted (params, batch with "mask", key) -> loss sums and counts by quarter of t."""
-        return jax.jit(
-            step.make_validation_step(self.objective),
-            in_shardings=(None, sharding.batch_sharding(self.mesh), None),
-            out_shardings=sharding.replicated(self.mesh),
-        )
+        pure = step.make_validation_step(self.objective)
+        places = (None, sharding.batch_sharding(self.mesh), None)
+        return self._with_frozen(pure, places, sharding.replicated(self.mesh))
 
-    def inspection(self) -> Callable[[state.TrainState, step.Batch], dict[str, Any]]:
+    def inspection(self) -> Any:
         """The jitted (state, batch) -> what the step of that state would see, by example."""
-        return jax.jit(
-            inspection.make_inspection(self.objective),
-            in_shardings=(self.state_sharding(), sharding.batch_sharding(self.mesh)),
-            out_shardings=sharding.replicated(self.mesh),
-        )
+        pure = inspection.make_inspection(self.objective)
+        places = (self.state_sharding(), sharding.batch_sharding(self.mesh))
+        return self._with_frozen(pure, places, sharding.replicated(self.mesh))
+
+    def _with_frozen(self, pure: Callable[..., Any], places: Any, out: Any, **options: Any) -> Any:
+        """The jitted function; frozen trees, if there are any, are its last argument, handed in."""
+        if not self.frozen:
+            return jax.jit(pure, in_shardings=places, out_shardings=out, **options)
+        trees = dict(self.frozen)
+        where = sharding.state_sharding(self.mesh, trees)
+        compiled = jax.jit(pure, in_shardings=(*places, where), out_shardings=out, **options)
+        return _Bound(compiled, jax.device_put(trees, where))
 
     def check_loss(self) -> None:
         """Trace the objective once, without computing it.
@@ -151,7 +194,7 @@ class Experiment:
         size = self.config.data.batch_size
         place = sharding.batch_sharding(self.mesh)
         return {
-            "image": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
+            "x0": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
@@ -166,20 +209,8 @@ class Experiment:
     def source(self, split: str) -> data.Source:
         """The data of "train" or "validation"; reads them. Raises UserError if they do not fit."""
         c = self.config.data
-        source = data.build_source(
-            c.name,
-            split,
-            data_dir=c.data_dir or None,
-            image_size=self.image_shape[:2],
-            channels=c.channels,
-            **c.options.to_dict(),
-        )
-        levels = objectives.pixel_levels(self.config)
-        if source.info.levels != levels:
-            raise UserError(
-                f"config.data.name={c.name}: its pixels take {source.info.levels} values, and its "
-                f"objective counts on {levels}"
-            )
+        source = datasets.source(self.config, split, self.own)
+        class_names.check(self.config, source.info)
         classes = self.config.model.num_classes
         if classes > source.info.num_classes:
             raise UserError(
@@ -194,10 +225,27 @@ class Experiment:
         return source
 
     def _init_state(self) -> state.TrainState:
-        def init_extra(params: Any) -> dict[str, Any]:
-            return self.objective.init_extra(params) | {guard.NAME: guard.init(self.spike)}
+        seed = self.config.seed
+        if self.players:
+            return players.init_state(self.init_params, self.players, seed, spike=self.spike)
+        init_extra = self.objective.init_extra
+        return state.init_state(
+            self.init_params, self.optimizer, seed, init_extra, spike=self.spike
+        )
 
-        return state.init_state(self.init_params, self.optimizer, self.config.seed, init_extra)
+
+class _Bound:
+    """A jitted function whose last argument is there already."""
+
+    def __init__(self, compiled: jax.stages.Wrapped, last: Any):
+        self._compiled = compiled
+        self._last = last
+
+    def __call__(self, *args: Any) -> Any:
+        return self._compiled(*args, self._last)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        return self._compiled.lower(*args, self._last)
 
 
 def build(config: ConfigDict, own: Own = NONE) -> Experiment:
@@ -215,6 +263,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     _check_fields(c, kind)
     check_ranges(c)
     shape = image_shape(c)
+    datasets.check(c, own)
     if "variance" in c.diffusion:
         upsampling.check(c)
         choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
@@ -225,15 +274,29 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     with fields_of("diffusion"):
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:
-        objective = dequantised.dequantised(objective, objectives.pixel_levels(c))
+        objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
     objective = upsampling.objective(c, objective)
     with fields_of("optim"):
         learning_rate, optimizer = optimizers.optimizer(c, own)
     with fields_of("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
     check_fit(c, mesh.size)
+    parts = {
+        "model": model,
+        "schedule": schedule,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "objective": objective,
+        "players": {},
+    }
     experiment = Experiment(
-        c, kind, own, model, schedule, learning_rate, optimizer, objective, mesh, shape
+        config=c,
+        kind=kind,
+        own=own,
+        mesh=mesh,
+        image_shape=shape,
+        built={"config": c.to_dict(), **parts},
+        **parts,
     )
     with fields_of("diffusion"):
         experiment.check_loss()

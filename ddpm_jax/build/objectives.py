@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, networks, paths
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.choose import choose, defaults_of, keywords, parameters
 from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion import losses, time_draws, weightings
@@ -16,8 +17,8 @@ from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.training import step
-from ddpm_jax.training.objectives import classify
+from ddpm_jax.training.objectives import classify, denoise
+from ddpm_jax.training.objectives.base import Objective
 
 
 def _simple(
@@ -86,12 +87,11 @@ TIME_DRAWS: dict[str, Callable[..., time_draws.TimeDraw]] = {
 }
 # Draws whose mean loss is the uniform one's, as a bound needs it.
 OF_A_BOUND = ("uniform", "stratified", "importance")
-DIGITS_LEVELS = 17
 
 
 def classification(
     c: ConfigDict, model: Any, schedule: Schedule | None, own: Own = NONE
-) -> step.Objective:
+) -> Objective:
     """The objective of a classifier of x_t.
 
     Raises:
@@ -111,7 +111,7 @@ def classification(
 
 def denoising(
     c: ConfigDict, model: networks.Network, schedule: Schedule | None, own: Own = NONE
-) -> step.Objective:
+) -> Objective:
     """The denoising objective of config.diffusion; a schedule of None is learned by the model.
 
     A loss of the user's own is `(network, schedule, x0, t, eps, **options) -> [B]`, a weighting
@@ -127,9 +127,9 @@ def denoising(
     time_draw = _time_draw(d, own)
     _check_times(d, row, schedule)
     loss = _loss(c, row, schedule, own)
-    return step.make_objective(
+    return denoise.denoising(
         model.apply,
-        learned_schedule.schedule_of if schedule is None else lambda params: schedule,
+        learned_schedule.schedule_of if schedule is None else schedule,
         loss=loss,
         time_draw=time_draw,
         dropout=conditioning.dropout(c),
@@ -138,14 +138,14 @@ def denoising(
     )
 
 
-def data_levels(c: ConfigDict) -> int | None:
+def data_levels(c: ConfigDict, own: Own = NONE) -> int | None:
     """How many values the training data take in [-1, 1]; None if they are spread to a density."""
-    return None if c.data.dequantise else pixel_levels(c)
+    return None if c.data.dequantise else pixel_levels(c, own)
 
 
-def pixel_levels(c: ConfigDict) -> int:
+def pixel_levels(c: ConfigDict, own: Own = NONE) -> int:
     """How many values the pixels of config.data take, known before the data are read."""
-    return DIGITS_LEVELS if c.data.name == "digits" else 256
+    return dataset(c, own).info.num_values
 
 
 def _time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
@@ -186,7 +186,7 @@ def _loss_row(d: ConfigDict, own: Own) -> LossRow:
     return LossRow(row, learned_variance="may" if "variance" in parameters(row) else None)
 
 
-def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> step.Loss:
+def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> denoise.Loss:
     """The loss with its options, and what it takes of the rest of the config, bound."""
     d = c.diffusion
     weighting = _weighting(d, own)
@@ -195,7 +195,7 @@ def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> s
         "prediction": paths.parameterisation(c),
         "weighting": weighting,
         "variance": d.variance,
-        "decoder_levels": data_levels(c),
+        "decoder_levels": data_levels(c, own),
         "with_ends": schedule is None,
     }
     if d.weighting == "inverse_variance" and schedule is not None:

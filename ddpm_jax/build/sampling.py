@@ -14,8 +14,11 @@ from ddpm_jax import samplers
 from ddpm_jax.config import earlier
 from ddpm_jax.config.choose import choose, keywords
 from ddpm_jax.config.code import NONE, Own
-from ddpm_jax.diffusion.prediction import Denoised
+from ddpm_jax.diffusion import guidance
+from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
+from ddpm_jax.samplers import base
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "ancestral": samplers.ancestral,
@@ -43,7 +46,16 @@ GRIDS: dict[str, Callable[..., np.ndarray]] = {
 POSITIONAL = ("denoise", "schedule", "times", "key", "x")
 GRID_POSITIONAL = ("schedule", "num_steps")
 # What the program passes by keyword to those that take it.
-BY_PROGRAM = ("project", "return_trajectory", "mean_gradient", "known", "mask")
+BY_PROGRAM = (
+    "project",
+    "return_trajectory",
+    "mean_gradient",
+    "known",
+    "mask",
+    # The denoiser is bounded before a sampler sees it.
+    "clip_x0",
+    "threshold",
+)
 
 
 def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
@@ -63,15 +75,22 @@ def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
         chosen,
         name=f"sampler {s.sampler}",
         positional=POSITIONAL,
-        provided={
-            "clip_x0": s.clip_x0,
-            "threshold": s.threshold,
-            "variance": c.diffusion.variance,
-        },
+        provided={"variance": c.diffusion.variance},
         hidden=BY_PROGRAM,
         choices=SAMPLERS,
     )
     return functools.partial(chosen, **options)
+
+
+def bounded(c: ConfigDict, denoise: Denoiser, schedule: Schedule) -> Denoiser:
+    """The denoiser with x_0 bounded as config.sample.clip_x0 and threshold say.
+
+    Raises:
+      ValueError: for a threshold out of range, or beside clip_x0.
+    """
+    return guidance.bounded_x0(
+        denoise, schedule, clip=c.sample.clip_x0, threshold=c.sample.threshold
+    )
 
 
 def times(c: ConfigDict, schedule: Schedule, own: Own = NONE) -> np.ndarray:
@@ -94,11 +113,24 @@ def times(c: ConfigDict, schedule: Schedule, own: Own = NONE) -> np.ndarray:
     return chosen(schedule, s.num_steps, **options)
 
 
-def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None:
-    """Trace the sampler once around a denoiser of no cost, so that it refuses its options now.
+def check_noise(c: ConfigDict, schedule: Schedule, grid: np.ndarray) -> None:
+    """Refuse a grid that begins where an image is still there, for what begins with noise alone.
 
     Raises:
-      ValueError: as the sampler does, or for one that does not return x_0 alone.
+      UserError: as `samplers.base.check_noise`, with the grid's name and number of steps.
+    """
+    try:
+        base.check_noise(schedule, grid)
+    except ValueError as error:
+        message = f"config.sample.grid={c.sample.grid} with num_steps={c.sample.num_steps}: {error}"
+        raise UserError(message) from error
+
+
+def check(c: ConfigDict, run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None:
+    """Trace the sampler once around a bounded denoiser of no cost: it refuses its options now.
+
+    Raises:
+      ValueError: as the sampler and `bounded` do, or for one that does not return x_0 alone.
     """
 
     def denoise(xt: jax.Array, t: jax.Array) -> Denoised:
@@ -107,7 +139,7 @@ def check(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> None
     if "mask" in inspect.signature(run).parameters:
         run = functools.partial(run, known=jnp.zeros((1, 1)), mask=jnp.ones((1, 1)))
     drawn = jax.eval_shape(
-        lambda key, x: run(denoise, schedule, grid, key, x),
+        lambda key, x: run(bounded(c, denoise, schedule), schedule, grid, key, x),
         jax.eval_shape(jax.random.key, 0),
         jax.ShapeDtypeStruct((1, 1), np.float32),
     )
@@ -152,6 +184,8 @@ def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
     named = {name: value for name, value in changes.items() if name not in c.sample}
     for name, options in (("sampler", "options"), ("grid", "grid_options")):
         same = fields.get(name, c.sample[name]) == c.sample[name]
+        if name == "sampler" and not same:
+            fields.setdefault("threshold", None)  # it was set to suit the first one
         before = c.sample[options].to_dict() if same else {}
         fields[options] = before | dict(fields.get(options, {}))
     for name, value in named.items():

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpm_jax import streams
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.diffusion import cascade, guidance
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.objectives.base import Objective
 from ddpm_jax.training.objectives.cascaded import cascaded
-from ddpm_jax.training.step import Objective
 
 NAME = cascade.NAME
 AUGMENTATION = 0.5
@@ -105,8 +106,7 @@ def prepare(c: ConfigDict) -> Prepare:
     ) -> tuple[jax.Array, Conditions, Conditions]:
         # Other keys than those of the model that drew the small image with the same seed: noise
         # that begins as its noise did is not independent of the image.
-        number = jnp.uint32(2**32 - 1 - height)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        keys = streams.fold(keys, streams.enlarging(height))
         keys, keys_eps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
         def enlarged(given: Any) -> Any:

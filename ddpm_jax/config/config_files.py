@@ -44,6 +44,8 @@ BUILT_IN_NETWORKS = (
     "fourier_features",
     "patch_size",
 )
+# The fields that name files and folders.
+PATHS = ("data.data_dir", "data.options.labels_file", "train.inception_weights")
 
 
 def read(workdir: str | Path) -> ConfigDict | None:
@@ -95,11 +97,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     So a run is found to be the same wherever it is started from, and can be evaluated there.
 
     Raises:
-      UserError: for a number that is not finite: JSON has none, so the run could not be read again.
+      UserError: for a number that is not finite: JSON has none, so the run could not be read again;
+        for a folder that is no path, gs://bucket/images.
     """
     for name, value in _flatten(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name}={value}: need a finite number")
+        if name in PATHS:
+            cli.refuse_elsewhere(f"config.{name}", value)
     config = without_unread(config)
     paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
     size = image_shape(config)[:2]

@@ -115,6 +115,7 @@ def denoiser() -> ConfigDict:
     data.data_dir = ""  # the folder, or where TFDS data sets are; "" is TFDS's own default
     data.image_size = (32, 32)  # (height, width); larger images are resized and cropped
     data.channels = 3  # 1 or 3
+    data.class_names = ()  # of the labels 0, 1, ...; a run takes them from its data, leave it
     data.batch_size = 128  # over all devices
     data.flip = False  # mirror half of the training images
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice

@@ -2,31 +2,39 @@
 
     source = build_source("digits", "train")
     batches = Batches(source, batch_size=64, seed=0)
-    batches.batch_at(0)["image"]            # float32 [64, 8, 8, 1] in [-1, 1]
+    batches.batch_at(0)["x0"]               # float32 [64, 8, 8, 1] in [-1, 1]
 
 Importing this package is cheap: grain, scikit-learn and TFDS are imported where they are used.
 """
 
-from ddpm_jax.data.base import DataInfo, Source
+from ddpm_jax.data.arrays import ArraySource
+from ddpm_jax.data.base import DataInfo, Source, evenly_spaced
+from ddpm_jax.data.datasets import DATASETS, Dataset, Expected, build_source, dataset, lookup
+from ddpm_jax.data.digits import digits
 from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.folder import folder
+from ddpm_jax.data.images import BrokenImage
 from ddpm_jax.data.pipeline import Batches, evaluation_batches
 from ddpm_jax.data.shapes import shapes
-from ddpm_jax.data.sources import BUILT_IN, CONDITIONS, DESCRIBERS, build_source, digits
 from ddpm_jax.data.tfds import tfds_source
 
 __all__ = [
-    "BUILT_IN",
-    "CONDITIONS",
-    "DESCRIBERS",
+    "DATASETS",
+    "ArraySource",
     "Batches",
+    "BrokenImage",
     "DataInfo",
+    "Dataset",
+    "Expected",
     "Source",
     "build_source",
+    "dataset",
     "digits",
     "evaluation_batches",
+    "evenly_spaced",
     "fingerprint",
     "folder",
+    "lookup",
     "shapes",
     "tfds_source",
 ]

@@ -11,6 +11,7 @@ from absl import logging
 from ddpm_jax.data.images import BrokenImage
 from ddpm_jax.errors import UserError
 
+SPLITS = ("train", "validation")
 # {"image": uint8 [H, W, C], "label": int32 scalar, -1 where there is none}, and what else the
 # source knows of the image.
 Example = dict[str, Any]
@@ -115,6 +116,12 @@ class Tolerant:
             logging.warning("skipped: %s", error)
 
 
+def check_split(split: str) -> None:
+    """Raises UserError unless it is "train" or "validation"."""
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
+
+
 def check_size(image_size: tuple[int, int], channels: int) -> tuple[int, int, int]:
     """Returns (H, W, C); raises UserError unless H, W >= 1 and C is 1 or 3."""
     size = tuple(image_size) if hasattr(image_size, "__iter__") else ()
@@ -123,6 +130,13 @@ def check_size(image_size: tuple[int, int], channels: int) -> tuple[int, int, in
     if channels not in (1, 3):
         raise UserError(f"data.channels={channels!r} must be 1 (grey) or 3 (RGB)")
     return size[0], size[1], channels
+
+
+def evenly_spaced(source: Source, num: int) -> list[int]:
+    """At most `num` rows of a source. Folders are sorted, often by class: not the first ones."""
+    size = len(source)
+    num = min(num, size)
+    return [k * size // num for k in range(num)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

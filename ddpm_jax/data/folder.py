@@ -1,23 +1,31 @@
-"""A folder of PNG and JPEG images as a source."""
+"""A folder of PNG, JPEG and WebP images as a source."""
 
+import collections
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from absl import logging
 
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import read_bytes
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+# Images that are not read: whoever has them in the folder is told so.
+UNREAD = (
+    *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm"),
+    *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+)
 LABELS_FILE = "labels.csv"
 LABELS_BYTES = 2**30  # room for ten million rows
-MAX_CLASSES = 2**20
+_WHOLE = re.compile(r"-?[0-9]+")
 
 
 def folder(
@@ -34,8 +42,9 @@ def folder(
 
     Labels come from `labels.csv` in the folder (or `labels_file`), rows `relative/path,label`
     with an optional header; otherwise from the first subfolder of each path; otherwise there are
-    none. Integer labels are taken as they are, names are sorted into classes. Names that begin
-    with a dot are ignored.
+    none. Either way the different names, sorted, are the classes: 1, 2, 10 where all of them are
+    whole numbers. Files whose names begin with a dot are ignored, and so are images of other
+    formats (`UNREAD`), which one warning counts.
 
     Whether an image is held out depends on a hash of its relative path alone: adding files moves
     no other file between the splits.
@@ -54,18 +63,27 @@ def folder(
       A source of {"image": uint8 [H, W, C], "label": int32}, in the order of the paths.
 
     Raises:
-      UserError: no such folder, no images, bad labels, an empty split, a bad argument.
+      UserError: no such folder, no images, bad labels, a class of which no image is read, an empty
+        split, a bad argument.
     """
     root = Path(path).expanduser()
     shape = check_size(image_size, channels)
     if not root.is_dir():
         raise UserError(f"no such folder: {root}; set data.data_dir to a folder of images")
-    files = sorted(_image_files(root))
+    found = sorted(_files(root))
+    files = [file for file in found if _has(file, SUFFIXES)]
+    unread = [file for file in found if _has(file, UNREAD)]
     if not files:
+        others = f" ({_counted(unread)} are not read: save them as PNG)" if unread else ""
         raise UserError(
-            f"no PNG or JPEG images under {root}; set data.data_dir to a folder of images"
+            f"no PNG, JPEG or WebP images under {root}{others}; set data.data_dir to a folder of "
+            "images"
         )
-    class_names, labels = _labels(root, files, labels_file)
+    class_names, labels = _labels(root, files, unread, labels_file)
+    if unread and split == "train":
+        logging.warning(
+            "%s: %s are not read; save them as PNG to train on them too", root, _counted(unread)
+        )
     chosen = _split(files, holdout)[split]
     if not chosen:
         raise UserError(
@@ -75,6 +93,34 @@ def folder(
         )
     info = DataInfo(shape, len(class_names), 256, class_names)
     return Tolerant(_FolderReader(root, chosen, [labels[file] for file in chosen], info), on_error)
+
+
+def build(
+    split: str,
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    data_dir: str | None = None,
+    holdout: float = 0.05,
+    labels_file: str | None = None,
+    on_error: str = "stop",
+) -> Tolerant:
+    """The source of data.name=folder: as `folder`, of what a config says.
+
+    Raises:
+      UserError: without a data_dir, or as `folder`.
+    """
+    if data_dir is None:
+        raise UserError("data.name=folder needs data.data_dir: set it to a folder of images")
+    return folder(
+        data_dir,
+        split,
+        image_size,
+        channels,
+        holdout=holdout,
+        labels_file=labels_file,
+        on_error=on_error,
+    )
 
 
 class _FolderReader:
@@ -104,8 +150,8 @@ class _FolderReader:
             yield f"{size} {label} {file}"
 
 
-def _image_files(root: Path) -> Iterator[str]:
-    """Yields the relative posix path of every image under `root`."""
+def _files(root: Path) -> Iterator[str]:
+    """Yields the relative posix path of every image under `root`, of whatever format."""
     # Where each folder that is still to be walked, and those it was reached by, really lie.
     ways: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for current, folders, names in os.walk(root, followlinks=True):
@@ -122,17 +168,28 @@ def _image_files(root: Path) -> Iterator[str]:
         for name in folders:
             ways[os.path.join(current, name)] = (*way, inner[name])
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if _has(name, (*SUFFIXES, *UNREAD)) and not name.startswith("."):
                 yield (Path(current) / name).relative_to(root).as_posix()
 
 
+def _has(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def _counted(files: Sequence[str]) -> str:
+    """`3 .bmp and 1 .gif files`, the most first."""
+    counts = collections.Counter(PurePosixPath(file).suffix.lower() for file in files)
+    parts = [f"{count} {suffix}" for suffix, count in counts.most_common()]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) + " files"
+
+
 def _labels(
-    root: Path, files: Sequence[str], labels_file: str | None
+    root: Path, files: Sequence[str], unread: Sequence[str], labels_file: str | None
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Returns the class names and {file: label}."""
     path = root / (LABELS_FILE if labels_file is None else Path(labels_file).expanduser())
     if path.exists():
-        return _classes(path, _labels_in_file(path, files))
+        return _numbered(path, _labels_in_file(path, files))
     if labels_file is not None:
         raise UserError(f"no such labels file: {path}; mend data.labels_file")
     folders = {file: file.partition("/")[0] for file in files if "/" in file}
@@ -144,14 +201,23 @@ def _labels(
             f"{root / loose} lies in no subfolder, but {root} has one per class: move it into one, "
             f"or write {LABELS_FILE}"
         )
-    return _numbered(folders)
+    inside_of = {file.partition("/")[0] for file in unread if "/" in file}
+    vanished = sorted(inside_of - {*folders.values()})
+    if vanished:
+        inside = [file for file in unread if file.startswith(f"{vanished[0]}/")]
+        more = f" ({len(vanished) - 1} more such folders)" if vanished[1:] else ""
+        raise UserError(
+            f"the class {root / vanished[0]} has no image that is read, only {_counted(inside)}"
+            f"{more}: save them as PNG, or move the folder elsewhere"
+        )
+    return _numbered(root, folders)
 
 
 def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
     known = set(files)
     labels: dict[str, str] = {}
     for number, row in _rows(path):
-        if number == 1 and not row[0].lower().endswith(SUFFIXES):
+        if number == 1 and not _has(row[0], (*SUFFIXES, *UNREAD)):
             continue  # a header
         if len(row) != 2 or not all(row):
             got = ",".join(row)[:100]
@@ -188,25 +254,16 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
-def _classes(path: Path, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    try:
-        numbers = {file: int(label) for file, label in labels.items()}
-    except ValueError:
-        return _numbered(labels)
-    if min(numbers.values()) < 0:
-        raise UserError(f"{path} has the label {min(numbers.values())}: integer labels start at 0")
-    if max(numbers.values()) >= MAX_CLASSES:
-        raise UserError(
-            f"{path} has the label {max(numbers.values())}: integer labels are classes counted "
-            f"from 0, and lie below {MAX_CLASSES:,}"
-        )
-    return tuple(str(n) for n in range(max(numbers.values()) + 1)), numbers
-
-
-def _numbered(labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    class_names = tuple(sorted(set(labels.values())))
-    number = {name: n for n, name in enumerate(class_names)}
-    return class_names, {file: number[label] for file, label in labels.items()}
+def _numbered(path: Path, labels: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The different names in order, and each file's number among them."""
+    names = sorted(set(labels.values()))
+    if all(_WHOLE.fullmatch(name) for name in names):
+        if names[0].startswith("-"):
+            raise UserError(f"{path} has the label {names[0]}: integer labels start at 0")
+        # As numbers, and without making them: one may have a million digits.
+        names.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
+    number = {name: n for n, name in enumerate(names)}
+    return tuple(names), {file: number[label] for file, label in labels.items()}
 
 
 def _split(files: Sequence[str], holdout: float) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data.base import Example, Source
+from ddpm_jax.data.base import Example, Source, evenly_spaced
 from ddpm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -68,7 +68,7 @@ class Batches:
         """The batch of a step: this process's block of it.
 
         Returns:
-          {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
+          {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
           int32 [b] and images float32 [b, H, W, C], with b = batch_size / process_count.
         """
         first = step * self.batch_size
@@ -109,21 +109,22 @@ def evaluation_batches(
     process_count: int = 1,
     num_threads: int = 2,
 ) -> Iterator[Batch]:
-    """Yields the examples once, in the source's order, never shuffled nor flipped.
+    """Yields the examples once, or some of them, in the source's order, never shuffled nor flipped.
 
     The last batch is filled up with its last example, where `mask` is False.
 
     Args:
       source: the examples.
       batch_size: the global batch, over all processes.
-      max_examples: stop after the first so many; None: all.
+      max_examples: so many of them, evenly spaced: the first of a sorted folder would be of one
+        class; None: all.
       conditions: as of `Batches`.
       process_index: which contiguous block of each batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
       num_threads: threads that read ahead; 0 reads in the caller.
 
     Yields:
-      {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b], "mask": bool [b]}.
+      {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b], "mask": bool [b]}.
 
     Raises:
       UserError: an empty source, a bad batch size or count, a broken image.
@@ -131,13 +132,14 @@ def evaluation_batches(
     _check(source, batch_size, process_index, process_count)
     if max_examples is not None and max_examples < 1:
         raise UserError(f"max_examples={max_examples} must be at least 1")
-    count = len(source) if max_examples is None else min(max_examples, len(source))
+    rows = evenly_spaced(source, len(source) if max_examples is None else max_examples)
+    count = len(rows)
     block = _block(batch_size, process_index, process_count)
     scale = _scaling(source.info.levels)
 
     def batch_at(number: int) -> Batch:
         indices = [number * batch_size + j for j in block]
-        examples = [source[min(index, count - 1)] for index in indices]
+        examples = [source[rows[min(index, count - 1)]] for index in indices]
         batch = _stack(examples, scale, conditions)
         return batch | {"mask": np.array([index < count for index in indices])}
 
@@ -174,10 +176,15 @@ def _scaling(levels: int) -> np.ndarray:
 
 
 def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> Batch:
-    images = np.stack([example["image"] for example in examples])
+    # The one place that knows both names: a source of images has "image", uint8 [H, W, C], and one
+    # of anything else "x0", floats [...] as the network is to see them.
+    if "x0" in examples[0]:
+        x0 = np.stack([example["x0"] for example in examples]).astype(np.float32)
+    else:
+        x0 = scale[np.stack([example["image"] for example in examples])]
     labels = np.array([example["label"] for example in examples], np.int32)
     others = {name: stacked([example[name] for example in examples]) for name in conditions}
-    return {"image": scale[images], "label": labels, **others}
+    return {"x0": x0, "label": labels, **others}
 
 
 def stacked(values: Sequence[Any]) -> np.ndarray:

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 
 from ddpm_jax.data.base import nearest
-from ddpm_jax.data.sources import BUILT_IN
+from ddpm_jax.data.datasets import DATASETS
 from ddpm_jax.data.tfds import (
     base_name,
     data_directory,
@@ -42,7 +42,7 @@ def prepare(dataset: str | None, data_dir: str | os.PathLike[str] | None = None)
     """
     if not dataset:
         raise UserError("--dataset is missing: name a TFDS data set, for example --dataset=cifar10")
-    if dataset in BUILT_IN:
+    if dataset in DATASETS:
         return f"{dataset} is built in and needs no preparation"
     directory = data_directory(data_dir)
     found = find_prepared(dataset, directory)

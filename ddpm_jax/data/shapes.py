@@ -164,6 +164,34 @@ def shapes(
     return Shapes(2 * seed + held_out_images, image_size, max_objects, held, length)
 
 
+def build(
+    split: str,
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    max_objects: int = 2,
+    held_out: tuple[str, ...] = (),
+) -> Shapes:
+    """The source of data.name=shapes: as `shapes`, of what a config says.
+
+    Args:
+      split, max_objects: as of `shapes`.
+      image_size: (S, S).
+      channels: 3.
+      held_out: what is never drawn, such as "red circle".
+
+    Raises:
+      UserError: for images that are not square or grey, or as `shapes`.
+    """
+    if image_size[0] != image_size[1] or channels != 3:
+        raise UserError(
+            f"shapes are square with 3 channels, got data.image_size={image_size} and "
+            f"data.channels={channels}: set them to (32, 32) and 3"
+        )
+    pairs = [parse_object(text) for text in held_out]
+    return shapes(split, image_size[0], max_objects=max_objects, held_out=pairs)
+
+
 def parse_object(text: str) -> tuple[str, str]:
     """(shape, colour) of "red circle".
 

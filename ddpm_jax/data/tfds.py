@@ -50,7 +50,7 @@ def tfds_source(
     shape = check_size(image_size, channels)
     directory = data_directory(data_dir)
     builder = find_prepared(name, directory)
-    command = f"python scripts/prepare_data.py --dataset={name} --data_dir="
+    command = f"python -m ddpm_jax prepare_data --dataset={name} --data_dir="
     if builder is None:
         hint = nearest(name, known_names()) if base_name(name) not in known_names() else ""
         raise UserError(

@@ -1,6 +1,7 @@
-"""From a config to the parts of an experiment, and from a workdir to a trained model."""
+"""From a config to an experiment, its training, and from a workdir to a trained model."""
 
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.experiment.running import train
 from ddpm_jax.trained.cascade import Cascade
 from ddpm_jax.trained.loaded import Drawing, Loaded, described, load, padded_batch
 from ddpm_jax.trained.program import build, imported_parts
@@ -17,4 +18,5 @@ __all__ = [
     "imported_parts",
     "load",
     "padded_batch",
+    "train",
 ]

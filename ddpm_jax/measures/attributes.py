@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import conditioning, datasets
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
@@ -41,10 +42,11 @@ def check(loaded: Loaded, metrics: Sequence[str]) -> None:
     """
     c = loaded.experiment.config
     for metric in metrics:
-        if c.data.name not in data.DESCRIBERS:
+        if dataset(c).describe is None:
+            described = [name for name, one in data.DATASETS.items() if one.describe]
             raise UserError(
                 f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from "
-                f"pixels, only those of {', '.join(data.DESCRIBERS)}"
+                f"pixels, only those of {', '.join(described)}"
             )
         needed = () if metric == ATTRIBUTES else PAIR
         told = conditioning.values(c)
@@ -53,10 +55,10 @@ def check(loaded: Loaded, metrics: Sequence[str]) -> None:
                 f"--metrics={metric}: this model is told {', '.join(told) or 'no attributes'}; "
                 f"train with {' and '.join(needed) or 'some'} among config.model.conditions"
             )
-        if metric != ATTRIBUTES and not c.data.held_out:
+        if metric != ATTRIBUTES and not c.data.options.get("held_out"):
             raise UserError(
                 f"--metrics={metric}: this model was trained on every pair; train with "
-                "config.data.held_out"
+                "config.data.options.held_out"
             )
 
 
@@ -71,14 +73,8 @@ def prompts(loaded: Loaded, metric: str, num: int) -> Prompts:
         source = loaded.experiment.source("validation")
     else:
         every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
-        source = data.build_source(
-            c.data.name,
-            "validation",
-            image_size=c.data.image_size,
-            channels=c.data.channels,
-            max_objects=1,
-            held_out=[pair for pair in every if pair not in c.data.held_out],
-        )
+        drawn = tuple(pair for pair in every if pair not in c.data.options.get("held_out", ()))
+        source = datasets.source(c, "validation", max_objects=1, held_out=drawn)
     examples = [source[k % len(source)] for k in range(num)]
     return Prompts(
         np.stack([example["image"] for example in examples]),
@@ -123,7 +119,8 @@ def drawing(
 
 def measure(loaded: Loaded, metric: str, asked: Prompts, images: np.ndarray) -> dict[str, Figure]:
     """Shares in [0, 1]: of images that show all they were told; of ATTRIBUTES each one's too."""
-    describe = data.DESCRIBERS[loaded.experiment.config.data.name]
+    describe = dataset(loaded.experiment.config).describe
+    assert describe is not None  # `check` refuses other data
     together, each = attributes.agreement(images, asked.wanted, describe)
     shares = {metric: together, **(each if metric == ATTRIBUTES else {})}
     return {name: results.share(value, len(images)) for name, value in shares.items()}

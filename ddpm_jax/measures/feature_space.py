@@ -11,7 +11,7 @@ import numpy as np
 from blake3 import blake3
 
 from ddpm_jax.config.checks import EXTRACTORS
-from ddpm_jax.data import DataInfo, Source, fingerprint
+from ddpm_jax.data import DataInfo, Source, evenly_spaced, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import classifier, features, inception, moments, statistics
 from ddpm_jax.evaluation.features import Extractor, Features
@@ -20,7 +20,6 @@ from ddpm_jax.interop import inception as weights_of_inception
 from ddpm_jax.runtime import digests, files
 from ddpm_jax.runtime.shards import Arrays, Shards
 
-OWN_CLASSIFIER = ("digits", "shapes")  # data that "auto" takes the small classifier for
 PCA_COMPONENTS = 64
 # What components are fitted to: 10,000 images of CIFAR's size, fewer of larger ones.
 PCA_IMAGES = range(1_000, 10_001)
@@ -56,7 +55,7 @@ class Space(NamedTuple):
 def space(
     name: str,
     sources: Mapping[str, Source],
-    data_name: str,
+    auto: str,
     *,
     reference: str,
     num_reference: int,
@@ -67,9 +66,9 @@ def space(
     """The space of a name, with the features of the reference; kept in `cache` for the next time.
 
     Args:
-      name: one of EXTRACTORS; "auto" is the small classifier for digits and shapes, else inception.
+      name: one of EXTRACTORS.
       sources: "train" and "validation".
-      data_name: of the data.
+      auto: which of the others "auto" is for these data.
       reference: which of the sources, the other one is "held out"; or a .npz file of mu and sigma,
         then the validation split is.
       num_reference: at most so many images of each, evenly spaced.
@@ -80,8 +79,7 @@ def space(
       UserError: for missing or wrong weights, data that the extractor does not fit, options that
         are of another extractor, or a file of other statistics.
     """
-    if name == "auto":
-        name = "classifier" if data_name in OWN_CLASSIFIER else "inception"
+    name = auto if name == "auto" else name
     for flag, value in {"inception_weights": weights, "resize": resize}.items():
         if value is not None and name != "inception":
             raise UserError(f"--{flag}={value} is of --extractor=inception, not {name}: leave it")
@@ -190,13 +188,6 @@ def of_256_levels(images: Sequence[np.ndarray], info: DataInfo) -> np.ndarray:
 def eight_bit_info(info: DataInfo) -> DataInfo:
     """The info of a source whose images went through `eight_bit`."""
     return dataclasses.replace(info, levels=256)
-
-
-def evenly_spaced(source: Source, num: int) -> list[int]:
-    """At most `num` rows of a source. Folders are sorted, often by class: not the first ones."""
-    size = len(source)
-    num = min(num, size)
-    return [k * size // num for k in range(num)]
 
 
 def _of_source(source: Source, num: int, extractor: Extractor) -> Callable[[range], Arrays]:

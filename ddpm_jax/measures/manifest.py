@@ -4,17 +4,18 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import config_files
+from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.config import code, config_files
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.not_fatal import NotFatal, say
-from ddpm_jax.runtime import environment, files
+from ddpm_jax.runtime import digests, environment, files, sources
 from ddpm_jax.training import watchdog
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Record
@@ -49,7 +50,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "ended_at": (str, type(None)),
     "exit_code": (int, type(None)),
     "ended": (str, type(None)),
+    "changed_in_python": (dict,),
+    "own_parts": (dict,),
+    "frozen": (dict,),
 }
+# Those that manifests of earlier versions lack, each empty there.
+LATER = ("changed_in_python", "frozen", "own_parts")
 
 
 class Manifest:
@@ -75,10 +81,10 @@ class Manifest:
         self,
         config: ConfigDict,
         mesh: Mapping[str, int],
-        data: Mapping[str, str | None],
+        data: Mapping[str, Any],
         start: int,
         drift: Sequence[tuple[str, Any, Any]] = (),
-        own_parts: Mapping[str, str] | None = None,
+        parts: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         """Write that the attempt begins.
 
@@ -87,10 +93,10 @@ class Manifest:
         Args:
           config: resolved.
           mesh: {axis: devices}.
-          data: {"train": fingerprint, "validation": fingerprint or None}.
+          data: {"train": fingerprint, "validation": fingerprint or None, "class_names": [name]}.
           start: the step it goes on from, 0 for a new run.
           drift: (field, value there, value here) of what was allowed to change.
-          own_parts: {"package.module:name": sha256 of its source} of the user's own parts.
+          parts: what the config does not say, as `parts_of`.
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
@@ -104,7 +110,6 @@ class Manifest:
             "mesh": dict(mesh),
             "process_count": jax.process_count(),
             "data": dict(data),
-            "own_parts": dict(own_parts or {}),
             "start": start,
             "reached": None,
             "checkpoints": {},
@@ -113,6 +118,7 @@ class Manifest:
             "ended_at": None,
             "exit_code": None,
             "ended": None,
+            **{name: dict(parts.get(name, {})) for name in LATER},
         }
         self._write()
 
@@ -225,22 +231,27 @@ def fingerprints(train: Source, validation: Source | None) -> dict[str, str | No
     }
 
 
-def last_own_parts(workdir: Path) -> dict[str, str]:
-    """The sources' digests of the user's own parts at the newest attempt; {} for none."""
+def parts_of(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """What makes a run and stands in no config, by its digest; all are {} for most runs.
+
+    Returns:
+      {"changed_in_python": {part: digest of its source and of what it was made with}, "frozen":
+      {name: digest of the tree}, "own_parts": {"package.module:name": sha256 of its source}}.
+    """
+    return {
+        "changed_in_python": {n: sources.digest_of(p) for n, p in experiment.changed.items()},
+        "frozen": {name: digests.digest(tree) for name, tree in experiment.frozen.items()},
+        "own_parts": code.sources(experiment.own),
+    }
+
+
+def last(workdir: Path) -> Entry | None:
+    """The newest attempt; None where no manifest tells."""
     try:
         attempts = read(workdir / FILE)
     except UserError:
-        return {}
-    return attempts[-1].get("own_parts", {}) if attempts else {}
-
-
-def last_data(workdir: Path) -> dict[str, str | None]:
-    """The fingerprints of the data of the newest attempt; {} where no manifest tells."""
-    try:
-        attempts = read(workdir / FILE)
-    except UserError:
-        return {}
-    return attempts[-1]["data"] if attempts else {}
+        return None
+    return attempts[-1] if attempts else None
 
 
 def _check(content: Any) -> None:
@@ -249,6 +260,8 @@ def _check(content: Any) -> None:
     if not isinstance(attempts, list):
         raise ValueError("it has no list of attempts")
     for number, entry in enumerate(attempts, start=1):
+        for field in LATER if isinstance(entry, dict) else ():
+            entry.setdefault(field, {})
         for field, types in FIELDS.items():
             value = entry.get(field, NotImplemented) if isinstance(entry, dict) else NotImplemented
             if value is NotImplemented:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_jax.data import Source
+from ddpm_jax.data import Source, evenly_spaced
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.evaluation.neighbours import Copies
@@ -102,7 +102,7 @@ def draw_pairs(path: Path, train: Images, drawn: Images, copies: Copies) -> None
 
 def _images(source: Source) -> Images:
     """As many as MOST_IMAGES, evenly spaced."""
-    rows = feature_space.evenly_spaced(source, MOST_IMAGES)
+    rows = evenly_spaced(source, MOST_IMAGES)
     with tempfile.TemporaryFile() as file:
         room, labels = None, []
         for start in range(0, len(rows), READ):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data import Source, fingerprint
+from ddpm_jax.data import Source, evenly_spaced, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
@@ -160,7 +160,7 @@ def real(loaded: Loaded, metrics: Sequence[str]) -> dict[str, Any]:
         num = min(len(source), pixel_metrics.MOST_IMAGES)
         found[split] = {"num": num, "fingerprint": fingerprint(source)}
     if {*metrics} & {*attributes.METRICS}:
-        found["held_out_pairs"] = [*loaded.experiment.config.data.held_out]
+        found["held_out_pairs"] = [*loaded.experiment.config.data.options.get("held_out", ())]
     return found
 
 
@@ -213,7 +213,7 @@ def varied(scales: Sequence[Setting]) -> str:
 
 def arrays(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Images in [-1, 1] and labels of a source; of very many as many as are compared."""
-    examples = [source[k] for k in feature_space.evenly_spaced(source, pixel_metrics.MOST_IMAGES)]
+    examples = [source[k] for k in evenly_spaced(source, pixel_metrics.MOST_IMAGES)]
     images = np.stack([e["image"] for e in examples]).astype(np.float32)
     return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
 

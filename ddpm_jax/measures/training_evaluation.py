@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import frechet
@@ -37,7 +38,7 @@ class TrainingEvaluation:
             self._space: Space = feature_space.space(
                 t.evaluate_extractor,
                 {split: experiment.source(split) for split in ("train", "validation")},
-                experiment.config.data.name,
+                dataset(experiment.config).extractor,
                 reference="train",
                 num_reference=feature_space.NUM_REFERENCE,
                 weights=t.inception_weights or None,

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.build import conditioning
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source, evaluation_batches
@@ -88,7 +89,7 @@ class Watch:
         """
         assert self._validation_data is not None
         began = time.monotonic()
-        key = jax.random.fold_in(state.key, np.uint32(2**32 - 1))
+        key = streams.fold(state.key, streams.VALIDATION)
         place = sharding.batch_sharding(self.experiment.mesh)
         batches = evaluation_batches(
             self._validation_data,

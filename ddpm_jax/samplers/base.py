@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.diffusion import guidance, schedules
-from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax import streams
+from ddpm_jax.diffusion import schedules
 from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # (x, s [B], t [B], key, *numbers of the step) -> x at s
@@ -18,8 +18,8 @@ Step = Callable[..., jax.Array]
 Project = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # Karras et al.'s last noise level: below it a network has nothing left to remove.
 _SMALLEST_LEVEL = 0.002
-# Folded into a step's key for its projection: apart from what any step draws itself.
-PROJECT = 2**31 - 1
+# Deviations of data that a step must be safe on: of pixels in [-1, 1], and of normalised latents.
+DATA_STDS = (0.5, 1.0)
 
 
 def scan_steps(
@@ -60,7 +60,7 @@ def scan_steps(
         key = fold_in(keys, index)
         x = step(x, s, t, key, *row)
         if project is not None:
-            x = project(fold_in(key, PROJECT), x, s)
+            x = project(streams.fold(key, streams.PROJECTION), x, s)
         return x, (x if return_trajectory else None)
 
     rows = tuple(jnp.asarray(table, x.dtype) for table in tables)
@@ -121,7 +121,7 @@ def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
     return 0.5 * (low + high)
 
 
-def first_time(schedule: Schedule) -> float:
+def earliest_time(schedule: Schedule) -> float:
     """The earliest time that the network is meant to be asked about, in [0, 1).
 
     1 / T of a discrete schedule; 0 of a continuous one that starts above sigma = 0, and otherwise
@@ -140,24 +140,6 @@ def first_time(schedule: Schedule) -> float:
     return float(times_of(schedule, -np.log(_SMALLEST_LEVEL if level is None else level)))
 
 
-def with_bounded_x0(
-    denoise: Denoiser, schedule: Schedule, *, clip_x0: bool, threshold: float | None
-) -> Denoiser:
-    """The denoiser with x_0 clipped to [-1, 1], or dynamically thresholded, if either is asked for.
-
-    Raises:
-      ValueError: if both are asked for, or the threshold is no quantile in (0, 1].
-    """
-    if clip_x0 and threshold is not None:
-        raise ValueError(
-            f"clip_x0=True and {threshold=} both bound x_0: choose one, clip_x0=False to threshold "
-            "or threshold=None to clip"
-        )
-    if threshold is not None:
-        return guidance.threshold_x0(denoise, schedule, threshold)
-    return guidance.clip_x0(denoise, schedule) if clip_x0 else denoise
-
-
 def normal(key: jax.Array, like: jax.Array) -> jax.Array:
     """Standard normal noise like `like` [B, ...] in shape and dtype, from a scalar or [B] keys."""
     if key.ndim == 0:
@@ -172,10 +154,40 @@ def initial_noise(
 
     Args:
       key: a scalar key, or [shape[0]] keys.
+
+    Raises:
+      ValueError: as `check_noise`.
     """
+    check_noise(schedule, times)
     like = jnp.zeros(shape, dtype)
     start = jnp.full(shape[:1], times[0], dtype)
     return expand(schedule.sigma(start), like) * normal(as_keys(key), like)
+
+
+def check_noise(schedule: Schedule, times: Any) -> None:
+    """Refuse a grid that begins where an image is still there: noise alone is no start for it.
+
+    x at times[0] should be alpha x_0 + sigma eps, and the start is sigma eps. On N(0, I) data the
+    exact flow takes that to the deviation sigma / sqrt(alpha² + sigma²) = 1 / sqrt(1 + SNR) instead
+    of 1. Refused is a grid that loses more than half of the variance beside that from t = 1:
+    1 + SNR(times[0]) > 2 (1 + SNR(1)). Where the schedule ends in noise, that is alpha > sigma.
+    The "leading" grids in use begin at an SNR below 0.2: 10 steps of `cosine` at 0.025.
+
+    Args:
+      times: the grid; only the first time counts.
+
+    Raises:
+      ValueError: naming the time and the SNR there.
+    """
+    alpha, sigma, _ = levels(schedule, [float(times[0]), 1.0])
+    signal, noise = alpha**2, np.maximum(sigma**2, np.finfo(np.float64).tiny)
+    snr, last = signal / noise
+    if 1 + snr > 2 * (1 + last):
+        raise ValueError(
+            f"the grid begins at t = {float(times[0]):.4g}, where alpha² / sigma² is {snr:.3g}: "
+            "noise alone gives grey samples from there; begin nearer to t = 1, with the uniform "
+            "grid or more steps"
+        )
 
 
 def as_keys(key: jax.Array) -> jax.Array:

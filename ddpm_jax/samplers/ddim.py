@@ -18,8 +18,6 @@ def ddim(
     x: jax.Array,
     *,
     eta: float = 0.0,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -35,8 +33,6 @@ def ddim(
       key: a scalar key, or [B] keys, one an image; without effect at eta = 0.
       x: x at times[0], [B, ...].
       eta: in [0, 1]; 0 is deterministic, 1 has the variance of ancestral sampling (fixed_small).
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -50,7 +46,6 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"need 0 <= eta <= 1, got {eta=}")
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def coefficients(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
         alpha, sigma = schedule.alpha(s), schedule.sigma(s)

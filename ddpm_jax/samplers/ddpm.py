@@ -20,8 +20,6 @@ def ancestral(
     x: jax.Array,
     *,
     variance: str = "fixed_small",
-    clip_x0: bool = False,
-    threshold: float | None = None,
     mean_gradient: guidance.Gradient | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
@@ -38,8 +36,6 @@ def ancestral(
       x: x at times[0], [B, ...].
       variance: sigma² is beta-tilde ("fixed_small") or beta ("fixed_large") of each step, or lies
         between them where the network says so ("learned_range"; see `diffusion.variances`).
-      clip_x0: clip x_0-hat to [-1, 1].
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       mean_gradient: (x_t [B, ...], t [B]) -> [B, ...], times w; each step's mean is shifted by its
         variance times this. `guidance.classifier` says how that differs from guiding eps.
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
@@ -55,7 +51,6 @@ def ancestral(
     Source: Ho et al. 2020, Algorithm 2 and section 3.2; Nichol & Dhariwal 2021, section 3.1 and,
     for respacing, equation 19; Dhariwal & Nichol 2021, Algorithm 1, for mean_gradient.
     """
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     coefficients, step = reverse_step(denoise, schedule, variance, mean_gradient)
     tables = base.tabulate(times, coefficients)
     return base.scan_steps(

@@ -37,8 +37,6 @@ def dpm_solver_pp(
     form: str = "exact",
     sde: bool = False,
     lower_order_final: bool = False,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -80,8 +78,6 @@ def dpm_solver_pp(
         "exact" alone.
       sde: solve the reverse SDE instead, its noise exactly: SDE-DPM-Solver++ (multistep).
       lower_order_final: multistep: lower the order over the last steps to 1, steadier with few.
-      clip_x0: clip x_0-hat to [-1, 1].
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s; earlier estimates of
         x_0 stay as they were.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
@@ -97,7 +93,6 @@ def dpm_solver_pp(
     order 3 published: diffusers' DPMSolverMultistepScheduler.
     """
     _check(order, method, form, sde, lower_order_final)
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     levels = plan(schedule, times)
     if method == "singlestep":
         rows = single_steps(schedule, levels, order, form)

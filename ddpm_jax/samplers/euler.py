@@ -18,6 +18,9 @@ from ddpm_jax.samplers import base
 from ddpm_jax.samplers.ddim import ddim
 from ddpm_jax.samplers.evaluations import Evaluation, Level, first_order, levels_at, plan, run
 
+# Of Heun's step, in units of what it corrects: beyond, it is an extrapolation and no correction.
+LARGEST_CORRECTION = 1.0
+
 
 def euler(
     denoise: Denoiser,
@@ -26,8 +29,6 @@ def euler(
     key: jax.Array,
     x: jax.Array,
     *,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -42,8 +43,6 @@ def euler(
       times: descending, [num_steps + 1].
       key: without effect; as in every sampler.
       x: x at times[0], [B, ...].
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -55,7 +54,6 @@ def euler(
 
     Source: Karras et al. 2022, section 3; Song et al. 2021 (DDIM), section 4.3.
     """
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
     rows = [Evaluation(t.time, **first_order(t, s)) for t, s in steps]
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
@@ -69,8 +67,6 @@ def euler_ancestral(
     x: jax.Array,
     *,
     eta: float = 1.0,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -86,8 +82,6 @@ def euler_ancestral(
       key: a scalar key, or [B] keys, one an image; without effect at eta = 0.
       x: x at times[0], [B, ...].
       eta: in [0, 1]; 0 is `euler`.
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -106,8 +100,6 @@ def euler_ancestral(
         key,
         x,
         eta=eta,
-        clip_x0=clip_x0,
-        threshold=threshold,
         project=project,
         return_trajectory=return_trajectory,
     )
@@ -120,14 +112,14 @@ def heun(
     key: jax.Array,
     x: jax.Array,
     *,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
     """y_s = y_t + (rho_s - rho_t) (eps-hat(y_t) + eps-hat(y_s of Euler)) / 2: second order.
 
-    A step from alpha = 0 or to sigma = 0 is Euler's: NFE = 2 num_steps, less one for each of those.
+    A step from alpha = 0 or to sigma = 0 is Euler's, and so is one whose correction would be larger
+    than what it corrects (`correction_size` above 1): a long step, mostly from an alpha near 0,
+    where rho is in the thousands. NFE = 2 num_steps, less one for each of those.
 
     Args:
       denoise: (x_t [B, ...], t [B]) -> Denoised.
@@ -135,8 +127,6 @@ def heun(
       times: descending, [num_steps + 1].
       key: without effect; as in every sampler.
       x: x at times[0], [B, ...].
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -148,9 +138,8 @@ def heun(
 
     Source: Karras et al. 2022, algorithm 1, with sigma / alpha as the variable on any path.
     """
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     steps = itertools.pairwise(plan(schedule, times))
-    rows = [row for t, s in steps for row in _heun_step(t, s)]
+    rows = [row for t, s in steps for row in _heun_step(t, s, _is_corrected(t, s))]
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
@@ -165,8 +154,6 @@ def edm_stochastic(
     S_min: float = 0.0,
     S_max: float = float("inf"),
     S_noise: float = 1.0,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -188,8 +175,6 @@ def edm_stochastic(
       S_min, S_max: range of rho = sigma / alpha that is churned, 0 <= S_min <= S_max; S_max may be
         infinite.
       S_noise: 0 <= S_noise < inf; slightly above 1 makes up for lost detail.
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -208,7 +193,6 @@ def edm_stochastic(
             "need finite S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max, got "
             f"{S_churn=}, {S_noise=}, {S_min=}, {S_max=}"
         )
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     levels = plan(schedule, times)
     gamma = min(S_churn / (len(levels) - 1), 2**0.5 - 1)
     # alpha = 0 is rho = infinity: nothing is noisier.
@@ -218,24 +202,47 @@ def edm_stochastic(
     rows: list[Evaluation] = []
     for (t, s), hot, churn in zip(itertools.pairwise(levels), hots, churned, strict=True):
         if not (churn and hot.lam < t.lam):
-            rows += _heun_step(t, s)
+            rows += _heun_step(t, s, _is_corrected(t, s))
             continue
-        first, *rest = _heun_step(hot, s)
+        # As from t, so that the network is called as often as in `heun`.
+        first, *rest = _heun_step(hot, s, _is_corrected(t, s))
         stir = hot.alpha / t.alpha
         noise = S_noise * math.sqrt(hot.sigma**2 - (stir * t.sigma) ** 2)
         rows += [dataclasses.replace(first, stir=stir, stir_noise=noise), *rest]
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
-def _heun_step(t: Level, s: Level) -> list[Evaluation]:
-    """Euler's evaluation, then, between levels where alpha and sigma are not 0, the correction.
+def correction_size(t: Level, s: Level, data_std: float) -> float:
+    """The correction of Heun's step from t to s in units of the exact x_s, on N(0, data_std² I).
+
+    There eps-hat = x sigma / v with v = alpha² data_std² + sigma², the variance of x. So x_t is
+    multiplied by m = sigma_s / sigma_t + (alpha_s - alpha_t sigma_s / sigma_t) alpha_t data_std² /
+    v_t in Euler's step, by d / 2 (m sigma_s / v_s - sigma_t / v_t) in the correction, with d as in
+    `_heun_step`, and by sqrt(v_s / v_t) on the exact flow. The size is of order h² for a small step
+    h, and about rho_t data_std² / (2 rho_s³) where rho_t >> rho_s >> data_std.
+    """
+    v_t, v_s = ((level.alpha * data_std) ** 2 + level.sigma**2 for level in (t, s))
+    of_x = s.sigma / t.sigma
+    euler = of_x + (s.alpha - t.alpha * of_x) * t.alpha * data_std**2 / v_t
+    half = 0.5 * (s.sigma - s.alpha / t.alpha * t.sigma)
+    return abs(half * (euler * s.sigma / v_s - t.sigma / v_t)) * math.sqrt(v_t / v_s)
+
+
+def _is_corrected(t: Level, s: Level) -> bool:
+    if not (t.finite and s.finite):
+        return False
+    return max(correction_size(t, s, std) for std in base.DATA_STDS) <= LARGEST_CORRECTION
+
+
+def _heun_step(t: Level, s: Level, corrected: bool) -> list[Evaluation]:
+    """Euler's evaluation, then the correction, unless it is left out.
 
     With r = alpha_s / alpha_t and d = sigma_s - r sigma_t = alpha_s (rho_s - rho_t), Heun's step is
     x_s = r x_t + d (eps_t + eps_s) / 2 with eps_t = (x_t - alpha_t x0_t) / sigma_t, and eps_s of
     Euler's point alike.
     """
     predictor = Evaluation(t.time, **first_order(t, s))
-    if not (t.finite and s.finite):
+    if not corrected:
         return [predictor]
     ratio = s.alpha / t.alpha
     half = 0.5 * (s.sigma - ratio * t.sigma)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
@@ -140,7 +141,7 @@ def run(
             u = u + row["noise"] * base.normal(key_noise, u)
         if project is not None:
             found, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
-            key_project = base.fold_in(key_noise, base.PROJECT)
+            key_project = streams.fold(key_noise, streams.PROJECTION)
             u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
             change = u - found if carried else None
         return (origin, u, x0s, change), (u if return_trajectory else None)

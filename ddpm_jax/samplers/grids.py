@@ -2,7 +2,8 @@
 
 Each takes (schedule, num_steps) and returns float64, strictly descending, the last one 0. On a
 discrete schedule `uniform`, `leading`, `linspace` and `quadratic` keep to its nodes i / T.
-`truncated` is the tail of any of them.
+`truncated` is the tail of any of them. With a step or two `leading` and `linspace` may begin where
+noise alone is no start, which `samplers.initial_noise` refuses.
 """
 
 import math
@@ -103,7 +104,7 @@ def karras(
       rho: 1 <= rho < inf; 7 spends most steps at low noise.
       sigma_min: the level before the last step (a grid of one step has none), at least the
         schedule's at t = 0. None for the smallest one that the network is meant to be asked about:
-        `base.first_time`.
+        `base.earliest_time`.
       sigma_max: the first level, at most the schedule's own; None for that.
 
     Raises:
@@ -113,8 +114,8 @@ def karras(
     Source: Karras et al. 2022, equation 5.
     """
     _check(schedule, num_steps, nodes=False)
-    first_time = base.first_time(schedule)
-    known = base.levels(schedule, np.array([0.0, first_time, 1.0])).lam
+    earliest = base.earliest_time(schedule)
+    known = base.levels(schedule, np.array([0.0, earliest, 1.0])).lam
     start, default, end = (float(level) for level in np.exp(-known))
     if sigma_max is None and np.isinf(end):
         raise ValueError("this schedule ends at alpha = 0, sigma / alpha = inf: give sigma_max")
@@ -134,7 +135,7 @@ def karras(
     if high >= end:
         times[0] = 1.0
     if sigma_min is None and num_steps > 1:
-        times[-1] = first_time
+        times[-1] = earliest
     return np.append(times if ends_at_0 else times[:-1], 0.0)
 
 
@@ -161,7 +162,7 @@ def log_snr_uniform(
     """
     _check(schedule, num_steps, nodes=False)
     known = schedule.betas is not None or schedule.smallest_level is not None
-    first = base.first_time(schedule) if known else _FIRST
+    first = base.earliest_time(schedule) if known else _FIRST
     lams = base.levels(schedule, np.array([1.0, _LAST, first, 0.0])).lam
     low = lams[0] if np.isfinite(lams[0]) else lams[1]
     high = lams[3] if np.isfinite(lams[3]) else lams[2]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.guidance import observation
 from ddpm_jax.diffusion.prediction import Denoiser
@@ -51,8 +52,6 @@ def repaint(
     jump_length: int = 10,
     num_resamples: int = 10,
     variance: str = "fixed_small",
-    clip_x0: bool = False,
-    threshold: float | None = None,
 ) -> jax.Array:
     """Ancestral sampling with replacement that goes back and forth, so that both parts agree.
 
@@ -62,7 +61,7 @@ def repaint(
     network calls.
 
     Args:
-      denoise, schedule, key, variance, clip_x0, threshold: as in `ancestral`.
+      denoise, schedule, key, variance: as in `ancestral`.
       times: descending, [num_steps + 1]; 250 steps in the paper.
       x: x at times[0], [B, ...].
       known, mask: as in `replacement`.
@@ -81,7 +80,6 @@ def repaint(
     keys = base.check_start(key, x)
     moves = _moves(len(times) - 1, jump_length, num_resamples)
     project = replacement(schedule, known, mask)
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     coefficients, down = ddpm.reverse_step(denoise, schedule, variance)
 
     def forward(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
@@ -110,7 +108,7 @@ def repaint(
         key = base.fold_in(keys, index)
 
         def sample(x: jax.Array) -> jax.Array:
-            return project(base.fold_in(key, base.PROJECT), down(x, s, t, key, *row), s)
+            return project(streams.fold(key, streams.PROJECTION), down(x, s, t, key, *row), s)
 
         def noise(x: jax.Array) -> jax.Array:
             return ratio * x + std * base.normal(key, x)

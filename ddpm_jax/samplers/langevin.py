@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.samplers import base
-
-# Folded into a level's key for the projection of its updates; theirs are 0 ... steps_per_level - 1.
-LEVEL = base.PROJECT - 1
 
 
 def langevin(
@@ -23,8 +21,6 @@ def langevin(
     *,
     steps_per_level: int = 100,
     step_size: float = 0.2,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -49,8 +45,6 @@ def langevin(
       step_size: a / sigma², in (0, 4): beyond, the updates need not be stable. The paper's
         epsilon / sigma_L². NCSN's code means 0.4 (step_lr 2e-5, sigma_L 0.01, in a form without
         our 1/2), NCSNv2 0.124 (6.2e-6).
-      clip_x0: clip x_0-hat to [-1, 1]; eps-hat is derived anew from it.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each move, at its time s, and after each update,
         at its level's. All updates of a level have one key: noise that a projection draws is drawn
         once a level, as in the paper's inpainting.
@@ -70,7 +64,6 @@ def langevin(
         raise ValueError(f"need steps_per_level >= 1, got {steps_per_level=}")
     if not 0 < step_size < 4:
         raise ValueError(f"need 0 < step_size < 4, got {step_size=}: it is in units of sigma²")
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
 
     def updates(x: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         sigma = expand(schedule.sigma(t), x)
@@ -79,7 +72,9 @@ def langevin(
             z = base.normal(base.fold_in(key, index), x)
             drift = -0.5 * step_size * sigma * denoise(x, t).eps
             x = x + drift + step_size**0.5 * sigma * z
-            return x if project is None else project(base.fold_in(key, LEVEL), x, t)
+            return (
+                x if project is None else project(streams.fold(key, streams.LEVEL_PROJECTION), x, t)
+            )
 
         return jax.lax.fori_loop(0, steps_per_level, update, x)
 

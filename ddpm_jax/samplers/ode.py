@@ -77,8 +77,6 @@ def probability_flow(
     t_min: float | None = None,
     max_steps: int = 4096,
     solver: str = "tsit5",
-    clip_x0: bool = False,
-    threshold: float | None = None,
     return_trajectory: bool = False,
     return_nfe: bool = False,
 ) -> Any:
@@ -98,9 +96,7 @@ def probability_flow(
       x: x at times[0], [B, ...].
       rtol, atol, max_steps, solver: as in `integrator`.
       t_min: in (0, times[-2]], for a grid that ends at 0. None for the earliest time that the
-        network is meant to be asked about, `base.first_time` (times[-2], if that is earlier).
-      clip_x0: clip x_0-hat to [-1, 1]; the drift then has kinks, which cost steps.
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
+        network is meant to be asked about, `base.earliest_time` (times[-2], if that is earlier).
       return_trajectory: also return x at every time, [num_steps + 1, B, ...]; steps then end at
         each of them.
       return_nfe: also return the number of network calls that each image needed, int32 [B].
@@ -118,7 +114,6 @@ def probability_flow(
     options = _options(rtol, atol, max_steps, solver)
     times = base.check_times(times)
     base.check_start(key, x)
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     end = _last_time(schedule, times, t_min)
     more = end > times[-1]
     # What the ODE is solved in, and its values at the times to save and at the end.
@@ -213,7 +208,7 @@ def _first_order(denoise: Denoiser, schedule: Schedule, x: jax.Array, t: float) 
 def _last_time(schedule: Schedule, times: np.ndarray, t_min: float | None) -> float:
     """Where the ODE ends: times[-1], or t_min if that is 0."""
     if t_min is None:
-        return float(times[-1] or min(base.first_time(schedule), times[-2]))
+        return float(times[-1] or min(base.earliest_time(schedule), times[-2]))
     if not 0 < t_min <= times[-2]:
         raise ValueError(f"need 0 < t_min <= times[-2] = {times[-2]:g}, got {t_min=}")
     if times[-1] > 0:

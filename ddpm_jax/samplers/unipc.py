@@ -34,8 +34,6 @@ def unipc(
     form: str = "exact",
     variant: str | None = None,
     lower_order_final: bool = False,
-    clip_x0: bool = False,
-    threshold: float | None = None,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -68,8 +66,6 @@ def unipc(
       form: "exact" or "published".
       variant: of "published": "bh1", B(h) = h, or "bh2", B(h) = e^h - 1; None for "bh2".
       lower_order_final: lower the order over the last steps to 1, steadier with few.
-      clip_x0: clip x_0-hat to [-1, 1].
-      threshold: the quantile of dynamic thresholding instead (`guidance.threshold_x0`).
       project: (key, x [B, ...], s [B]) -> x after each prediction, at its time s. The corrector's
         change is then made to the projected x, and earlier estimates of x_0 stay as they were.
       return_trajectory: also return x at every time as the network is shown it,
@@ -95,7 +91,6 @@ def unipc(
             f"{variant=} has no effect with {form=}, {order=}, {corrector=}: leave it out, or set "
             "form='published' with a corrector or an order above 1"
         )
-    denoise = base.with_bounded_x0(denoise, schedule, clip_x0=clip_x0, threshold=threshold)
     b_h = variant or "bh2"
     rows = _plan(schedule, plan(schedule, times), order, corrector, form, b_h, lower_order_final)
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)

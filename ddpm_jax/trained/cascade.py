@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.build import conditioning, upsampling
+from ddpm_jax.build import class_names, conditioning, upsampling
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import tasks
@@ -52,7 +52,7 @@ class Cascade:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -82,7 +82,7 @@ class Cascade:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -110,7 +110,7 @@ class Cascade:
         return found
 
     def _labels(
-        self, number: int, one: Loaded, num: int, labels: Sequence[int], task: Task
+        self, number: int, one: Loaded, num: int, labels: Sequence[int | str], task: Task
     ) -> np.ndarray:
         """The labels of the base's images, int [num], as far as this upsampler knows labels."""
         c = one.experiment.config
@@ -119,6 +119,9 @@ class Cascade:
             raise UserError(
                 f"upsampler {number}: it has {c.model.num_classes} classes, and the base {of_base}"
             )
+        if c.model.num_classes and of_base:
+            of_base_names = tasks.names_of_classes(self.base.experiment.config, task)
+            class_names.check_same(f"upsampler {number}", of_base_names, c.data.class_names)
         if c.model.num_classes and of_base and not task.tells_labels:
             return self.base.labels(num, labels, task)
         if c.model.num_classes and not conditioning.ever_hidden(c, "label"):

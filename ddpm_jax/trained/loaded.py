@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax.build import conditioning, networks, sampling, upsampling
+from ddpm_jax.build import class_names, conditioning, networks, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.code import NONE, Own
@@ -73,7 +73,7 @@ class Loaded:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -83,7 +83,8 @@ class Loaded:
 
         Args:
           num: how many.
-          labels: classes, cycled; without them, image k is of class k mod num_classes.
+          labels: classes, cycled: their numbers, or names in config.data.class_names; without
+            them, image k is of class k mod num_classes.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
             absent. "low_resolution" is the smaller image of a model that enlarges.
@@ -103,7 +104,7 @@ class Loaded:
         self,
         num: int,
         *,
-        labels: Sequence[int] = (),
+        labels: Sequence[int | str] = (),
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -138,7 +139,7 @@ class Loaded:
             "sampling": described(config.sample.to_dict()),
             # Nothing else depends on how many there are: a larger set goes on from a smaller one.
             "num": num if task.interpolates else None,
-            "labels": [int(label) for label in labels],
+            "labels": self.class_numbers(labels, task),
             "conditions": described(conditions),
             "task": described(task),
             "seed": seed,
@@ -223,10 +224,10 @@ class Loaded:
         config = config_files.override(config, {"sample": sampling.changed(options, config)})
         return build(config, task, own=self.experiment.own)
 
-    def labels(self, num: int, given: Sequence[int] = (), task: Task = NO_TASK) -> np.ndarray:
+    def labels(self, num: int, given: Sequence[int | str] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
         num_classes = tasks.num_classes(self.experiment.config, task)
-        given = [int(label) for label in given]  # an array has no truth value
+        given = self.class_numbers(given, task)
         if num < 1:
             raise UserError(f"the number of samples must be at least 1, got {num}")
         if given and not num_classes:
@@ -237,6 +238,19 @@ class Loaded:
         if bad := [label for label in given if not 0 <= label < num_classes]:
             raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
         return drawing.default_labels(num, num_classes, given)
+
+    def class_numbers(self, labels: Sequence[int | str], task: Task = NO_TASK) -> list[int]:
+        """Labels as numbers, those of the task's classifier where the model has none.
+
+        Args:
+          labels: numbers of classes, or names, as config.data.class_names has them.
+          task: that samples are drawn for.
+
+        Raises:
+          UserError: for a name that there is not.
+        """
+        names = tasks.names_of_classes(self.experiment.config, task)
+        return [class_names.number(names, label) for label in labels]
 
 
 def load(
@@ -249,7 +263,7 @@ def load(
     """The model that was trained in `workdir`; nothing found there is executed.
 
     Args:
-      workdir: of a run of scripts/train.py.
+      workdir: of a run.
       step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
       own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
@@ -261,12 +275,12 @@ def load(
     config = config_files.read(workdir)
     if config is None:
         raise UserError(
-            f"no checkpoint in {workdir}: it has no config.json; train one there with "
-            "scripts/train.py, or name another --workdir"
+            f"no checkpoint in {workdir}: it has no config.json; train one there, or "
+            "name another --workdir"
         )
     # All devices of this machine, whatever trained it; batches of data are filled up to them.
+    devices = jax.device_count()
     try:
-        devices = jax.device_count()
         here = {
             "mesh": {"data": devices, "fsdp": 1},
             "data": {"batch_size": -(-config.data.batch_size // devices) * devices},

@@ -97,9 +97,11 @@ def _program(
 ) -> drawing.SampleFn:
     c = experiment.config
     times = sampling.times(c, schedule, experiment.own)
-    sampling.check(sampler, schedule, times)
+    sampling.check(c, sampler, schedule, times)
     if len(task.init_images):
         times = samplers.grids.truncated(times, tasks.strength(task))
+    else:
+        sampling.check_noise(c, schedule, times)
     tasks.check_guides(c, schedule, task)
     return drawing.make_sample_fn(
         steering.denoiser(c, experiment.model.apply, schedule, task),

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
-from ddpm_jax.build import conditioning, paths
+from ddpm_jax.build import conditioning, paths, sampling
 from ddpm_jax.diffusion import condition_dropout, guidance, prediction
 from ddpm_jax.diffusion.guidance import Scale
 from ddpm_jax.diffusion.prediction import Denoiser
@@ -27,7 +27,7 @@ MOST_BYTES = 4 * 2**30  # of a trajectory, as the program keeps it
 def denoiser(
     c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, task: Task
 ) -> Callable[[Any, Arrays, Arrays, Arrays], Denoiser]:
-    """(params, helpers, conditions, task's arrays) -> the guided denoiser of config.sample.
+    """(params, helpers, conditions, task's arrays) -> config.sample's denoiser, guided and bounded.
 
     Raises:
       ValueError: for guidance options that do not fit.
@@ -90,7 +90,10 @@ def denoiser(
             data_std=c.diffusion.prediction_options.get("sigma_data", DATA_STD),
         )
 
-    return guided
+    def bounded(params: Any, helpers: Arrays, conditions: Arrays, arrays: Arrays) -> Denoiser:
+        return sampling.bounded(c, guided(params, helpers, conditions, arrays), schedule)
+
+    return bounded
 
 
 def start(

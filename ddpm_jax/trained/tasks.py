@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import Given
 from ddpm_jax.config.checks import check_guidable, image_shape
 from ddpm_jax.data.pipeline import stacked
@@ -212,7 +212,17 @@ def num_classes(c: ConfigDict, task: Task) -> int:
     its = task.classifier.experiment.config.model.num_classes
     if own and own != its:
         raise UserError(f"classifier: it has {its} classes, and this model {own}")
+    if own:
+        names = task.classifier.experiment.config.data.class_names
+        class_names.check_same("classifier", c.data.class_names, names)
     return its
+
+
+def names_of_classes(c: ConfigDict, task: Task) -> tuple[str, ...]:
+    """The names of those classes; () where there are none."""
+    if c.model.num_classes or task.classifier is None:
+        return tuple(c.data.class_names)
+    return tuple(task.classifier.experiment.config.data.class_names)
 
 
 def _branch(
@@ -226,8 +236,8 @@ def _branch(
     own = dict(conditions)
     if "label" in own:
         classes = c.model.num_classes
-        label = own.pop("label")
-        if not str(label).isdecimal() or int(str(label)) >= classes:
+        label = class_names.number(c.data.class_names, own.pop("label"))
+        if not 0 <= label < classes:
             known = f"is outside 0..{classes - 1}" if classes else "is of a model with classes"
             raise UserError(f"label {label} {known}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)

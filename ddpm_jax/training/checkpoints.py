@@ -15,7 +15,7 @@ from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.runtime import digests, processes
 from ddpm_jax.training import step_files
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step_files import Damaged, Record
+from ddpm_jax.training.step_files import Damaged, Record, Unreadable
 
 # What a step is called while it is written, and while it is deleted: no such name is ever read.
 PARTIAL, LEAVING = ".{}.partial", ".{}.leaving"
@@ -50,8 +50,10 @@ class Checkpoints:
         self._writing, self._began, self._told_stuck = 0, 0.0, False
         self._complaints: list[str] = []
         self._failed: BaseException | None = None
+        self._proven = False
         step_files.quiet_orbax()
         if not read_only:
+            step_files.check_writable_name(self.directory)
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -104,7 +106,7 @@ class Checkpoints:
         for step in self.steps():
             try:
                 found[step] = step_files.read_record(self._folder(step))
-            except Damaged:
+            except (Damaged, Unreadable):
                 continue
         return found
 
@@ -113,7 +115,12 @@ class Checkpoints:
         return sorted(self.directory.glob("*.bad*")) if self.directory.is_dir() else []
 
     def verify(self, step: int) -> Record:
-        """Compare all of a step's files with their digests. Raises UserError if one differs."""
+        """Compare all of a step's files with their digests.
+
+        Raises:
+          Damaged, Unreadable: if one differs, or they were never a whole checkpoint.
+          UserError: if there is no such step.
+        """
         self.check(step)
         return step_files.verify(self._folder(step))
 
@@ -207,19 +214,29 @@ class Checkpoints:
     ) -> tuple[TrainState, int] | None:
         """The newest step that is whole, and its number; None where no step ever was.
 
-        A damaged step is renamed to STEP.bad and told in one line.
+        A damaged step is renamed to STEP.bad and told in one line; one that is as it was written
+        is never renamed.
 
         Raises:
-          UserError: if there were steps and none is whole, or they hold another network.
+          UserError: if there were steps and none is whole, they hold another network, or the newest
+            cannot be restored though it is as it was written.
         """
         while step := processes.of_first(self.latest() or 0):
+            state: TrainState | None = None
+            error: UserError | None = None
             try:
-                state, error = self.restore(step, like), None
-            except Damaged as damaged:
-                state, error = None, damaged
+                state = self.restore(step, like)
+            except (Damaged, Unreadable) as problem:
+                error = problem
             if processes.all_of(state is not None):
                 assert state is not None
                 return state, step
+            if not processes.all_of(not isinstance(error, Unreadable)):
+                raise UserError(
+                    f"{error or 'another process cannot read the checkpoint'}: nothing was "
+                    "changed; mend that, or move the step's folder away to go on from the one "
+                    "before it"
+                )
             if processes.is_first():
                 say(f"{error}; set aside as {self._set_aside(step).name}")
             processes.wait("set aside")
@@ -250,8 +267,8 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise UserError(
-                f"no checkpoint in {self.directory.parent}; train one there with scripts/train.py, "
-                "or name another --workdir"
+                f"no checkpoint in {self.directory.parent}; train one there, or name another "
+                "--workdir"
             )
         if step is not None and step not in steps:
             known = ", ".join(map(str, steps))
@@ -268,7 +285,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 return self.verify(step).step
-            except Damaged as error:
+            except (Damaged, Unreadable) as error:
                 say(f"{error}; taking the one before it")
         raise UserError(f"no checkpoint in {self.directory} is whole; name another --workdir")
 
@@ -301,6 +318,9 @@ class Checkpoints:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             step_files.write(partial, step, host, loss, distance)
+            if not self._proven:  # once: what cannot be restored here shows at the first save
+                step_files.prove(partial, step, host)
+                self._proven = True
             os.rename(partial, self._folder(step))
             step_files.sync(self.directory)
         except BaseException as error:  # nothing may be lost on its way out of a thread

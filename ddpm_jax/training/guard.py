@@ -71,8 +71,7 @@ def split(extra: dict[str, Any]) -> tuple[Record, dict[str, Any]]:
     """
     if NAME not in extra:
         raise ValueError(
-            f"TrainState.extra has no {NAME!r} but {[*extra]}: begin with "
-            "objective.init_extra(params) | {guard.NAME: guard.init()}"
+            f"TrainState.extra has no {NAME!r} but {[*extra]}: begin with the state of init_state"
         )
     return extra[NAME], {name: kept for name, kept in extra.items() if name != NAME}
 

@@ -7,22 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.training import guard
+from ddpm_jax.training.objectives.base import Batch, Objective
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import Batch, Objective, gradient
+from ddpm_jax.training.step import NO_TREES, Trees, gradient, trees_of
 
 
-def make_inspection(objective: Objective) -> Callable[[TrainState, Batch], dict[str, Any]]:
-    """The pure function (state, batch) -> what the step of that state would see; changes nothing.
+def make_inspection(objective: Objective) -> Callable[..., dict[str, Any]]:
+    """The pure function (state, batch, frozen={}) -> what that state's step would see.
+
+    It changes nothing.
 
     Returns:
       loss, t and weight, [B] each as in `Outcome`, with the draws of the step itself; and
       finite_gradient, a bool scalar for each parameter.
     """
 
-    def inspect(state: TrainState, batch: Batch) -> dict[str, Any]:
+    def inspect(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> dict[str, Any]:
         key = jax.random.fold_in(state.key, state.step)
         _, history = guard.split(state.extra)
-        _, outcome, grads = gradient(objective, state.params, batch, key, history)
+        trees = trees_of(objective, state.ema, frozen)
+        _, outcome, grads = gradient(objective, state.params, batch, key, history, trees)
         return {
             "loss": outcome.loss,
             "t": outcome.t,

@@ -15,6 +15,9 @@ from ddpm_jax.training.state import TrainState
 Metrics = dict[str, jax.Array]
 Action = Callable[[int, TrainState, Metrics], None]
 
+# What is logged as its mean.
+_FIGURES = ("loss", "grad_norm", "learning_rate")
+
 
 class StopSignal:
     """The first SIGINT or SIGTERM becomes a request to stop; the second ends the process at once.
@@ -122,18 +125,27 @@ class MeanMetrics:
         fetched = jax.device_get(self._pending)
         self._pending = []
         taken = [m for m in fetched if not m["skipped"]]
+        # "loss", or "NAME_loss" of one of several players.
+        names = [n for kind in _FIGURES for n in fetched[-1] if f"_{n}".endswith(f"_{kind}")]
         mean = {
-            name: float(np.mean([m[name] for m in taken])) if taken else math.nan
-            for name in ("loss", "grad_norm")
+            name: _mean([m[name] for m in (fetched if name.endswith("rate") else taken)])
+            for name in names
         }
-        mean["learning_rate"] = float(np.mean([m["learning_rate"] for m in fetched]))
         if total := int(fetched[-1]["skipped_total"]):
             mean["skipped"] = total
         return mean | (quarter_means(taken) if taken else {})
 
 
+def _mean(values: Sequence[Any]) -> float:
+    """Their mean, without the NaNs of steps in which a player did not move; NaN of no numbers."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else math.nan
+
+
 def quarter_means(metrics: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
     """loss_q1 .. loss_q4: the mean loss by quarter of t, where anything fell in the quarter."""
+    if "quarter_count" not in metrics[0]:
+        return {}
     sums = np.sum([m["quarter_loss_sum"] for m in metrics], axis=0)
     counts = np.sum([m["quarter_count"] for m in metrics], axis=0)
     return {f"loss_q{q + 1}": float(sums[q] / counts[q]) for q in range(4) if counts[q]}

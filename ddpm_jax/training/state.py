@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ddpm_jax.training import guard
+
 
 class TrainState(NamedTuple):
     """What a step reads and writes.
@@ -18,7 +20,8 @@ class TrainState(NamedTuple):
       params: the network's parameters.
       ema: {name: exponential moving average of params}.
       opt_state: the optimiser's.
-      extra: what an objective keeps between steps: the losses by which times are drawn.
+      extra: what an objective keeps between steps (the losses by which times are drawn), and the
+        guard's record.
     """
 
     step: jax.Array
@@ -34,6 +37,9 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     init_extra: Callable[[Any], dict[str, Any]] = lambda params: {},
+    *,
+    spike: guard.Spike | None = None,
+    average: bool = True,
 ) -> TrainState:
     """The state at step 0, a pure function of the seed; jit it to place it on a mesh.
 
@@ -41,7 +47,10 @@ def init_state(
       init_params: key -> params.
       optimizer: gives the optimiser state.
       seed: of the run.
-      init_extra: params -> what the objective keeps between steps.
+      init_extra: params -> what the objective keeps between steps, `Objective.init_extra`. The
+        guard's record is added to it.
+      spike: the step's.
+      average: whether a moving average is kept; False for a step with ema_decay=None.
     """
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = init_params(key_params)
@@ -50,9 +59,9 @@ def init_state(
         key=key_run,
         params=params,
         # A copy: the donated state must not hold one buffer twice.
-        ema={"default": jax.tree.map(jnp.copy, params)},
+        ema={"default": jax.tree.map(jnp.copy, params)} if average else {},
         opt_state=optimizer.init(params),
-        extra=init_extra(params),
+        extra=init_extra(params) | {guard.NAME: guard.init(spike)},
     )
 
 

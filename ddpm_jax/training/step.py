@@ -1,182 +1,35 @@
-"""The pure training step: draws, loss, gradient, update, moving average."""
+"""The pure training step: gradient, update, moving average."""
 
-import dataclasses
-import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.diffusion import condition_dropout, losses, time_draws
-from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.diffusion.time_draws import TimeDraw
 from ddpm_jax.training import ema, guard
+from ddpm_jax.training.objectives.base import EMA, Batch, Extra, Objective, Outcome
 from ddpm_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array]
-Extra = dict[str, Any]
-# (network, schedule, x0, t, eps) -> [B]
-Loss = Callable[[losses.Network, Schedule, jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-class Outcome(NamedTuple):
-    """What an objective says of a batch.
-
-    Attributes:
-      loss: [B], of each example.
-      t: [B], the times that were drawn.
-      weight: [B]; the mean of weight times loss is what is minimised. 1 but for times drawn by
-        importance.
-      extra: what is kept in TrainState.extra after the batch.
-    """
-
-    loss: jax.Array
-    t: jax.Array
-    weight: jax.Array
-    extra: Extra
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Objective:
-    """What is minimised, and what it keeps between steps. Called as its `outcome`.
-
-    Attributes:
-      outcome: (params, batch, key, train, extra) -> Outcome. Without `train`: no dropout, no
-        dropped labels, and times drawn without a history.
-      init_extra: params -> what is kept in TrainState.extra before the first step.
-      of_variance: params -> a tree of bools: leaves that follow the gradient of the squared loss,
-        which is that of the estimate's variance; None for no such leaf.
-    """
-
-    outcome: Callable[[Any, Batch, jax.Array, bool, Extra], Outcome]
-    init_extra: Callable[[Any], Extra] = lambda params: {}
-    of_variance: Callable[[Any], Any] | None = None
-
-    def __call__(
-        self, params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra
-    ) -> Outcome:
-        return self.outcome(params, batch, key, train, extra)
-
-
-class Draws(NamedTuple):
-    """What an example's own key decides; each [B, ...], the drops by the condition's name."""
-
-    t: jax.Array
-    weight: jax.Array
-    eps: jax.Array
-    drop: dict[str, jax.Array]
-
-
-def draw(
-    key: jax.Array,
-    x0: jax.Array,
-    schedule: Schedule,
-    *,
-    drop_rates: Mapping[str, float] | None = None,
-    joint_rate: float = 0.0,
-    time_draw: TimeDraw | None = None,
-    history: Extra | None = None,
-) -> Draws:
-    """t, eps and the drops of every example, each from the key of its place in the batch.
-
-    So a draw depends on neither sharding, nor process count, nor what else is in the batch (but
-    for what a `time_draw` lets the batch share).
-    """
-    time_draw = time_draw or time_draws.uniform()
-
-    def one(index: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        key_t, key_eps, key_drop = jax.random.split(jax.random.fold_in(key, index), 3)
-        drop = {
-            name: jax.random.bernoulli(_named_key(key_drop, name), rate)
-            for name, rate in (drop_rates or {}).items()
-        }
-        if joint_rate:
-            every = jax.random.bernoulli(_named_key(key_drop, ""), joint_rate)
-            drop = {name: dropped | every for name, dropped in drop.items()}
-        return key_t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype), drop
-
-    keys_t, eps, drop = jax.vmap(one)(jnp.arange(x0.shape[0]))
-    # No example has this place.
-    key_batch = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
-    t, weight = time_draw.draw(schedule, keys_t, key_batch, history or {})
-    return Draws(t, weight, eps, drop)
-
-
-def _named_key(key: jax.Array, name: str) -> jax.Array:
-    """By name: what is dropped does not depend on what else there is to drop."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-
-def make_objective(
-    apply_fn: Callable[..., Any],
-    schedule_of: Callable[[Any], Schedule],
-    *,
-    loss: Loss = losses.simple,
-    time_draw: TimeDraw | None = None,
-    dropout: Mapping[str, float] | None = None,
-    joint_dropout: float = 0.0,
-    of_variance: Callable[[Any], Any] | None = None,
-) -> Objective:
-    """The denoising objective of a network, Ho et al.'s Algorithm 1 up to the gradient.
-
-    Args:
-      apply_fn: (variables, x_t, time, conditions, train=, rngs=) -> output.
-      schedule_of: params -> the forward process; a constant unless it is learned.
-      loss: (network, schedule, x0, t, eps) -> [B], one of `losses` with its options bound.
-      time_draw: one of `time_draws`, uniform if None; its history is in TrainState.extra.
-      dropout: the conditions that the network is given, names in the batch; each with the
-        probability that it is absent in training, independently of the others.
-      joint_dropout: the probability that all of them are absent together, on top of that: what
-        guidance needs of a model with several conditions.
-      of_variance: as in `Objective`.
-    """
-    time_draw = time_draw or time_draws.uniform()
-
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
-        key_examples, key_dropout = jax.random.split(key)
-        x0, schedule = batch["image"], schedule_of(params)
-        drawn = draw(
-            key_examples,
-            x0,
-            schedule,
-            drop_rates=dropout if train else dict.fromkeys(dropout or {}, 0.0),
-            joint_rate=joint_dropout if train else 0.0,
-            time_draw=time_draw if train else time_draw.validation or time_draw,
-            history=extra.get("time_draw"),
-        )
-        conditions = None
-        if dropout:
-            masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
-            conditions = condition_dropout.drop(
-                {name: batch[name] for name in [*dropout, *masks]}, drawn.drop
-            )
-
-        def network(xt: jax.Array, time: jax.Array) -> jax.Array:
-            rngs = {"dropout": key_dropout} if train else None
-            return apply_fn({"params": params}, xt, time, conditions, train=train, rngs=rngs)
-
-        values = loss(network, schedule, x0, drawn.t, drawn.eps)
-        if train and "time_draw" in extra:
-            history = time_draw.update(schedule, extra["time_draw"], drawn.t, values)
-            extra = extra | {"time_draw": jax.lax.stop_gradient(history)}
-        return Outcome(values, drawn.t, drawn.weight, extra)
-
-    def init_extra(params: Any) -> Extra:
-        history = time_draw.init(schedule_of(params))
-        return {"time_draw": history} if history else {}
-
-    return Objective(outcome, init_extra, of_variance)
+# Trees of parameters by name.
+Trees = Mapping[str, Any]
+NO_TREES: Trees = MappingProxyType({})
+Metrics = dict[str, jax.Array]
 
 
 def gradient(
-    objective: Objective, params: Any, batch: Batch, key: jax.Array, extra: Extra
+    objective: Objective,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    extra: Extra,
+    trees: Trees = NO_TREES,
 ) -> tuple[jax.Array, Outcome, Any]:
     """The weighted losses [B] of a batch, its outcome, and what the parameters follow downhill."""
 
     def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
-        outcome = objective(params, batch, key, True, extra)
+        outcome = objective(params, batch, key, True, extra, **trees)
         return outcome.weight * outcome.loss, outcome
 
     loss, pullback, outcome = jax.vjp(weighted_loss, params, has_aux=True)
@@ -191,29 +44,63 @@ def gradient(
     return loss, outcome, grads
 
 
+def trees_of(objective: Objective, average: Trees, frozen: Trees) -> Trees:
+    """The trees that an objective needs, by name: TrainState.ema's "default" as "ema", and frozen.
+
+    Raises:
+      ValueError: for one that is not there.
+    """
+    offered = dict(frozen) | ({EMA: average["default"]} if average else {})
+    for name in objective.needs:
+        if name not in offered:
+            raise ValueError(
+                f"the objective needs {name!r}, and there is {[*offered] or 'nothing'}: hand it to "
+                "the step with frozen={...}, or keep a moving average for 'ema'"
+            )
+    return {name: offered[name] for name in objective.needs}
+
+
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    learning_rate: optax.Schedule,
+    learning_rate: optax.Schedule | None = None,
     *,
-    ema_decay: float,
-    ema_warmup: bool,
+    ema_decay: float | None = 0.9999,
+    ema_warmup: bool = True,
     spike: guard.Spike | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The pure function (state, batch) -> (state, metrics); jit it, donating the state.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The pure function (state, batch, frozen={}) -> (state, metrics); jit it, donating the state.
 
     A step whose loss, gradient norm or new history is not finite, or that is a `spike`, is skipped:
-    it counts as a batch consumed and changes nothing else. state.extra holds the counts:
-    {"guard": guard.init(spike)} at first, beside what the objective keeps.
+    it counts as a batch consumed and changes nothing else. state.extra holds the counts, which
+    `init_state` put there, beside what the objective keeps.
 
-    Metrics: loss, grad_norm (before clipping), learning_rate, the sums and counts [4] of the loss
-    by quarter of t, and those of `guard.Verdict`.
+    Args:
+      objective: what is minimised.
+      optimizer: moves all parameters.
+      learning_rate: the optimiser's, for the metric alone; None leaves the metric out.
+      ema_decay: of the moving average; None for a state without one.
+      ema_warmup: a smaller decay in the first steps (`ema.decay_at`), so that a short run's
+        average is not made of its initial weights.
+      spike: what counts as a spike; None for nothing. As of `init_state`.
+
+    Returns:
+      The step. Its third argument has the frozen trees that the objective needs, by name. Metrics:
+      loss, grad_norm (before clipping), learning_rate, the sums and counts [4] of the loss by
+      quarter of t, and those of `guard.Verdict`.
+
+    Example:
+      state = init_state(init_params, optimizer, seed=0)
+      train_step = jax.jit(make_train_step(objective, optimizer), donate_argnums=0)
+      for batch in batches:
+          state, metrics = train_step(state, batch)
     """
 
-    def train_step(state: TrainState, batch: Batch) -> Any:
+    def train_step(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> Any:
         key = jax.random.fold_in(state.key, state.step)
         record, history = guard.split(state.extra)
-        loss, outcome, grads = gradient(objective, state.params, batch, key, history)
+        trees = trees_of(objective, state.ema, frozen)
+        loss, outcome, grads = gradient(objective, state.params, batch, key, history, trees)
         mean, norm = loss.mean(), optax.tree.norm(grads)
         # The optimiser's own count, which a skipped step leaves as it was.
         taken = state.step - record["skipped"]
@@ -221,8 +108,7 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema.decay_at(taken, ema_decay, ema_warmup)
-        average = {name: ema.update(tree, params, decay) for name, tree in state.ema.items()}
+        average = averaged(state.ema, params, taken, ema_decay, ema_warmup)
         params, average, opt_state, history = guard.keep(
             verdict.ok,
             (params, average, opt_state, outcome.extra),
@@ -231,7 +117,7 @@ def make_train_step(
         metrics = {
             "loss": mean,
             "grad_norm": norm,
-            "learning_rate": jnp.asarray(learning_rate(taken), jnp.float32),
+            **rate_metric(learning_rate, taken),
             **by_quarter(outcome.loss, outcome.t, outcome.weight),
             **verdict.metrics,
         }
@@ -241,13 +127,40 @@ def make_train_step(
     return train_step
 
 
-def make_validation_step(
-    objective: Objective,
-) -> Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]:
-    """(params, batch with a "mask", key) -> sums and counts [4] of the loss by quarter of t."""
+def averaged(
+    average: Trees, params: Any, taken: jax.Array, decay: float | None, warmup: bool
+) -> dict[str, Any]:
+    """TrainState.ema after the update that follows `taken` others.
 
-    def validation_step(params: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        outcome = objective(params, batch, key, False, {})
+    Raises:
+      ValueError: for a state with an average and a decay of None: it would stay at its start.
+    """
+    if decay is None:
+        if average:
+            raise ValueError("ema_decay=None needs a state without one: init_state(average=False)")
+        return {}
+    weight = ema.decay_at(taken, decay, warmup)
+    return {name: ema.update(tree, params, weight) for name, tree in average.items()}
+
+
+def rate_metric(learning_rate: optax.Schedule | None, taken: jax.Array) -> Metrics:
+    """{"learning_rate": of the update that follows `taken` others}; {} without a schedule."""
+    if learning_rate is None:
+        return {}
+    return {"learning_rate": jnp.asarray(learning_rate(taken), jnp.float32)}
+
+
+def make_validation_step(objective: Objective) -> Callable[..., Metrics]:
+    """(params, batch with a "mask", key, frozen={}) -> sums and counts [4] of the loss by quarter.
+
+    The parameters are the average's: they are what an objective gets that needs "ema".
+    """
+
+    def validation_step(
+        params: Any, batch: Batch, key: jax.Array, frozen: Trees = NO_TREES
+    ) -> Metrics:
+        trees = trees_of(objective, {"default": params}, frozen)
+        outcome = objective(params, batch, key, False, {}, **trees)
         return by_quarter(outcome.loss, outcome.t, batch["mask"] * outcome.weight)
 
     return validation_step

@@ -1,12 +1,15 @@
 """One checkpoint on disk: a folder with the state and a record of digests that proves it whole."""
 
 import concurrent.futures
+import contextlib
+import errno
 import hashlib
 import io
 import json
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +26,22 @@ RECORD = "digests.json"
 STATE = "state"  # what Orbax wrote
 MAX_RECORD_BYTES = 2**28
 _CHUNK = 2**18  # stays in the core's cache between reading and summing
+# Without these nothing can be restored, however well every file agrees with its digest.
+NEEDED = (f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
+# What Orbax and TensorStore do not take as it stands: they match folders as glob patterns and read
+# a backslash as a slash; bytes that are no text (surrogates, here) they refuse.
+_PATTERN = re.compile(r"[*?\[\]\\\ud800-\udfff]")
+DESCRIPTORS = Path("/proc/self/fd")
+# Of this process or machine, not of the files.
+_PASSING = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 class Damaged(UserError):
     """A checkpoint that is not what was written; the message says which and how."""
+
+
+class Unreadable(UserError):
+    """A checkpoint that may be what was written, and cannot be restored; the message says why."""
 
 
 class Record(NamedTuple):
@@ -82,12 +97,38 @@ def write(
 
 def write_plain(folder: Path, host: TrainState) -> None:
     """Write a state of numpy arrays as Orbax does, without digests."""
-    with _orbax() as orbax:
-        orbax.save(folder, args=ocp.args.PyTreeSave(host._asdict()))
+    with _literal(folder.parent) as parent, _orbax() as orbax:
+        orbax.save(parent / folder.name, args=ocp.args.PyTreeSave(host._asdict()))
+
+
+def prove(folder: Path, step: int, host: TrainState) -> None:
+    """Restore what `write` has just written, a field of the state at a time.
+
+    Raises:
+      Damaged, Unreadable: if it does not come back as it is in memory.
+    """
+    record = verify(folder, step)
+    for name, part in host._asdict().items():
+        if jax.tree.leaves(part):
+            _restored(folder, record, {name: part})
+
+
+def check_writable_name(folder: Path) -> None:
+    """Raises UserError for a folder that Orbax cannot write into because of how it is called."""
+    if not _is_literal(folder) and not DESCRIPTORS.is_dir():
+        raise UserError(
+            f"--workdir={folder.parent}: checkpoints cannot be written below a folder with one of "
+            r"*?[]\ in its name, or bytes that are no text: name another"
+        )
 
 
 def read_record(folder: Path) -> Record:
-    """What the files of a step must be. Raises Damaged if there is no whole record."""
+    """What the files of a step must be.
+
+    Raises:
+      Damaged: if there is no whole record.
+      Unreadable: if this process may not read it.
+    """
     path = folder / RECORD
     try:
         with _open(path) as stream:
@@ -99,19 +140,31 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError as error:
         raise Damaged(f"{folder} has no {RECORD}: unfinished, or copied in part") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise Unreadable(f"{path} cannot be read ({reason(error)})") from error
         raise Damaged(f"{path} is damaged ({reason(error)})") from error
     return record
 
 
-def verify(folder: Path) -> Record:
-    """Compare every file with the record. Raises Damaged naming the first that differs."""
+def verify(folder: Path, step: int | None = None) -> Record:
+    """Compare every file with the record.
+
+    Args:
+      folder: of the step.
+      step: its number; None for the folder's name.
+
+    Raises:
+      Damaged: naming the first file that differs.
+      Unreadable: if this process may not read a file, or what was written was no whole checkpoint.
+    """
     record = read_record(folder)
-    if folder.name != str(record.step):
+    if str(record.step) != (folder.name if step is None else str(step)):
         raise Damaged(f"{folder} is step {record.step} by its record, under another name")
     try:
         found = _sums(folder)
     except OSError as error:
-        raise Damaged(f"{folder} cannot be read ({reason(error)})") from error
+        kind = Unreadable if error.errno in _PASSING else Damaged
+        raise kind(f"{folder} cannot be read ({reason(error)})") from error
     for name in sorted(record.files.keys() | found.keys()):
         if name not in found:
             raise Damaged(f"{folder} is damaged: {name} is missing")
@@ -119,6 +172,11 @@ def verify(folder: Path) -> Record:
             raise Damaged(f"{folder} is damaged: {name} does not belong to it")
         if found[name] != record.files[name]:
             raise Damaged(f"{folder} is damaged: {name} has other content than was written")
+    for name in NEEDED:
+        if name not in record.files:
+            raise Unreadable(
+                f"{folder} is as it was written, but without {name} it cannot be restored"
+            )
     return record
 
 
@@ -135,28 +193,40 @@ def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
       Damaged: if a file or a leaf is not what was written.
+      Unreadable: if the files are, and cannot be read all the same.
       UserError: if the state that was written is another, naming the first leaf that differs.
     """
-    record = verify(folder)
+    return _restored(folder, verify(folder), like)
+
+
+def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, Any]:
+    """Some fields of the state of a step whose files were verified."""
     flat, structure = jax.tree_util.tree_flatten_with_path(like)
     # A state's fields are attributes, a dict's are keys: .params['conv'] in both.
     names = [f".{path[0].key}{jax.tree_util.keystr(path[1:])}" for path, _ in flat]
     for name, (_, leaf) in zip(names, flat, strict=True):
         there = record.leaves.get(name, "nothing").split(" ")[0]
         if there != digests.kind(leaf):
+            types = (
+                "; jax_enable_x64 is on: switch it off"
+                if getattr(jax.config, "jax_enable_x64", False)
+                else ""
+            )
             raise UserError(
                 f"{folder} holds another network or optimiser: {name} is {there} there and "
-                f"{digests.kind(leaf)} here"
+                f"{digests.kind(leaf)} here{types}"
             )
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
-        with _orbax() as orbax:
+        with _literal(folder) as literal, _orbax() as orbax:
             found = orbax.restore(
-                folder / STATE,
+                literal / STATE,
                 args=ocp.args.PyTreeRestore(like, restore_args=arguments, partial_restore=True),
             )
     except Exception as error:  # Orbax has no exception of its own for what it cannot read
-        raise Damaged(f"{folder} cannot be read ({reason(error)})") from error
+        raise Unreadable(
+            f"{folder} is as it was written, and cannot be restored ({reason(error)})"
+        ) from error
     leaves = jax.tree.leaves(found)
     for name, leaf in zip(names, leaves, strict=True):
         if digests.sum_of(leaf) != record.leaves[name]:
@@ -206,6 +276,24 @@ def _checked_leaves(host: TrainState) -> dict[str, str]:
         if not np.isfinite(total) and not np.isfinite(leaf).all():
             raise UserError(f"{jax.tree_util.keystr(path)} is not finite")
     return digests.of_leaves(host)
+
+
+def _is_literal(folder: Path) -> bool:
+    """Whether Orbax and TensorStore take the path as it stands."""
+    return not _PATTERN.search(str(folder))
+
+
+@contextlib.contextmanager
+def _literal(folder: Path) -> Iterator[Path]:
+    """A path to a folder that is there, in which Orbax finds no pattern."""
+    if _is_literal(folder):
+        yield folder
+        return
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield DESCRIPTORS / str(number)
+    finally:
+        os.close(number)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

@@ -70,7 +70,10 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         ({"data": {"image_size": (9, 8)}}, r"digits are 8x8.*\(9, 8\)"),
         ({"data": {"name": "digit"}}, "'digit'.*'digits'"),
         ({"data": {"name": "folder", "data_dir": "NONE"}}, r"no such folder: .*NONE"),
-        ({"data": {"name": "folder", "data_dir": "EMPTY"}}, "no PNG or JPEG images under .*EMPTY"),
+        (
+            {"data": {"name": "folder", "data_dir": "EMPTY"}},
+            "no PNG, JPEG or WebP .*EMPTY",
+        ),
         ({"data": {"name": "folder", "data_dir": "THREE"}}, "num_classes=10.* 3 classes"),
         (
             {"data": {"name": "folder", "data_dir": "THREE"}, "model": {"num_classes": 2}},

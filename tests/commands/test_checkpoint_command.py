@@ -22,14 +22,15 @@ KEPT = {"validate_every": 4, "keep_checkpoints": 3}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A brief run with checkpoints at 2, 4 and 6, of which 4 was validated. Not to be changed."""
-    workdir = tmp_path_factory.mktemp("brief") / "run"
+    # Below a name that Orbax takes for a pattern.
+    workdir = tmp_path_factory.mktemp("brief") / "[lab] exp" / "br[1]"
     assert train.train(tiny_runs.brief_config(train=KEPT), workdir) == 0
     return workdir
 
 
 @pytest.fixture
 def copy(run, tmp_path):
-    return shutil.copytree(run, tmp_path / "copy")
+    return shutil.copytree(run, tmp_path / "copy*[2]")
 
 
 def test_the_list_shows_each_step_and_what_it_is(run, copy, capsys):

@@ -1,6 +1,7 @@
 """What may differ between two starts of one run: by name, and nothing else."""
 
 import json
+import math
 import shutil
 
 import jax
@@ -12,9 +13,10 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands.train import drift, train
+from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import drift
 from ddpm_jax.training import state
 from ddpm_jax.training.checkpoints import Checkpoints
 
@@ -69,6 +71,7 @@ def test_what_is_allowed_goes_on_and_is_taken_down(run):
     allowed = ["optim.learning_rate", "data.flip", "seed", "ema.decay"]  # the last one is the same
     assert train.train(config, run, allow_drift=allowed) == 0
     assert tiny_runs.final(run)["step"] == 8
+    config.data.class_names = tuple("0123456789")  # which the data say
     assert config_files.read(run) == config_files.resolve(config)
     first, second = json.loads((run / "manifest.json").read_text())["attempts"]
     assert first["allowed_drift"] == []
@@ -149,3 +152,27 @@ def test_other_images_in_the_same_folder_are_other_data(tmp_path):
     there, here = first["data"]["train"], entry["data"]["train"]
     assert entry["allowed_drift"] == [{"field": drift.DATA, "there": there, "here": here}]
     assert there != here
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+def test_a_decaying_rate_that_is_stretched_is_told_and_taken_down(tmp_path, capsys, decay):
+    """Half a cosine over 4 steps is at 0 where that over 8 is at half its peak."""
+    optim = {"decay": decay, "warmup_steps": 0, "learning_rate": 1e-3}
+    config = brief_config(optim=optim, train={"num_steps": 4})
+    assert train.train(config, tmp_path) == 0
+    config.train.num_steps = 8
+    capsys.readouterr()
+    assert train.train(config, tmp_path) == 0
+    said = capsys.readouterr().err
+    _, entry = json.loads((tmp_path / "manifest.json").read_text())["attempts"]
+    assert tiny_runs.final(tmp_path)["step"] == 8
+    if decay == "constant":
+        assert "optim.decay" not in said
+        assert entry["allowed_drift"] == []
+        return
+    rate = 1e-3 * 0.5 * (1 + math.cos(math.pi * 4 / 8))
+    assert (
+        f"over 4 steps and is over 8 from here on: the learning rate goes on at {rate:.3g}, not 0;"
+        in said
+    )
+    assert entry["allowed_drift"] == [{"field": "train.num_steps", "there": 4, "here": 8}]

@@ -104,7 +104,7 @@ def test_validation_in_training_sees_dequantised_pixels(density_run):
     lines = [json.loads(line) for line in (density_run / "metrics.jsonl").read_text().splitlines()]
     assert any("validation_loss" in line for line in lines)
     built = experiment.load(density_run).experiment
-    batch = {"image": np.zeros((2, 8, 8, 1), np.float32), "label": np.zeros(2, np.int32)}
+    batch = {"x0": np.zeros((2, 8, 8, 1), np.float32), "label": np.zeros(2, np.int32)}
     params = built.init_params(jax.random.key(0))
     one, other = (built.objective(params, batch, jax.random.key(k), False, {}) for k in (0, 1))
     assert np.all(one.loss != other.loss)

@@ -13,7 +13,7 @@ import pytest
 import tiny_runs
 from tiny_runs import brief_config
 
-from ddpm_jax import cli
+from ddpm_jax import command_words
 from ddpm_jax.commands.train import train
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
@@ -59,7 +59,7 @@ def test_an_attempt_is_told_whole(finished):
     assert entry["seed"] == saved["seed"]
     assert (entry["start"], entry["reached"]) == (0, 6)
     assert entry["data"] == {"train": fingerprint(build_source("digits", "train")),
-                             "validation": None}  # fmt: skip
+                             "validation": None, "class_names": list("0123456789")}  # fmt: skip
     assert entry["versions"]["jax"] == jax.__version__
     assert entry["versions"]["numpy"] == np.__version__
     assert entry["versions"]["ddpm_jax"]
@@ -265,4 +265,4 @@ def test_a_git_that_hangs_or_is_missing_holds_nothing_up(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_overrides_are_what_the_command_line_set(words, found):
-    assert cli.overrides(["train.py", *words]) == found
+    assert command_words.overrides(["train.py", *words]) == found

@@ -1,6 +1,7 @@
 """scripts/reproduce.py: a run repeated from its manifest, equal or not, and what differs."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -93,7 +94,7 @@ def test_what_differs_around_it_is_listed_and_stops_nothing(changed, repeated, t
             f"git.commit: {'f' * 40} there, {here['git']['commit'] or 'nothing'} here",
             "devices.kind: quill there, cpu here",
             "jax.enable_x64: True there, False here",
-            "variables.XLA_FLAGS: --xla_magic there, nothing here",
+            f"variables.XLA_FLAGS: --xla_magic there, {os.environ['XLA_FLAGS']} here",
             "process_count: 2 there, 1 here",
         ]
     )

@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.commands.evaluate import evaluate, exported_features
 from ddpm_jax.commands.evaluate.evaluate import SpaceFlags
 from ddpm_jax.data import DataInfo, build_source
-from ddpm_jax.data.sources import ArraySource
+from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import kernel_distance, moments
 from ddpm_jax.evaluation.features import Features
@@ -114,7 +114,7 @@ def test_a_part_of_the_reference_is_of_the_whole_of_it(tmp_path, num):
     images = np.broadcast_to((100 * labels)[:, None, None, None], (40, 2, 2, 1)).astype(np.uint8)
     source = ArraySource(images, labels, DataInfo((2, 2, 1), 2, 256, ("a", "b")))
     found = feature_space.space(
-        "pixels", {"train": source, "validation": source}, "sorted", reference="train",
+        "pixels", {"train": source, "validation": source}, "inception", reference="train",
         num_reference=num, weights=None, resize=None, cache=tmp_path,
     )  # fmt: skip
     assert found.reference.pooled.mean() == pytest.approx(50 / 255)

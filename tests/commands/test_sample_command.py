@@ -145,6 +145,76 @@ def test_a_folder_gets_a_png_an_image(finished_run, draw, tmp_path):
             np.testing.assert_array_equal(np.asarray(opened), image[..., 0])
 
 
+def test_a_folder_that_holds_other_samples_is_refused(finished_run, tmp_path):
+    """Whoever measures the folder would take all of them for one set."""
+    folder, workdir = tmp_path / "images", str(finished_run.workdir)
+    sample.to_files(workdir, str(folder), num_samples=6, labels=["1"])
+    (folder / "notes.png").write_bytes(b"mine")
+    before = tiny_runs.snapshot(tmp_path)
+    for labels in (["2"], ["1"]):
+        with pytest.raises(
+            UserError, match=r"holds 6 samples already, 000000_class_1\.png .*delete"
+        ):
+            sample.to_files(workdir, str(folder), num_samples=3, labels=labels)
+    assert tiny_runs.snapshot(tmp_path) == before
+    # Files that are no samples may lie there.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.png").write_bytes(b"mine")
+    sample.to_files(workdir, str(tmp_path / "mine"), num_samples=2, labels=["1"])
+
+
+@pytest.mark.parametrize("fewer", [False, True])
+def test_what_was_interrupted_while_it_was_written_goes_on(
+    finished_run, tmp_path, monkeypatch, fewer
+):
+    """Its own files are there; a shorter set would leave some of them over."""
+
+    def to(folder, num):
+        sample.to_files(str(finished_run.workdir), str(tmp_path / folder), num_samples=num)
+
+    save, saved = figures.save_png, []
+
+    def cut(path, image):
+        saved.append(path)
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+        save(path, image)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(figures, "save_png", cut)
+        with pytest.raises(KeyboardInterrupt):
+            to("cut", 8)
+    assert len(list((tmp_path / "cut").iterdir())) == 4
+    if fewer:
+        with pytest.raises(UserError, match="holds 4 samples already"):
+            to("cut", 3)
+        return
+    to("cut", 8)
+    to("straight", 8)
+    assert tiny_runs.snapshot(tmp_path / "cut") == tiny_runs.snapshot(tmp_path / "straight")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "straight"]
+
+
+@pytest.mark.parametrize("out", [".", "..", "./", "inner/.."])
+def test_the_current_folder_can_be_written_to(finished_run, tmp_path, monkeypatch, out):
+    (tmp_path / "here" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    sample.to_files(str(finished_run.workdir), out, num_samples=2, labels=["4"])
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    folder = "" if out == ".." else "here/"
+    assert written == [f"{folder}00000{k}_class_4.png" for k in range(2)]
+    assert not list(tmp_path.rglob("*.parts"))
+
+
+def test_a_trajectory_in_the_place_of_the_grid_is_refused(finished_run, tmp_path):
+    with pytest.raises(UserError, match=r"--trajectory=.*a\.png: that is where the grid of --out"):
+        sample.to_files(
+            str(finished_run.workdir), str(tmp_path / "a.npz"), num_samples=1,
+            trajectory=str(tmp_path / "a.png"),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_classes_gives_the_label_minus_1(unconditional_run, tmp_path):
     sample.to_files(str(unconditional_run.workdir), str(tmp_path / "a.npz"), num_samples=3)
     with np.load(tmp_path / "a.npz") as held:

@@ -5,7 +5,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from ddpm_jax import cli
+from ddpm_jax import command_words
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.errors import UserError
 
@@ -40,15 +40,15 @@ def images(tmp_path):
 def test_two_words_of_a_flag_are_one_value():
     pairs = ("inpaint",)
     words = ["s.py", "--inpaint", "a.png", "b.png", "--seed", "3"]
-    assert cli.joined(words, pairs) == ["s.py", "--inpaint=a.png,b.png", "--seed", "3"]
+    assert command_words.joined(words, pairs) == ["s.py", "--inpaint=a.png,b.png", "--seed", "3"]
     words = ["s.py", "--inpaint=a.png,b.png", "--out", "c.png"]
-    assert cli.joined(words, pairs) == words
+    assert command_words.joined(words, pairs) == words
     # One word too few, or none, is for the flag to refuse.
-    assert cli.joined(["s.py", "--inpaint", "a.png", "--x"], pairs)[1:] == [
+    assert command_words.joined(["s.py", "--inpaint", "a.png", "--x"], pairs)[1:] == [
         "--inpaint=a.png",
         "--x",
     ]
-    assert cli.joined(["s.py", "--inpaint"], pairs)[1:] == ["--inpaint="]
+    assert command_words.joined(["s.py", "--inpaint"], pairs)[1:] == ["--inpaint="]
 
 
 def test_the_script_paints_where_the_mask_is_white(finished_run, images, tmp_path):
@@ -101,7 +101,7 @@ def test_a_moving_picture_ends_with_the_samples(finished_run, tmp_path):
         ({"colourise": "grey"}, "nothing to colour"),
         ({"upscale": "narrow"}, "upscale: need"),
         ({"between_labels": ["3"]}, "need two classes"),
-        ({"between_labels": ["3", "x"]}, "need two whole numbers"),
+        ({"between_labels": ["3", "x"]}, "between_labels=3,x: label x: need one of 0, 1, "),
         ({"compose": ["label=3"]}, "WEIGHT:name=value"),
         ({"compose": ["x:label=3"]}, "WEIGHT:name=value"),
         ({"compose": ["nan:label=3"]}, "WEIGHT:name=value"),

@@ -9,9 +9,10 @@ import tiny_runs
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.commands.train import attempt, replay, train
+from ddpm_jax.commands.train import replay, train
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import attempt
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest, digests
 from ddpm_jax.training import guard
@@ -42,7 +43,7 @@ def poison(monkeypatch):
         def poisoned(self, step):
             batch = batch_at(self, step)
             change = changes.get(step + 1)
-            return batch | {"image": change(batch["image"])} if change else batch
+            return batch | {"x0": change(batch["x0"])} if change else batch
 
         monkeypatch.setattr(Batches, "batch_at", poisoned)
 
@@ -100,7 +101,7 @@ def test_each_skipped_step_is_told_with_its_examples(straight):
             [source[i]["label"] for i in line["examples"]], shown["label"]
         )
         pixels = np.stack([source[i]["image"] for i in line["examples"]])
-        np.testing.assert_array_equal(np.round(8 * shown["image"] + 8), pixels)  # 17 levels
+        np.testing.assert_array_equal(np.round(8 * shown["x0"] + 8), pixels)  # 17 levels
 
 
 def test_a_run_that_is_stopped_around_a_spike_decides_alike(straight, tmp_path, poison, capsys):

@@ -94,7 +94,7 @@ def test_without_a_terminal_plain_lines_say_how_it_goes(finished_run):
     assert any(re.fullmatch(figures, line) for line in lines)
     assert any(line.startswith("step 400: validation loss ") for line in lines)
     workdir = finished_run.workdir
-    assert lines[-1].startswith(f"done: 800 steps in {workdir}; next: python scripts/sample.py ")
+    assert lines[-1].startswith(f"done: 800 steps in {workdir}; next: python -m ddpm_jax sample ")
     assert f"--workdir={workdir}" in lines[-1]
 
 
@@ -122,7 +122,7 @@ def test_a_dry_run_tells_the_cost_and_touches_nothing(finished_run, tmp_path):
     # Each weight of a convolution is used at each of 64 pixels: a multiplication and an addition,
     # and twice that again on the way back. A part of the weights are none of convolutions.
     assert 0.3 < told["flop_per_step"] / (3 * 2 * parameters * 64 * 8) < 2
-    assert told["batch"] == {"image": "float32[8, 8, 8, 1]", "label": "int32[8]"}
+    assert told["batch"] == {"x0": "float32[8, 8, 8, 1]", "label": "int32[8]"}
     assert (told["devices"], told["num_steps"]) == (1, 800)
     assert not list(tmp_path.iterdir())
 

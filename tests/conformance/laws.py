@@ -287,7 +287,6 @@ def corrected(
     schedule, times = problems.PATHS[path], np.linspace(1, 0.1, num_steps + 1)
     first, last = marginal(schedule, 1.0), marginal(schedule, 0.1)
     key_start, key = jax.random.split(jax.random.key(0))
-    # The norms of a correction are those of an image: of many dimensions.
     x = first.mean + first.variance**0.5 * jax.random.normal(key_start, (count // 500, 500))
     sampler = part(samplers.predictor_corrector, predictor=predictor, snr=0.03, final_denoise=False)
     denoise = DATA.denoiser(schedule)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.data import build_source, digits, fingerprint, folder, shapes
-from ddpm_jax.data.sources import ArraySource
+from ddpm_jax.data.arrays import ArraySource
 
 
 @pytest.fixture

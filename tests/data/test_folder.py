@@ -10,14 +10,17 @@ from PIL import Image
 from ddpm_jax.data import Batches, build_source, folder
 from ddpm_jax.errors import UserError
 
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF"}
+OPTIONS = {"WEBP": {"lossless": True}}
+
 
 def write(root, names, size=(6, 8)):
     """Writes images whose grey value is their place in `names`."""
     for value, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        format = "PNG" if name.lower().endswith("png") else "JPEG"
-        Image.new("L", size, value).save(path, format)
+        format = FORMATS.get(path.suffix.lower(), "JPEG")
+        Image.new("L", size, value).save(path, format, **OPTIONS.get(format, {}))
     return root
 
 
@@ -43,6 +46,58 @@ def test_subfolders_are_classes_in_sorted_order(tmp_path):
     assert (info.image_shape, info.levels) == ((8, 6, 1), 256)
 
 
+NUMBERS = ["1", "2", "10", "007", "9" * 5000]
+
+
+@pytest.mark.parametrize("by", ["folders", "labels.csv"])
+def test_whole_numbers_are_in_their_own_order_by_one_rule(tmp_path, by):
+    names = NUMBERS[:4] if by == "folders" else NUMBERS
+    files = [f"{name if by == 'folders' else 'all'}/{k}.png" for k, name in enumerate(names)]
+    write(tmp_path, files)
+    if by == "labels.csv":
+        rows = [f"{file},{name}\n" for file, name in zip(files, names, strict=True)]
+        (tmp_path / "labels.csv").write_text("".join(rows))
+    labels, info = everything(tmp_path)
+    order = sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+    assert info.class_names[:4] == tuple(order)[:4] == ("1", "2", "007", "10")
+    assert labels == {k: order.index(name) for k, name in enumerate(names)}
+    assert info.num_classes == len(names)
+
+
+def test_one_name_that_is_no_number_sorts_all_as_text(tmp_path):
+    write(tmp_path, ["1/0.png", "2/1.png", "10/2.png", "other/3.png"])
+    assert everything(tmp_path)[1].class_names == ("1", "10", "2", "other")
+
+
+def test_images_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
+    names = ["a/0.png", "a/1.jfif", "a/2.JPG", "b/3.webp", "b/4.bmp", "b/5.BMP", "a/6.gif"]
+    write(tmp_path, names)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    labels, info = everything(tmp_path)
+    assert labels == {0: 0, 1: 0, 2: 0, 3: 1}
+    assert info.class_names == ("a", "b")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{tmp_path}: 2 .bmp and 1 .gif files are not read; save them as PNG")
+
+
+def test_a_class_that_would_vanish_is_an_error(tmp_path):
+    write(tmp_path, ["a/0.png", "b/1.bmp", "b/2.bmp", "b/3.tif", "c/4.png", "d/5.gif"])
+    message = r"the class .*/b has no image that is read, only 2 \.bmp and 1 \.tif files \(1 more"
+    with pytest.raises(UserError, match=message):
+        everything(tmp_path)
+    (tmp_path / "labels.csv").write_text("a/0.png,x\nc/4.png,y\n")
+    assert everything(tmp_path)[0] == {0: 0, 4: 1}
+    (tmp_path / "labels.csv").write_text("b/1.bmp,x\na/0.png,x\nc/4.png,y\n")
+    with pytest.raises(UserError, match=r"line 1: no such image: 'b/1\.bmp'"):
+        everything(tmp_path)
+
+
+def test_a_folder_of_other_formats_alone_says_so(tmp_path):
+    write(tmp_path, ["0.bmp", "1.bmp", "2.gif"])
+    with pytest.raises(UserError, match=r"no PNG.*\(2 \.bmp and 1 \.gif files are not read: save"):
+        everything(tmp_path)
+
+
 def test_without_subfolders_there_are_no_labels(tmp_path):
     write(tmp_path, [f"{i}.png" for i in range(5)])
     labels, info = everything(tmp_path)
@@ -53,7 +108,9 @@ def test_without_subfolders_there_are_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "expected", "names"),
     [
-        ("a.png,2\nsub/b.png,0\nc.jpg,2\n", {0: 2, 1: 0, 2: 2}, ("0", "1", "2")),
+        ("a.png,2\nsub/b.png,0\nc.jpg,1\n", {0: 2, 1: 0, 2: 1}, ("0", "1", "2")),
+        ("a.png,10\nsub/b.png,1\nc.jpg,2\n", {0: 2, 1: 0, 2: 1}, ("1", "2", "10")),
+        ("a.png,10\nsub/b.png,1\nc.jpg,x\n", {0: 1, 1: 0, 2: 2}, ("1", "10", "x")),
         ("file,label\n./a.png, b\r\nsub/b.png,a\n\nc.jpg,b", {0: 1, 1: 0, 2: 1}, ("a", "b")),
         ('\ufeff"a.png","x, y"\nsub/b.png,1\nc.jpg,1\n', {0: 1, 1: 0, 2: 0}, ("1", "x, y")),
     ],
@@ -91,7 +148,7 @@ def test_a_bad_labels_file_is_one_line(tmp_path, rows, message):
 def test_a_missing_empty_or_mixed_folder_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no such folder: .*absent"):
         everything(tmp_path / "absent")
-    with pytest.raises(UserError, match="no PNG or JPEG images under"):
+    with pytest.raises(UserError, match="no PNG, JPEG or WebP images under"):
         everything(tmp_path)
     write(tmp_path, ["cat/0.png", "loose.png"])
     with pytest.raises(UserError, match=r"loose.png lies in no subfolder"):
@@ -156,7 +213,7 @@ def test_non_square_images_of_many_sizes(tmp_path, channels):
     assert source.info.image_shape == (5, 12, channels)
     assert {source[i]["image"].shape for i in range(len(source))} == {(5, 12, channels)}
     batch = Batches(source, 4, seed=0, flip=True).batch_at(0)
-    assert batch["image"].shape == (4, 5, 12, channels)
+    assert batch["x0"].shape == (4, 5, 12, channels)
 
 
 def broken_folder(root):

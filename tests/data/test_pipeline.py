@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, pipeline
-from ddpm_jax.data.sources import ArraySource
+from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, folder, pipeline
+from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.errors import UserError
 
 
@@ -139,8 +140,8 @@ def test_flips_are_exact_mirrors_and_about_half_of_them():
     for step in range(20):
         before, after = plain.batch_at(step), flipped.batch_at(step)
         np.testing.assert_array_equal(before["label"], after["label"])
-        same = (before["image"] == after["image"]).all(axis=(1, 2, 3))
-        mirrored = (before["image"][:, :, ::-1] == after["image"]).all(axis=(1, 2, 3))
+        same = (before["x0"] == after["x0"]).all(axis=(1, 2, 3))
+        mirrored = (before["x0"][:, :, ::-1] == after["x0"]).all(axis=(1, 2, 3))
         assert (same | mirrored).all()
         count += mirrored.sum()
     assert abs(count - 1000) < 4 * np.sqrt(500)  # binomial(2000, 1/2), 4 sigma
@@ -148,7 +149,7 @@ def test_flips_are_exact_mirrors_and_about_half_of_them():
 
 def test_an_example_is_flipped_in_some_epochs_only():
     batches = Batches(counting_source(1), 64, seed=0, flip=True)
-    left = batches.batch_at(0)["image"][:, 0, 0, 0]
+    left = batches.batch_at(0)["x0"][:, 0, 0, 0]
     assert set(left) == {-1.0, 1.0}
 
 
@@ -157,8 +158,8 @@ def test_scaling_hits_both_ends_and_is_symmetric(levels):
     images = np.arange(levels, dtype=np.uint8)[:, None, None, None]
     source = ArraySource(images, np.arange(levels), DataInfo((1, 1, 1), levels, levels, ()))
     batch = next(evaluation_batches(source, levels))
-    values = batch["image"].ravel()
-    assert batch["image"].dtype == np.float32
+    values = batch["x0"].ravel()
+    assert batch["x0"].dtype == np.float32
     assert (values[0], values[-1]) == (-1.0, 1.0)
     np.testing.assert_array_equal(values, -values[::-1])
     np.testing.assert_allclose(np.diff(values), 2 / (levels - 1), rtol=1e-4)
@@ -169,9 +170,9 @@ def test_scaling_hits_both_ends_and_is_symmetric(levels):
 
 def test_shapes_and_dtypes():
     batch = Batches(digits("train"), 64, seed=0).batch_at(0)
-    assert (batch["image"].shape, batch["image"].dtype) == ((64, 8, 8, 1), np.float32)
+    assert (batch["x0"].shape, batch["x0"].dtype) == ((64, 8, 8, 1), np.float32)
     assert (batch["label"].shape, batch["label"].dtype) == ((64,), np.int32)
-    assert (batch["image"].min(), batch["image"].max()) == (-1.0, 1.0)
+    assert (batch["x0"].min(), batch["x0"].max()) == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,28 @@ def test_shapes_and_dtypes():
 )
 def test_evaluation_reads_in_order_and_masks_the_filling(size, batch_size, most):
     batches = list(evaluation_batches(counting_source(size), batch_size, most))
-    assert {batch["image"].shape[0] for batch in batches} == {batch_size}
+    assert {batch["x0"].shape[0] for batch in batches} == {batch_size}
     mask = np.concatenate([batch["mask"] for batch in batches])
     assert mask.dtype == bool
-    assert list(labels(batches)[mask]) == list(range(min(size, most or size)))
+    expected = {6: [0, 1, 3, 5, 6, 8]}.get(most, list(range(size)))  # evenly spaced
+    assert list(labels(batches)[mask]) == expected
     assert mask[: -batch_size + 1].all() if batch_size > 1 else mask.all()
+
+
+@pytest.mark.parametrize("most", [32, 30, 10, 999])
+def test_a_part_of_a_folder_of_classes_has_them_all(tmp_path, most):
+    for k in range(400):
+        path = tmp_path / str(k % 10) / f"{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+    held_out = folder(tmp_path, "validation", (2, 2), 1, holdout=0.5)
+    batches = list(evaluation_batches(held_out, 8, most))
+    drawn = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    every = np.bincount([held_out[k]["label"] for k in range(len(held_out))])
+    shares = np.bincount(drawn, minlength=10) / len(drawn)
+    assert len(drawn) == min(most, len(held_out))
+    # Each class has its share, to within one image.
+    np.testing.assert_allclose(shares, every / every.sum(), atol=1 / len(drawn))
 
 
 def test_evaluation_by_two_processes_is_evaluation_by_one():

@@ -154,7 +154,11 @@ def test_a_config_says_what_is_drawn():
         ("shapes", {"held_out": ["circle red"]}, "'circle red': need a colour .*red, green.*cross"),
         ("shapes", {"held_out": ["red"]}, "'red': need a colour"),
         ("shapes", {"max_objects": 3}, "max_objects=3: need 1 or 2"),
-        ("digits", {"max_objects": 1}, "max_objects=1 is of data.name=shapes, not digits"),
+        (
+            "digits",
+            {"max_objects": 1},
+            "max_objects=1 applies only to data.name=shapes, not digits",
+        ),
         ("mnist", {"held_out": ("red circle",)}, "held_out=.*shapes, not mnist"),
     ],
 )

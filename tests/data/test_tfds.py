@@ -133,7 +133,7 @@ def test_build_source_maps_the_splits_and_resizes(data_dir):
     validation = build_source("ddpm_tiny_images:1.0.0", "validation", **options)
     assert (len(train), len(validation)) == (5, 4)
     batch = next(evaluation_batches(validation, 4))
-    assert batch["image"].shape == (4, 4, 4, 1)
+    assert batch["x0"].shape == (4, 4, 4, 1)
 
 
 def test_the_default_directory_is_read_from_the_environment(data_dir, monkeypatch):
@@ -148,7 +148,7 @@ def test_not_prepared_is_said_at_once_with_the_command(tmp_path, name):
         build_source(name, "train", data_dir=tmp_path)
     assert time.monotonic() - start < 2
     message = str(caught.value)
-    command = f"python scripts/prepare_data.py --dataset={name} --data_dir={tmp_path}"
+    command = f"python -m ddpm_jax prepare_data --dataset={name} --data_dir={tmp_path}"
     assert message.endswith(f"prepare it with: {command}")
     assert "built in: digits, shapes, folder" in message
     assert "\n" not in message

@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from ddpm_jax.diffusion import losses, prediction, process, schedules, time_draws
-from ddpm_jax.training import step
+from ddpm_jax.training.objectives import denoise
 
 STEPS = 50
 SCHEDULE = schedules.linear(STEPS, 1e-3, 0.2)
@@ -258,8 +258,8 @@ def test_bad_input_is_refused():
         losses.hybrid(two_headed(1.0, 1.0), schedules.flow(), x0, t, eps)
     with pytest.raises(ValueError, match="needs a continuous schedule"):
         losses.continuous_vlb(lambda xt, time: xt, SCHEDULE, x0, t, eps)
-    objective = step.make_objective(
+    objective = denoise.denoising(
         lambda variables, xt, *_, **__: xt, lambda params: SCHEDULE, loss=losses.hybrid
     )
     with pytest.raises(ValueError, match="6 output channels"):
-        objective({}, {"image": x0}, jax.random.key(0), True, {})
+        objective({}, {"x0": x0}, jax.random.key(0), True, {})

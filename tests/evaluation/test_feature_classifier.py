@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from ddpm_jax.data import DataInfo, digits
-from ddpm_jax.data.sources import ArraySource
+from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.evaluation import classifier
 from ddpm_jax.models.feature_classifier import FeatureClassifier, patches
 

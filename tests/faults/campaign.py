@@ -215,9 +215,9 @@ def injections(campaign, wanted):
         batch = batch_at(self, step)
         number, place = divmod(step, every)
         if place == every - 1:
-            images = batch["image"].copy()
+            images = batch["x0"].copy()
             images[number % len(images), 4, 4] = values[number % len(values)]
-            batch["image"] = images
+            batch["x0"] = images
         return batch
 
     Batches.batch_at = poisoned

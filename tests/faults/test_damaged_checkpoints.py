@@ -1,5 +1,6 @@
 """A checkpoint that is not what was written is never used, and never lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.training import step_files
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.step_files import Damaged
+from ddpm_jax.training.step_files import Damaged, Unreadable
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +246,100 @@ def test_the_digest_of_a_step_is_that_of_its_state(states, written):
         assert {k: r.state_sha256 for k, r in saved.records().items()} == {
             step: digest(state) for step, state in states.items()
         }
+
+
+ODD_NAMES = ("br[1]", "[lab] exp", "[[]", "a*b", "what?", "back\\slash", os.fsdecode(b"\xff"))
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_checkpoint_is_whole_wherever_it_is_written(states, tmp_path, name):
+    """Orbax takes a folder's name as a glob pattern, TensorStore no backslash and no bytes."""
+    for folder in ("ab", "br1", "l exp", "["):  # what the patterns would match
+        (tmp_path / folder).mkdir()
+    workdir = tmp_path / name / "run"
+    with Checkpoints(workdir) as saved:
+        saved.save(1, states[1])
+        saved.wait()
+    with Checkpoints(workdir, read_only=True) as saved:
+        assert saved.verify(1).files.keys() >= set(step_files.NEEDED)
+    assert newest(workdir, states[1]) == (1, digest(states[1]), [])
+    assert not list((tmp_path / "ab").iterdir())
+
+
+def test_a_name_that_cannot_be_written_to_is_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_files, "DESCRIPTORS", tmp_path / "none")  # another system
+    with pytest.raises(UserError, match=r"--workdir=.*br\[1\]/run: .*name another"):
+        Checkpoints(tmp_path / "br[1]" / "run")
+    Checkpoints(tmp_path / "plain")
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
+def without_manifest(folder):
+    """As an earlier version wrote a step below a folder whose name is a pattern."""
+    (folder / "state" / "manifest.ocdbt").unlink()
+    record = step_files.read_record(folder)
+    (folder / step_files.RECORD).write_bytes(
+        step_files._text(record._replace(files=step_files._sums(folder)))
+    )
+
+
+def test_what_is_as_it_was_written_is_never_set_aside(states, workdir):
+    folder = workdir / "checkpoints" / "3"
+    without_manifest(folder)
+    with (
+        Checkpoints(workdir, read_only=True) as saved,
+        pytest.raises(Unreadable, match=r"as it was written, but without state/manifest\.ocdbt"),
+    ):
+        saved.verify(3)
+    with pytest.raises(UserError, match=r"nothing was changed; .*move the step's folder away"):
+        newest(workdir, states[3])
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1", "2", "3"]
+    said = []
+    with Checkpoints(workdir, read_only=True) as saved:
+        assert saved.newest_whole(said.append) == 2
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("no thread"), ValueError("x")])
+def test_a_restore_that_fails_leaves_a_whole_step_where_it_is(states, workdir, monkeypatch, fault):
+    def failing():
+        raise fault
+
+    monkeypatch.setattr(step_files, "_orbax", failing)
+    with pytest.raises(UserError, match="as it was written, and cannot be restored"):
+        newest(workdir, states[3])
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES])
+def test_a_file_that_this_process_may_not_read_is_not_damaged(states, workdir, monkeypatch, code):
+    def refused(path):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(step_files, "_open", refused)
+    with pytest.raises(UserError, match=f"cannot be read .{os.strerror(code)}"):
+        newest(workdir, states[3])
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1", "2", "3"]
+
+
+def test_the_first_save_of_a_run_is_restored_once(states, tmp_path, monkeypatch):
+    write, restored = step_files.write_plain, []
+
+    def incomplete(folder, host):
+        write(folder, host)
+        (folder / "manifest.ocdbt").unlink()
+
+    proven = step_files.prove
+    monkeypatch.setattr(step_files, "prove", lambda *args: restored.append(args) or proven(*args))
+    with Checkpoints(tmp_path) as saved:
+        with monkeypatch.context() as broken:
+            broken.setattr(step_files, "write_plain", incomplete)
+            saved.save(1, states[1])
+            with pytest.raises(UserError, match=r"step 1 could not be saved .*manifest"):
+                saved.wait()
+        assert saved.steps() == []
+        for step in (2, 3):
+            saved.save(step, states[step])
+            saved.wait()
+        assert saved.steps() == [2, 3]
+    assert [step for _, step, _ in restored] == [1, 2]

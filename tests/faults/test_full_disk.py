@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny_runs import brief_config
 
 from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.measures.watch import Watch
@@ -302,7 +303,7 @@ def nans(monkeypatch):
     def poisoned(self, step):
         batch = batch_at(self, step)
         if step + 1 in (4, 8):
-            batch["image"] = np.full_like(batch["image"], np.nan)
+            batch["x0"] = np.full_like(batch["x0"], np.nan)
         return batch
 
     monkeypatch.setattr(Batches, "batch_at", poisoned)
@@ -366,7 +367,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_said_in_a_line(
             train.train(config(), workdir)
         if name == "config.json":  # make room for that alone, and for the file beside it
             os.truncate(small_disk / "blob", (small_disk / "blob").stat().st_size - 4096)
-            monkeypatch.setattr(train.configs, "write", lambda *_: None)
+            monkeypatch.setattr(config_files, "write", lambda *_: None)
     assert tiny_runs.snapshot(workdir / "checkpoints") == before
     (small_disk / "blob").unlink()
     assert train.train(config(), workdir) == 0

@@ -12,6 +12,7 @@ from scipy import integrate
 from ddpm_jax.diffusion import losses, schedules
 from ddpm_jax.models import DiT, learned_schedule
 from ddpm_jax.training import guard, step
+from ddpm_jax.training.objectives import denoise
 from ddpm_jax.training.state import TrainState
 
 VARIANCE = 0.4
@@ -46,10 +47,10 @@ def oracle(variables, xt, time, conditions=None, **_):
 
 def data(size, seed=0):
     images = np.random.default_rng(seed).normal(0, VARIANCE**0.5, (size, 2))
-    return {"image": jnp.asarray(images)}
+    return {"x0": jnp.asarray(images)}
 
 
-OBJECTIVE = step.make_objective(
+OBJECTIVE = denoise.denoising(
     oracle,
     learned_schedule.schedule_of,
     loss=losses.continuous_vlb,

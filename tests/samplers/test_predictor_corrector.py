@@ -1,5 +1,6 @@
 """Predictor-corrector sampling against marginals in closed form, orders and diffusers' VE class."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import oracles
 import pytest
 
-from ddpm_jax.diffusion import schedules
-from ddpm_jax.samplers import base
+from ddpm_jax.diffusion import prediction, schedules
+from ddpm_jax.samplers import base, grids
 from ddpm_jax.samplers.predictor_corrector import PREDICTORS, predictor_corrector
 
 KEY = jax.random.key(1)
@@ -111,18 +112,51 @@ def test_the_bias_of_the_variance_falls_with_the_first_power_of_the_step(
     assert biases[-1] < 0.03, biases
 
 
+@pytest.mark.parametrize("d", [1, 2000])
 @pytest.mark.parametrize("snr", [0.16, 0.5])
-def test_corrections_alone_end_in_the_known_variance(snr):
-    # In many dimensions |z|² = d and |score|² = d v' / v², so a = 2 snr² v² / v' is one number, and
-    # v' = (1 - a / v)² v' + 2 a has the solution v' = (1 + snr²) v.
-    times, d = [0.5, 0.5 - 1e-6], 2000
-    x = jnp.zeros((100, d))
+def test_corrections_alone_end_in_the_known_variance(snr, d):
+    # a = 2 snr² sigma² in any dimension, and v' = (1 - a / v)² v' + 2 a has the solution
+    # v' = v / (1 - a / (2 v)).
+    times = [0.5, 0.5 - 1e-6]
+    x = jnp.zeros((200_000 // d, d))
     options = {"num_corrections": int(8 / snr**2), "snr": snr, "final_denoise": False}
     out = jax.jit(lambda x: sample("flow", times, x, **options))(x)
     variance, mean = variance_at("flow", 0.5)
     assert abs(out.mean() - mean) < 4 * np.sqrt(variance / x.size)
-    expected = variance * (1 + snr**2)
-    assert abs(out.var() / expected - 1) < 4 * np.sqrt(2 / x.size) + 2 / d
+    expected = variance / (1 - snr**2 * 0.5**2 / variance)
+    assert abs(out.var() / expected - 1) < 4 * np.sqrt(2 / x.size)
+
+
+def textbook_deviation(betas, num_steps, snr):
+    """Of N(0, 1) data after the authors' loop in beta and alpha_bar, the norms expected ones.
+
+    The exact score of N(0, 1) is -x at every time, so that each line multiplies x and adds noise.
+    """
+    nodes = np.rint(np.linspace(len(betas), 0, num_steps + 1)).astype(int)
+    alpha_bars = np.append(1.0, np.cumprod(1 - betas))
+    variance = 1 - alpha_bars[nodes[0]]
+    for t, s in itertools.pairwise(nodes):
+        beta, noise = 1 - alpha_bars[t] / alpha_bars[s], 1 - alpha_bars[t]
+        a = 2 * (1 - beta) * snr**2 * noise
+        variance = (1 - a) ** 2 * variance + 2 * a
+        if s == 0:  # to x_0-hat, alpha x
+            return np.sqrt(alpha_bars[t] * variance)
+        variance = (2 - np.sqrt(1 - beta) - beta) ** 2 * variance + beta
+    raise AssertionError("the nodes end at 0")
+
+
+@pytest.mark.parametrize("d", [1, 2, 64])
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_defaults_keep_the_deviation_of_any_dimension(name, d):
+    schedule = {"linear": schedules.linear, "cosine": schedules.cosine}[name]()
+    x = jax.random.normal(jax.random.key(0), (64_000 // d, d))
+    data, times = oracles.Gaussian(0.0, 1.0), grids.uniform(schedule, 200)
+    denoise = data.denoiser(schedule)
+    out = jax.jit(lambda x: predictor_corrector(denoise, schedule, times, KEY, x))(x)
+    expected = textbook_deviation(np.asarray(schedule.betas), 200, 0.16)
+    assert abs(out.std() / expected - 1) < 4 / np.sqrt(2 * x.size)
+    # The bias that the docstring states.
+    assert abs(expected - {"linear": 1.004, "cosine": 1.003}[name]) < 5e-4
 
 
 def test_corrections_mend_a_coarse_predictor():
@@ -183,13 +217,17 @@ def test_it_makes_the_stated_calls_above_0_and_stays_finite(name, predictor, end
         np.testing.assert_allclose(last, 0.2, rtol=1e-5)
 
 
-def test_where_the_score_vanishes_a_correction_does_nothing():
-    x = jnp.full((2, 3), 0.5)  # the mean of the data: every score is 0 but for the noise level's
-    schedule = schedules.ve(0.01, 20.0)
-    out = predictor_corrector(
-        DATA.denoiser(schedule), schedule, [0.5, 0.4], KEY, x, num_corrections=3
-    )
-    np.testing.assert_allclose(out, 0.5)
+def test_where_the_score_vanishes_a_correction_is_its_noise_alone():
+    x, schedule = jnp.full((100, 300), 0.5), schedules.ve(0.01, 20.0)
+
+    def flat(xt, t):
+        return prediction.Denoised(xt, jnp.zeros_like(xt))
+
+    out = predictor_corrector(flat, schedule, [0.5, 0.4], KEY, x, num_corrections=3, snr=0.2)
+    # Of variance 2 a = 4 (snr sigma)² each.
+    expected = np.sqrt(3 * 4) * 0.2 * float(schedule.sigma(jnp.array(0.5)))
+    assert abs(out.mean() - 0.5) < 4 * expected / np.sqrt(x.size)
+    assert abs(out.std() / expected - 1) < 4 / np.sqrt(2 * x.size)
 
 
 def test_an_image_does_not_depend_on_its_neighbours():
@@ -205,7 +243,7 @@ def test_an_image_does_not_depend_on_its_neighbours():
 
 
 def test_each_step_is_that_of_diffusers_on_the_ve_path(monkeypatch):
-    # With one image their norms, means over the batch, are ours.
+    # Their norms are drawn: the snr that they are handed undoes it, and makes of them ours.
     diffusers, torch = pytest.importorskip("diffusers"), pytest.importorskip("torch")
     drawn: Iterator[Any] = iter([])
     monkeypatch.setattr(
@@ -242,6 +280,9 @@ def test_each_step_is_that_of_diffusers_on_the_ve_path(monkeypatch):
                     np.asarray(data.score(schedule, jnp.asarray(theirs.numpy()), t))
                 )
                 if act == peer.step_correct:
+                    drawn_norms = np.linalg.norm(score) / np.linalg.norm(noise[0])
+                    sigma = float(schedule.sigma(jnp.asarray(t)))
+                    peer.register_to_config(snr=float(snr * sigma * drawn_norms))
                     theirs = act(score, theirs).prev_sample
                 else:
                     theirs = act(score, peer.timesteps[i], theirs).prev_sample

@@ -152,3 +152,49 @@ def test_an_image_starts_with_its_own_key(shared):
 def test_bad_images_and_shares_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call(jnp.zeros((3, 2)))
+
+
+IN_USE = {
+    "leading, 50": (schedules.linear(), lambda s: grids.leading(s, 50)),
+    "leading, 50, offset 1": (schedules.scaled_linear(), lambda s: grids.leading(s, 50, 1)),
+    "leading, 10, cosine": (schedules.cosine(), lambda s: grids.leading(s, 10)),
+    "leading, 4, cosine": (schedules.cosine(), lambda s: grids.leading(s, 4)),
+    "leading, 4, scaled": (schedules.scaled_linear(), lambda s: grids.leading(s, 4, 1)),
+    "linspace, 2": (schedules.cosine(), lambda s: grids.linspace(s, 2)),
+    "uniform, 1": (schedules.linear(), lambda s: grids.uniform(s, 1)),
+    "a schedule that keeps much": (schedules.linear(10), lambda s: grids.uniform(s, 1)),
+    "log-SNR": (schedules.cosine_continuous(), lambda s: grids.log_snr_uniform(s, 5)),
+    "karras": (schedules.edm(), lambda s: grids.karras(s, 5, sigma_max=1.5)),
+}
+NOT_NOISE = {
+    **{
+        f"{grid}, 1, {name}": (schedule, lambda s, grid=grid: getattr(grids, grid)(s, 1))
+        for grid in ("leading", "linspace")
+        for name, schedule in {
+            "linear": schedules.linear(),
+            "cosine": schedules.cosine(),
+            "sigmoid": schedules.sigmoid(),
+            "zero terminal SNR": schedules.zero_terminal_snr(schedules.linear(100)),
+        }.items()
+    },
+    "log-SNR": (schedules.vp_continuous(), lambda s: grids.log_snr_uniform(s, 5, log_snr_min=2.0)),
+    "karras": (schedules.edm(), lambda s: grids.karras(s, 5, sigma_max=0.5)),
+    "flow": (schedules.flow(), lambda s: [0.3, 0.0]),
+}
+
+
+@pytest.mark.parametrize("case", IN_USE)
+def test_noise_is_a_start_for_grids_in_use(case):
+    schedule, grid = IN_USE[case]
+    assert np.isfinite(samplers.initial_noise(KEY, schedule, grid(schedule), (2, 3))).all()
+
+
+@pytest.mark.parametrize("case", NOT_NOISE)
+def test_noise_is_no_start_where_an_image_is_still_there(case):
+    schedule, grid = NOT_NOISE[case]
+    times = grid(schedule)
+    with pytest.raises(ValueError, match=rf"begins at t = {times[0]:.4g}.*uniform") as error:
+        samplers.initial_noise(KEY, schedule, times, (2, 3))
+    assert "\n" not in str(error.value)
+    # From an image it is one.
+    assert np.isfinite(samplers.noised_start(KEY, schedule, times, jnp.ones((2, 3)))).all()

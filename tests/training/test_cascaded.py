@@ -9,8 +9,7 @@ from scipy import stats
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.runtime import sharding
-from ddpm_jax.training import step
-from ddpm_jax.training.objectives import cascaded, dequantised
+from ddpm_jax.training.objectives import cascaded, denoise, dequantised
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -30,14 +29,14 @@ def plain(dropout=0.0):
     def network(variables, xt, time, conditions, *, train, rngs):
         return conditions["low_resolution"]
 
-    return step.make_objective(
+    return denoise.denoising(
         network, lambda params: schedules.linear(8), loss=loss, dropout={"low_resolution": dropout}
     )
 
 
 def shown(objective, images, key=KEY, train=True):
     """The condition [B, 4, 6, 2], x_0 and eps [B, 4, 6]."""
-    loss = np.asarray(objective({}, {"image": images}, key, train, {}).loss)
+    loss = np.asarray(objective({}, {"x0": images}, key, train, {}).loss)
     return loss[..., :2], loss[..., 2], loss[..., 3]
 
 
@@ -72,7 +71,7 @@ def test_draws_follow_from_key_and_place_alone():
     other = shown(objective, images, key=jax.random.key(1))[0]
     assert (other[..., 1] != seen[..., 1]).all()
     place = sharding.batch_sharding(sharding.make_mesh())
-    compiled = jax.jit(lambda x: objective({}, {"image": x}, KEY, True, {}).loss)
+    compiled = jax.jit(lambda x: objective({}, {"x0": x}, KEY, True, {}).loss)
     split = np.asarray(compiled(jax.device_put(images, place)))
     np.testing.assert_allclose(split[..., :2], seen, atol=1e-6)
     # Nor do the objective's own draws change, nor do two images share any.

@@ -27,7 +27,7 @@ def batch():
     label = rng.choice(2, size=20_000, p=DATA.weights)
     std = np.sqrt(DATA.variances)[label, None]
     image = np.array(DATA.means)[label] + std * rng.standard_normal((len(label), 2))
-    return {"image": image.astype(np.float32), "label": label.astype(np.int32)}
+    return {"x0": image.astype(np.float32), "label": label.astype(np.int32)}
 
 
 def test_no_classifier_does_better_than_bayes(batch):

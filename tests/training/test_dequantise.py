@@ -5,8 +5,7 @@ import pytest
 from scipy import stats
 
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.training import step
-from ddpm_jax.training.objectives import dequantised
+from ddpm_jax.training.objectives import denoise, dequantised
 
 LEVELS = 17
 
@@ -17,7 +16,7 @@ def seen_by_the_loss():
     def loss(network, schedule, x0, t, eps):
         return x0.reshape(len(x0), -1)[:, 0]
 
-    return step.make_objective(lambda *a, **k: None, lambda params: schedules.linear(10), loss=loss)
+    return denoise.denoising(lambda *a, **k: None, lambda params: schedules.linear(10), loss=loss)
 
 
 def pixels(shape):
@@ -31,7 +30,7 @@ def images(values):
 def test_each_pixel_is_uniform_on_its_own_cell():
     values = pixels((4000, 1, 1, 1))
     objective = dequantised.dequantised(seen_by_the_loss(), LEVELS)
-    batch = {"image": images(values)}
+    batch = {"x0": images(values)}
     x0 = np.asarray(objective({}, batch, jax.random.key(0), True, {}).loss)
     place = (x0 + 1) / 2 * LEVELS
     assert np.array_equal(np.floor(place), values.ravel())
@@ -41,7 +40,7 @@ def test_each_pixel_is_uniform_on_its_own_cell():
     assert np.array_equal(x0, again)
     assert not np.array_equal(x0, other)
     # The noise belongs to the place in the batch, not to the batch's size.
-    part = {"image": batch["image"][:7]}
+    part = {"x0": batch["x0"][:7]}
     np.testing.assert_array_equal(objective({}, part, jax.random.key(0), True, {}).loss, x0[:7])
 
 
@@ -49,10 +48,8 @@ def test_times_and_noise_are_those_of_the_objective_itself():
     def loss(network, schedule, x0, t, eps):
         return t + eps.reshape(len(eps), -1).sum(axis=1)
 
-    plain = step.make_objective(
-        lambda *a, **k: None, lambda params: schedules.linear(10), loss=loss
-    )
-    batch, key = {"image": images(pixels((5, 2, 2, 1)))}, jax.random.key(3)
+    plain = denoise.denoising(lambda *a, **k: None, lambda params: schedules.linear(10), loss=loss)
+    batch, key = {"x0": images(pixels((5, 2, 2, 1)))}, jax.random.key(3)
     with_noise = dequantised.dequantised(plain, LEVELS)
     for train in (True, False):
         expected = plain({}, batch, key, train, {})

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import toy_training
 from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.training import guard, loop, step
-from ddpm_jax.training.objectives import cascaded, dequantised
+from ddpm_jax.training.objectives import cascaded, denoise, dequantised
 
 SCHEDULE = schedules.linear(num_steps=8)
 IMPORTANCE = time_draws.importance(history_size=3)
@@ -102,10 +103,10 @@ def assert_untouched(before, after, in_a_row=1):
     assert record["in_a_row"] == in_a_row
 
 
-def warm(kind, num_steps=3, **more):
+def warm(kind, num_steps=3, compiler_options=None, **more):
     """A state some steps after its first, and its compiled step."""
     state, train_step = toy_training.setup(SCHEDULE, **kind, **more)
-    compiled = jax.jit(train_step)
+    compiled = jax.jit(train_step, compiler_options=compiler_options)
     for k in range(num_steps):
         state, metrics = compiled(state, toy_training.batch(16, seed=k))
         assert not metrics["skipped"]
@@ -118,9 +119,9 @@ def test_a_number_in_a_batch_that_is_none_changes_nothing(kind):
     state, train_step = warm(KINDS[kind])
     good = toy_training.batch(16, seed=9)
     for in_a_row, value in enumerate((np.nan, np.inf, 1e30), start=1):
-        bad = good["image"].copy()
+        bad = good["x0"].copy()
         bad[5, 1, 2] = value
-        after, metrics = train_step(state, good | {"image": bad})
+        after, metrics = train_step(state, good | {"x0": bad})
         assert_untouched(state, after, in_a_row)
         assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, in_a_row)
         state = after
@@ -175,10 +176,11 @@ def test_a_history_that_overflows_changes_nothing():
 
 @pytest.mark.parametrize("kind", ["importance", "clip"])
 def test_steps_that_are_fine_are_the_steps_without_a_guard(kind, monkeypatch):
-    guarded, _ = warm(KINDS[kind], 8)
-    spied, _ = warm(KINDS[kind], 8, spike=guard.Spike(sigma=1e6, window=2))
+    warmed = functools.partial(warm, KINDS[kind], 8, compiling.TO_THE_BIT)
+    guarded, _ = warmed()
+    spied, _ = warmed(spike=guard.Spike(sigma=1e6, window=2))
     monkeypatch.setattr(guard, "keep", lambda ok, new, old: new)
-    free, _ = warm(KINDS[kind], 8)
+    free, _ = warmed()
     assert digest(guarded) == digest(free)
     parts = ("params", "ema", "opt_state")
     assert all(digest(getattr(spied, part)) == digest(getattr(free, part)) for part in parts)
@@ -194,7 +196,7 @@ def test_a_run_goes_on_as_if_it_had_never_seen_a_bad_batch():
     for k in range(12):
         batch = toy_training.batch(16, seed=k)
         if k % 3 == 1:
-            bad = batch | {"image": np.full_like(batch["image"], np.nan)}
+            bad = batch | {"x0": np.full_like(batch["x0"], np.nan)}
             state, _ = train_step(state, bad)
             record = never.extra[guard.NAME]
             counted = {"skipped": record["skipped"] + 1, "in_a_row": record["in_a_row"] + 1}
@@ -209,7 +211,7 @@ def test_a_run_goes_on_as_if_it_had_never_seen_a_bad_batch():
 def test_the_learning_rate_told_is_the_one_that_the_optimiser_used():
     descent = optax.sgd(optax.linear_schedule(0.0, 0.1, 10))
     state, _ = toy_training.setup(SCHEDULE, optimizer=descent)
-    objective = step.make_objective(toy_training.apply, lambda params: SCHEDULE)
+    objective = denoise.denoising(toy_training.apply, lambda params: SCHEDULE)
     rate = optax.linear_schedule(0.0, 0.1, 10)
     train_step = jax.jit(
         step.make_train_step(objective, descent, rate, ema_decay=0.9, ema_warmup=False)
@@ -218,7 +220,7 @@ def test_the_learning_rate_told_is_the_one_that_the_optimiser_used():
     for k in range(6):
         batch = toy_training.batch(8, seed=k)
         if k in (1, 2):
-            batch["image"][0] = np.inf
+            batch["x0"][0] = np.inf
         before = state.params
         state, metrics = train_step(state, batch)
         moved = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, before))
@@ -292,7 +294,7 @@ def test_values_that_the_statistics_cannot_hold_do_not_enter_them():
 def spiked_batch(k):
     """Now and then a thousandfold image, which is a millionfold loss."""
     batch = toy_training.batch(16, seed=k)
-    return batch | {"image": batch["image"] * np.float32(1000 if k in (12, 19, 20, 27) else 1)}
+    return batch | {"x0": batch["x0"] * np.float32(1000 if k in (12, 19, 20, 27) else 1)}
 
 
 def test_spikes_are_skipped_alike_in_a_run_that_is_stopped_anywhere():
@@ -329,7 +331,7 @@ def test_a_spike_guard_out_of_range_is_refused(sigma, window):
 
 def test_a_state_without_the_counts_is_refused():
     state, train_step = toy_training.setup(SCHEDULE)
-    with pytest.raises(ValueError, match=r"has no 'guard'.*guard.init"):
+    with pytest.raises(ValueError, match=r"has no 'guard'.*init_state"):
         train_step(state._replace(extra={}), toy_training.batch(8))
 
 
@@ -340,7 +342,7 @@ def test_means_leave_out_what_was_skipped():
     for k in range(6):
         batch = toy_training.batch(16, seed=k)
         if k in (2, 3):
-            batch["image"][:] = np.nan
+            batch["x0"][:] = np.nan
         state, metrics = train_step(state, batch)
         means.add(metrics)
         loss.append(float(metrics["loss"]))

@@ -13,6 +13,7 @@ from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
 from ddpm_jax.runtime.digests import digests
 from ddpm_jax.training import guard, step
 from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.objectives import denoise
 from ddpm_jax.training.state import TrainState
 
 SCHEDULE = schedules.linear(num_steps=8)
@@ -84,7 +85,7 @@ def gradient(time_draw, extra, batch):
         seen.update(gradients)
         return gradients, opt_state
 
-    objective = step.make_objective(
+    objective = denoise.denoising(
         lambda variables, xt, time, conditions, **_: variables["params"]["a"] * xt,
         lambda params: SCHEDULE,
         time_draw=time_draw,
@@ -112,22 +113,22 @@ def test_importance_does_not_change_what_is_minimised():
         "loss": jnp.broadcast_to(losses_[:, None], (8, 3)),
         "count": jnp.full(8, 3, jnp.int32),
     }
-    uniform = gradient(DRAWS["uniform"], {}, {"image": images})
-    importance = gradient(DRAWS["importance"], {"time_draw": history}, {"image": images})
+    uniform = gradient(DRAWS["uniform"], {}, {"x0": images})
+    importance = gradient(DRAWS["importance"], {"time_draw": history}, {"x0": images})
     np.testing.assert_allclose(importance, uniform, rtol=0.03)
     assert abs(uniform[0] - importance[0]) > 0
 
 
 def test_validation_neither_reads_nor_writes_a_history():
-    objective = step.make_objective(
+    objective = denoise.denoising(
         toy_training.apply, lambda params: SCHEDULE, time_draw=DRAWS["importance"]
     )
     params = toy_training.init_params(jax.random.key(0), 8)
-    batch = {"image": toy_training.batch(64)["image"]}
+    batch = {"x0": toy_training.batch(64)["x0"]}
     outcome = objective(params, batch, jax.random.key(1), False, {})
     assert outcome.extra == {}
     np.testing.assert_array_equal(outcome.weight, 1)
-    plain = step.make_objective(toy_training.apply, lambda params: SCHEDULE)
+    plain = denoise.denoising(toy_training.apply, lambda params: SCHEDULE)
     same = plain(params, batch, jax.random.key(1), False, {})
     np.testing.assert_array_equal(outcome.t, same.t)
 
@@ -176,7 +177,7 @@ def test_each_kind_of_objective_trains(kind):
         share = (time / jnp.maximum(jnp.abs(time).max(), 1))[:, None, None, None]
         return (params["a"] + params["b"] * share) * xt + params["c"] + params["d"] * share
 
-    objective = step.make_objective(apply, lambda params: schedule, loss=loss, time_draw=time_draw)
+    objective = denoise.denoising(apply, lambda params: schedule, loss=loss, time_draw=time_draw)
     rate = optax.constant_schedule(0.03)
     train_step = step.make_train_step(
         objective, optax.adam(rate), rate, ema_decay=0.9, ema_warmup=False

@@ -12,6 +12,7 @@ from ddpm_jax.diffusion import losses, schedules
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.training import optimizers, step
+from ddpm_jax.training.objectives import denoise, draws
 
 SCHEDULE = schedules.linear(num_steps=8)
 THOUSAND = schedules.linear(num_steps=1000)
@@ -37,8 +38,8 @@ def run(state, train_step, num_steps, batch_size=16, mesh=None):
 
 def test_draws_do_not_depend_on_the_rest_of_the_batch():
     images = jnp.zeros((8, *SHAPE))
-    whole = step.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5})
-    half = step.draw(KEY, images[:4], THOUSAND, drop_rates={"label": 0.5})
+    whole = draws.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5})
+    half = draws.draw(KEY, images[:4], THOUSAND, drop_rates={"label": 0.5})
     np.testing.assert_array_equal(whole.t[:4], half.t)
     np.testing.assert_array_equal(whole.drop["label"][:4], half.drop["label"])
     np.testing.assert_array_max_ulp(np.asarray(whole.eps[:4]), np.asarray(half.eps), maxulp=4)
@@ -52,7 +53,7 @@ def test_draws_do_not_depend_on_the_devices():
     for devices in (1, 8):
         rows = sharding.batch_sharding(sharding.make_mesh(devices))
         draw = jax.jit(
-            lambda: step.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5}), out_shardings=rows
+            lambda: draws.draw(KEY, images, THOUSAND, drop_rates={"label": 0.5}), out_shardings=rows
         )
         drawn.append(draw())
     assert len(drawn[1].eps.devices()) == 8
@@ -65,7 +66,7 @@ def test_draws_do_not_depend_on_the_devices():
 
 def test_draws_have_their_laws():
     num = 40_000
-    drawn = jax.jit(lambda x: step.draw(KEY, x, SCHEDULE, drop_rates={"label": 0.1}))(
+    drawn = jax.jit(lambda x: draws.draw(KEY, x, SCHEDULE, drop_rates={"label": 0.1}))(
         jnp.zeros((num, 2))
     )
     steps = np.asarray(drawn.t) * 8
@@ -90,7 +91,7 @@ def seen_labels(train, label_dropout):
         seen.update(conditions, train=train, rngs=rngs)
         return xt
 
-    objective = step.make_objective(
+    objective = denoise.denoising(
         network,
         lambda params: SCHEDULE,
         dropout={"label": label_dropout},
@@ -135,8 +136,8 @@ def test_the_gradient_is_the_one_on_paper():
     batch = toy_training.batch(16)
     _, metrics = train_step(state, batch)
     key = jax.random.split(jax.random.fold_in(state.key, 0))[0]
-    eps = np.asarray(step.draw(key, jnp.asarray(batch["image"]), schedule).eps, np.float64)
-    xt = np.sqrt(0.5) * batch["image"] + np.sqrt(0.5) * eps
+    eps = np.asarray(draws.draw(key, jnp.asarray(batch["x0"]), schedule).eps, np.float64)
+    xt = np.sqrt(0.5) * batch["x0"] + np.sqrt(0.5) * eps
     expected = {"scale": np.mean(-2 * eps * xt), "bias": np.mean(-2 * eps)}
     np.testing.assert_allclose(seen["scale"], [expected["scale"]], rtol=1e-4)
     np.testing.assert_allclose(seen["bias"], [expected["bias"]], rtol=1e-4)
@@ -155,7 +156,7 @@ def test_constant_data_are_learned_to_the_last_digit():
         schedule, dropout=None, optimizer=optimizers.optimizer("adam", rate)
     )
     train_step = jax.jit(train_step)
-    batch = {"image": jnp.full((32, *SHAPE), c), "label": jnp.zeros(32, jnp.int32)}
+    batch = {"x0": jnp.full((32, *SHAPE), c), "label": jnp.zeros(32, jnp.int32)}
     state, first = train_step(state, batch)
     for _ in range(499):
         state, last = train_step(state, batch)
@@ -213,7 +214,7 @@ def test_the_average_is_that_of_the_parameters_after_each_step():
 
 def test_the_learning_rate_of_a_step_is_the_one_it_used():
     rate = optimizers.learning_rate(0.1, warmup_steps=4, decay="constant", num_steps=9)
-    objective = step.make_objective(
+    objective = denoise.denoising(
         toy_training.apply,
         lambda params: SCHEDULE,
     )
@@ -257,7 +258,7 @@ def test_the_lecture_notes_first_objective_trains(weighting):
 
 
 def validation(batch, key=KEY, params=None):
-    objective = step.make_objective(
+    objective = denoise.denoising(
         toy_training.apply,
         lambda params: SCHEDULE,
         dropout={"label": 1.0},
@@ -271,7 +272,7 @@ def test_validation_leaves_out_what_the_mask_does():
     batch = toy_training.batch(12) | {"mask": mask}
     sums = validation(batch)
     assert sums["quarter_count"].sum() == 9
-    other = batch | {"image": np.where(mask[:, None, None, None], batch["image"], 100.0)}
+    other = batch | {"x0": np.where(mask[:, None, None, None], batch["x0"], 100.0)}
     np.testing.assert_array_equal(validation(other)["quarter_loss_sum"], sums["quarter_loss_sum"])
     nine = {name: rows[:9] for name, rows in batch.items()}
     np.testing.assert_allclose(

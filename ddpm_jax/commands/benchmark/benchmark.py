@@ -54,13 +54,12 @@ print(json.dumps({"seconds": taken, "peak_memory": peak}))
 """
 
 
-def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[str, Any]:
+def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
     """Measure the experiment of a config on this machine; takes a few minutes for the digits.
 
     Args:
       config: the experiment.
-      train_script: scripts/train.py, for what a whole process costs.
-      config_file: the file that `config` came from.
+      config_file: the file that `config` came from, for what a whole process costs.
 
     Returns:
       {"device": ..., "loop_over_step": ..., ...}; times in seconds, memory in MB.
@@ -76,7 +75,7 @@ def benchmark(config: ConfigDict, train_script: Path, config_file: str) -> dict[
         "checkpoint": _checkpoint_digests(),
         "feature_statistics": _feature_statistics(),
         "prdc": {"seconds": _prdc()},
-        **_processes(train_script, config_file),
+        **_processes(config_file),
     }
 
 
@@ -192,10 +191,7 @@ def _checkpoint_digests(repeats: int = 20) -> dict[str, float]:
 
 def _feature_statistics() -> dict[str, float]:
     """Mean and covariance of 50,000 features of 2048 dimensions that come in batches of 250."""
-    # Where this package lies, whether or not it is installed.
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", STREAM]
-    done = subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
+    done = _python("-c", STREAM)
     return json.loads(done.stdout)
 
 
@@ -206,21 +202,14 @@ def _prdc() -> float:
     return _seconds(lambda: manifold.prdc(samples, references))
 
 
-def _processes(train_script: Path, config_file: str) -> dict[str, float]:
+def _processes(config_file: str) -> dict[str, float]:
     """A one-step run from an empty and from a filled compile cache, and a short run's memory."""
     with tempfile.TemporaryDirectory() as folder:
 
         def train(name: str, *flags: str) -> float:
-            command = [
-                sys.executable,
-                str(train_script),
-                f"--config={config_file}",
-                f"--workdir={folder}/{name}",
-                f"--compile_cache={folder}/cache",
-                *flags,
-            ]
+            places = [f"--workdir={folder}/{name}", f"--compile_cache={folder}/cache"]
             began = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
+            _python("-m", "ddpm_jax", "train", f"--config={config_file}", *places, *flags)
             return time.perf_counter() - began
 
         one_step = [
@@ -234,6 +223,14 @@ def _processes(train_script: Path, config_file: str) -> dict[str, float]:
         # Linux counts in kilobytes; the largest of the children.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"one_step_run_cold": cold, "one_step_run_warm": warm, "peak_host_memory": peak}
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, which finds this package also where it is not installed."""
+    searched = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, searched))}
+    command = [sys.executable, "-P", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

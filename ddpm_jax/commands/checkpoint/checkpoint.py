@@ -14,7 +14,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests, files
 from ddpm_jax.training import step_files
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.step_files import Damaged
+from ddpm_jax.training.step_files import Damaged, Unreadable
 
 
 def show(workdir: Path) -> int:
@@ -45,7 +45,7 @@ def show(workdir: Path) -> int:
 
 
 def verify(workdir: Path, step: int | None) -> int:
-    """Compare every file of every step, or of one, with its digests; 1 if any differs, else 0."""
+    """Compare every file of every step, or of one, with its digests; 1 if one is not whole."""
     damaged = 0
     with Checkpoints(workdir, read_only=True) as saved:
         saved.check(step)
@@ -56,6 +56,9 @@ def verify(workdir: Path, step: int | None) -> int:
             except Damaged as error:
                 damaged += 1
                 print(f"step {one}: DAMAGED: {error}")
+            except Unreadable as error:
+                damaged += 1
+                print(f"step {one}: NOT WHOLE: {error}")
     return 1 if damaged else 0
 
 

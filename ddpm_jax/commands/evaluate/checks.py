@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import data
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import class_names, conditioning
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config import config_files
+from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.measures import attributes, distribution_metrics, pixel_metrics
+from ddpm_jax.measures import attributes, distribution_metrics, manifest, pixel_metrics
 from ddpm_jax.trained import tasks
 
 LIKELIHOOD = "bpd"
@@ -36,7 +37,7 @@ def default_metrics(workdir: str) -> list[str]:
         return [ACCURACY]
     if config.model.num_classes:
         return ["label_accuracy", pixel_metrics.MEMORISATION, "spread", "class_recall"]
-    told = config.data.name in data.DESCRIBERS and conditioning.values(config)
+    told = dataset(config).describe is not None and conditioning.values(config)
     return [*([attributes.ATTRIBUTES] if told else []), pixel_metrics.MEMORISATION]
 
 
@@ -48,6 +49,26 @@ def check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:
             raise UserError(f"--metrics={metric}: is of classifiers; this run is a diffusion model")
         if not draws and metric != ACCURACY:
             raise UserError(f"--metrics={metric}: this run is a classifier; it has {ACCURACY}")
+
+
+def check_classes(loaded: Loaded, workdir: str) -> None:
+    """Raises UserError for a run whose labels meant other classes than its data have today.
+
+    Earlier versions kept no names, and numbered folders 1, 2, 10 in the order 1, 10, 2.
+    """
+    c = loaded.experiment.config
+    if c.data.class_names or not c.model.num_classes:
+        return
+    source = loaded.experiment.source("train")
+    names = source.info.class_names
+    there = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
+    moved = all(name.isdecimal() for name in names) and [*names] != sorted(names)
+    if moved and there is not None and there != fingerprint(source):
+        raise UserError(
+            f"--workdir={workdir}: an earlier version trained this run, where the classes "
+            f"{class_names.listed(names)} were in the order {class_names.listed(sorted(names))}, "
+            "or the data have changed: its labels mean other classes; train it again"
+        )
 
 
 def check_labels(loaded: Loaded, metrics: Sequence[str], task: Task) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import cli, experiment, sample_flags
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.commands.evaluate import checks, exported_features
 from ddpm_jax.commands.evaluate.checks import ACCURACY, LIKELIHOOD, NAMES
 from ddpm_jax.commands.sample import sampling_options, task_flags
@@ -157,6 +158,7 @@ def evaluate(
     checks.check_kind(loaded, metrics)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}))
     checks.check_labels(loaded, metrics, task)
+    checks.check_classes(loaded, workdir)
     attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
     if LIKELIHOOD in metrics:
         likelihood.check(loaded, num_terms)
@@ -244,7 +246,7 @@ def _measure(
         compared = feature_space.space(
             flags.extractor or "auto",
             {split: loaded.experiment.source(split) for split in ("train", "validation")},
-            config.data.name,
+            dataset(config).extractor,
             reference=flags.reference or "train",
             num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
             weights=flags.inception_weights,

@@ -1,6 +1,7 @@
 """What a report draws with a run's network: the way from noise to image, and the loss by t."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from ddpm_jax.evaluation import loss_by_time
 from ddpm_jax.experiment import Loaded
 from ddpm_jax.reporting.report.runs import Drawn, Levels, LossByTime
 from ddpm_jax.runtime import sharding
+from ddpm_jax.training.step import trees_of
 
 FRAMES = 11
 ROWS = 6  # of the film
@@ -72,7 +74,12 @@ def _losses(loaded: Loaded) -> LossByTime | str:
     """The loss of the moving average on held-out images, with the run's own draws of times."""
     built, config = loaded.experiment, loaded.experiment.config
     place = sharding.batch_sharding(built.mesh)
-    outcome = jax.jit(lambda params, batch, key: built.objective(params, batch, key, False, {})[:3])
+
+    @jax.jit
+    def outcome(params: Any, batch: Any, key: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
+        trees = trees_of(built.objective, {"default": params}, frozen)
+        return built.objective(params, batch, key, False, {}, **trees)[:3]
+
     key = jax.random.key(config.seed)
     found = []
     try:
@@ -86,7 +93,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             there = sharding.put_batch(batch, place)
             for draw in range(ROUNDS):
                 own = jax.random.fold_in(key, number * ROUNDS + draw)
-                loss, t, weight = jax.device_get(outcome(loaded.params, there, own))
+                loss, t, weight = jax.device_get(outcome(loaded.params, there, own, built.frozen))
                 found.append((loss, t, weight * batch["mask"]))
     except FAILURES as error:
         return f"The loss by t was not measured: {_line(error)}."

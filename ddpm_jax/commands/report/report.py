@@ -117,7 +117,7 @@ def _config(folder: Path) -> ConfigDict:
     if config is None:
         raise UserError(
             f"--workdir={folder}: it has no config.json, so it is no run; name a folder that "
-            "scripts/train.py trained in"
+            "a run was trained in"
         )
     return config
 

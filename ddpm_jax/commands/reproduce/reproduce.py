@@ -9,9 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
-from ddpm_jax.commands.train import drift, train
+from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import drift
 from ddpm_jax.measures import manifest
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import environment, files
@@ -52,6 +53,11 @@ def reproduce(
     target, expected = _target(attempts, path)
     lineage = _lineage(attempts, target, path)
     entry = attempts[target]
+    if changed := [*entry["changed_in_python"], *entry["frozen"]]:
+        raise UserError(
+            f"{path}: {', '.join(changed)} of this run came from Python and not from its config: "
+            "repeat it with the program that made it, experiment.train(run, workdir)"
+        )
     config, filled = _config(entry, default, path, data_dir)
     if entry["final"]:
         config.train.num_steps = expected["step"]

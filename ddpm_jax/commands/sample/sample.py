@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ SAMPLES = "samples"
 FILES = (".npz", ".png")
 FRAMES = {".png": 11, ".gif": 31}  # of a trajectory
 FILM_IMAGES = 16
+_SAMPLE = re.compile(r"\d{6,}(_class_\d+)?\.png")  # what `_names` makes
 
 
 def to_files(
@@ -54,7 +56,7 @@ def to_files(
       workdir: of the run.
       out: the .npz or .png file, or a folder.
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
-        the latter "name=value,value"; an image is a file's name.
+        names or numbers, the latter "name=value,value"; an image is a file's name.
       task: what `tasks.from_flags` takes, as text.
       trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
         of these.
@@ -68,21 +70,22 @@ def to_files(
     ends with the same images. No more than a part is held in memory.
 
     Raises:
-      UserError: for anything that is missing or does not fit; nothing is written then.
+      UserError: for anything that is missing or does not fit, and for a folder that holds other
+        samples; nothing is written then.
     """
     if not workdir:
         raise UserError("--workdir is missing: name the run to sample from")
     target = _target(out)
-    try:
-        chosen = [int(label) for label in labels]
-    except ValueError as error:
-        raise UserError(f"--labels={','.join(labels)}: need whole numbers, 0,1,2") from error
+    film = _film(trajectory, target)
     loaded = experiment.load(workdir, step=step, raw_params=raw_params)
     given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
-    film = _film(trajectory)
     asked = task_flags.from_flags(
         loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0)
     )
+    try:
+        chosen = loaded.class_numbers(labels, asked)
+    except UserError as error:
+        raise UserError(f"--labels={','.join(labels)}: {error}") from error
     shown = loaded.labels(num_samples, chosen, asked)
     if asked.tells_labels:
         shown = np.full_like(shown, NULL_VALUE)  # no image is of one class
@@ -96,15 +99,16 @@ def to_files(
     chain = experiment.Cascade(loaded, upsamplers)
     drawing = loaded.drawing(num_samples, **asked_for, **given)
     passes = chain.passes(num_samples, **asked_for)
-    _make_writable(target)
-    if asked.frames:
-        _make_writable(film)
     described = {
         "drawn": drawing.description,
         "enlarged": experiment.described(upsamplers),
         "trajectory": str(film),
     }
     parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
+    _check_free(target, shown, parts.folder.exists())
+    _make_writable(target)
+    if asked.frames:
+        _make_writable(film)
     if ready := parts.ready():
         print(f"{ready} of {num_samples} samples are drawn; going on from there", file=sys.stderr)
     steps = 1 + len(passes)
@@ -140,7 +144,32 @@ def part_size(batch_size: int) -> int:
 
 def _beside(target: Path) -> Path:
     """Where the parts of unfinished samples lie."""
+    if target.name in ("", ".."):  # . and / have no name to put another beside
+        return target / "samples.parts"
     return target.with_name(f"{target.name}.parts")
+
+
+def _names(labels: np.ndarray) -> list[str]:
+    """The file of each image of a folder."""
+    return [f"{k:06d}.png" if c < 0 else f"{k:06d}_class_{c}.png" for k, c in enumerate(labels)]
+
+
+def _check_free(target: Path, labels: np.ndarray, begun: bool) -> None:
+    """Refuse a folder that holds other samples: nobody could tell them from these.
+
+    Args:
+      target: what is written to.
+      labels: of the images.
+      begun: the same command was interrupted before, so that its own files may be there.
+    """
+    if target.suffix in FILES or not target.is_dir():
+        return
+    there = sorted(path.name for path in target.iterdir() if _SAMPLE.fullmatch(path.name))
+    if there and not (begun and set(there) <= set(_names(labels))):
+        raise UserError(
+            f"--out={target} holds {len(there)} samples already, {there[0]} the first: name "
+            "another folder, or delete them"
+        )
 
 
 def _save(
@@ -153,8 +182,8 @@ def _save(
     elif target.suffix == ".png":
         collections.deque(_kept(parts, first), maxlen=0)
     else:
-        for k, image in enumerate(image for part in parts for image in part):
-            name = f"{k:06d}.png" if labels[k] < 0 else f"{k:06d}_class_{labels[k]}.png"
+        images = (image for part in parts for image in part)
+        for name, image in zip(_names(labels), images, strict=True):
             figures.save_png(target / name, image)
         return f"{len(labels)} samples in {target}"
     picture = target.with_suffix(".png")
@@ -232,9 +261,11 @@ def _make_writable(target: Path) -> None:
         raise UserError(f"--out={target}: cannot write there ({error.strerror})") from error
 
 
-def _film(trajectory: str | None) -> Path:
+def _film(trajectory: str | None, target: Path) -> Path:
     """The file of the way from noise to image; Path() for none."""
     film = Path(trajectory or "")
+    if trajectory and target.suffix in FILES and film == target.with_suffix(".png"):
+        raise UserError(f"--trajectory={trajectory}: that is where the grid of --out={target} goes")
     if trajectory and film.suffix not in FRAMES:
         raise UserError(f"--trajectory={trajectory}: need a strip F.png, or a moving F.gif")
     return film

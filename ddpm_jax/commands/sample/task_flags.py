@@ -46,7 +46,7 @@ def from_flags(
         classifier=experiment.load(classifier_workdir) if classifier_workdir else None,
         weaker=weaker,
         composed=[_branch(text) for text in compose],
-        between_labels=_labels(between_labels),
+        between_labels=_labels(between_labels, loaded),
         init_images=[_image("init_image", path, channels) for path in init_image],
         strength=strength,
         inpaint=_inpainting(inpaint, channels),
@@ -86,13 +86,11 @@ def _branch(text: str) -> tuple[float, dict[str, Any]]:
     return weight, {name: value for name, _, value in pairs}
 
 
-def _labels(texts: Sequence[str]) -> tuple[int, int] | None:
+def _labels(texts: Sequence[str], loaded: experiment.Loaded) -> tuple[int, int] | None:
     if not texts:
         return None
     try:
-        first, second = (int(text) for text in texts)
-    except ValueError as error:
-        raise UserError(
-            f"--between_labels={','.join(texts)}: need two whole numbers, 3,8"
-        ) from error
+        first, second = loaded.class_numbers(texts)
+    except UserError as error:
+        raise UserError(f"--between_labels={','.join(texts)}: {error}") from error
     return first, second

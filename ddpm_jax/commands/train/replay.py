@@ -10,15 +10,14 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
-from ddpm_jax.commands.train import attempt, drift
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.experiment import Experiment, attempt, drift
 from ddpm_jax.measures import manifest
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState, reseeded
-from ddpm_jax.training.step_files import Damaged
+from ddpm_jax.training.step_files import Damaged, Unreadable
 
 
 def replay(
@@ -44,15 +43,17 @@ def replay(
       UserError: for a step out of range, or a workdir of another experiment.
     """
     config = config_files.resolve(config)
-    drift.check_workdir(Path(workdir), config, allow_drift)
+    own = experiments.imported_parts(config)
+    drift.check_workdir(Path(workdir), config, allow_drift, own)
     if not 1 <= step <= config.train.num_steps:
         raise UserError(
             f"--replay_step={step}: the steps of this run are 1 to {config.train.num_steps} "
             "(config.train.num_steps)"
         )
-    experiment = experiments.build(config, own=experiments.imported_parts(config))
+    experiment = experiments.build(config, own=own)
     source = experiment.source("train")
-    drift.check(Path(workdir), config, manifest.fingerprints(source, None), allow_drift)
+    prints, parts = manifest.fingerprints(source, None), manifest.parts_of(experiment)
+    drift.check(Path(workdir), config, prints, parts, allow_drift, own)
     batches = attempt.training_batches(experiment, source)
     failures: list[UserError] = []
 
@@ -99,7 +100,7 @@ def _before(experiment: Experiment, workdir: Path, step: int) -> tuple[TrainStat
         for start in reversed([saved for saved in checkpoints.steps() if saved < step]):
             try:
                 return checkpoints.restore(start, experiment.state_shapes()), start
-            except Damaged as error:
+            except (Damaged, Unreadable) as error:
                 print(f"{error}; taking the one before it", file=sys.stderr)
     return experiment.init_state(), 0
 

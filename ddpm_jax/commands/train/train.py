@@ -1,33 +1,14 @@
-"""A training run from its config and workdir: start, resume, watch, finish."""
+"""A training run from its config and workdir."""
 
-import contextlib
-import os
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
-import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
-from ddpm_jax.commands.train import drift
-from ddpm_jax.commands.train.attempt import Attempt
-from ddpm_jax.config import code, config_files
-from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.measures.manifest import Manifest, fingerprints
-from ddpm_jax.reporting.progress import Progress
-from ddpm_jax.runtime import files, processes
-from ddpm_jax.runtime.digests import digests
-from ddpm_jax.training import loop
-from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.state import reseeded
-from ddpm_jax.training.watchdog import Watchdog
-
-# EX_TEMPFAIL: run the same command again.
-EXIT_STOPPED = 75
+from ddpm_jax.config import config_files
+from ddpm_jax.experiment import running
 
 
 def train(
@@ -40,9 +21,6 @@ def train(
 ) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
-    0 when the run is complete (or was already), 75 when a SIGINT or SIGTERM stopped it: the state
-    is then saved, and the same call goes on from it, to the same final state bit for bit.
-
     Args:
       config: the experiment.
       workdir: where the run lives.
@@ -50,140 +28,16 @@ def train(
       allow_drift: fields in which the config may differ from that of what is there.
       overrides: what the command line changed in the config, for the manifest.
 
-    Raises:
-      UserError: for a config, workdir or data set that does not fit: nothing is written then. For
-        data that cannot be read on the way, and for too many skipped steps in a row: the run is
-        then saved at the step that it reached, and the same call goes on from there.
+    Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
-    with loop.StopSignal() as stop:
-        manifest = Manifest(workdir, overrides)
-        return _train(
-            config_files.resolve(config), Path(workdir), until, allow_drift, manifest, stop
-        )
-
-
-def _train(
-    config: ConfigDict,
-    workdir: Path,
-    until: int | None,
-    allow_drift: Sequence[str],
-    manifest: Manifest,
-    stop: loop.StopSignal,
-) -> int:
-    drift.check_workdir(workdir, config, allow_drift)
-    if (finished := _finished(workdir)) and finished >= config.train.num_steps:
-        print(
-            f"{workdir} has finished its {finished:,} steps; "
-            "a larger --config.train.num_steps goes on from there",
-            file=sys.stderr,
-        )
-        return 0
-    experiment = experiments.build(config, own=experiments.imported_parts(config))
-    train_data = experiment.source("train")
-    validation_data = experiment.source("validation") if config.train.validate_every else None
-    prints = fingerprints(train_data, validation_data)
-    sources = code.sources(experiment.own)
-    drift.check(workdir, config, prints, allow_drift, sources)
-    _make_writable(workdir)
-
-    with (
-        _alone(workdir),
-        _shown(workdir) as (own, stream),
-        manifest,
-        Checkpoints(
-            workdir, keep=config.train.keep_checkpoints, deadline=config.train.save_deadline
-        ) as checkpoints,
-        Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
-    ):
-        # Again: another process may have just let go of it.
-        drifted = drift.check(workdir, config, prints, allow_drift, sources)
-        resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
-        state, start = resumed or (experiment.init_state(), 0)
-        state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        manifest.begin(config, experiment.mesh.shape, prints, start, drifted, sources)
-        if processes.is_first():
-            config_files.write(workdir, config)
-        num_steps = max(config.train.num_steps, start)
-        attempt = Attempt(experiment, train_data, validation_data, checkpoints, manifest, own)
-        with Progress(start, num_steps, config.data.batch_size, stream) as progress:
-            progress.say(_opening(experiment, workdir, start, len(train_data)))
-            state, reached = attempt.run(
-                state, start, num_steps, until, progress, watchdog, lambda: stop.requested
-            )
-        if reached < num_steps:
-            print(
-                f"stopped and saved at step {reached:,} of {num_steps:,}; "
-                "run the same command again to go on",
-                file=stream,
-            )
-            return manifest.end(EXIT_STOPPED)
-        final = {"step": reached, **digests(state)}
-        if processes.is_first():
-            files.must_write_json(workdir / "final.json", final)
-        manifest.end(0, final)
-    if not processes.is_first():
-        return 0
-    use = "workdir" if experiment.draws_images else "classifier_workdir"
-    use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
-    print(
-        f"done: {reached:,} steps in {workdir}; next: python scripts/sample.py --{use}={workdir} "
-        "--num_samples=100 --out=samples.npz",
-        file=sys.stderr,
+    config = config_files.resolve(config)
+    own = experiments.imported_parts(config)
+    return running.start(
+        config,
+        functools.partial(experiments.build, config, own=own),
+        workdir,
+        own=own,
+        until=until,
+        allow_drift=allow_drift,
+        overrides=overrides,
     )
-    return 0
-
-
-@contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
-    """The workdir for this run alone: the first process has it for all."""
-    with contextlib.ExitStack() as held:
-
-        def take() -> None:
-            if processes.is_first():
-                held.enter_context(files.alone(workdir))
-
-        processes.all_or_none(take, f"--workdir={workdir} is not free")
-        yield
-
-
-@contextlib.contextmanager
-def _shown(workdir: Path) -> Iterator[tuple[Path, TextIO]]:
-    """Where this process writes figures and lines: the first one's are seen, others' nowhere."""
-    if processes.is_first():
-        yield workdir, sys.stderr
-        return
-    with tempfile.TemporaryDirectory() as unseen, open(os.devnull, "w") as nobody:
-        yield Path(unseen), nobody
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -> str:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.state_shapes().params))
-    verb = f"resuming at step {start:,}" if start else "training"
-    devices = experiment.mesh.devices.flat[0].platform
-    return (
-        f"{verb}: {parameters:,} parameters, {examples:,} images of {experiment.config.data.name}, "
-        f"{experiment.mesh.size} {devices} device(s), workdir {workdir}"
-    )
-
-
-def _finished(workdir: Path) -> int:
-    """The step of final.json, or 0."""
-    try:
-        return int(files.read_json(workdir / "final.json")["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _make_writable(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--workdir={workdir}: cannot write there ({reason})") from error

@@ -5,7 +5,7 @@ product is not the product of the noised densities. The guided samples lie close
 difference is largest where classes overlap.
 """
 
-from ddpm_jax.diffusion.guidance.bounding import clip_x0, map_x0, threshold_x0
+from ddpm_jax.diffusion.guidance.bounding import bounded_x0, clip_x0, map_x0, threshold_x0
 from ddpm_jax.diffusion.guidance.classifier import Gradient, class_log_prob, classifier, gradient
 from ddpm_jax.diffusion.guidance.classifier_free import (
     Scale,
@@ -21,6 +21,7 @@ __all__ = [
     "Gradient",
     "Scale",
     "average_pool",
+    "bounded_x0",
     "class_log_prob",
     "classifier",
     "classifier_free",

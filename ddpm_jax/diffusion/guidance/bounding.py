@@ -45,6 +45,28 @@ def threshold_x0(denoise: Denoiser, schedule: Schedule, quantile: float = 0.995)
     return map_x0(denoise, schedule, change)
 
 
+def bounded_x0(
+    denoise: Denoiser, schedule: Schedule, *, clip: bool, threshold: float | None
+) -> Denoiser:
+    """The denoiser with x_0 clipped to [-1, 1], or dynamically thresholded, if either is asked for.
+
+    Args:
+      clip: clip it (`clip_x0`).
+      threshold: the quantile of dynamic thresholding instead (`threshold_x0`); None for none.
+
+    Raises:
+      ValueError: if both are asked for, or the threshold is no quantile in (0, 1].
+    """
+    if clip and threshold is not None:
+        raise ValueError(
+            f"clip_x0=True and {threshold=} both bound x_0: choose one, clip_x0=False to threshold "
+            "or threshold=None to clip"
+        )
+    if threshold is not None:
+        return threshold_x0(denoise, schedule, threshold)
+    return clip_x0(denoise, schedule) if clip else denoise
+
+
 def map_x0(
     denoise: Denoiser, schedule: Schedule, change: Callable[[jax.Array], jax.Array]
 ) -> Denoiser:

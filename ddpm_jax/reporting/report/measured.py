@@ -19,7 +19,7 @@ def metrics(runs: Sequence[Run]) -> Html:
     parts: list[Html | None] = []
     for run in runs:
         if not run.evaluations.evaluations:
-            told = "has not been measured yet: scripts/evaluate.py writes DIR/eval/NAME.json."
+            told = "has not been measured yet: evaluate writes DIR/eval/NAME.json."
             parts.append(note(f"{short(run.name)} {told}"))
         parts.append(_unreadable(run))
     every = results.results(runs)

@@ -56,7 +56,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         tag("h1", told, class_="long" if len(told) > LONG else None),
         tag("p", "Written ", tag("time", when, datetime=written.isoformat("T", "minutes"))),
     )  # fmt: skip
-    footer = tag("footer", "Written by ddpm_jax's scripts/report.py. This file loads nothing else.")
+    footer = tag("footer", "Written by ddpm_jax's report. This file loads nothing else.")
     sheet = tag("div", header, body, footer, class_="sheet")
     return _document(f"{told}: report", sheet)
 

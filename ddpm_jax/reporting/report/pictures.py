@@ -61,7 +61,7 @@ def read(path: Path) -> np.ndarray:
     width, height = struct.unpack(">II", content[16:24].ljust(8, b"\0"))
     if content.startswith(b"\x89PNG") and width * height > MAX_PIXELS:
         raise images.BrokenImage(f"{width} x {height} is over the limit of {MAX_PIXELS:,} pixels")
-    pixels = images.read_image(content, None, 3)
+    pixels = images.read_image(content, None, 3, max_pixels=MAX_PIXELS)
     grey = (pixels[..., :1] == pixels).all()
     return pixels[..., :1] if grey else pixels
 

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import cascade, guidance
-from ddpm_jax.training.step import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
 
 
 def cascaded(objective: Objective, factor: int, augmentation: float) -> Objective:
@@ -21,7 +22,7 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
     their cells, such as those of another model's samples.
 
     Args:
-      objective: of batches whose "image" is [B, H, W, C] in [-1, 1].
+      objective: of batches whose "x0" is [B, H, W, C] in [-1, 1].
       factor: above 1; must divide H and W.
       augmentation: the largest level, at least 0 and below 1.
 
@@ -36,10 +37,11 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
     cascade.check_level(augmentation)
     shrink = guidance.average_pool(factor)
 
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
-        image = batch["image"]
-        # No other draw of the objective folds this number into this key.
-        key_small = jax.random.fold_in(key, jnp.uint32(2**32 - 3))
+    def outcome(
+        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
+    ) -> Outcome:
+        image = batch["x0"]
+        key_small = streams.fold(key, streams.SMALL_IMAGES)
 
         def one(place: jax.Array) -> tuple[jax.Array, jax.Array]:
             key_level, key_eps = jax.random.split(jax.random.fold_in(key_small, place))
@@ -47,6 +49,6 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
 
         level, keys_eps = jax.vmap(one)(jnp.arange(len(image)))
         small = cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
-        return objective.outcome(params, batch | {cascade.NAME: small}, key, train, extra)
+        return objective(params, batch | {cascade.NAME: small}, key, train, extra, **trees)
 
     return dataclasses.replace(objective, outcome=outcome)

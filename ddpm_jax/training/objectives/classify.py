@@ -9,7 +9,8 @@ from ddpm_jax.diffusion import process
 from ddpm_jax.diffusion.guidance import class_log_prob
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
-from ddpm_jax.training.step import Batch, Extra, Objective, Outcome, draw
+from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.draws import draw
 
 
 def classification(
@@ -28,13 +29,13 @@ def classification(
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
         draws = time_draw if train else time_draw.validation or time_draw
-        drawn = draw(key_examples, batch["image"], schedule, time_draw=draws)
+        drawn = draw(key_examples, batch["x0"], schedule, time_draw=draws)
         rngs = {"dropout": key_dropout} if train else None
 
         def network(variables: Any, xt: jax.Array, time: jax.Array) -> jax.Array:
             return apply_fn(variables, xt, time, train=train, rngs=rngs)
 
-        xt = process.add_noise(schedule, batch["image"], drawn.t, drawn.eps)
+        xt = process.add_noise(schedule, batch["x0"], drawn.t, drawn.eps)
         log_prob = class_log_prob(network, params, schedule, batch["label"])
         return Outcome(-log_prob(xt, drawn.t), drawn.t, drawn.weight, extra)
 

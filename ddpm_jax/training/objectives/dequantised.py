@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from ddpm_jax import streams
 from ddpm_jax.diffusion import likelihood
-from ddpm_jax.training.step import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
 
 
 def dequantised(objective: Objective, levels: int) -> Objective:
@@ -17,7 +17,7 @@ def dequantised(objective: Objective, levels: int) -> Objective:
     batch, as every draw: a resumed run sees what an uninterrupted one sees.
 
     Args:
-      objective: of batches whose "image" is [B, ...] in [-1, 1].
+      objective: of batches whose "x0" is [B, ...] in [-1, 1].
       levels: the number of values that a pixel takes.
 
     Raises:
@@ -25,10 +25,10 @@ def dequantised(objective: Objective, levels: int) -> Objective:
     """
     likelihood.check_levels(levels)
 
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
-        # No other draw of the objective folds this number into this key.
-        key_cells = jax.random.fold_in(key, jnp.uint32(2**32 - 2))
-        image = likelihood.dequantise(key_cells, batch["image"], levels)
-        return objective.outcome(params, batch | {"image": image}, key, train, extra)
+    def outcome(
+        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
+    ) -> Outcome:
+        x0 = likelihood.dequantise(streams.fold(key, streams.CELLS), batch["x0"], levels)
+        return objective(params, batch | {"x0": x0}, key, train, extra, **trees)
 
     return dataclasses.replace(objective, outcome=outcome)

@@ -11,10 +11,10 @@ import numpy as np
 
 from ddpm_jax import cli
 from ddpm_jax.build import conditioning
-from ddpm_jax.commands.train.skipped import SkippedSteps
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Batches, Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.experiment.skipped import SkippedSteps
 from ddpm_jax.measures.manifest import Manifest
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch

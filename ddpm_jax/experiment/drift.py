@@ -10,11 +10,12 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax import experiment as experiments
+from ddpm_jax.build import optimizers
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import Own
+from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
+from ddpm_jax.trained import program
 
 # What may change between two starts of one run; everything else makes it another experiment.
 FREE_FIELDS = (
@@ -27,14 +28,17 @@ FREE_FIELDS = (
 )
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
-# Nor is the source of a part of the user's own: code.package.module:name.
-CODE = "code."
+CLASS_NAMES = "data.class_names"
+# Free, but told: a learning rate that decays is laid out over all steps.
+NUM_STEPS = "train.num_steps"
+# Nor these: parts that were replaced in Python, trees of other runs, sources of own parts.
+PARTS = ("changed_in_python", "frozen", "own_parts")
 
 Difference = tuple[str, Any, Any]
 
 
 def check_workdir(
-    workdir: Path, config: ConfigDict, allowed: Sequence[str] = ()
+    workdir: Path, config: ConfigDict, allowed: Sequence[str] = (), own: Own = NONE
 ) -> list[Difference]:
     """Refuse a workdir that holds another experiment.
 
@@ -45,9 +49,11 @@ def check_workdir(
       workdir: the run's.
       config: resolved.
       allowed: fields that may differ, dotted; `data.fingerprint` stands for the data.
+      own: the user's own parts.
 
     Returns:
-      (field, value there, value here) of what differs, is not free, and is allowed to.
+      (field, value there, value here) of what differs, is not free, and is allowed to; and of
+      train.num_steps, where a decaying learning rate hangs on it.
 
     Raises:
       UserError: listing what differs, or for a field in `allowed` that is unknown, or that no
@@ -65,49 +71,56 @@ def check_workdir(
     differing = not_free(config_files.differences(saved, config))
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     if differing:
-        _check_shapes(config, differing, experiments.imported_parts(config))
-    return differing
+        _check_shapes(config, differing, own)
+    there, here = saved.train.num_steps, config.train.num_steps
+    decays = "constant" not in (saved.optim.decay, config.optim.decay)
+    return differing + [(NUM_STEPS, there, here)] * (decays and there != here)
+
+
+def stretched(
+    config: ConfigDict, differing: Sequence[Difference], start: int, own: Own = NONE
+) -> list[str]:
+    """A line on how the learning rate goes on, where a run is continued to another length.
+
+    Args:
+      config: resolved.
+      differing: what `check` returned.
+      start: the step that the run goes on from; at 0, nothing was trained by another rate.
+      own: the user's own parts.
+    """
+    lines = []
+    for name, there, here in differing if start else ():
+        if name == NUM_STEPS:
+            before = config_files.override(config, {"train": {"num_steps": there}})
+            old, new = (float(optimizers.optimizer(c, own)[0](start)) for c in (before, config))
+            lines.append(
+                f"optim.decay={config.optim.decay} was laid out over {there:,} steps and is over "
+                f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "
+                f"run of {here:,} steps from its start would be another one"
+            )
+    return lines
 
 
 def check(
     workdir: Path,
     config: ConfigDict,
     data: Mapping[str, str | None],
+    parts: Mapping[str, Mapping[str, str]],
     allowed: Sequence[str] = (),
-    own_parts: Mapping[str, str] | None = None,
+    own: Own = NONE,
 ) -> list[Difference]:
-    """`check_workdir`, `check_data` and `check_code`, with what the newest attempt took down."""
-    differing = check_workdir(workdir, config, allowed)
-    differing += check_data(workdir, manifest.last_data(workdir), data, allowed)
-    return differing + check_code(
-        workdir, manifest.last_own_parts(workdir), own_parts or {}, allowed
-    )
-
-
-def check_code(
-    workdir: Path,
-    there: Mapping[str, str],
-    here: Mapping[str, str],
-    allowed: Sequence[str] = (),
-) -> list[Difference]:
-    """The same for the source of the user's own parts, {name: sha256}.
-
-    A part that another one replaces is a difference of the config, and not told here.
-    """
-    if not _has_checkpoints(workdir):
-        return []
-    differing = [
-        (CODE + name, there[name], here[name])
-        for name in sorted(there.keys() & here.keys())
-        if there[name] != here[name]
-    ]
-    refuse(workdir, [d for d in differing if d[0] not in allowed])
-    return differing
+    """`check_workdir`, `check_data` and `check_parts`, the last two with the newest attempt's."""
+    differing = check_workdir(workdir, config, allowed, own)
+    entry = manifest.last(workdir)
+    if entry is None:
+        return differing
+    differing += check_data(workdir, entry["data"], data, allowed)
+    return differing + check_parts(workdir, entry, parts, allowed)
 
 
 def check_data(
     workdir: Path,
-    there: Mapping[str, str | None],
+    there: Mapping[str, Any],
     here: Mapping[str, str | None],
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
@@ -119,9 +132,43 @@ def check_data(
     return differing
 
 
+def check_parts(
+    workdir: Path,
+    there: Mapping[str, Mapping[str, str]],
+    here: Mapping[str, Mapping[str, str]],
+    allowed: Sequence[str] = (),
+) -> list[Difference]:
+    """The same for what no config says, by digest: `PARTS`.
+
+    They are named `changed_in_python.objective`, `frozen.teacher` and `own_parts.module:name`.
+    """
+    if not _has_checkpoints(workdir):
+        return []
+    before, now = (
+        {
+            f"{group}.{name}": digest
+            for group in PARTS
+            for name, digest in side.get(group, {}).items()
+        }
+        for side in (there, here)
+    )
+    # A part of one's own that another one replaced is told as a field of the config.
+    replaced = {name for name in before.keys() ^ now.keys() if name.startswith("own_parts.")}
+    names = sorted((before.keys() | now.keys()) - replaced)
+    differing = [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
+    refuse(workdir, [d for d in differing if d[0] not in allowed])
+    return differing
+
+
 def not_free(differences: Sequence[Difference]) -> list[Difference]:
     """Those of the differences that make it another experiment."""
-    return [d for d in differences if not d[0].startswith(FREE_FIELDS)]
+    return [d for d in differences if not d[0].startswith(FREE_FIELDS) and not _unnamed(d)]
+
+
+def _unnamed(difference: Difference) -> bool:
+    """Whether one side does not say how its classes are named: before it has read its data."""
+    name, there, here = difference
+    return name == CLASS_NAMES and not (there and here)
 
 
 def told(difference: Difference) -> str:
@@ -145,8 +192,8 @@ def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
 
 
 def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
-    own = {CODE + name for side in sides for name in config_files.own_names(side).values()}
-    known = sorted({DATA, *own, *(name for side in sides for name in config_files.fields(side))})
+    allowed = [name for name in allowed if not name.startswith(tuple(f"{p}." for p in PARTS))]
+    known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
         if name not in known:
             hint = cli.suggest(name, known)
@@ -178,9 +225,8 @@ def _check_shapes(config: ConfigDict, differing: Sequence[Difference], own: Own)
 
 
 def _arrays(config: ConfigDict, own: Own) -> list[tuple[str, Any, Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(
-        experiments.build(config, own=own).state_shapes()
-    )[0]
+    shapes = program.build(config, own=own).state_shapes()
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 

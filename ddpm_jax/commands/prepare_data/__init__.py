@@ -1,0 +1,1 @@
+"""scripts/prepare_data.py: TFDS data sets for training without TensorFlow."""

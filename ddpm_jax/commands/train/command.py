@@ -1,0 +1,60 @@
+"""Train a diffusion model, or go on with the run in --workdir.
+
+  python scripts/train.py --config=configs/digits.py --workdir=runs/digits
+
+Any field of the config can be set: --config.optim.learning_rate=1e-3; all of them are listed in
+ddpm_jax/config/defaults.py. Exit code 75 means stopped by a signal and saved: run the same command
+again. On several machines, start it on each with --coordinator; they share the --workdir.
+"""
+
+import json
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from ddpm_jax import cli, command_words
+
+
+def define() -> None:
+    """Define the command's flags."""
+    config_flags.DEFINE_config_file("config", help_string="the experiment's config file")
+    flags.DEFINE_string("workdir", None, "where the run lives; what is there is resumed")
+    flags.DEFINE_bool(
+        "dry_run", False, "print parameters, FLOP and memory of a step, and data shapes; then exit"
+    )
+    flags.DEFINE_list(
+        "allow_drift",
+        [],
+        "config fields that may differ from those of what is resumed: optim.learning_rate,seed; "
+        "data.fingerprint stands for the images themselves",
+    )
+    flags.DEFINE_integer(
+        "replay_step", None, "print the loss of each example of this step of the run, and exit"
+    )
+    for name in ("compile_cache", "code_path", "coordinator", "num_processes", "process_id"):
+        flags.declare_key_flag(name)
+
+
+def main() -> int | None:
+    """Train, replay a step, or print what a run would cost, as the flags say."""
+    f = flags.FLAGS
+    cli.require("config", "name a file of configs/, say configs/digits.py")
+    cli.use_code_path()
+    cli.use_compile_cache()
+    if not f.dry_run:
+        cli.require("workdir", "name the folder that the run should live in")
+        if f.replay_step is None:
+            cli.join_processes()  # before any device is used
+    cli.use_devices()
+    from ddpm_jax.commands.train import dry_run, replay, train
+
+    if f.dry_run:
+        print(json.dumps(dry_run.dry_run(f.config), indent=2))
+        return 0
+    if f.replay_step is not None:
+        seen = replay.replay(f.config, f.workdir, f.replay_step, allow_drift=f.allow_drift)
+        print(json.dumps(seen, indent=2, allow_nan=False))
+        return 0
+    overrides = command_words.overrides(sys.argv)
+    return train.train(f.config, f.workdir, allow_drift=f.allow_drift, overrides=overrides)

@@ -1,0 +1,56 @@
+"""What is drawn for each example of a batch: its time, its noise, the conditions it loses."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax import streams
+from ddpm_jax.diffusion import time_draws
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.diffusion.time_draws import TimeDraw
+from ddpm_jax.training.objectives.base import Extra
+
+
+class Draws(NamedTuple):
+    """What an example's own key decides; each [B, ...], the drops by the condition's name."""
+
+    t: jax.Array
+    weight: jax.Array
+    eps: jax.Array
+    drop: dict[str, jax.Array]
+
+
+def draw(
+    key: jax.Array,
+    x0: jax.Array,
+    schedule: Schedule,
+    *,
+    drop_rates: Mapping[str, float] | None = None,
+    joint_rate: float = 0.0,
+    time_draw: TimeDraw | None = None,
+    history: Extra | None = None,
+) -> Draws:
+    """t, eps and the drops of every example, each from the key of its place in the batch.
+
+    So a draw depends on neither sharding, nor process count, nor what else is in the batch (but
+    for what a `time_draw` lets the batch share).
+    """
+    time_draw = time_draw or time_draws.uniform()
+
+    def one(index: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        key_t, key_eps, key_drop = jax.random.split(jax.random.fold_in(key, index), 3)
+        drop = {
+            name: jax.random.bernoulli(streams.named(key_drop, name), rate)
+            for name, rate in (drop_rates or {}).items()
+        }
+        if joint_rate:
+            every = jax.random.bernoulli(streams.named(key_drop, ""), joint_rate)
+            drop = {name: dropped | every for name, dropped in drop.items()}
+        return key_t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype), drop
+
+    keys_t, eps, drop = jax.vmap(one)(jnp.arange(x0.shape[0]))
+    shared = streams.fold(key, streams.SHARED)
+    t, weight = time_draw.draw(schedule, keys_t, shared, history or {})
+    return Draws(t, weight, eps, drop)
