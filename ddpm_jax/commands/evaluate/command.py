@@ -17,7 +17,7 @@ training image over the held-out images' own (1 as new data, 0 copies), with NAM
 spread, the within-class deviation over the real one (0 is collapse); class_recall, the share of a
 class's real images within the manifold of its samples. Of shapes: attributes, the share of samples
 that show all that they were told, then of each; held_out_pairs, the same for objects of
-config.data.options.held_out, composed_pairs with shape and colour told apart. bpd: bits per pixel of
+data.options.held_out, composed_pairs with shape and colour told apart. bpd: bits per pixel of
 held-out images. accuracy: of a classifier. DIR/eval/cache holds samples, and may be deleted.
 """
 
