@@ -13,9 +13,10 @@ from ddpm_jax import experiment
 from ddpm_jax.build import class_names
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.sample import sample
-from ddpm_jax.commands.train import drift, train
+from ddpm_jax.commands.train import train
 from ddpm_jax.data import DataInfo
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import drift
 
 NAMES = ("1", "2", "10")
 
