@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import gc
-import math
+import os
 from pathlib import Path
 
 # Most programs of the suite run once: compiling them is what costs (a step of a tiny U-Net took
@@ -22,21 +22,32 @@ def flags(asked, quickly):
     return " ".join([*asked.split(), *more])
 
 
-# A process that keeps programs beyond it forgets them all; the largest module adds less than 1 GB.
-LARGE = 2**30
+# Beyond so many bytes a process forgets its programs. A worker that has imported torch and every
+# file of tests holds 1 GB already, and no test adds more than a half.
+LARGE = 1.5e9
+ROOM = 0.3e9  # before it forgets again, were it as large without any
+_limit = LARGE
+
+
+def stay_small():
+    """Forget all compiled programs if this process holds much memory, and return it."""
+    global _limit
+    if resident_size() < _limit:
+        return
+    import jax  # after the flags are set
+
+    jax.clear_caches()
+    gc.collect()
+    # glibc keeps what was freed: of 564 MB after one tiny run, 240.
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    _limit = max(LARGE, resident_size() + ROOM)
 
 
 def resident_size():
-    """Bytes of memory that this process holds; infinity where the system does not say."""
+    """Bytes of memory that this process holds; 0 where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return math.inf
-    return pages * 4096
-
-
-def give_back_memory():
-    """Return to the system what was freed: glibc alone keeps it, half of what programs took."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -59,6 +59,12 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in set(left_out)]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Forget compiled programs where a process grew large: workers grew to 4 GB."""
+    compiling.stay_small()
+
+
 def made_once(tmp_path_factory, name, make):
     """(workdir, what make(workdir) said); made by the first worker that asks, read by the others.
 
@@ -75,15 +81,6 @@ def made_once(tmp_path_factory, name, make):
             (root / name).mkdir()
             said.write_text(json.dumps(make(workdir)))
     return types.SimpleNamespace(workdir=workdir, **json.loads(said.read_text()))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_of_few_modules():
-    """Forget compiled programs after a module that ends above a size: workers grew to 4 GB."""
-    yield
-    if compiling.resident_size() > compiling.LARGE:
-        jax.clear_caches()
-        compiling.give_back_memory()
 
 
 @pytest.fixture
@@ -118,7 +115,7 @@ def finished_run(tmp_path_factory):
     import tiny_runs
 
     def make(workdir):
-        done = tiny_runs.script("train", *tiny_runs.tiny_flags(workdir))
+        done = tiny_runs.fresh_script("train", *tiny_runs.tiny_flags(workdir))
         assert done.returncode == 0, done.stderr
         return {"stdout": done.stdout, "stderr": done.stderr}
 
