@@ -1,7 +1,7 @@
 """Scripts run to their end in processes of their own that need not import jax anew.
 
-A server, started once by each test process, imports what most scripts import and forks for each of
-them: a process with its own flags, files and exit code, as `python scripts/NAME.py` but for 1.6
+A server, started once by each thread of tests, imports what most scripts import and forks for each
+script: a process with its own flags, files and exit code, as `python scripts/NAME.py` but for two
 seconds of imports. It has started no backend and no thread of jax's when it forks.
 
   python tests/script_server.py  # one request a line on stdin: the pid and the exit code on stdout
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # What most scripts import, and nothing that defines flags of some scripts alone.
 IMPORTED = ("ddpm_jax.experiment", "ddpm_jax.commands.train.train", "scipy.stats", "sklearn.svm")
-_servers: dict = {}  # by the process that started them
+_servers: dict = {}  # by process, thread and environment
 
 
 def serve():
@@ -103,9 +104,10 @@ def run(argv, environment, timeout):
 def _server(environment):
     """The server of this test process for an environment; started where there is none."""
     lasting = {key: environment[key] for key in set(environment) - _passing(environment)}
-    key = os.getpid(), json.dumps(lasting, sort_keys=True)
+    here = os.getpid(), threading.get_ident()  # it serves one after the other
+    key = *here, json.dumps(lasting, sort_keys=True)
     if key not in _servers:
-        for other in [other for other in _servers if other[0] == os.getpid()]:
+        for other in [other for other in _servers if other[:2] == here]:
             stop(_servers.pop(other))
         _servers[key] = subprocess.Popen(
             [sys.executable, __file__],
