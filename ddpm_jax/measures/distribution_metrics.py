@@ -160,7 +160,6 @@ def _frechet(name: str, rows: Any, target: Statistics, seed: int) -> dict[str, F
     found = {name: results.of_interval(around.at_size)}
     if len(rows) < LEAST_FOR_INFINITY * rows.shape[1]:
         return found
-    # Not the line of `frechet_infinity`: this varies less, is less far off, and has an interval.
     return found | {f"{name}_infinity": results.of_interval(around.unbiased)}
 
 

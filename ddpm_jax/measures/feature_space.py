@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from ddpm_jax.config.checks import EXTRACTORS
 from ddpm_jax.data import DataInfo, Source, evenly_spaced, fingerprint
@@ -126,8 +125,7 @@ def space(
             f"--reference={reference}: has {len(given.mean)} dimensions, and the features of "
             f"--extractor={name} have {width}"
         )
-    content = files.read_bytes(reference, sys.maxsize)
-    of = {"file": Path(reference).name, "num": given.num, "blake3": blake3(content).hexdigest()}
+    of = {"file": Path(reference).name, "num": given.num, "blake3": files.blake3_of(reference)}
     return Space(extractor, given, held_out, of, lambda _: given)
 
 
