@@ -457,6 +457,18 @@ def test_nearest_images_tell_of_which_samples_they_are(tmp_path):
     assert told in text
 
 
+def test_what_guidance_trades_is_shown(tmp_path):
+    for name in ("a", "b_nearest", "notes"):
+        pictured(tmp_path, f"{name}.png")
+    found = evaluations.Found([evaluation("a"), evaluation("b")], [])
+    shown = runs.trade_offs(tmp_path, found)
+    assert [*shown] == ["a"]  # the picture of an evaluation, not whatever lies there
+    read = Reader(gallery.trade_offs([empty(evaluations=found, trade_offs=shown)]))
+    assert "Evaluation a" in read.text
+    assert len([t for t, _ in read.found if t == "img"]) == 1
+    assert "more than two scales" in Reader(gallery.trade_offs([empty()])).text
+
+
 @pytest.mark.parametrize(("num", "told"), [(1, "one picture so far"), (3, "All 3 pictures.")])
 def test_one_picture_has_no_slider(tmp_path, num, told):
     for k in range(num):
