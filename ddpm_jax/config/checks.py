@@ -32,8 +32,6 @@ AT_LEAST = {
     "sample.batch_size": 1,
     "sample.grid_size": 1,
 }
-EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
-DISTANCES = ("fid", "kid")  # of samples to data: the smaller, the better
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -82,11 +80,7 @@ def check_ranges(c: ConfigDict) -> None:
         _need(c, 0 <= _value(c, field) < math.inf, field, "need a finite number, at least 0")
     deadline = c.train.save_deadline
     _need(c, 0 < deadline < math.inf, "train.save_deadline", "need a finite number above 0")
-    fits = c.train.evaluate_metric in DISTANCES
-    _need(c, fits, "train.evaluate_metric", f"need one of {', '.join(DISTANCES)}")
-    extractor, weights = c.train.evaluate_extractor, c.train.inception_weights
-    fits = extractor in EXTRACTORS
-    _need(c, fits, "train.evaluate_extractor", f"need one of {', '.join(EXTRACTORS)}")
+    weights = c.train.inception_weights
     fits = weights == "" or weights.endswith(".safetensors")
     _need(c, fits, "train.inception_weights", "need a file F.safetensors, or nothing")
     sigma, window = c.optim.spike_sigma, c.optim.spike_window

@@ -14,7 +14,7 @@ from absl import logging
 
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.images import BrokenImage, read_image
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.runtime.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
@@ -86,7 +86,7 @@ def folder(
         )
     chosen = _split(files, holdout)[split]
     if not chosen:
-        raise UserError(
+        raise EmptySplit(
             f"{root} has {len(files)} image(s) and data.holdout={holdout} leaves none for the "
             f"{split} split: add images, change data.holdout, or train without a validation loss "
             "(train.validate_every=0)"

@@ -18,6 +18,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.experiment.attempt import Attempt
+from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, fingerprints, parts_of
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
@@ -113,6 +114,7 @@ def _train(
         )
         return 0
     experiment = build()
+    training_evaluation.check(config)
     parts = parts_of(experiment)
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None

@@ -1,6 +1,7 @@
 """From a workdir to a trained model."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -251,13 +252,20 @@ class Loaded:
         return [class_names.number(names, label) for label in labels]
 
 
-def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool = False) -> Loaded:
+def load(
+    workdir: str | Path,
+    *,
+    step: int | str | None = None,
+    raw_params: bool = False,
+    data_dir: str | None = None,
+) -> Loaded:
     """The model that was trained in `workdir`; nothing found there is executed.
 
     Args:
       workdir: of a run.
       step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
+      data_dir: where its data lie now; None for where they lay.
 
     Raises:
       UserError: if there is no such run or checkpoint.
@@ -271,9 +279,11 @@ def load(workdir: str | Path, *, step: int | str | None = None, raw_params: bool
     # All devices of this machine, whatever trained it; batches of data are filled up to them.
     devices = jax.device_count()
     try:
+        batch_size = -(-config.data.batch_size // devices) * devices
+        elsewhere = {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         own = {
             "mesh": {"data": devices, "fsdp": 1},
-            "data": {"batch_size": -(-config.data.batch_size // devices) * devices},
+            "data": {"batch_size": batch_size, **elsewhere},
         }
         experiment = build(config_files.override(config, own))
         shapes = experiment.state_shapes()
