@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TextIO
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax import cli
 from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
@@ -89,6 +91,7 @@ def start(
       workdir, until, allow_drift: as of `train`.
       overrides: what the command line changed in the config, for the manifest.
     """
+    cli.refuse_elsewhere("--workdir", str(workdir))
     with loop.StopSignal() as stop:
         manifest = Manifest(workdir, overrides)
         return _train(
@@ -172,8 +175,8 @@ def _train(
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
-        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample --{use}={workdir} "
-        "--num_samples=100 --out=samples.npz",
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample "
+        f"--{use}={shlex.quote(str(workdir))} --num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
     return 0

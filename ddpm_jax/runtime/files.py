@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read within bounds; folders for one process alone."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,8 +23,13 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path` at the end, if nothing was raised.
 
     A process killed in between leaves what was at `path` before, never half a file.
+
+    Raises:
+      OSError: for a folder, before anything is written.
     """
     path = Path(path)
+    if path.is_dir():  # as . is, beside which there is no name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
