@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class Stuck(UserError):
     """Something on this machine does not come back, such as a write to a dead file system."""
+
+
+class EmptySplit(UserError):
+    """The data have no images for a split."""

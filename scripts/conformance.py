@@ -39,7 +39,7 @@ def main() -> int:
         raise UserError(f"--out={folder}: cannot make it ({error.strerror})") from error
     # Read when jax is first used: samples must not depend on the number of devices, so there are 8.
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-    cli.use_compile_cache()
+    cli.start_jax()
     # The measurements are the tests' own, and stand beside them.
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from conformance import report, sections, texts

@@ -39,9 +39,11 @@ def main() -> int:
         raise UserError(f"--jobs={_JOBS.value}: need at least 1")
     if not _OUT.value:
         raise UserError("--out is missing: name the JSON file to write")
+    if Path(_OUT.value).is_dir():
+        raise UserError(f"--out={_OUT.value} is a folder: name the JSON file to write")
     # One device, as in the processes that are killed.
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
-    cli.use_compile_cache()
+    cli.start_jax()
     # The runs and what is done to them are the tests' own, and stand beside them.
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from faults import campaign as faults

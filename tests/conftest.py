@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import types
-import zlib
 
 import compiling
 
@@ -26,6 +25,7 @@ os.environ["XLA_FLAGS"] = compiling.flags(os.environ.get("XLA_FLAGS", ""), compi
 
 import jax
 import pytest
+import wide_matrices
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -41,10 +41,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Files with slow tests first; of a matrix marked wide(n) every n-th case.
-
-    Each test begins with another case of its matrix.
-    """
+    """Files with slow tests first; of a matrix marked wide(n) the part of this commit."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if config.getoption("--full"):
@@ -53,13 +50,19 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("wide"):
             cases[item.nodeid.split("[")[0]].append(item)
+    k = wide_matrices.number_of_commits(config.rootpath)
     kept = set()
-    for name, matrix in cases.items():
-        stride = min(matrix[0].get_closest_marker("wide").args[0], len(matrix))
-        kept.update(matrix[zlib.crc32(name.encode()) % stride :: stride])
+    for matrix in cases.values():
+        kept.update(wide_matrices.part(matrix, matrix[0].get_closest_marker("wide").args[0], k))
     left_out = [item for matrix in cases.values() for item in matrix if item not in kept]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Forget compiled programs where a process grew large: workers grew to 4 GB."""
+    compiling.stay_small()
 
 
 def made_once(tmp_path_factory, name, make):
@@ -78,13 +81,6 @@ def made_once(tmp_path_factory, name, make):
             (root / name).mkdir()
             said.write_text(json.dumps(make(workdir)))
     return types.SimpleNamespace(workdir=workdir, **json.loads(said.read_text()))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_of_one_module():
-    """Forget a module's compiled programs after it: workers would grow to 4 GB."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ def finished_run(tmp_path_factory):
     import tiny_runs
 
     def make(workdir):
-        done = tiny_runs.script("train", *tiny_runs.tiny_flags(workdir))
+        done = tiny_runs.fresh_script("train", *tiny_runs.tiny_flags(workdir))
         assert done.returncode == 0, done.stderr
         return {"stdout": done.stdout, "stderr": done.stderr}
 

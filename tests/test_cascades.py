@@ -39,7 +39,8 @@ def merged(*many):
 def loaded(*changes):
     """A model whose parameters are drawn, not trained."""
     own = {
-        "model": {"channels": 4, "num_groups": 2},
+        # A transformer compiles in a fraction of a U-Net's time.
+        "model": {"name": "dit", "channels": 8, "num_blocks": 1, "patch_size": 2},
         "sample": {"guidance_scale": 1.0, "batch_size": 8, "num_steps": 3},
     }
     built = experiment.build(tiny_config(**merged(own, *changes)))

@@ -12,9 +12,11 @@ from PIL import Image
 
 from ddpm_jax import __main__ as commands
 from ddpm_jax import cli, command_words
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 
-TRAIN = ("train", "--config=configs/digits.py")
+TRAIN = ("train", f"--config={tiny_runs.ROOT / 'configs' / 'digits.py'}")
 
 
 @pytest.fixture
@@ -247,16 +249,18 @@ def test_what_lies_elsewhere_is_refused_at_once(tmp_path, monkeypatch, name, fla
     assert not list(tmp_path.iterdir())
 
 
-def test_data_that_lie_elsewhere_are_refused_in_a_config_too(tmp_path):
+def test_data_that_lie_elsewhere_are_refused_in_a_config_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     flag = "--config.data.data_dir=gs://bucket/images"
     done = tiny_runs.in_process(*TRAIN, f"--workdir={tmp_path / 'run'}", flag)
     assert done.returncode == 2
     assert "--config.data.data_dir=gs://bucket/images: files" in done.stderr
     config = tiny_runs.tiny_config(data={"labels_file": "s3://b/labels.csv"})
-    from ddpm_jax.config import config_files
-
-    with pytest.raises(UserError, match=r"config\.data\.labels_file=s3://b/labels\.csv: files"):
+    with pytest.raises(UserError, match=r"options\.labels_file=s3://b/labels\.csv: files"):
         config_files.resolve(config)
+    config.data.options.labels_file = ""
+    with pytest.raises(UserError, match="--workdir=gs://bucket/run: files"):
+        train.train(config, "gs://bucket/run")
     assert not list(tmp_path.iterdir())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import script_server
 from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
@@ -108,8 +109,14 @@ def images_of_digits(folder) -> Path:
     return Path(folder)
 
 
-def script(name, *words, **options) -> subprocess.CompletedProcess:
-    """Run scripts/NAME.py to its end, from the root."""
+def script(name, *words, timeout=300) -> subprocess.CompletedProcess:
+    """Run scripts/NAME.py to its end in a forked process, from the root."""
+    argv = [f"scripts/{name}.py", *map(str, words)]
+    return script_server.run(argv, environment(), timeout=timeout)
+
+
+def fresh_script(name, *words, **options) -> subprocess.CompletedProcess:
+    """The same as a user's shell does it: by a Python of its own."""
     return subprocess.run(
         [sys.executable, f"scripts/{name}.py", *map(str, words)],
         cwd=ROOT,

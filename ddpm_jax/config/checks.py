@@ -51,8 +51,6 @@ def _unset_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
 
-DISTANCES = ("fid", "kid")  # of samples to data: the smaller, the better
-EXTRACTORS = ("auto", "classifier", "inception", "pca", "pixels")
 # What values of other fields must be, and how that is said.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "need at least 0 and below 2**32"),
@@ -83,8 +81,6 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.step_deadline": (_at_least_0, "need a finite number, at least 0"),
     "train.min_free_gb": (_at_least_0, "need a finite number, at least 0"),
     "train.save_deadline": (lambda v: 0 < v < math.inf, "need a finite number above 0"),
-    "train.evaluate_metric": (DISTANCES.__contains__, f"need one of {', '.join(DISTANCES)}"),
-    "train.evaluate_extractor": (EXTRACTORS.__contains__, f"need one of {', '.join(EXTRACTORS)}"),
     "train.inception_weights": (
         lambda v: v == "" or v.endswith(".safetensors"),
         "need a file F.safetensors, or nothing",

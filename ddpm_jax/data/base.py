@@ -79,7 +79,7 @@ class Tolerant:
 
     def __init__(self, reader: Reader, on_error: str = "stop"):
         if on_error not in ("stop", "skip"):
-            raise UserError(f"data.on_error={on_error!r} is unknown: set it to stop or skip")
+            raise UserError(f"data.options.on_error={on_error!r}: need stop or skip")
         self.info = reader.info
         self.reader = reader
         self._on_error = on_error
@@ -108,7 +108,7 @@ class Tolerant:
 
     def _report(self, index: int, error: BrokenImage) -> None:
         if self._on_error == "stop":
-            raise UserError(f"{error}; remove it, or set data.on_error=skip") from error
+            raise UserError(f"{error}; remove it, or set data.options.on_error=skip") from error
         with self._lock:
             known = index in self._broken
             self._broken.add(index)

@@ -47,7 +47,7 @@ class Dataset:
         "validation". Its other keywords, annotated with their types, are the options that a config
         may set; image_size (H, W) and channels (1 or 3) are those of the config, and are passed
         only if the signature has them. A source that has no `skipped` gets one: it may raise
-        `BrokenImage` on reading, and is dealt with as data.on_error says. The images must be of
+        `BrokenImage` on reading, and is dealt with as its on_error says. The images must be of
         the config's size whether or not the function is told it.
       info: what is counted on before the data are read.
       conditions: what a network can be told beside a label, by its name in an example: the names
@@ -202,11 +202,11 @@ def _arguments(
                 where = f"applies only to data.name={' or '.join(takers)}, not {name}"
             else:
                 where = f"{name} has no such option{nearest(option, own)}"
-            raise UserError(f"data.{option}={value!r} {where}: leave it unset")
+            raise UserError(f"data.options.{option}={value!r} {where}: leave it unset")
     for option, parameter in own.items():
         missing = parameter.default is parameter.empty and option not in arguments
         if missing and parameter.kind == parameter.KEYWORD_ONLY:
-            raise UserError(f"data.{option}: the data set {name} needs this option; set it")
+            raise UserError(f"data.options.{option}: the data set {name} needs this option; set it")
     return arguments
 
 

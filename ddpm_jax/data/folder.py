@@ -14,7 +14,7 @@ from absl import logging
 
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.images import BrokenImage, read_image
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.runtime.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
@@ -86,9 +86,9 @@ def folder(
         )
     chosen = _split(files, holdout)[split]
     if not chosen:
-        raise UserError(
-            f"{root} has {len(files)} image(s) and data.holdout={holdout} leaves none for the "
-            f"{split} split: add images, change data.holdout, or train without a validation loss "
+        raise EmptySplit(
+            f"{root} has {len(files)} image(s) and data.options.holdout={holdout} leaves none for "
+            f"the {split} split: add images, change the holdout, or train without validation "
             "(train.validate_every=0)"
         )
     info = DataInfo(shape, len(class_names), 256, class_names)
@@ -191,7 +191,7 @@ def _labels(
     if path.exists():
         return _numbered(path, _labels_in_file(path, files))
     if labels_file is not None:
-        raise UserError(f"no such labels file: {path}; mend data.labels_file")
+        raise UserError(f"no such labels file: {path}; mend data.options.labels_file")
     folders = {file: file.partition("/")[0] for file in files if "/" in file}
     if not folders:
         return (), dict.fromkeys(files, -1)
@@ -268,7 +268,7 @@ def _numbered(path: Path, labels: Mapping[str, str]) -> tuple[tuple[str, ...], d
 
 def _split(files: Sequence[str], holdout: float) -> dict[str, list[str]]:
     if not 0 <= holdout < 1:
-        raise UserError(f"data.holdout={holdout} must be at least 0 and below 1")
+        raise UserError(f"data.options.holdout={holdout} must be at least 0 and below 1")
     draws = {file: _draw(file) for file in files}
     held_out = {file for file in files if draws[file] < holdout}
     if holdout > 0 and len(files) > 1:

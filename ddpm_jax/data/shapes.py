@@ -148,17 +148,17 @@ def shapes(
     if image_size < 16 or image_size % 2:
         raise UserError(f"data.image_size={image_size}: shapes need an even size of at least 16")
     if max_objects not in (1, 2):
-        raise UserError(f"data.max_objects={max_objects}: need 1 or 2")
+        raise UserError(f"data.options.max_objects={max_objects}: need 1 or 2")
     held = []
     for pair in held_out:
         if len(pair) != 2 or pair[0] not in SHAPES or pair[1] not in COLOURS:
             raise UserError(
-                f"data.held_out={pair}: need pairs of a shape ({', '.join(SHAPES)}) and a colour "
+                f"data.options.held_out={pair}: need a shape ({', '.join(SHAPES)}) and a colour "
                 f"({', '.join(COLOURS)})"
             )
         held.append((pair[0], pair[1]))
     if len(set(held)) == len(SHAPES) * len(COLOURS):
-        raise UserError("data.held_out holds every pair: leave some to be drawn")
+        raise UserError("data.options.held_out holds every pair: leave some to be drawn")
     held_out_images = split == "validation"
     length = length or (HELD_OUT if held_out_images else LENGTH)
     return Shapes(2 * seed + held_out_images, image_size, max_objects, held, length)
@@ -201,7 +201,7 @@ def parse_object(text: str) -> tuple[str, str]:
     colour, _, shape = text.partition(" ")
     if shape not in SHAPES or colour not in COLOURS:
         raise UserError(
-            f"data.held_out={text!r}: need a colour ({', '.join(COLOURS)}) and a shape "
+            f"data.options.held_out={text!r}: need a colour ({', '.join(COLOURS)}) and a shape "
             f"({', '.join(SHAPES)}), such as 'red circle'"
         )
     return shape, colour

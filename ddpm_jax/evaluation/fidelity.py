@@ -1,4 +1,4 @@
-"""Do samples show their label, copy the training set, or collapse? Checks for small images.
+"""Do samples show their label, or collapse? Checks for small images.
 
 Images here are [N, ...] on any one scale, floats or integers; they are compared as flat vectors of
 pixels. At most a class of them is held in float64.
@@ -7,7 +7,6 @@ pixels. At most a class of them is held in float64.
 import numpy as np
 
 from ddpm_jax.evaluation import checks, manifold
-from ddpm_jax.evaluation.neighbours import copies
 
 SVM_IMAGES = 10_000  # it is cubic in them
 
@@ -34,17 +33,6 @@ def label_accuracy(
         for part in checks.blocks(images.reshape(len(images), -1))
     ]
     return float(np.mean(np.concatenate(own)))
-
-
-def memorisation_ratio(
-    train_images: np.ndarray, held_out_images: np.ndarray, images: np.ndarray
-) -> float:
-    """Mean distance of a sample to its nearest training image, over the held-out images' own.
-
-    About 1 for samples as far from the training set as new data are; near 0 for copies of it;
-    above 1 for samples that are off the data. `neighbours.copies` says which ones are copies.
-    """
-    return copies(train_images, held_out_images, images).memorisation
 
 
 def spread_ratio(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TextIO
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax import cli
 from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
@@ -19,6 +21,7 @@ from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.experiment.attempt import Attempt
+from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, fingerprints, parts_of
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
@@ -96,6 +99,7 @@ def start(
       own: the user's own parts of it.
       overrides: what the command line changed in the config, for the manifest.
     """
+    cli.refuse_elsewhere("--workdir", str(workdir))
     with loop.StopSignal() as stop:
         manifest = Manifest(workdir, overrides)
         return _train(
@@ -129,6 +133,7 @@ def _train(
         )
         return 0
     experiment = build()
+    training_evaluation.check(config)
     parts = parts_of(experiment)
     train_data = experiment.source("train")
     validation_data = experiment.source("validation") if config.train.validate_every else None
@@ -186,8 +191,8 @@ def _train(
     use = "workdir" if experiment.draws_images else "classifier_workdir"
     use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
     print(
-        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample --{use}={workdir} "
-        "--num_samples=100 --out=samples.npz",
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample "
+        f"--{use}={shlex.quote(str(workdir))} --num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
     return 0

@@ -18,10 +18,9 @@ from ddpm_jax.evaluation import (
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.measures import results
+from ddpm_jax.measures.metric import Metric, Sizes
 from ddpm_jax.measures.results import Figure
 
-PRDC = ("precision", "recall", "density", "coverage")
-FIGURES = ("fid", "sfid", "kid", "is", *PRDC)  # up to "_infinity", what METRICS measure
 K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
 # Samples a dimension, below which the bias of the distance is not one over their number.
 LEAST_FOR_INFINITY = 4
@@ -32,175 +31,201 @@ Reference = Features | Statistics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Sets:
-    """What is compared: `statistics` are those of a part of the reference's features."""
+class Sets:
+    """What is compared in a space of features.
+
+    Attributes:
+      reference: features of the data; or their statistics, which are enough for the Fréchet
+        distance.
+      samples: features of samples.
+      statistics: those of a part of the reference's features, "pooled" or "spatial".
+      seed: of groups and subsets.
+      kid_subsets: None for all pairs at once, where they are not too many.
+      metric: the name that messages have.
+    """
 
     reference: Reference
     samples: Features
-    seed: int
-    subsets: int | None
     statistics: Callable[[str], Statistics]
+    seed: int = 0
+    kid_subsets: int | None = None
+    metric: str = ""
 
 
 def measure(
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     reference: Reference,
     samples: Features,
     *,
     seed: int,
     kid_subsets: int | None = None,
-    known: Callable[[str], Statistics] | None = None,
+    statistics: Callable[[str], Statistics] | None = None,
 ) -> dict[str, Figure]:
-    """The figures of some of METRICS.
+    """The figures of metrics in a space of features.
 
     Args:
-      metrics: which.
-      reference: features of the data; or their statistics, which are enough for "fid".
-      samples: features of samples.
-      seed: of groups and subsets.
-      kid_subsets: of KID; None for all pairs at once, where they are not too many.
-      known: the statistics of a part of the reference's features, where they are kept.
+      metrics: those of `metrics.METRICS` that need a space, or a user's.
+      reference, samples, seed, kid_subsets: as of `Sets`.
+      statistics: those of a part of the reference's features, where they are kept.
 
     Raises:
       UserError: for features that a metric does not have, or too few of them.
     """
-    found: dict[str, Figure] = {}
-    of_reference = known or functools.partial(_statistics, reference)
-    sets = _Sets(reference, samples, seed, kid_subsets, of_reference)
+    figures: dict[str, Figure] = {}
+    kept = statistics or functools.partial(_statistics, reference)
+    sets = Sets(reference, samples, kept, seed, kid_subsets)
     for metric in metrics:
         try:
-            found |= METRICS[metric](sets)
+            figures |= metric.named(metric.measure(sets))
         except ValueError as error:
-            raise UserError(f"--metrics={metric}: {error}") from error
-    return found
+            raise UserError(f"--metrics={metric.name}: {error}") from error
+    return figures
 
 
-def distance(
-    metric: str, reference: Features, samples: Features, known: Callable[[str], Statistics]
-) -> float:
-    """The value of one of `config_checks.DISTANCES`: FID's interval takes twenty times as long.
-
-    Raises:
-      ValueError: for features of another width, or too few of them.
-    """
-    if metric == "kid":
-        return _kid(_Sets(reference, samples, 0, None, known))["kid"].value
-    return frechet.frechet_distance(moments.of(samples.pooled), known("pooled"))
-
-
-def check(metrics: Sequence[str], reference: Reference, samples: Features) -> None:
-    """Whether some of METRICS can be measured in this space, however many samples there are.
+def check(metrics: Sequence[Metric], reference: Reference, samples: Features) -> None:
+    """Whether metrics can be measured in this space, however many samples there are.
 
     Args:
-      metrics: which.
-      reference: as in `measure`; too few for "fid" is told on stderr.
+      metrics: as in `measure`.
+      reference: as in `measure`; too few for a Fréchet distance is reported on stderr.
       samples: features of any images.
 
     Raises:
       UserError: for features that a metric does not have, or too few of the reference.
     """
     for metric in metrics:
+        sets = Sets(
+            reference, samples, functools.partial(_statistics, reference), metric=metric.name
+        )
         try:
-            if metric == "is":
-                _logits(samples)
-            elif metric in ("kid", "prdc"):
-                least, num = (2 if metric == "kid" else K + 1), len(_rows(reference))
-                if num < least:
-                    raise ValueError(f"needs {least} images of the reference, and there are {num}")
-            else:
-                _warn_of_reference(metric, reference, samples)
+            if metric.fits is not None:
+                metric.fits(sets)
         except ValueError as error:
-            raise UserError(f"--metrics={metric}: {error}") from error
+            raise UserError(f"--metrics={metric.name}: {error}") from error
 
 
-def _warn_of_reference(metric: str, reference: Reference, samples: Features) -> None:
-    rows = samples.pooled if metric == "fid" else _spatial(reference, samples)
+def protocol(metrics: Sequence[Metric], sizes: Sizes) -> dict[str, Any]:
+    """What the metrics' values depend on beside the features, by their names."""
+    settings = {m.name: m.protocol(sizes) for m in metrics if m.protocol is not None}
+    return {name: one for name, one in settings.items() if one}
+
+
+def warn_of_few(sets: Sets) -> None:
+    """Says on stderr where the reference has fewer images than its features dimensions."""
+    _warn_of_reference(sets, sets.samples.pooled.shape[1])
+
+
+def has_spatial(sets: Sets) -> None:
+    """Raises ValueError for features without a spatial part; warns as `warn_of_few`."""
+    _warn_of_reference(sets, _spatial(sets).shape[1])
+
+
+def has_logits(sets: Sets) -> None:
+    """Raises ValueError for features without classes."""
+    _logits(sets.samples)
+
+
+def has_rows(sets: Sets, least: int) -> None:
+    """Raises ValueError for fewer features of the reference than `least`, or none of its own."""
+    num = len(_rows(sets.reference))
+    if num < least:
+        raise ValueError(f"needs {least} images of the reference, and there are {num}")
+
+
+def _warn_of_reference(sets: Sets, width: int) -> None:
+    reference = sets.reference
     num = reference.num if isinstance(reference, Statistics) else len(reference.pooled)
-    if num is not None and num <= rows.shape[1]:
+    if num is not None and num <= width:
         print(
-            f"--metrics={metric}: {num:,} images of the reference in {rows.shape[1]:,} dimensions: "
+            f"--metrics={sets.metric}: {num:,} images of the reference in {width:,} dimensions: "
             "their covariance lacks directions, so the distance is too large whatever the samples; "
             "take KID, or a larger reference",
             file=sys.stderr,
         )
 
 
-def protocol(
-    metrics: Sequence[str], num_samples: int, num_reference: int | None, kid_subsets: int | None
-) -> dict[str, Any]:
-    """What the metrics' values depend on beside the features."""
-    found: dict[str, Any] = {}
-    if "kid" in metrics and num_reference:
-        number = _subsets(num_samples, num_reference, kid_subsets)
-        size = min(kernel_distance.SUBSET_SIZE, num_samples, num_reference)
-        found["kid"] = {"pairs": "all"} if not number else {"subsets": number, "subset_size": size}
-    if "prdc" in metrics:
-        found["prdc"] = {"k": K}
-    if "is" in metrics:
-        found["is"] = {"splits": inception_score.SPLITS}
-    return found
+def fid(sets: Sets) -> tuple[Figure, Figure | None]:
+    """The Fréchet distance, and less the bias of a finite number of samples (None for too few)."""
+    return _frechet(sets.samples.pooled, sets.statistics("pooled"), sets.seed)
 
 
-def _fid(sets: _Sets) -> dict[str, Figure]:
-    return _frechet("fid", sets.samples.pooled, sets.statistics("pooled"), sets.seed)
+def sfid(sets: Sets) -> Figure:
+    """The Fréchet distance of spatial features (Nash et al. 2021)."""
+    return _frechet(_spatial(sets), sets.statistics("spatial"), sets.seed)[0]
 
 
-def _sfid(sets: _Sets) -> dict[str, Figure]:
-    rows = _spatial(sets.reference, sets.samples)
-    found = _frechet("sfid", rows, sets.statistics("spatial"), sets.seed)
-    return {"sfid": found["sfid"]}
+def frechet_alone(sets: Sets) -> float:
+    """The Fréchet distance; its interval takes twenty times as long."""
+    return frechet.frechet_distance(moments.of(sets.samples.pooled), sets.statistics("pooled"))
 
 
-def _frechet(name: str, rows: Any, target: Statistics, seed: int) -> dict[str, Figure]:
-    if warning := frechet.rank_warning(len(rows), rows.shape[1]):
-        print(warning, file=sys.stderr)
-    if _few(rows):
-        return {name: Figure(frechet.frechet_distance(moments.of(rows), target))}
-    around = frechet.frechet_intervals(rows, target, seed=seed)
-    found = {name: results.of_interval(around.at_size)}
-    if len(rows) < LEAST_FOR_INFINITY * rows.shape[1]:
-        return found
-    # Not the line of `frechet_infinity`: this varies less, is less far off, and has an interval.
-    return found | {f"{name}_infinity": results.of_interval(around.unbiased)}
-
-
-def _kid(sets: _Sets) -> dict[str, Figure]:
+def kid(sets: Sets) -> Figure:
+    """The kernel distance, unbiased, of all pairs or over subsets (Bińkowski et al. 2018)."""
     target, rows = _rows(sets.reference), sets.samples.pooled
-    number = _subsets(len(rows), len(target), sets.subsets)
+    number = _subsets(len(rows), len(target), sets.kid_subsets)
     if not number:
         if _few(rows):
-            return {"kid": Figure(kernel_distance.value(rows, target))}
-        one = kernel_distance.unbiased(rows, target, seed=sets.seed)
-        return {"kid": results.of_interval(one)}
+            return Figure(kernel_distance.value(rows, target))
+        return results.of_interval(kernel_distance.unbiased(rows, target, seed=sets.seed))
     many = kernel_distance.kernel_distance(rows, target, subsets=number, seed=sets.seed)
     around = results.normal(many.value, many.standard_error)
-    return {"kid": around._replace(interval="over overlapping subsets, 95%")}
+    return around._replace(interval="over overlapping subsets, 95%")
 
 
-def _prdc(sets: _Sets) -> dict[str, Figure]:
+def kid_alone(sets: Sets) -> float:
+    """The value of `kid`."""
+    return kid(sets).value
+
+
+def kid_protocol(sizes: Sizes) -> dict[str, Any]:
+    """Whether KID is of all pairs, or over how many subsets of which size."""
+    num_samples, num_reference, kid_subsets = sizes
+    if not num_reference:
+        return {}
+    number = _subsets(num_samples, num_reference, kid_subsets)
+    size = min(kernel_distance.SUBSET_SIZE, num_samples, num_reference)
+    return {"subsets": number, "subset_size": size} if number else {"pairs": "all"}
+
+
+def prdc(sets: Sets) -> tuple[Figure, ...]:
+    """Precision, recall, density and coverage, by `K` neighbours (Naeem et al. 2020)."""
     target, rows = _rows(sets.reference), sets.samples.pooled
     groups = 0 if _few(rows) else intervals.NUM_GROUPS
     found = manifold.prdc(rows, target, K, num_groups=groups, seed=sets.seed)
     if not groups:
-        return {name: Figure(getattr(found, name)) for name in PRDC}
-    return {name: results.of_interval(found.intervals[name]) for name in PRDC}
+        return tuple(map(Figure, found[:4]))
+    return tuple(results.of_interval(found.intervals[name]) for name in found._fields[:4])
 
 
-def _is(sets: _Sets) -> dict[str, Figure]:
+def prdc_protocol(_: Sizes) -> dict[str, Any]:
+    """The number of neighbours."""
+    return {"k": K}
+
+
+def inception_score_of(sets: Sets) -> Figure:
+    """The inception score with Student's interval over its splits (Salimans et al. 2016)."""
     found = inception_score.inception_score(_logits(sets.samples))
     freedom = found.splits - 1
     error = found.std / freedom**0.5  # `std` is divided by the number of splits
     around = intervals.around(found.mean, error, freedom, f"over {found.splits} splits")
-    return {"is": results.of_interval(around)}
+    return results.of_interval(around)
 
 
-METRICS: dict[str, Callable[[_Sets], dict[str, Figure]]] = {
-    "fid": _fid,
-    "sfid": _sfid,
-    "kid": _kid,
-    "is": _is,
-    "prdc": _prdc,
-}
+def inception_score_protocol(_: Sizes) -> dict[str, Any]:
+    """The number of splits."""
+    return {"splits": inception_score.SPLITS}
+
+
+def _frechet(rows: Any, target: Statistics, seed: int) -> tuple[Figure, Figure | None]:
+    if warning := frechet.rank_warning(len(rows), rows.shape[1]):
+        print(warning, file=sys.stderr)
+    if _few(rows):
+        return Figure(frechet.frechet_distance(moments.of(rows), target)), None
+    around = frechet.frechet_intervals(rows, target, seed=seed)
+    distance = results.of_interval(around.at_size)
+    if len(rows) < LEAST_FOR_INFINITY * rows.shape[1]:
+        return distance, None
+    return distance, results.of_interval(around.unbiased)
 
 
 def _few(rows: Any) -> bool:
@@ -222,9 +247,10 @@ def _logits(samples: Features) -> Any:
     return samples.logits
 
 
-def _spatial(reference: Reference, samples: Features) -> Any:
-    known = isinstance(reference, Features) and reference.spatial is not None
-    if samples.spatial is None or not known:
+def _spatial(sets: Sets) -> Any:
+    reference, samples = sets.reference, sets.samples
+    both = isinstance(reference, Features) and reference.spatial is not None
+    if samples.spatial is None or not both:
         raise ValueError("these features have no spatial part: take --extractor=inception")
     return samples.spatial
 
@@ -235,9 +261,9 @@ def _rows(reference: Reference) -> Any:
     return reference.pooled
 
 
-def _subsets(num_samples: int, num_reference: int, given: int | None) -> int | None:
+def _subsets(num_samples: int, num_reference: int, kid_subsets: int | None) -> int | None:
     """The number of subsets of KID; None for all pairs at once."""
-    if given is not None:
-        return given
+    if kid_subsets is not None:
+        return kid_subsets
     few = (num_samples + num_reference) ** 2 <= MOST_PAIRS
     return None if few else kernel_distance.SUBSETS

@@ -1,6 +1,7 @@
 """A trained model's bits per pixel on held-out images, for `evaluate`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.build import conditioning, objectives, paths
+from ddpm_jax.data import fingerprint
 from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import likelihood as protocol
-from ddpm_jax.measures import results
-from ddpm_jax.reporting.report import evaluations
+from ddpm_jax.measures import real_data, results
+from ddpm_jax.measures.metric import Details, OfModel
+from ddpm_jax.measures.results import Figure
 from ddpm_jax.samplers import ode
 from ddpm_jax.trained.loaded import Loaded
 
@@ -23,7 +26,6 @@ NUM_DRAWS = 128
 NUM_PROBES = 1
 
 TOTALS = ("discrete_vlb", "continuous_vlb", "ode")
-PREFIX = evaluations.LIKELIHOOD
 ROWS = {
     "discrete_vlb": "discrete VLB",
     "discrete_prior": "  prior",
@@ -37,8 +39,13 @@ ROWS = {
 }
 
 
-def check(loaded: Loaded, num_terms: int | None) -> None:
+def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     """Whether `bits_per_pixel` can measure this model, before anything costly.
+
+    Args:
+      metric: the name of what is to be measured, for messages.
+      loaded: the model.
+      flags: of the command; num_terms is read.
 
     Raises:
       UserError: for a model that has no p(x), one that always saw its label; a chain of too few
@@ -48,17 +55,29 @@ def check(loaded: Loaded, num_terms: int | None) -> None:
     always = [name for name, rate in conditioning.dropout(c).items() if not rate]
     if always and not c.diffusion.joint_dropout:
         raise UserError(
-            f"--metrics=bpd is of p(x), and this model was never trained without {always[0]}: "
-            "train with config.diffusion.joint_dropout, or label_dropout and each of "
+            f"--metrics={metric} is of p(x), and this model was never trained without "
+            f"{always[0]}: train with config.diffusion.joint_dropout, or label_dropout and each of "
             "condition_dropout, above 0, or without label and conditions"
         )
     try:
-        score = _score(loaded, objectives.pixel_levels(c), num_terms)
+        score = _score(loaded, objectives.pixel_levels(c), flags["num_terms"])
         x0 = jax.ShapeDtypeStruct((1, *loaded.experiment.image_shape), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         jax.eval_shape(score, loaded.params, x0, keys)
     except ValueError as error:
-        raise UserError(f"--metrics=bpd: {error}") from error
+        raise UserError(f"--metrics={metric}: {error}") from error
+
+
+def measure(of: OfModel) -> Details:
+    """The bits per pixel of held-out images, in all and term by term, and how they were measured.
+
+    Raises:
+      ValueError: as `bits_per_pixel`.
+    """
+    images, _ = real_data.arrays(of.source)
+    levels = of.source.info.levels
+    report = bits_per_pixel(of.loaded, images, levels, seed=of.seed, num_terms=of.num_terms)
+    return Details(report, totals(report), protocol_of(report, fingerprint(of.source)))
 
 
 def bits_per_pixel(
@@ -74,23 +93,20 @@ def bits_per_pixel(
       num_terms: as in `likelihood.discrete_vlb`.
 
     Raises:
-      UserError: as `check`, for fewer than 2 images, or figures that are no number.
+      ValueError: for a chain that does not fit, fewer than 2 images, or figures that are no number.
     """
     c = loaded.experiment.config
-    try:
-        figures = protocol.full_pass(
-            _score(loaded, levels, num_terms),
-            loaded.params,
-            images,
-            seed=seed,
-            batch_size=c.sample.batch_size,
-        )
-    except ValueError as error:
-        raise UserError(f"--metrics=bpd: {error}") from error
+    figures = protocol.full_pass(
+        _score(loaded, levels, num_terms),
+        loaded.params,
+        images,
+        seed=seed,
+        batch_size=c.sample.batch_size,
+    )
     if lost := [name for name, figure in figures.items() if not math.isfinite(figure.mean)]:
-        raise UserError(
-            f"--metrics=bpd: {', '.join(lost)} came out as no number: the model diverged, or its "
-            "ODE is too stiff to solve; train for longer"
+        raise ValueError(
+            f"{', '.join(lost)} came out as no number: the model diverged, or its ODE is too stiff "
+            "to solve; train for longer"
         )
     report: dict[str, Any] = {
         "unit": "bits per pixel",
@@ -112,7 +128,7 @@ def bits_per_pixel(
     return report
 
 
-def told(report: dict[str, Any], held_out: str) -> dict[str, Any]:
+def protocol_of(report: dict[str, Any], held_out: str) -> dict[str, Any]:
     """How `bits_per_pixel` measured, without what is the model's own: its chain, its first time.
 
     Args:
@@ -124,10 +140,10 @@ def told(report: dict[str, Any], held_out: str) -> dict[str, Any]:
     return found | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
 
 
-def totals(report: dict[str, Any]) -> dict[str, results.Record]:
-    """The bits per pixel of `bits_per_pixel` in all, without terms, as other metrics: "bpd_ode"."""
+def totals(report: dict[str, Any]) -> dict[str, Figure]:
+    """The bits per pixel of `bits_per_pixel` in all, without terms: {"ode": ...}."""
     return {
-        f"{PREFIX}{name}": results.normal(one["mean"], one["standard_error"]).record()
+        name: results.normal(one["mean"], one["standard_error"])
         for name, one in report["figures"].items()
         if name in TOTALS
     }

@@ -1,7 +1,7 @@
 """Measures of samples as images, beside the real ones, for `evaluate`."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +11,13 @@ from ddpm_jax.data import Source, evenly_spaced
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.evaluation.neighbours import Copies
-from ddpm_jax.measures import feature_space, results
+from ddpm_jax.measures import images_of, real_data, results
+from ddpm_jax.measures.metric import Metric
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime.shards import Room
 
-MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
 READ = 256  # images at a time
-MEMORISATION = "memorisation"
 PAIRS = 32  # samples that are drawn with their nearest training images
 PAIR_COLUMNS = 16
 
@@ -34,52 +33,96 @@ class Real(NamedTuple):
     """What samples are judged by."""
 
     train: Images
-    held_out: Images
+    held_out: Images | None  # None where the data has none
 
 
-def _label_accuracy(real: Real, x: Images) -> Figure:
-    return results.share(fidelity.label_accuracy(*real.train, *x), len(x.images))
+class Judged(NamedTuple):
+    """Images, and what they are judged by.
+
+    Attributes:
+      real: the data's.
+      images: those that are judged.
+      picture: the PNG that a metric which draws one writes; None for none.
+    """
+
+    real: Real
+    images: Images
+    picture: Path | None = None
 
 
-# Name -> (real images, images to judge) -> figure
-OF_LABELS: dict[str, Callable[[Real, Images], Figure]] = {
-    "label_accuracy": _label_accuracy,
-    "spread": lambda real, x: Figure(fidelity.spread_ratio(*real.train, *x)),
-    "class_recall": lambda real, x: Figure(fidelity.recall(*real.train, *x)),
-}
-METRICS = (*OF_LABELS, MEMORISATION)
+def label_accuracy(judged: Judged) -> Figure:
+    """The share of images that an SVM trained on the real ones gives their own label."""
+    share = fidelity.label_accuracy(*judged.real.train, *judged.images)
+    return results.share(share, len(judged.images.images))
+
+
+def spread(judged: Judged) -> Figure:
+    """The deviation within a class over the real one, 0 where every class is one image."""
+    return Figure(fidelity.spread_ratio(*judged.real.train, *judged.images))
+
+
+def class_recall(judged: Judged) -> Figure:
+    """The share of a class's real images within the manifold of its samples."""
+    return Figure(fidelity.recall(*judged.real.train, *judged.images))
+
+
+def memorisation(judged: Judged) -> Figure:
+    """The mean distance to the nearest training image over the held-out images' own."""
+    train = judged.real.train
+    copies = neighbours.copies(train.images, has_held_out(judged.real).images, judged.images.images)
+    if judged.picture is not None:
+        draw_pairs(judged.picture, train, judged.images, copies)
+    return _memorisation(copies)
+
+
+def has_held_out(real: Real) -> Images:
+    """The held-out images. Raises ValueError where there are none."""
+    if real.held_out is None:
+        raise ValueError(
+            "compares with held-out images, and this run's data has none; train with "
+            "data.options.holdout above 0, or leave it out"
+        )
+    return real.held_out
+
+
+def check(metrics: Sequence[Metric], real: Real) -> None:
+    """Raises UserError for a metric that these real images say nothing about."""
+    for metric in metrics:
+        try:
+            if metric.fits is not None:
+                metric.fits(real)
+        except ValueError as error:
+            raise UserError(f"--metrics={metric.name}: {error}") from error
 
 
 def measure(
-    metric: str, real: Real, images: Images, pairs: Path | None = None
+    metric: Metric, real: Real, images: Images, picture: Path | None = None
 ) -> dict[str, Figure]:
-    """The figure of one of METRICS, by its name.
+    """The figures of one metric, by their names.
 
     Args:
-      metric: which.
+      metric: one that takes pixels.
       real: what images are judged by.
       images: which are judged.
-      pairs: with MEMORISATION, a PNG of the images beside their nearest training images.
+      picture: where a metric that draws one draws it.
 
     Raises:
-      ValueError: for too few images, or real ones that say nothing about them.
+      UserError: for too few images, or real ones that say nothing about them.
     """
-    if metric in OF_LABELS:
-        return {metric: OF_LABELS[metric](real, images)}
-    copies = neighbours.copies(real.train.images, real.held_out.images, images.images)
-    if pairs is not None:
-        draw_pairs(pairs, real.train, images, copies)
-    return {metric: _memorisation(copies)}
+    try:
+        return metric.named(metric.measure(Judged(real, images, picture)))
+    except ValueError as error:
+        raise UserError(f"--metrics={metric.name}: {error}") from error
 
 
-def real_images(train: Source, held_out: Source) -> Real:
-    """Both splits, in files without a name, to be read as they are needed.
+def real_images(train: Source, held_out: Source | None) -> Real:
+    """Both splits that there are, in files without a name, to be read as they are needed.
 
     Raises:
       UserError: where there is no space for them.
     """
     try:
-        return Real(_images(train), _images(held_out))
+        return Real(_images(train), None if held_out is None else _images(held_out))
     except OSError as error:
         raise UserError(
             f"no room for the real images in {tempfile.gettempdir()} ({error.strerror or error}); "
@@ -101,14 +144,14 @@ def draw_pairs(path: Path, train: Images, drawn: Images, copies: Copies) -> None
 
 
 def _images(source: Source) -> Images:
-    """As many as MOST_IMAGES, evenly spaced."""
-    rows = evenly_spaced(source, MOST_IMAGES)
+    """As many as real_data.MOST_IMAGES, evenly spaced."""
+    rows = evenly_spaced(source, real_data.MOST_IMAGES)
     with tempfile.TemporaryFile() as file:
         room, labels = None, []
         for start in range(0, len(rows), READ):
             examples = [source[k] for k in rows[start : start + READ]]
             labels += [int(example["label"]) for example in examples]
-            images = feature_space.of_256_levels([e["image"] for e in examples], source.info)
+            images = images_of.of_256_levels([e["image"] for e in examples], source.info)
             room = room or Room(file, images)
             room.add(images)
         assert room is not None  # no source is empty

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import intervals
 from ddpm_jax.evaluation.intervals import Interval
 from ddpm_jax.reporting.report import evaluations
+from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.runtime import environment, files
 
 FORMAT = evaluations.FORMAT  # what is written is what a report reads
@@ -74,6 +75,14 @@ def over_repeats(many: Sequence[Mapping[str, Figure]]) -> dict[str, Record]:
         values = [figures[name].value for figures in many if name in figures]
         found[name] = of_interval(intervals.student(values)).record() | {"values": values}
     return found
+
+
+def labelled(labels: Mapping[str, Label], names: Iterable[str]) -> dict[str, Record]:
+    """What a result says of each of its figures: how it is called, and which way is better."""
+    return {
+        name: {field: text for field, text in labels[name]._asdict().items() if text}
+        for name in names
+    }
 
 
 def values(metrics: Mapping[str, Record]) -> dict[str, float]:

@@ -1,36 +1,37 @@
 """Measures of samples at one or several scales of guidance, for `evaluate`."""
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.data import Source, evenly_spaced, fingerprint
+from ddpm_jax.build.datasets import dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
     distribution_metrics,
     feature_space,
-    likelihood,
     pixel_metrics,
+    real_data,
     results,
 )
 from ddpm_jax.measures.feature_space import Space
+from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
 from ddpm_jax.measures.results import Figure, Record
 from ddpm_jax.measures.sample_sets import SampleSet
+from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 Setting = dict[str, float]
 
 
-# Of these, held-out data may be too few where samples are not: their own figure is then left out.
-OF_ENOUGH = ("class_recall", *distribution_metrics.METRICS)
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
 REAL = "real"  # of the protocol: what images samples are judged by
@@ -41,7 +42,7 @@ class Asked:
     """What is measured, of which samples.
 
     Attributes:
-      metrics: of `pixel_metrics.METRICS`, `attributes.METRICS`, `distribution_metrics.METRICS`.
+      metrics: those that are of samples.
       scales: at which guidance.
       task: what guides besides.
       num_samples: of a set.
@@ -49,9 +50,10 @@ class Asked:
       repeats: sets.
       kid_subsets: as `distribution_metrics.measure` takes it.
       cache: the folder of samples and their features.
+      pictures: the PNG that a metric draws beside the result, by its `picture`.
     """
 
-    metrics: Sequence[str]
+    metrics: Sequence[Metric]
     scales: Sequence[Setting]
     task: Task
     num_samples: int
@@ -59,6 +61,25 @@ class Asked:
     repeats: int
     kid_subsets: int | None
     cache: Path
+    pictures: Callable[[str], Path]
+
+    def of(self, needs: Callable[[Needs], bool]) -> list[Metric]:
+        """Those of its metrics whose needs are such."""
+        return [metric for metric in self.metrics if needs(metric.needs)]
+
+
+class Measured(NamedTuple):
+    """What was measured of samples.
+
+    Attributes:
+      rows: a row for each setting.
+      held_out: the same figures of held-out data, as far as they have them.
+      labels: what is said of each figure.
+    """
+
+    rows: list[dict[str, Any]]
+    held_out: dict[str, Record]
+    labels: dict[str, Label]
 
 
 def settings(
@@ -86,119 +107,138 @@ def settings(
     return [dict(zip(SCALES, scales, strict=True)) for scales in both]
 
 
-def measure(
-    loaded: Loaded, asked: Asked, space: Space | None, pairs: Path
-) -> tuple[list[dict[str, Any]], dict[str, Record]]:
+def measure(loaded: Loaded, asked: Asked, space: Space | None) -> Measured:
     """The figures of samples, a row for each setting, and those of the held-out data.
 
     Args:
       loaded: the model.
       asked: what of it.
       space: where distributions are compared; None where none are.
-      pairs: the PNG of samples beside their nearest training images, drawn with "memorisation".
     """
-    of_pixels = [m for m in asked.metrics if m in pixel_metrics.METRICS]
-    of_space = [m for m in asked.metrics if m in distribution_metrics.METRICS]
-    of_prompts = [m for m in asked.metrics if m in attributes.METRICS]
-    if of_pixels:
-        splits = [loaded.experiment.source(name) for name in ("train", "validation")]
-        real_images = pixel_metrics.real_images(*splits)
-
-    def by_pixels(metric: str, images: Images, pairs: Path | None = None) -> dict[str, Figure]:
-        try:
-            return pixel_metrics.measure(metric, real_images, images, pairs)
-        except ValueError as error:
-            raise UserError(f"--metrics={metric}: {error}") from error
-
-    labels = loaded.labels(asked.num_samples, (), asked.task)
+    of_pixels = asked.of(lambda needs: needs.pixels)
+    of_space = asked.of(lambda needs: needs.space)
+    of_prompts = asked.of(lambda needs: needs is Needs.ATTRIBUTES)
+    labels: dict[str, Label] = {}
     held_out: dict[str, Figure] = {}
-    for metric in of_pixels:
-        held_out |= _if_enough(metric, lambda m: by_pixels(m, real_images.held_out))
+
+    def labelled(metric: Metric, figures: dict[str, Figure]) -> dict[str, Figure]:
+        labels.update(metric.labels([*figures]))
+        return figures
+
+    if of_pixels:
+        real = pixel_metrics.real_images(
+            real_data.train(loaded), real_data.source(loaded, "validation")
+        )
+        pixel_metrics.check(of_pixels, real)
+        if real.held_out is not None:
+            for metric in of_pixels:
+                own = functools.partial(pixel_metrics.measure, metric, real, real.held_out)
+                held_out |= labelled(metric, _if_enough(metric, own))
     if space is not None:
-        distribution_metrics.check(of_space, space.reference, space.held_out)
-        known = space
-        for metric in of_space:
-            held_out |= _if_enough(metric, lambda m: _in_space([m], known, known.held_out, asked))
-    prompts = {m: attributes.prompts(loaded, m, asked.num_samples) for m in of_prompts}
-    for metric, prompt in prompts.items():
-        held_out |= attributes.measure(loaded, metric, prompt, prompt.images)
+        distribution_metrics.check(of_space, space.reference, space.data)
+        if space.held_out is not None:
+            for metric in of_space:
+                own = functools.partial(_in_space, metric, space, space.held_out, asked)
+                held_out |= labelled(metric, _if_enough(metric, own))
+    prompts = {}
+    for metric in of_prompts:
+        assert metric.prompts is not None  # `Metric` sees to it
+        prompts[metric] = metric.prompts(loaded, asked.num_samples)
+        held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None))
+    classes = loaded.labels(asked.num_samples, (), asked.task)
 
     def of_set(setting: Setting, repeat: int) -> dict[str, Figure]:
         options: dict[str, Any] = {**setting}
         seed = asked.seed + repeat
-        found: dict[str, Figure] = {}
+        figures: dict[str, Figure] = {}
         if of_pixels or space is not None:
             drawing = loaded.drawing(asked.num_samples, task=asked.task, seed=seed, **options)
             samples = SampleSet(drawing, asked.cache, f"{title(setting)}, seed {seed}")
         if of_pixels:
-            images = Images(samples.images(), labels)
+            images = Images(samples.images(), classes)
             first = (setting, repeat) == (asked.scales[0], 0)
             for metric in of_pixels:
-                found |= by_pixels(metric, images, pairs if first else None)
+                path = asked.pictures(metric.picture) if first and metric.picture else None
+                figures |= labelled(metric, pixel_metrics.measure(metric, real, images, path))
         if space is not None:
             of_samples = samples.features(space.extractor)
-            found |= _in_space(of_space, space, of_samples, asked)
+            for metric in of_space:
+                figures |= labelled(metric, _in_space(metric, space, of_samples, asked))
         for metric, prompt in prompts.items():
-            drawing = attributes.drawing(loaded, metric, prompt, seed, task=asked.task, **setting)
-            of_prompt = SampleSet(drawing, asked.cache, f"{metric}, {title(setting)}, seed {seed}")
-            found |= attributes.measure(loaded, metric, prompt, of_prompt.images())
-        return found
+            drawing = attributes.drawing(loaded, prompt, seed, task=asked.task, **setting)
+            told = f"{metric.name}, {title(setting)}, seed {seed}"
+            drawn = SampleSet(drawing, asked.cache, told).images()
+            figures |= labelled(metric, _answered(metric, loaded, prompt, drawn))
+        return figures
 
     rows = []
     for setting in asked.scales:
-        found = results.over_repeats([of_set(setting, r) for r in range(asked.repeats)])
+        figures = results.over_repeats([of_set(setting, r) for r in range(asked.repeats)])
         options: dict[str, Any] = {**setting}
-        rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": found})
-    return rows, {name: figure.record() for name, figure in held_out.items()}
+        rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": figures})
+    return Measured(rows, {name: figure.record() for name, figure in held_out.items()}, labels)
 
 
-def real(loaded: Loaded, metrics: Sequence[str]) -> dict[str, Any]:
+def real(loaded: Loaded, metrics: Sequence[Metric]) -> dict[str, Any]:
     """The real images that some metrics of samples or classifiers look at, for the protocol."""
-    found: dict[str, Any] = {}
-    for split in ("train", "validation"):
-        source = loaded.experiment.source(split)
-        num = min(len(source), pixel_metrics.MOST_IMAGES)
-        found[split] = {"num": num, "fingerprint": fingerprint(source)}
-    if {*metrics} & {*attributes.METRICS}:
-        found["held_out_pairs"] = [*loaded.experiment.config.data.options.get("held_out", ())]
-    return found
+    images = real_data.described(loaded)
+    if any(metric.needs is Needs.ATTRIBUTES for metric in metrics):
+        images["held_out_pairs"] = [*loaded.experiment.config.data.options.get("held_out", ())]
+    return images
 
 
-def _if_enough(metric: str, measure: Callable[[str], dict[str, Figure]]) -> dict[str, Figure]:
-    """The held-out data's own figures; of OF_ENOUGH none, which is told, where they are too few."""
+def _if_enough(metric: Metric, measure: Callable[[], dict[str, Figure]]) -> dict[str, Figure]:
+    """The held-out data's own figures; none, with a line, where a few are not enough for them."""
     try:
-        return measure(metric)
+        return measure()
     except UserError as error:
-        if metric not in OF_ENOUGH:
+        if not metric.few:
             raise
         print(f"the held-out data have no such figure of their own: {error}", file=sys.stderr)
         return {}
 
 
 def _in_space(
-    metrics: Sequence[str], space: Space, samples: feature_space.Features, asked: Asked
+    metric: Metric, space: Space, samples: feature_space.Features, asked: Asked
 ) -> dict[str, Figure]:
     return distribution_metrics.measure(
-        metrics,
+        [metric],
         space.reference,
         samples,
         seed=asked.seed,
         kid_subsets=asked.kid_subsets,
-        known=space.statistics,
+        statistics=space.statistics,
     )
+
+
+def _answered(
+    metric: Metric, loaded: Loaded, prompts: attributes.Prompts, images: np.ndarray | None
+) -> dict[str, Figure]:
+    """The figures of images that were drawn by prompts; None for the real ones that show them."""
+    judged = prompts.images if images is None else images
+    describe = dataset(loaded.experiment.config).describe
+    assert describe is not None  # `attributes.check` refuses other data
+    return metric.named(metric.measure(attributes.Answered(describe, prompts, judged)))
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The figures of samples as a Markdown table."""
     rows = {f"samples, {title(row)}": row["metrics"] for row in report["samples"]}
-    held_out = report["held_out_data"]["metrics"]
-    own = {n: r for n, r in held_out.items() if not n.startswith(likelihood.PREFIX)}
+    held_out, labels = report["held_out_data"]["metrics"], report["figures"]
+    own = {n: r for n, r in held_out.items() if not Needs(labels[n]["needs"]).of_model}
     of_training: dict[str, Any] = {}
     if report["protocol"].get("reference", {}).get("split") == "validation":
-        names = [n for n in own if n.removesuffix("_infinity") in distribution_metrics.FIGURES]
+        names = [name for name in own if Needs(labels[name]["needs"]).space]
         of_training = {name: own.pop(name) for name in names}
     data = {"held-out data": own, "training data": of_training}
     return results.table({**rows, **{name: row for name, row in data.items() if row}})
+
+
+def traded(report: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Two figures of which more is better: what samples cover, and how many of them are right."""
+    figures = report["figures"].items()
+    better = [name for name, one in figures if one.get("better") == HIGHER]
+    return (better[1], better[0]) if len(better) > 1 else None
 
 
 def title(row: Setting) -> str:
@@ -209,13 +249,6 @@ def title(row: Setting) -> str:
 def varied(scales: Sequence[Setting]) -> str:
     """The scale that differs between settings, the last one if both do."""
     return next(n for n in reversed(SCALES) if n in scales[0] and len({s[n] for s in scales}) > 1)
-
-
-def arrays(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [-1, 1] and labels of a source; of very many as many as are compared."""
-    examples = [source[k] for k in evenly_spaced(source, pixel_metrics.MOST_IMAGES)]
-    images = np.stack([e["image"] for e in examples]).astype(np.float32)
-    return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
 
 
 def _numbers(flag: str, given: Sequence[str]) -> list[float]:

@@ -5,17 +5,40 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import frechet
 from ddpm_jax.evaluation.features import Features
-from ddpm_jax.measures import distribution_metrics, feature_space
+from ddpm_jax.measures import (
+    distribution_metrics,
+    extractors,
+    feature_space,
+    metrics,
+    real_data,
+)
 from ddpm_jax.measures.feature_space import Space
 
 # Flags of `evaluate` and the fields of config.train that are the same.
 FIELDS = {"extractor": "evaluate_extractor", "inception_weights": "inception_weights"}
+
+
+def check(config: ConfigDict) -> None:
+    """Whether samples can be measured as config.train names it; nothing is read.
+
+    Raises:
+      UserError: for a metric or an extractor of another name.
+    """
+    t = config.train
+    choices = {
+        "evaluate_metric": [metric.name for metric in metrics.distances()],
+        "evaluate_extractor": [extractors.AUTO, *extractors.EXTRACTORS],
+    }
+    for field, names in choices.items():
+        if t[field] not in names:
+            raise UserError(f"config.train.{field}={t[field]!r}: need one of {', '.join(names)}")
 
 
 class TrainingEvaluation:
@@ -29,15 +52,19 @@ class TrainingEvaluation:
           cache: the folder of the data's features.
 
         Raises:
-          UserError: as `feature_space.space`.
+          UserError: as `check` and `feature_space.space`.
         """
         t = experiment.config.train
+        check(experiment.config)
         self.metric: str = t.evaluate_metric
         self.num: int = t.evaluate_samples
+        metric = metrics.METRICS[self.metric]
+        assert metric.distance is not None  # `check` sees to it
+        self._distance = metric.distance
         try:
             self._space: Space = feature_space.space(
                 t.evaluate_extractor,
-                {split: experiment.source(split) for split in ("train", "validation")},
+                {split: real_data.split(experiment, split) for split in real_data.SPLITS},
                 dataset(experiment.config).extractor,
                 reference="train",
                 num_reference=feature_space.NUM_REFERENCE,
@@ -47,12 +74,10 @@ class TrainingEvaluation:
             )
         except UserError as error:
             raise UserError(_by_field(str(error))) from error
-        reference, held_out = self._space.reference, self._space.held_out
-        assert isinstance(reference, Features)  # of a split
-        self._reference: Features = reference
-        distribution_metrics.check([self.metric], reference, held_out)
-        few = frechet.rank_warning(self.num, held_out.pooled.shape[1])
-        if self.metric == "fid" and few:
+        data = self._space.data
+        distribution_metrics.check([metric], self._space.reference, data)
+        few = frechet.rank_warning(self.num, data.pooled.shape[1])
+        if metric.fits is distribution_metrics.warn_of_few and few:
             print(f"config.train.evaluate_samples: {few}", file=sys.stderr)
 
     def measure(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
@@ -64,9 +89,9 @@ class TrainingEvaluation:
         extractor = self._space.extractor
         many = [feature_space.of_images(extractor, batch)["pooled"] for batch in batches]
         samples = Features(np.concatenate(many))
-        known = self._space.statistics
+        sets = distribution_metrics.Sets(self._space.reference, samples, self._space.statistics)
         try:
-            value = distribution_metrics.distance(self.metric, self._reference, samples, known)
+            value = self._distance(sets)
         except ValueError as error:
             raise UserError(f"config.train.evaluate_metric={self.metric}: {error}") from error
         return {self.metric: value}

@@ -11,21 +11,23 @@ def trade_off(
     scale: str,
     rows: Sequence[Mapping[str, float]],
     held_out: Mapping[str, float],
+    pair: tuple[str, str] | None = None,
 ) -> None:
     """What a scale of guidance buys and what it costs: each measure by scale, one by another.
 
     Args:
       path: of the PNG.
       scale: the key of the scale in each row.
-      rows: scale and measures, a row for each scale.
-      held_out: the same measures of real images, drawn as dotted lines.
+      rows: the scale and measures, a row for each scale.
+      held_out: measures of real images, drawn as dotted lines where they are among the rows'.
+      pair: the two that one is traded for the other; None for the first two.
     """
     import matplotlib  # a second of imports
 
     with matplotlib.rc_context():
         # A matplotlibrc where the command was started may ask for LaTeX, which runs what it holds.
         matplotlib.rcdefaults()
-        _draw_trade_off(path, scale, rows, held_out)
+        _draw_trade_off(path, scale, rows, held_out, pair)
 
 
 def _draw_trade_off(
@@ -33,36 +35,38 @@ def _draw_trade_off(
     scale: str,
     rows: Sequence[Mapping[str, float]],
     held_out: Mapping[str, float],
+    pair: tuple[str, str] | None,
 ) -> None:
     import matplotlib.figure
 
     rows = sorted(rows, key=lambda row: row[scale])
-    names = list(held_out)
-    best = ["class_recall", "label_accuracy"]
-    pair = best if set(best) <= set(names) else names[:2]
-    panels = 2 if len(pair) == 2 else 1
+    names = [name for name in rows[0] if name != scale and all(name in row for row in rows)]
+    traded = pair if pair is not None and {*pair} <= {*names} else names[:2]
+    panels = 2 if len(traded) == 2 else 1
     figure = matplotlib.figure.Figure(figsize=(5.6 * panels, 4.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     scales = [row[scale] for row in rows]
     for number, name in enumerate(names):
         colour = f"C{number}"
         axes[0].plot(scales, [row[name] for row in rows], "o-", color=colour, label=name)
-        axes[0].axhline(held_out[name], color=colour, linestyle=":", linewidth=1)
+        if name in held_out:
+            axes[0].axhline(held_out[name], color=colour, linestyle=":", linewidth=1)
     axes[0].set_xlabel(scale)
     axes[0].set_title("by scale (dotted: held-out data)")
     axes[0].legend(frameon=False)
     if panels == 2:
-        across, up = pair
+        across, up = traded
         axes[1].plot([row[across] for row in rows], [row[up] for row in rows], "o-", color="C0")
         for row in rows:
             axes[1].annotate(
                 f"{row[scale]:g}", (row[across], row[up]), (5, 5), textcoords="offset points"
             )
-        axes[1].plot(held_out[across], held_out[up], "k*", label="held-out data")
+        if across in held_out and up in held_out:
+            axes[1].plot(held_out[across], held_out[up], "k*", label="held-out data")
+            axes[1].legend(frameon=False)
         axes[1].set_xlabel(across)
         axes[1].set_ylabel(up)
         axes[1].set_title(f"what {scale} trades")
-        axes[1].legend(frameon=False)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
     with files.whole(Path(path)) as partial:

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read within bounds; folders for one process alone."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -9,6 +10,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+from blake3 import blake3
 
 from ddpm_jax.errors import UserError
 
@@ -20,8 +23,13 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A name beside `path` to write to; it becomes `path` at the end, if nothing was raised.
 
     A process killed in between leaves what was at `path` before, never half a file.
+
+    Raises:
+      OSError: for a folder, before anything is written.
     """
     path = Path(path)
+    if path.is_dir():  # as . is, beside which there is no name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -124,7 +132,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
       OSError: if it cannot be opened or read.
       ValueError: if it is no regular file, longer, or changes meanwhile.
     """
-    with _regular(path) as file:
+    with regular(path) as file:
         status = os.fstat(file.fileno())
         if status.st_size > limit:
             raise ValueError(f"it has more than the limit of {limit:,} bytes")
@@ -132,6 +140,15 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
         if len(content) != status.st_size:
             raise ValueError("its size changes; read it when it is written")
     return content
+
+
+def blake3_of(path: str | os.PathLike[str]) -> str:
+    """The BLAKE3 of a regular file of any length, read a part at a time; raises as `read_bytes`."""
+    total = blake3()
+    with regular(path) as file:
+        while part := file.read(2**24):
+            total.update(part)
+    return total.hexdigest()
 
 
 def read_lines(path: str | os.PathLike[str], limit: int) -> Iterator[bytes]:
@@ -143,7 +160,7 @@ def read_lines(path: str | os.PathLike[str], limit: int) -> Iterator[bytes]:
       OSError: if it cannot be opened or read.
       ValueError: if it is no regular file.
     """
-    with _regular(path) as file:
+    with regular(path) as file:
         while line := file.readline(limit):
             rest = line
             while not rest.endswith(b"\n") and (rest := file.readline(2**16)):
@@ -175,7 +192,8 @@ def parse_json(content: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, opened to be read; raises as `read_bytes`."""
     # Without O_NONBLOCK, opening a pipe that nobody writes to never returns.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:

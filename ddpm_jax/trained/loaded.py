@@ -1,6 +1,7 @@
 """From a workdir to a trained model."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -259,6 +260,7 @@ def load(
     step: int | str | None = None,
     raw_params: bool = False,
     own: Own = NONE,
+    data_dir: str | None = None,
 ) -> Loaded:
     """The model that was trained in `workdir`; nothing found there is executed.
 
@@ -268,6 +270,7 @@ def load(
       raw_params: take the parameters themselves instead of their moving average.
       own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
         nothing, whatever its config.json names.
+      data_dir: where its data lie now; None for where they lay.
 
     Raises:
       UserError: if there is no such run or checkpoint, or for an own part that is not handed over.
@@ -281,9 +284,11 @@ def load(
     # All devices of this machine, whatever trained it; batches of data are filled up to them.
     devices = jax.device_count()
     try:
+        batch_size = -(-config.data.batch_size // devices) * devices
+        elsewhere = {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
         here = {
             "mesh": {"data": devices, "fsdp": 1},
-            "data": {"batch_size": -(-config.data.batch_size // devices) * devices},
+            "data": {"batch_size": batch_size, **elsewhere},
         }
         experiment = build(config_files.override(config, here), own=own)
         shapes = experiment.state_shapes()

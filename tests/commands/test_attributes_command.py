@@ -91,10 +91,10 @@ def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
 
 def test_samples_are_those_of_the_prompts(run):
     loaded = experiment.load(run)
-    asked = attributes.prompts(loaded, "attributes", 3)
+    asked = attributes.held_out_images(loaded, 3)
     conditions = {name: values.tolist() for name, values in asked.wanted.items()}
     same = loaded.sample(3, conditions=conditions, guidance_scale=3.0, seed=5)
-    drawing = attributes.drawing(loaded, "attributes", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    drawing = attributes.drawing(loaded, asked, 5, task=NO_TASK, guidance_scale=3.0)
     np.testing.assert_array_equal(np.concatenate([*drawing.batches(range(3))]), same)
 
 
@@ -104,8 +104,8 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
         experiment.Loaded, "drawing", lambda self, num, **options: seen.update(options)
     )
     loaded = experiment.load(run)
-    asked = attributes.prompts(loaded, "composed_pairs", 4)
-    attributes.drawing(loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=3.0)
+    asked = attributes.held_out_pairs(loaded, 4, composed=True)
+    attributes.drawing(loaded, asked, 5, task=NO_TASK, guidance_scale=3.0)
     wanted = {name: values.tolist() for name, values in asked.wanted.items()}
     assert {*zip(wanted["shape"], wanted["colour"], strict=True)} == {(0, 0), (3, 2)}
     assert seen["conditions"] == {n: wanted[n] for n in wanted if n not in ("shape", "colour")}
@@ -115,9 +115,7 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
     assert "guidance_scale" not in seen
     monkeypatch.undo()
     # The parts add up to what the model says of them: at weight 0 to nothing.
-    drawing = attributes.drawing(
-        loaded, "composed_pairs", asked, 5, task=NO_TASK, guidance_scale=0.0
-    )
+    drawing = attributes.drawing(loaded, asked, 5, task=NO_TASK, guidance_scale=0.0)
     drawn = np.concatenate([*drawing.batches(range(4))])
     np.testing.assert_array_equal(drawn, loaded.sample(4, seed=5, guidance_scale=0.0))
 
@@ -125,7 +123,7 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
 @pytest.mark.parametrize(
     ("metric", "changes", "message"),
     [
-        ("held_out_pairs", {"data": {"held_out": ()}}, "trained on every pair.*data.held_out"),
+        ("held_out_pairs", {"data": {"held_out": ()}}, r"every pair.*options\.held_out"),
         (
             "held_out_pairs",
             {"model": {"conditions": ("shape",)}},
@@ -141,7 +139,7 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
             {"data": {"name": "folder", "held_out": ()}, "model": {"conditions": ()}},
             "nothing reads the attributes of folder.*only those of shapes",
         ),
-        ("spread", {}, "needs labels.*choose among fid.*memorisation, attributes"),
+        ("spread", {}, "needs labels.*choose among fid.*attributes.*memorisation"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(run, metric, changes, message, monkeypatch):

@@ -1,7 +1,6 @@
 """Every mistake of a user's ends in one line, exit code 2, and everything as it was."""
 
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from ddpm_jax.errors import UserError
 
 @pytest.mark.slow
 def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
-    finished_run, unconditional_run, tmp_path, request
+    finished_run, unconditional_run, tmp_path
 ):
     new = tmp_path / "new"
     config = "--config=configs/digits.py"
@@ -43,19 +42,18 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         (["sample", trained, out, "--step=13"], ["no checkpoint of step 13", "700, 800"]),
         (["evaluate", plain, "--metrics=spread"], ["needs labels"]),
     ]  # fmt: skip
-    if not request.config.getoption("--full"):  # a process each: of many of a kind, some
-        cases = cases[::3]
     before = tiny_runs.snapshot(finished_run.workdir), tiny_runs.snapshot(unconditional_run.workdir)
-    for first in range(0, len(cases), 2):  # two at a time
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        running = [(c, tiny_runs.start(*c[0], **pipes)) for c in cases[first : first + 2]]
-        for (command, named), process in running:
-            stdout, stderr = process.communicate(timeout=120)
-            assert process.returncode == 2, (command, stderr)
-            assert stdout == "", command
-            assert len(stderr.splitlines()) == 1, (command, stderr)
-            assert stderr.startswith("error: "), command
-            assert all(part in stderr for part in named), (command, stderr)
+    for command, named in cases:
+        done = tiny_runs.script(*command)
+        assert done.returncode == 2, (command, done.stderr)
+        assert done.stdout == "", command
+        assert len(done.stderr.splitlines()) == 1, (command, done.stderr)
+        assert done.stderr.startswith("error: "), command
+        assert all(part in done.stderr for part in named), (command, done.stderr)
+    # And so it is in a shell.
+    command, _ = cases[0]
+    fresh, forked = tiny_runs.fresh_script(*command), tiny_runs.script(*command)
+    assert (fresh.returncode, fresh.stdout, fresh.stderr) == (2, "", forked.stderr)
     after = tiny_runs.snapshot(finished_run.workdir), tiny_runs.snapshot(unconditional_run.workdir)
     assert after == before
     assert not list(tmp_path.iterdir())

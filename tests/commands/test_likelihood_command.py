@@ -15,7 +15,7 @@ from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.train import train
 from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import likelihood, sample_metrics
+from ddpm_jax.measures import likelihood, real_data
 
 TERMS = ("prior", "denoising", "decoder")
 
@@ -80,8 +80,8 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
 
 
 def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch):
-    whole = sample_metrics.arrays
-    monkeypatch.setattr(sample_metrics, "arrays", lambda source: [a[:24] for a in whole(source)])
+    whole = real_data.arrays
+    monkeypatch.setattr(real_data, "arrays", lambda source: [a[:24] for a in whole(source)])
     monkeypatch.setattr(likelihood, "TOLERANCE", 1e-2)
     report = evaluate.evaluate(str(density_run), metrics=["bpd"])
     bits = report["likelihood"]

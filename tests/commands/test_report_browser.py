@@ -39,7 +39,7 @@ def address(finished_run, tmp_path_factory):
             (workdir / "eval" / f"a_{nfe}.json").write_text(json.dumps(evaluation(nfe)))
     drawn = drawing.drawn(finished_run.workdir)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "drawn", lambda workdir: drawn)  # of both, once
+        patch.setattr(drawing, "drawn", lambda *_: drawn)  # of both, once
         out = report.report([str(workdir) for workdir in workdirs], str(folder / "a.html"))
     return out.as_uri()
 

@@ -14,6 +14,7 @@ from ddpm_jax.evaluation import kernel_distance, moments
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.measures import distribution_metrics, feature_space, pixel_metrics, results
+from ddpm_jax.measures.metrics import METRICS, named
 
 PIXELS = SpaceFlags(extractor="pixels")
 
@@ -136,19 +137,19 @@ def test_what_is_asked_for_twice_is_measured_once(run):
 def test_a_reference_of_too_few_images_is_told(capsys):
     samples = Features(normal(0, 100))
     few = Features(normal(1, 3))
-    distribution_metrics.check(["fid"], few, samples)
+    distribution_metrics.check(named(["fid"]), few, samples)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("--metrics=fid: 3 images of the reference in 3 dimensions")
     assert "KID" in line
     for enough in (Features(normal(1, 4)), Statistics(np.zeros(3), np.eye(3))):
-        distribution_metrics.check(["fid"], enough, samples)
+        distribution_metrics.check(named(["fid"]), enough, samples)
     assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("metric", ["is", "sfid"])
 def test_features_that_a_metric_lacks_are_named_before_anything_is_drawn(metric):
     with pytest.raises(UserError, match=f"--metrics={metric}: these features .*take --extractor"):
-        distribution_metrics.check([metric], Features(normal(0, 9)), Features(normal(1, 9)))
+        distribution_metrics.check(named([metric]), Features(normal(0, 9)), Features(normal(1, 9)))
 
 
 def test_an_exported_reference_needs_no_classes_for_the_inception_score(tmp_path):
@@ -176,7 +177,7 @@ def test_the_distance_at_infinity_is_within_its_interval_as_often_as_it_says():
     rng = np.random.default_rng(0)
     found = [
         distribution_metrics.measure(
-            ["fid"], data, Features(rng.normal(size=(number, width)) / width**0.5), seed=0
+            named(["fid"]), data, Features(rng.normal(size=(number, width)) / width**0.5), seed=0
         )
         for _ in range(trials)
     ]
@@ -185,7 +186,7 @@ def test_the_distance_at_infinity_is_within_its_interval_as_often_as_it_says():
     assert abs(values.mean()) < plain / 20  # the true one is 0
     held = np.mean([one["fid_infinity"].low <= 0 <= one["fid_infinity"].high for one in found])
     assert held >= 0.9
-    few = distribution_metrics.measure(["fid"], data, Features(normal(0, 63, 16)), seed=0)
+    few = distribution_metrics.measure(named(["fid"]), data, Features(normal(0, 63, 16)), seed=0)
     assert set(few) == {"fid"}
 
 
@@ -194,7 +195,7 @@ def test_the_inception_score_has_students_interval_over_splits():
 
     logits = 3 * normal(0, 200, 5)
     found = distribution_metrics.measure(
-        ["is"], Features(logits), Features(logits, logits), seed=0
+        named(["is"]), Features(logits), Features(logits, logits), seed=0
     )["is"]
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(axis=1, keepdims=True)
@@ -227,9 +228,10 @@ def test_a_distance_alone_is_the_value_that_has_an_interval(monkeypatch):
     )
     for most in (10**9, 1000):  # all pairs, and subsets where those are too many
         monkeypatch.setattr(distribution_metrics, "MOST_PAIRS", most)
-        both = distribution_metrics.measure(["fid", "kid"], reference, samples, seed=0)
+        both = distribution_metrics.measure(named(["fid", "kid"]), reference, samples, seed=0)
         for metric, figure in ((m, both[m]) for m in ("fid", "kid")):
-            found = distribution_metrics.distance(metric, reference, samples, lambda _: known)
+            sets = distribution_metrics.Sets(reference, samples, lambda _: known)
+            found = METRICS[metric].distance(sets)
             assert found == pytest.approx(figure.value, rel=1e-9)
     assert len(calls) == 2
 

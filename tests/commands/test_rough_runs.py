@@ -49,7 +49,7 @@ def folder_config(folder, on_error):
 
 def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    with pytest.raises(UserError, match=r"07\.png.*data\.on_error=skip.*saved at step \d"):
+    with pytest.raises(UserError, match=r"07\.png.*data\.options\.on_error=skip.*saved at step \d"):
         train.train(folder_config(folder, "stop"), workdir)
     assert not (workdir / "final.json").exists()
     (reached,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())

@@ -155,9 +155,9 @@ def test_a_missing_empty_or_mixed_folder_is_one_line(tmp_path):
         everything(tmp_path)
     with pytest.raises(UserError, match=r"no such labels file: .*mine.csv"):
         everything(tmp_path, labels_file="mine.csv")
-    with pytest.raises(UserError, match=r"data.holdout=1.5"):
+    with pytest.raises(UserError, match=r"data.options.holdout=1.5"):
         everything(tmp_path / "cat", holdout=1.5)
-    with pytest.raises(UserError, match=r"data.on_error='ignore'"):
+    with pytest.raises(UserError, match=r"data.options.on_error='ignore'"):
         everything(tmp_path / "cat", holdout=0, on_error="ignore")
 
 
@@ -232,7 +232,7 @@ def test_a_broken_file_stops_and_names_itself_and_both_remedies(tmp_path, index,
         source[index]
     message = str(caught.value)
     assert str(tmp_path / name) in message
-    assert "remove it, or set data.on_error=skip" in message
+    assert "remove it, or set data.options.on_error=skip" in message
     assert "\n" not in message
     assert source[2]["image"][0, 0, 0] == 2
 
@@ -266,7 +266,7 @@ def test_only_broken_files_end_in_one_line(tmp_path):
 
 def test_a_broken_file_stops_the_batches_through_the_threads(tmp_path):
     batches = Batches(folder(broken_folder(tmp_path), "train", (8, 6), 1, holdout=0), 10, seed=0)
-    with pytest.raises(UserError, match=r"remove it, or set data\.on_error=skip"):
+    with pytest.raises(UserError, match=r"remove it, or set data\.options\.on_error=skip"):
         next(batches.iterate(num_threads=2))
 
 

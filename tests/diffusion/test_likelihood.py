@@ -276,6 +276,7 @@ def test_the_continuous_bound_holds_on_every_path(path):
     assert abs(excess) < 0.01 + error
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("data_variance", [1.0, 0.25, 0.05])
 def test_the_continuous_bound_is_tight(data_variance):
     excess, error = continuous_excess(LINEAR, data_variance, (128, 8192), 80)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data import digits
-from ddpm_jax.evaluation import fidelity, manifold
+from ddpm_jax.evaluation import fidelity, manifold, neighbours
 
 
 def arrays(split):
@@ -49,16 +49,16 @@ def test_wrong_labels_are_wrong(train, held_out):
 
 def test_copies_are_memorised_and_held_out_images_are_not(train, held_out):
     images = train[0]
-    assert fidelity.memorisation_ratio(images, held_out[0], images[5:105]) == 0
-    assert fidelity.memorisation_ratio(images, held_out[0], held_out[0]) == 1
+    assert neighbours.copies(images, held_out[0], images[5:105]).memorisation == 0
+    assert neighbours.copies(images, held_out[0], held_out[0]).memorisation == 1
     noise = np.random.default_rng(0).uniform(-1, 1, (100, 8, 8, 1))
-    assert fidelity.memorisation_ratio(images, held_out[0], noise) > 1.5
+    assert neighbours.copies(images, held_out[0], noise).memorisation > 1.5
 
 
 def test_memorisation_is_a_ratio_of_distances():
     # All on a line: samples lie 1 from the training set, held-out images 4.
     train, held_out, samples = ([[0.0], [10.0]], [[14.0]], [[1.0], [11.0]])
-    assert fidelity.memorisation_ratio(*map(np.array, (train, held_out, samples))) == 0.25
+    assert neighbours.copies(*map(np.array, (train, held_out, samples))).memorisation == 0.25
 
 
 def test_a_set_is_as_spread_as_itself_and_a_constant_not_at_all(train):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import script_server
 import tiny_runs
 from faults.victim import POINTS
 
@@ -39,15 +40,9 @@ def run(workdir, **changes):
 
 def killed_at(workdir, point, count):
     """Run until it kills itself at a point; its exit code, -9 or 0 where it never came there."""
-    process = subprocess.run(
-        [sys.executable, str(VICTIM), point, str(count), *flags(workdir)],
-        cwd=tiny_runs.ROOT,
-        env=tiny_runs.environment(),
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    return process.returncode
+    return script_server.run(
+        [str(VICTIM), point, str(count), *flags(workdir)], tiny_runs.environment(), timeout=300
+    ).returncode
 
 
 def signalled(workdir, seconds, *numbers, from_first_step=False):

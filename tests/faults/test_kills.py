@@ -15,6 +15,14 @@ from ddpm_jax.training.checkpoints import Checkpoints
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _brief():
+    """Runs of twelve checkpoints; the campaign's have thirty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(killed.SHORT, "train__num_steps", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """The digest of a run that nothing disturbed."""

@@ -10,6 +10,7 @@ from html_reader import Reader
 from PIL import Image
 
 from ddpm_jax.data.images import BrokenImage
+from ddpm_jax.measures import metrics
 from ddpm_jax.reporting.report import (
     Run,
     evaluations,
@@ -26,6 +27,7 @@ from ddpm_jax.reporting.report import (
 )
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u202e"
+LABELS = metrics.labels()
 DEFAULTS = {"optim.learning_rate": 1e-3, "data.name": "digits", "model.channels": 128}
 WRITTEN = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 
@@ -43,6 +45,7 @@ def empty(name="run", **changes):
         samples=[],
         nearest=[],
         evaluations=evaluations.Found([], []),
+        labels=LABELS,
     )
     return dataclasses.replace(nothing, **changes)
 
@@ -64,7 +67,7 @@ def evaluation(name="a", sampler="ddim", nfe=50, fid=1.5, run_step=100, **protoc
         "held_out_data": {"metrics": {"fid": {"value": 0.75}}},
         "written": "2026-05-04T00:00:00Z",
     }
-    return evaluations.parse(name, content)
+    return evaluations.parse(name, content, LABELS)
 
 
 def read(*given):
@@ -174,7 +177,7 @@ def test_the_least_distance_of_training_stands_on_the_card(tmp_path):
     lines = [json.dumps({"step": s, "evaluation_fid": v}) for s, v in values]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     found = read(empty(metrics=runs.metrics(tmp_path)))
-    assert "best FID1.25 at step 100" in found.text
+    assert "best Fréchet distance1.25 at step 100" in found.text
     plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
     assert [(p["series"][0]["x"], p["series"][0]["y"]) for p in plots] == [
         ([50, 100, 150], [14.5, 1.25, 2.5])
@@ -234,6 +237,7 @@ def likelihood(name, bits, num_terms=None):
             "samples": [],
             "held_out_data": {"metrics": {"bpd_discrete_vlb": figure}},
         },
+        LABELS,
     )
 
 
@@ -254,7 +258,8 @@ def test_bits_of_other_terms_are_of_another_protocol():
 
 def test_a_classifiers_accuracy_is_shown_by_time():
     rows = [{"t": 0.0, "accuracy": 0.96875}, {"t": 0.5, "accuracy": 0.40625}]
-    one = evaluations.parse("a", {"format": 2, "protocol": {}, "samples": [], "accuracy": rows})
+    content = {"format": 2, "protocol": {}, "samples": [], "accuracy": rows}
+    one = evaluations.parse("a", content, LABELS)
     text = Reader(measured.metrics([empty(evaluations=evaluations.Found([one], []))])).text
     assert "accuracy ↑" in text
     assert "held-out images, t 0.50.406" in text
@@ -450,6 +455,18 @@ def test_nearest_images_tell_of_which_samples_they_are(tmp_path):
     assert "below each the training image" in text
     told = "Evaluation a: ddim, NFE 50, guidance_scale 2, step 100; memorisation 0.98"
     assert told in text
+
+
+def test_what_guidance_trades_is_shown(tmp_path):
+    for name in ("a", "b_nearest", "notes"):
+        pictured(tmp_path, f"{name}.png")
+    found = evaluations.Found([evaluation("a"), evaluation("b")], [])
+    shown = runs.trade_offs(tmp_path, found)
+    assert [*shown] == ["a"]  # the picture of an evaluation, not whatever lies there
+    read = Reader(gallery.trade_offs([empty(evaluations=found, trade_offs=shown)]))
+    assert "Evaluation a" in read.text
+    assert len([t for t, _ in read.found if t == "img"]) == 1
+    assert "more than two scales" in Reader(gallery.trade_offs([empty()])).text
 
 
 @pytest.mark.parametrize(("num", "told"), [(1, "one picture so far"), (3, "All 3 pictures.")])

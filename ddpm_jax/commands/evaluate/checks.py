@@ -1,54 +1,49 @@
 """What `evaluate` is asked for must fit together: said before anything is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.build import class_names, conditioning
-from ddpm_jax.build.datasets import dataset
+from ddpm_jax.build import class_names
 from ddpm_jax.config import config_files
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.measures import attributes, distribution_metrics, manifest, pixel_metrics
+from ddpm_jax.measures import attributes, manifest, real_data
+from ddpm_jax.measures.metric import Metric, Needs
+from ddpm_jax.measures.metrics import METRICS
 from ddpm_jax.trained import tasks
-
-LIKELIHOOD = "bpd"
-ACCURACY = "accuracy"
-NAMES = (
-    *distribution_metrics.METRICS,
-    *pixel_metrics.METRICS,
-    *attributes.METRICS,
-    LIKELIHOOD,
-    ACCURACY,
-)
 
 
 def default_metrics(workdir: str) -> list[str]:
     """What is measured of a run if nothing else is asked for: of pixels, which takes seconds.
 
-    Of samples that have classes the four that say whether they show them; of others whether they
-    copy the training set, and what they show of what they were told.
+    Of a classifier how it reads; of samples that have classes whether they show them, of others
+    what they show of what they were told; and whether they copy the training set.
     """
     config = config_files.read(workdir)
     if config is None:  # `experiment.load` says what is missing
-        return [pixel_metrics.MEMORISATION]
-    if config.model.name == "classifier":
-        return [ACCURACY]
-    if config.model.num_classes:
-        return ["label_accuracy", pixel_metrics.MEMORISATION, "spread", "class_recall"]
-    told = dataset(config).describe is not None and conditioning.values(config)
-    return [*([attributes.ATTRIBUTES] if told else []), pixel_metrics.MEMORISATION]
+        needs = {Needs.PIXELS}
+    elif config.model.name == "classifier":
+        needs = {Needs.CLASSIFIER}
+    elif config.model.num_classes:
+        needs = {Needs.PIXELS, Needs.LABELS}
+    else:
+        needs = {Needs.PIXELS} | ({Needs.ATTRIBUTES} if attributes.applies(config) else set())
+    return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
-def check_kind(loaded: Loaded, metrics: Sequence[str]) -> None:
+def check_kind(loaded: Loaded, metrics: Sequence[Metric]) -> None:
     """Raises UserError for a classifier's metric of a diffusion model, or the other way round."""
     draws = loaded.experiment.draws_images
     for metric in metrics:
-        if draws and metric == ACCURACY:
-            raise UserError(f"--metrics={metric}: is of classifiers; this run is a diffusion model")
-        if not draws and metric != ACCURACY:
-            raise UserError(f"--metrics={metric}: this run is a classifier; it has {ACCURACY}")
+        if draws and metric.needs is Needs.CLASSIFIER:
+            raise UserError(
+                f"--metrics={metric.name}: is of classifiers; this run is a diffusion model"
+            )
+        if not draws and metric.needs is not Needs.CLASSIFIER:
+            own = _names(one for one in METRICS.values() if one.needs is Needs.CLASSIFIER)
+            raise UserError(f"--metrics={metric.name}: this run is a classifier; it has {own}")
 
 
 def check_classes(loaded: Loaded, workdir: str) -> None:
@@ -59,7 +54,7 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
     c = loaded.experiment.config
     if c.data.class_names or not c.model.num_classes:
         return
-    source = loaded.experiment.source("train")
+    source = real_data.train(loaded)
     names = source.info.class_names
     there = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
     moved = all(name.isdecimal() for name in names) and [*names] != sorted(names)
@@ -71,50 +66,54 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
         )
 
 
-def check_labels(loaded: Loaded, metrics: Sequence[str], task: Task) -> None:
+def check_labels(loaded: Loaded, metrics: Sequence[Metric], task: Task) -> None:
     """Raises UserError for metrics of labels where samples have none."""
-    labelled = tasks.num_classes(loaded.experiment.config, task) > 0
-    if not labelled and (wrong := [m for m in metrics if m in pixel_metrics.OF_LABELS]):
-        others = [n for n in NAMES if n not in pixel_metrics.OF_LABELS]
+    if tasks.num_classes(loaded.experiment.config, task):
+        return
+    if wrong := [metric for metric in metrics if metric.needs is Needs.LABELS]:
+        others = _names(one for one in METRICS.values() if one.needs is not Needs.LABELS)
         raise UserError(
-            f"--metrics={wrong[0]} needs labels, and this model is unconditional or told other "
-            f"things: choose among {', '.join(others)}"
+            f"--metrics={wrong[0].name} needs labels, and this model is unconditional or told "
+            f"other things: choose among {others}"
         )
 
 
-def check_space(metrics: Sequence[str], of_space: Sequence[str], flags: Mapping[str, Any]) -> None:
+def check_space(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
     """Raises UserError for a flag of the space of features that nothing uses, or a bad number."""
     for flag, value in flags.items():
-        if value is not None and not of_space:
-            known = ", ".join(distribution_metrics.METRICS)
+        if value is not None and not any(metric.needs.space for metric in metrics):
+            takers = _names(one for one in METRICS.values() if one.needs.space)
             raise UserError(
-                f"--{flag}={value} is of {known}, and --metrics={','.join(metrics)} has none of "
-                "them: leave it out"
+                f"--{flag}={value} is of {takers}, and --metrics={_names(metrics, ',')} has none "
+                "of them: leave it out"
             )
         if isinstance(value, int) and value < 2:
             raise UserError(f"--{flag}={value}: need at least 2")
     export = flags["export_reference"]
     if export and Path(export).suffix != ".npz":
         raise UserError(f"--export_reference={export}: need a file F.npz")
-    if flags["kid_subsets"] is not None and "kid" not in metrics:
-        raise UserError("--kid_subsets is of --metrics=kid: add it, or leave this out")
 
 
-def check_used(
-    metrics: Sequence[str],
-    of_samples: Sequence[str],
-    flags: Mapping[str, Any],
-    num_terms: int | None,
-) -> None:
-    """Raises UserError for a flag that none of the metrics reads."""
+def check_flags(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
+    """Raises UserError for a flag of single metrics, none of which is measured."""
+    for flag, value in flags.items():
+        if value is not None and not any(flag in metric.flags for metric in metrics):
+            takers = _names(one for one in METRICS.values() if flag in one.flags)
+            raise UserError(f"--{flag}={value} is of --metrics={takers}: add it, or leave this out")
+
+
+def check_used(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
+    """Raises UserError for a flag of samples where none are drawn, or a bad number."""
     for flag in ("num_samples", "repeats"):
         if flags[flag] is not None and flags[flag] < 1:
             raise UserError(f"--{flag}={flags[flag]}: need at least 1")
     for flag, value in flags.items():
-        if value not in (None, (), []) and not of_samples:
-            drawn = ",".join(metrics)
+        if value not in (None, (), []) and all(metric.needs.of_model for metric in metrics):
             raise UserError(
-                f"--{flag} is of samples, and --metrics={drawn} draws none: leave it out"
+                f"--{flag} is of samples, and --metrics={_names(metrics, ',')} draws none: leave "
+                "it out"
             )
-    if num_terms is not None and LIKELIHOOD not in metrics:
-        raise UserError(f"--num_terms={num_terms} is of --metrics=bpd: add it, or leave this out")
+
+
+def _names(metrics: Iterable[Metric], separator: str = ", ") -> str:
+    return separator.join(metric.name for metric in metrics)

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import distribution_metrics, likelihood, results, sample_metrics
+from ddpm_jax.measures import metrics, results
+from ddpm_jax.measures.metric import Needs
 from ddpm_jax.measures.results import Record
 from ddpm_jax.reporting.report import evaluations
 from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
+from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.runtime import files
 
 LIMIT = 2**24
 NOTHING = "nothing"
+OF_TIME = ", "  # between a figure and the t that it is of
 # Fields of the protocol that only some figures depend on.
-OF_SAMPLES = ("num_samples", "repeats", "sampling", "guides")
-OF_SPACE = ("extractor", "metrics")
-OF_REFERENCE = ("reference",)
-OF_IMAGES = (sample_metrics.REAL,)
-OF_LIKELIHOOD = ("likelihood",)
-INCEPTION_SCORE = "is"  # of samples alone
+OF_SOME = {field for needs in Needs for field in needs.depends}
 
 
 class Result(NamedTuple):
@@ -47,11 +45,11 @@ def compare(first: str | Path, second: str | Path, allow: Sequence[str] = ()) ->
     """
     a, b = read(first), read(second)
     rows = _rows(a.found.rows, b.found.rows)
-    data = _of_data(a.found), _of_data(b.found)
+    data = _of_model(a.found), _of_model(b.found)
     common = _common(rows.values(), data)
     if not common:
         raise UserError(f"{first} and {second} have no figure in common{_settings(a, b, rows)}")
-    protocols = _that_count(a.found.protocol, b.found.protocol, common)
+    protocols = _that_count(a.found, b.found, common)
     differing = dict(_differences(*protocols))
     same_sampling = not any(name.split(".")[0] in ("sampling", "guides") for name in differing)
     of_rows = dict(_row_differences(rows.values()))
@@ -86,7 +84,7 @@ def read(path: str | Path) -> Result:
         for name in ("protocol", "run", "samples", "held_out_data"):
             if name not in content:
                 raise ValueError(f"its {name} is missing")
-        found = evaluations.parse(Path(path).stem, content)
+        found = evaluations.parse(Path(path).stem, content, metrics.labels())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be compared ({reason})") from error
@@ -100,24 +98,32 @@ def _common(rows: Iterable[tuple[Row, Row]], data: tuple[Mapping, Mapping]) -> s
 
 
 def _that_count(
-    a: Mapping[str, Any], b: Mapping[str, Any], common: set[str]
+    a: Evaluation, b: Evaluation, common: set[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The protocols with only what the figures that both have depend on."""
-    of_space = {n for n in common if n.split("_")[0] in distribution_metrics.FIGURES}
-    of_data = {n for n in common if n.startswith(likelihood.PREFIX)}
-    left_out = {
-        *(() if common - of_data else OF_SAMPLES),
-        *(() if of_space else OF_SPACE),
-        *(() if of_space - {INCEPTION_SCORE} else OF_REFERENCE),
-        *(() if common - of_data - of_space else OF_IMAGES),
-        *(() if of_data else OF_LIKELIHOOD),
-    }
-    kept = [{n: v for n, v in one.items() if n not in left_out} for one in (a, b)]
-    x, y = (one.get("metrics") for one in kept)
+    every = a.labels | b.labels
+    labels = [every.get(name.split(OF_TIME)[0]) for name in common]
+    measured = {label.metric for label in labels if label is not None}
+    needed = {field for label in labels for field in _needs(label).depends}
+    kept = [
+        {n: v for n, v in one.protocol.items() if n not in OF_SOME or n in needed} for one in (a, b)
+    ]
+    for one in kept:
+        if isinstance(digests := one.pop("code", None), dict):
+            own = {name: digest for name, digest in digests.items() if name in measured}
+            one |= {"code": own} if own else {}
+    x, y = (one.protocol.get("metrics") for one in (a, b))
     if isinstance(x, dict) and isinstance(y, dict):
-        kept[0]["metrics"] = {n: v for n, v in x.items() if n in y}
-        kept[1]["metrics"] = {n: v for n, v in y.items() if n in x}
+        both = measured & {*x} & {*y}
+        for one, settings in zip(kept, (x, y), strict=True):
+            one["metrics"] = {name: settings[name] for name in both}
     return kept[0], kept[1]
+
+
+def _needs(label: Label | None) -> Needs:
+    """What a figure was measured on; of samples beside real images where nothing says it."""
+    known = {needs.value: needs for needs in Needs}
+    return Needs.PIXELS if label is None else known.get(label.needs, Needs.PIXELS)
 
 
 def _differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
@@ -167,9 +173,15 @@ def _settings(a: Result, b: Result, rows: Mapping[str, Any]) -> str:
     return f": their settings are {x}, and {y}"
 
 
-def _of_data(one: Evaluation) -> dict[str, Measured]:
-    """The likelihood of held-out data; what else is said of them is the same for every model."""
-    return {n: r for n, r in one.held_out.items() if n.startswith(likelihood.PREFIX)}
+def _of_model(one: Evaluation) -> dict[str, Measured]:
+    """What is said of held-out data by the model: their likelihood, how a classifier reads them.
+
+    What else is said of them is the same for every model.
+    """
+    own = {n: m for n, m in one.held_out.items() if n in one.labels and one.labels[n].of_model}
+    for row in one.by_time:
+        own |= {f"{name}{OF_TIME}{_setting(row)}": m for name, m in row.metrics.items()}
+    return own
 
 
 def _table(title: str, a: Mapping[str, Measured], b: Mapping[str, Measured]) -> str:

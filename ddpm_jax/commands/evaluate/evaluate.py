@@ -9,24 +9,24 @@ from typing import Any
 from ddpm_jax import cli, experiment, sample_flags
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.commands.evaluate import checks, exported_features
-from ddpm_jax.commands.evaluate.checks import ACCURACY, LIKELIHOOD, NAMES
 from ddpm_jax.commands.sample import sampling_options, task_flags
-from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, described
 from ddpm_jax.measures import (
-    attributes,
-    classification,
     distribution_metrics,
+    extractors,
     feature_space,
-    likelihood,
+    model_metrics,
+    real_data,
     results,
     sample_metrics,
 )
+from ddpm_jax.measures import metrics as table_of_metrics
+from ddpm_jax.measures.metric import Sizes
 from ddpm_jax.reporting import plots
 
 NUM_SAMPLES = 500
-OF_NAMES = {LIKELIHOOD: "likelihood", ACCURACY: "accuracy"}
+SAMPLES = "samples"  # the name of a result of these
 CACHE = "cache"
 # Of the command line; those of SpaceFlags and of what guides are grouped by `from_flags`.
 SPACE = (
@@ -50,6 +50,7 @@ OWN = (
     "raw_params",
     "name",
     "num_terms",
+    "data_dir",
 )
 EXPORTED = ("sample_features", "reference_features")
 FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED)
@@ -60,7 +61,7 @@ class SpaceFlags:
     """In which space of features distributions are compared, and with what.
 
     Attributes:
-      extractor: a name of `config_checks.EXTRACTORS`; None for "auto".
+      extractor: as `extractors.build` takes it; None for the one that fits the data.
       inception_weights: a safetensors file.
       resize: of inception.
       reference: "train", "validation", or a .npz file of mu and sigma; None for "train".
@@ -94,17 +95,16 @@ def evaluate(
     raw_params: bool = False,
     name: str = "",
     num_terms: int | None = None,
+    data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Measure samples at each guidance scale, and held-out bits; write DIR/eval/NAME.json.
+    """Measure samples at each guidance scale, or the model itself; write DIR/eval/NAME.json.
 
     Samples and their features lie in DIR/eval/cache, and are not drawn again.
 
     Args:
       workdir: of the run.
-      metrics: keys of `distribution_metrics.METRICS` and `pixel_metrics.METRICS`, of samples;
-        `attributes.METRICS`, of samples that are told what held-out images show; "bpd", bits per
-        pixel of the held-out images, for which nothing is drawn; or "accuracy", of a classifier.
-        None for those of `evaluation_checks.default_metrics`.
+      metrics: names in `metrics.METRICS`, or a user's own "package.module:name"; None for those of
+        `checks.default_metrics`.
       num_samples: at each scale; None for 500.
       repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
       guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
@@ -115,12 +115,13 @@ def evaluate(
       space: for the metrics of distributions.
       kid_subsets: as in `distribution_metrics.measure`.
       seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
-      name: of the file; "" for "samples", or "likelihood" if no samples are measured.
+      name: of the file; "" for "samples", or the section of a metric if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
+      data_dir: where the run's data lie now; None for where they lay.
 
     Returns:
-      What the file holds: the protocol, the figures by guidance scale, and the held-out data's own;
-      "likelihood" if it was asked for.
+      What the file holds: the protocol, the figures by guidance scale, the held-out data's own, and
+      what each figure is; details of the model itself under its metrics' sections.
 
     Raises:
       UserError: for anything that is missing or does not fit; no result is written then.
@@ -128,16 +129,11 @@ def evaluate(
     began = time.monotonic()
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
-    if metrics is None:
-        metrics = checks.default_metrics(workdir)
-    if not metrics:
-        raise UserError(f"--metrics is empty: need some of {', '.join(NAMES)}")
-    if unknown := [m for m in metrics if m not in NAMES]:
-        raise UserError(f"--metrics={unknown[0]}: need some of {', '.join(NAMES)}")
-    metrics = [*dict.fromkeys(metrics)]
-    of_samples = [m for m in metrics if m not in (LIKELIHOOD, ACCURACY)]
-    of_space = [m for m in metrics if m in distribution_metrics.METRICS]
-    name = results.file_name(name or ("samples" if of_samples else OF_NAMES[metrics[0]]))
+    names = checks.default_metrics(workdir) if metrics is None else metrics
+    chosen = table_of_metrics.named(names)
+    of_model = [metric for metric in chosen if metric.needs.of_model]
+    of_samples = [metric for metric in chosen if not metric.needs.of_model]
+    name = results.file_name(name or (SAMPLES if of_samples else of_model[0].section))
     of_drawn = {
         "num_samples": num_samples,
         "repeats": repeats,
@@ -147,28 +143,36 @@ def evaluate(
         **(guides or {}),
         **(sampling or {}),
     }
-    checks.check_used(metrics, of_samples, of_drawn, num_terms)
-    checks.check_space(metrics, of_space, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    checks.check_used(chosen, of_drawn)
+    checks.check_space(chosen, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    flags = {"kid_subsets": kid_subsets, "num_terms": num_terms}
+    checks.check_flags(chosen, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
-    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    loaded = experiment.load(workdir, step=step, raw_params=raw_params, data_dir=data_dir)
     fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
-    checks.check_kind(loaded, metrics)
+    checks.check_kind(loaded, chosen)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}))
-    checks.check_labels(loaded, metrics, task)
+    checks.check_labels(loaded, chosen, task)
     checks.check_classes(loaded, workdir)
-    attributes.check(loaded, [m for m in metrics if m in attributes.METRICS])
-    if LIKELIHOOD in metrics:
-        likelihood.check(loaded, num_terms)
+    for metric in chosen:
+        if metric.check is not None:
+            metric.check(metric.name, loaded, flags)
     folder = Path(workdir) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,
-        "protocol": {"parameters": loaded.parameters, "seed": seed, "data": config.data.name},
+        "protocol": {
+            "parameters": loaded.parameters,
+            "seed": seed,
+            "data": config.data.name,
+            **table_of_metrics.sources(chosen),
+        },
         "run": {"checkpoint_step": loaded.step, **described(loaded)},
         "samples": [],
         "held_out_data": {"metrics": {}},
+        "figures": {},
     }
     scales: list[sample_metrics.Setting] = []
     if of_samples:
@@ -184,29 +188,22 @@ def evaluate(
             repeats=repeats or 1,
             kid_subsets=kid_subsets,
             cache=folder / CACHE,
+            pictures=lambda picture: folder / f"{name}_{picture}.png",
         )
-        _measure(loaded, asked, of_space, space, folder / f"{name}_nearest.png", report)
-    if [m for m in metrics if m not in (*of_space, LIKELIHOOD)]:
-        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, metrics)
-    if ACCURACY in metrics:
-        images, labels = sample_metrics.arrays(loaded.experiment.source("validation"))
-        report[ACCURACY] = classification.accuracy(loaded, images, labels, seed)
-    if LIKELIHOOD in metrics:
-        source = loaded.experiment.source("validation")
-        images, _ = sample_metrics.arrays(source)
-        report["likelihood"] = likelihood.bits_per_pixel(
-            loaded, images, source.info.levels, seed=seed, num_terms=num_terms
-        )
-        report["held_out_data"]["metrics"] |= likelihood.totals(report["likelihood"])
-        told = likelihood.told(report["likelihood"], fingerprint(source))
-        report["protocol"]["likelihood"] = told
+        _measure(loaded, asked, space, report)
+    if any(sample_metrics.REAL in metric.needs.depends for metric in chosen):
+        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, chosen)
+    for metric in of_model:
+        model_metrics.add(report, loaded, metric, seed, num_terms)
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
+        varied = sample_metrics.varied(scales)
         plots.trade_off(
             folder / f"{name}.png",
-            sample_metrics.varied(scales),
-            [{**row, **results.values(row["metrics"])} for row in report["samples"]],
+            varied,
+            [{varied: row[varied], **results.values(row["metrics"])} for row in report["samples"]],
             results.values(report["held_out_data"]["metrics"]),
+            sample_metrics.traded(report),
         )
     return report
 
@@ -232,20 +229,16 @@ def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measure(
-    loaded: Loaded,
-    asked: sample_metrics.Asked,
-    of_space: Sequence[str],
-    flags: SpaceFlags,
-    pairs: Path,
-    report: dict[str, Any],
+    loaded: Loaded, asked: sample_metrics.Asked, flags: SpaceFlags, report: dict[str, Any]
 ) -> None:
     """Adds what is about samples to the report."""
     config = loaded.experiment.config
+    of_space = asked.of(lambda needs: needs.space)
     compared = None
     if of_space:
         compared = feature_space.space(
-            flags.extractor or "auto",
-            {split: loaded.experiment.source(split) for split in ("train", "validation")},
+            flags.extractor or extractors.AUTO,
+            real_data.sources(loaded),
             dataset(config).extractor,
             reference=flags.reference or "train",
             num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
@@ -255,7 +248,7 @@ def _measure(
         )
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
-    rows, held_out = sample_metrics.measure(loaded, asked, compared, pairs)
+    measured = sample_metrics.measure(loaded, asked, compared)
     guides = {"classifier": asked.task.classifier, "weaker": asked.task.weaker}
     report["protocol"] |= {
         "num_samples": asked.num_samples,
@@ -268,16 +261,20 @@ def _measure(
         },
         "guides": {name: described(one) for name, one in guides.items() if one is not None},
     }
+    num_reference = None if compared is None else compared.num_reference
+    sizes = Sizes(asked.num_samples, num_reference, asked.kid_subsets)
+    settings = distribution_metrics.protocol(asked.metrics, sizes)
     if compared is not None:
         report["protocol"] |= {
             "extractor": feature_space.told(compared.extractor),
             "reference": compared.described,
-            "metrics": distribution_metrics.protocol(
-                of_space, asked.num_samples, compared.num_reference, asked.kid_subsets
-            ),
         }
-    report["samples"] = rows
-    report["held_out_data"] = {"metrics": held_out}
+    if settings or compared is not None:
+        report["protocol"]["metrics"] = settings
+    report["samples"] = measured.rows
+    report["held_out_data"] = {"metrics": measured.held_out}
+    names = dict.fromkeys(n for row in measured.rows for n in row["metrics"]) | measured.held_out
+    report["figures"] = results.labelled(measured.labels, names)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -287,8 +284,8 @@ def table(report: dict[str, Any]) -> str:
         return exported_features.table(report)
     if report["samples"]:
         parts.append(sample_metrics.table(report))
-    if ACCURACY in report:
-        parts.append(classification.table(report[ACCURACY]))
-    if "likelihood" in report:
-        parts.append(likelihood.table(report["likelihood"]))
+    names = dict.fromkeys(one["metric"] for one in report["figures"].values())
+    for metric in table_of_metrics.named([*names]):
+        if metric.table is not None and metric.section in report:
+            parts.append(metric.table(report[metric.section]))
     return "\n\n".join(parts)

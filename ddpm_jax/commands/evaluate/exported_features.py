@@ -9,8 +9,9 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Exported
 from ddpm_jax.measures import distribution_metrics, results
-
-METRICS = ("fid", "kid")  # which need features alone
+from ddpm_jax.measures import metrics as table_of_metrics
+from ddpm_jax.measures.metric import Metric, Sizes
+from ddpm_jax.reporting.report.labels import Label
 
 
 def evaluate(
@@ -27,7 +28,8 @@ def evaluate(
 
     Args:
       workdir: of the run, or any folder.
-      samples, reference, metrics, seed, kid_subsets: as in `measure`; by default METRICS.
+      samples, reference, metrics, seed, kid_subsets: as in `measure`; by default those
+        that need features alone.
       name: of the file; "" for "exported".
 
     Raises:
@@ -42,7 +44,7 @@ def evaluate(
     report: dict[str, Any] = {"format": results.FORMAT} | measure(
         str(samples),
         str(reference),
-        METRICS if metrics is None else metrics,
+        metrics,
         seed=seed,
         kid_subsets=kid_subsets,
     )
@@ -51,13 +53,18 @@ def evaluate(
 
 
 def measure(
-    samples: str, reference: str, metrics: Sequence[str], *, seed: int, kid_subsets: int | None
+    samples: str,
+    reference: str,
+    metrics: Sequence[str] | None,
+    *,
+    seed: int,
+    kid_subsets: int | None,
 ) -> dict[str, Any]:
     """What is about samples in a result: its protocol, rows and held-out data, of which none.
 
     Args:
       samples, reference: files as `features.from_file` reads them, .npz or .safetensors.
-      metrics: some of `distribution_metrics.METRICS`.
+      metrics: names of those in a space of features; None for the distances.
       seed: of groups and subsets.
       kid_subsets: as in `distribution_metrics.measure`.
 
@@ -65,11 +72,7 @@ def measure(
       UserError: for a file that is no such file, two that are of different extractors, other
         metrics, or too few features.
     """
-    metrics, known = [*dict.fromkeys(metrics)], ", ".join(distribution_metrics.METRICS)
-    if not metrics:
-        raise UserError(f"--metrics is empty: need some of {known}")
-    if wrong := [m for m in metrics if m not in distribution_metrics.METRICS]:
-        raise UserError(f"--metrics={wrong[0]} is not of features; of exported ones: {known}")
+    chosen = _metrics(metrics)
     drawn, data = _read("sample_features", samples), _read("reference_features", reference)
     # What only one of them has is needed of neither, or `check` names it.
     both = [n for n, v in drawn.protocol.items() if None not in (v, data.protocol[n])]
@@ -78,23 +81,44 @@ def measure(
             f"--sample_features={samples} and --reference_features={reference} are not of one "
             f"extractor: {drawn.protocol} and {data.protocol}"
         )
-    distribution_metrics.check(metrics, data.features, drawn.features)
-    found = distribution_metrics.measure(
-        metrics, data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
-    )
+    distribution_metrics.check(chosen, data.features, drawn.features)
+    figures: dict[str, results.Figure] = {}
+    labels: dict[str, Label] = {}
+    for metric in chosen:
+        own = distribution_metrics.measure(
+            [metric], data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
+        )
+        figures |= own
+        labels |= metric.labels([*own])
     counts = len(drawn.features.pooled), len(data.features.pooled)
+    sizes = Sizes(*counts, kid_subsets)
     return {
         "protocol": {
             "num_samples": counts[0],
             "seed": seed,
             "extractor": {"name": "exported", **drawn.protocol},
             "reference": {"file": Path(reference).name, "num": counts[1], "blake3": data.digest},
-            "metrics": distribution_metrics.protocol(metrics, *counts, kid_subsets),
+            "metrics": distribution_metrics.protocol(chosen, sizes),
+            **table_of_metrics.sources(chosen),
         },
         "run": {"sample_features": Path(samples).name, "blake3": drawn.digest},
-        "samples": [{"metrics": {name: figure.record() for name, figure in found.items()}}],
+        "samples": [{"metrics": {name: figure.record() for name, figure in figures.items()}}],
         "held_out_data": {"metrics": {}},
+        "figures": results.labelled(labels, figures),
     }
+
+
+def _metrics(names: Sequence[str] | None) -> list[Metric]:
+    """The metrics of these names, of features; None for the distances."""
+    if names is None:
+        return table_of_metrics.distances()
+    found = table_of_metrics.named(names)
+    of_space = [one.name for one in table_of_metrics.METRICS.values() if one.needs.space]
+    if wrong := [one.name for one in found if not one.needs.space]:
+        raise UserError(
+            f"--metrics={wrong[0]} is not of features; of exported ones: {', '.join(of_space)}"
+        )
+    return found
 
 
 def _read(flag: str, path: str) -> Exported:

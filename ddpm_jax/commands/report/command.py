@@ -20,6 +20,7 @@ def define() -> None:
     flags.DEFINE_bool(
         "draw", True, "draw with the newest checkpoint: the film strip and the loss by t (--nodraw)"
     )
+    flags.DEFINE_string("data_dir", None, "where the runs' data lie now, if they were moved")
     for name in ("compile_cache", "code", "code_path"):
         flags.declare_key_flag(name)
 
@@ -31,5 +32,5 @@ def main() -> None:
     from ddpm_jax.commands.report import report
 
     f = flags.FLAGS
-    target = report.report(f.workdir, f.out, draw=f.draw)
+    target = report.report(f.workdir, f.out, draw=f.draw, data_dir=f.data_dir)
     print(f"report of {len(f.workdir)} run(s) in {target}")

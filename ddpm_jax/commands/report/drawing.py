@@ -13,6 +13,7 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import loss_by_time
 from ddpm_jax.experiment import Loaded
+from ddpm_jax.measures import real_data
 from ddpm_jax.reporting.report.runs import Drawn, Levels, LossByTime
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training.step import trees_of
@@ -29,10 +30,15 @@ TIMES = 201  # at which a schedule is shown
 FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 
 
-def drawn(workdir: Path) -> Drawn | str:
-    """What the newest checkpoint of a run draws, or why it draws nothing."""
+def drawn(workdir: Path, data_dir: str | None = None) -> Drawn | str:
+    """What the newest checkpoint of a run draws, or why it draws nothing.
+
+    Args:
+      workdir: of the run.
+      data_dir: where its data lie now; None for where they lay.
+    """
     try:
-        loaded = experiment.load(workdir)
+        loaded = experiment.load(workdir, data_dir=data_dir)
     except FAILURES as error:
         return f"There is no checkpoint that can be read: {_line(error)}."
     film, told = _film(loaded)
@@ -83,8 +89,11 @@ def _losses(loaded: Loaded) -> LossByTime | str:
     key = jax.random.key(config.seed)
     found = []
     try:
+        source = real_data.source(loaded, "validation")
+        if source is None:
+            return "The loss by t was not measured: this run's data has no held-out images."
         batches = evaluation_batches(
-            built.source("validation"),
+            source,
             config.data.batch_size,
             EXAMPLES,
             conditions=conditioning.of_data(config),

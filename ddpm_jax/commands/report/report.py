@@ -13,7 +13,7 @@ from ddpm_jax.build import paths
 from ddpm_jax.commands.report import drawing
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import manifest
+from ddpm_jax.measures import manifest, metrics
 from ddpm_jax.reporting import report as pages
 from ddpm_jax.reporting.report import evaluations, folders, runs
 from ddpm_jax.runtime import files
@@ -22,7 +22,13 @@ MAX_RUNS = 8  # colours that can be told apart
 MAX_TABLE = 10**6  # steps of a discrete schedule; a file may ask for any number
 
 
-def report(workdirs: Sequence[str], out: str | None = None, *, draw: bool = True) -> Path:
+def report(
+    workdirs: Sequence[str],
+    out: str | None = None,
+    *,
+    draw: bool = True,
+    data_dir: str | None = None,
+) -> Path:
     """Write a report of these runs; returns the file.
 
     What is missing or cannot be read in a workdir is said on the page.
@@ -32,6 +38,7 @@ def report(workdirs: Sequence[str], out: str | None = None, *, draw: bool = True
       out: the file F.html; None for report.html in the first workdir.
       draw: draw with the newest checkpoint's network too: the way from noise to image, and the loss
         by t. Without, nothing is computed.
+      data_dir: where the runs' data lie now; None for where they lay.
 
     Raises:
       UserError: for a workdir that holds no run or is there twice, or an `out` that cannot be
@@ -41,7 +48,7 @@ def report(workdirs: Sequence[str], out: str | None = None, *, draw: bool = True
     read = [_config(folder) for folder in places]
     target = _target(out, places[0])
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
-    told = [_run(*one, draw=draw) for one in zip(places, names, read, strict=True)]
+    told = [_run(*one, draw, data_dir) for one in zip(places, names, read, strict=True)]
     usual = config_files.fields(defaults.get_config())
     text = pages.page(told, usual, datetime.datetime.now(datetime.UTC))
     try:
@@ -53,11 +60,13 @@ def report(workdirs: Sequence[str], out: str | None = None, *, draw: bool = True
     return target
 
 
-def _run(folder: Path, name: str, config: ConfigDict, draw: bool) -> runs.Run:
+def _run(folder: Path, name: str, config: ConfigDict, draw: bool, data_dir: str | None) -> runs.Run:
     drawn: runs.Drawn | str = "Left out, as --nodraw asks for."
     if draw:
         print(f"{name}: drawing with its checkpoint; --nodraw leaves it out", file=sys.stderr)
-        drawn = drawing.drawn(folder)
+        drawn = drawing.drawn(folder, data_dir)
+    labels = metrics.labels()
+    measured = evaluations.read(folder / "eval", labels)
     return runs.Run(
         name=name,
         workdir=folder,
@@ -68,7 +77,9 @@ def _run(folder: Path, name: str, config: ConfigDict, draw: bool) -> runs.Run:
         metrics=runs.metrics(folder),
         samples=runs.samples(folder),
         nearest=folders.listed(folder / "eval", "_nearest.png"),
-        evaluations=evaluations.read(folder / "eval"),
+        evaluations=measured,
+        labels=labels,
+        trade_offs=runs.trade_offs(folder / "eval", measured),
     )
 
 

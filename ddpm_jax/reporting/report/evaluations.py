@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from ddpm_jax.reporting.report import folders
 from ddpm_jax.reporting.report.html import short
+from ddpm_jax.reporting.report.labels import CLASSIFIER, Label, Labels, of_content
 from ddpm_jax.runtime import files
 
 FORMAT = 2
+NO_LABELS: Labels = {}
 MAX_FILES = 200
 MAX_ROWS = 100  # of a file
 MAX_METRICS = 40
-LIKELIHOOD = "bpd_"  # metrics of held-out data that are a model's own
 # Fields of the protocol that only some figures depend on.
 OF_SOME = ("extractor", "reference", "real", "likelihood")
 
@@ -43,7 +44,8 @@ class Evaluation(NamedTuple):
       rows: of samples.
       held_out: the same measures of held-out data, and the model's likelihood of them.
       written: when.
-      accuracy: of a classifier, by time.
+      by_time: how a classifier reads held-out images, a row for each t.
+      labels: what is said of figures, by their names.
     """
 
     name: str
@@ -52,12 +54,13 @@ class Evaluation(NamedTuple):
     rows: list[Row]
     held_out: dict[str, Measured]
     written: str
-    accuracy: Sequence[Row] = ()
+    by_time: Sequence[Row] = ()
+    labels: dict[str, Label] = {}  # noqa: RUF012 - of a tuple, never changed
 
     @property
     def measure(self) -> dict[str, Any]:
         """What must be equal for any two values to be comparable: not how was sampled."""
-        apart = ("sampling", "metrics", *OF_SOME)
+        apart = ("sampling", "metrics", "code", *OF_SOME)
         return {n: v for n, v in self.protocol.items() if n not in apart}
 
     @property
@@ -66,6 +69,10 @@ class Evaluation(NamedTuple):
         metrics = self.protocol.get("metrics")
         found = metrics if isinstance(metrics, dict) else {}
         settings = {f"metrics.{name}": value for name, value in found.items()}
+        code = self.protocol.get("code")  # of metrics that users wrote
+        settings |= (
+            {f"code.{name}": v for name, v in code.items()} if isinstance(code, dict) else {}
+        )
         return settings | {n: self.protocol[n] for n in OF_SOME if n in self.protocol}
 
 
@@ -76,13 +83,13 @@ class Found(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-def read(folder: pathlib.Path) -> Found:
-    """All of the JSON files in a folder."""
+def read(folder: pathlib.Path, labels: Labels = NO_LABELS) -> Found:
+    """All of the JSON files in a folder; `labels` as of `parse`."""
     found = Found([], [])
     paths = folders.listed(folder, ".json")
     for path in paths[:MAX_FILES]:
         try:
-            found.evaluations.append(parse(path.stem, files.read_json(path)))
+            found.evaluations.append(parse(path.stem, files.read_json(path), labels))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             found.unreadable.append((path.name, short(reason)))
@@ -90,8 +97,18 @@ def read(folder: pathlib.Path) -> Found:
     return found
 
 
-def parse(name: str, content: Any) -> Evaluation:
-    """An evaluation from its file's JSON. Raises ValueError for what has not its shape."""
+def parse(name: str, content: Any, labels: Labels = NO_LABELS) -> Evaluation:
+    """An evaluation from its file's JSON.
+
+    Args:
+      name: of the file.
+      content: of the file.
+      labels: of the figures that are known; of others the file may hold its own, which those of
+        earlier versions do not.
+
+    Raises:
+      ValueError: for what has not its shape.
+    """
     fields = _object(content, "the file")
     if fields.get("format") != FORMAT:
         raise ValueError("another version wrote it: its format is not 2")
@@ -100,6 +117,7 @@ def parse(name: str, content: Any) -> Evaluation:
         raise ValueError(f"samples is no list of at most {MAX_ROWS}")
     held_out = _object(fields.get("held_out_data") or {}, "held_out_data")
     written = fields.get("written", "")
+    every = {**labels, **of_content(fields.get("figures")), **labels}
     return Evaluation(
         name,
         _object(fields.get("protocol"), "protocol"),
@@ -107,20 +125,26 @@ def parse(name: str, content: Any) -> Evaluation:
         [_row(_object(one, f"samples[{k}]"), k) for k, one in enumerate(samples)],
         _metrics(held_out.get("metrics") or {}, "held_out_data.metrics"),
         written if isinstance(written, str) else "",
-        _accuracy(fields),
+        [
+            row
+            for name, one in every.items()
+            if one.needs == CLASSIFIER
+            for row in _times(fields, name)
+        ],
+        every,
     )
 
 
-def _accuracy(fields: dict[str, Any]) -> list[Row]:
-    """A classifier's rows: {"t": 0.1, "accuracy": 0.9}."""
-    given = fields.get("accuracy") or []
+def _times(fields: dict[str, Any], name: str) -> list[Row]:
+    """A classifier's rows: [{"t": 0.1, NAME: 0.9}] under NAME."""
+    given = fields.get(name) or []
     if not isinstance(given, list) or len(given) > MAX_ROWS:
-        raise ValueError(f"accuracy is no list of at most {MAX_ROWS}")
+        raise ValueError(f"{name} is no list of at most {MAX_ROWS}")
     rows = []
     for k, one in enumerate(given):
-        setting = dict(_object(one, f"accuracy[{k}]"))
-        share = _measured(setting.pop("accuracy", None), f"accuracy[{k}]")
-        rows.append(Row(setting, {"accuracy": share}))
+        setting = dict(_object(one, f"{name}[{k}]"))
+        share = _measured(setting.pop(name, None), f"{name}[{k}]")
+        rows.append(Row(setting, {name: share}))
     return rows
 
 

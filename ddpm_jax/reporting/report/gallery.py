@@ -15,10 +15,13 @@ from ddpm_jax.reporting.report.runs import Run
 
 PICTURES = 40  # of samples, over all runs
 NEAREST = 4  # of a run
+NEAREST_NAME = "nearest"  # DIR/eval/NAME_nearest.png
+TRADE_OFFS = 4  # of a run
 # Of the page's 10 MB, in bytes before they are written as text, which takes a third more.
 SAMPLE_BYTES = 4_500_000
 FILM_BYTES = 1_200_000
 NEAREST_BYTES = 1_200_000
+TRADE_OFF_BYTES = 800_000
 
 
 def samples(runs: Sequence[Run]) -> Html:
@@ -62,6 +65,30 @@ def nearest(runs: Sequence[Run]) -> Html:
     ])  # fmt: skip
 
 
+def trade_offs(runs: Sequence[Run]) -> Html:
+    """What a scale of guidance trades, as evaluations at several scales have drawn it."""
+    figures = [
+        _trade_off(run, name, path, runs)
+        for run in runs
+        for name, path in [*run.trade_offs.items()][:TRADE_OFFS]
+    ]
+    if not figures:
+        return note("It takes an evaluation at more than two scales of guidance.")
+    left = sum(max(len(run.trade_offs) - TRADE_OFFS, 0) for run in runs)
+    more = note(f"{left} more lie in DIR/eval.") if left else None
+    return join([tag("div", *figures, class_="pictures"), more])
+
+
+def _trade_off(run: Run, name: str, path: Path, runs: Sequence[Run]) -> Html:
+    title = f"{short(run.name)}, {short(name)}" if len(runs) > 1 else short(name)
+    shown = _shown(
+        path,
+        f"What guidance trades: evaluation {short(name)} of {short(run.name)}",
+        TRADE_OFF_BYTES // (TRADE_OFFS * len(runs)),
+    )
+    return tag("figure", shown, tag("figcaption", tag("span", f"Evaluation {title}")))
+
+
 def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
     parts: list[Html] = [overview.heading(run, colour)] if len(runs) > 1 else []
     known = {e.name: e for e in run.evaluations.evaluations}
@@ -71,23 +98,26 @@ def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
         alt = f"Samples of {short(run.name)} beside their nearest training images"
         shown = _shown(path, alt, NEAREST_BYTES // (NEAREST * len(runs)))
         box = tag("div", shown, class_="scroll", role="region", tabindex="0", aria_label=alt)
-        name = path.stem.removesuffix("_nearest")
-        caption = tag("span", f"Evaluation {short(name)}{_drawn_how(known.get(name))}")
+        name = path.stem.removesuffix(f"_{NEAREST_NAME}")
+        caption = tag(
+            "span", f"Evaluation {short(name)}{_drawn_how(known.get(name), NEAREST_NAME)}"
+        )
         parts.append(tag("figure", box, tag("figcaption", caption)))
     if len(run.nearest) > NEAREST:
         parts.append(note(f"{len(run.nearest) - NEAREST} more lie in DIR/eval."))
     return tag("div", parts)
 
 
-def _drawn_how(evaluation: Evaluation | None) -> str:
-    """How the samples of an evaluation's first row were drawn, and how near they come."""
+def _drawn_how(evaluation: Evaluation | None, picture: str) -> str:
+    """How the samples of an evaluation's first row were drawn, and what the picture is of."""
     if evaluation is None or not evaluation.rows:
         return ""
     row = evaluation.rows[0]
     told = f": {results.described(evaluation, row)}"
-    if "memorisation" in row.metrics:
-        value, interval = results.figures(row.metrics["memorisation"])
-        told += f"; memorisation {value}" + (f" ({interval})" if interval else "")
+    for name, measured in row.metrics.items():
+        if name in evaluation.labels and evaluation.labels[name].picture == picture:
+            value, interval = results.figures(measured)
+            told += f"; {short(name)} {value}" + (f" ({interval})" if interval else "")
     return told
 
 

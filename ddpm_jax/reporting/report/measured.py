@@ -6,6 +6,7 @@ from typing import Any
 from ddpm_jax.reporting.report import protocols, results
 from ddpm_jax.reporting.report.evaluations import Measured
 from ddpm_jax.reporting.report.html import Html, join, note, short, table, tag
+from ddpm_jax.reporting.report.labels import Labels, ordered
 from ddpm_jax.reporting.report.protocols import Protocol, Protocols
 from ddpm_jax.reporting.report.results import Result, titled
 from ddpm_jax.reporting.report.runs import Run
@@ -48,7 +49,8 @@ def _table(protocol: Protocol, rows: Sequence[Result], runs: Sequence[Run]) -> H
     held_out: dict[str, Measured] = {}
     for evaluation in protocol.evaluations:
         held_out |= results.of_data(evaluation)
-    names = results.ordered([*(name for r in rows for name in r.row.metrics), *held_out])
+    labels = results.labels_of(protocol.evaluations)
+    names = ordered([*(name for r in rows for name in r.row.metrics), *held_out], labels)
     cells: list[list[Any]] = [
         [_of(r, many=len(runs) > 1), *(_cell(r.row.metrics.get(name)) for name in names)]
         for r in rows
@@ -61,11 +63,17 @@ def _table(protocol: Protocol, rows: Sequence[Result], runs: Sequence[Run]) -> H
     told = protocols.told(protocol)
     return join([
         tag("h3", f"Protocol {protocol.letter}" + (f": {told}" if told else "")),
-        table(["", *map(titled, names)], cells, label=f"Metrics, protocol {protocol.letter}",
-              class_="named"),
-        note("↓ less is better, ↑ more is better.",
+        table(["", *(_head(name, labels) for name in names)], cells,
+              label=f"Metrics, protocol {protocol.letter}", class_="named"),
+        note("↓ less is better, ↑ more is better, → 1 best near 1.",
              f" Intervals: {'; '.join(map(short, ways))}." if ways else None),
     ])  # fmt: skip
+
+
+def _head(name: str, labels: Labels) -> list[Any]:
+    """A figure's name, and below what it is."""
+    label = labels[name].label if name in labels else name
+    return [titled(name, labels), tag("small", short(label)) if label != name else None]
 
 
 def _of(result: Result, many: bool) -> list[Any]:

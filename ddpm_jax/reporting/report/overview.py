@@ -10,11 +10,10 @@ from ddpm_jax.reporting.report.axes import number
 from ddpm_jax.reporting.report.charts import COLOURS
 from ddpm_jax.reporting.report.curves import Points
 from ddpm_jax.reporting.report.html import Html, join, note, short, table, tag
-from ddpm_jax.reporting.report.runs import Run
+from ddpm_jax.reporting.report.runs import Run, distances
 
 MAX_OVERRIDES = 3000  # characters of a command line
 MAX_FIELDS = 400
-DISTANCES = {"fid": "FID", "kid": "KID"}  # of samples drawn in training
 VERSIONS = ("jax", "python")  # of the many that a manifest holds
 MAX_ATTEMPTS = 12  # of a run: the newest
 
@@ -100,8 +99,8 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
             yield "last loss", "not a finite number" if value is None else number(value.mean[-1])
         if held_out is not None:
             yield "best validation", _least(held_out)
-        for name, title in DISTANCES.items():
-            distance = run.metrics.points(f"evaluation_{name}")
+        for name, title in distances(run):
+            distance = run.metrics.points(name)
             if distance is not None:
                 yield f"best {title}", _least(distance)
     if not isinstance(run.attempts, str) and run.attempts:

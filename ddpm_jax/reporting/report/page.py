@@ -35,6 +35,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         ("loss-by-t", "Loss by t", training.by_time(runs)),
         ("metrics", "Metrics", measured.metrics(runs)),
         ("nfe", "Quality against NFE", tradeoff.against_nfe(runs)),
+        ("guidance", "What guidance trades", gallery.trade_offs(runs)),
         ("nearest", "Nearest training images", gallery.nearest(runs)),
         ("schedule", "Schedule", training.schedule(runs)),
         *([] if compared else [config]),

@@ -5,18 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ddpm_jax.reporting.report.axes import number
-from ddpm_jax.reporting.report.evaluations import LIKELIHOOD, Evaluation, Measured, Row
+from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
 from ddpm_jax.reporting.report.html import short
+from ddpm_jax.reporting.report.labels import Label, Labels, arrow
 from ddpm_jax.reporting.report.runs import Run
 
-# In the order in which people look for them; others come after, as the files have them.
-ORDER = ("fid", "fid_infinity", "kid", "sfid", "fd", "is", "inception_score", "precision", "recall",
-         "density", "coverage", "label_accuracy", "memorisation")  # fmt: skip
-# Which way is better; what is not here has none, or one that needs a sentence.
-LOWER = ("fid", "fid_infinity", "kid", "sfid", "fd", "bpd", "bpd_discrete_vlb",
-         "bpd_continuous_vlb", "bpd_ode")  # fmt: skip
-HIGHER = ("is", "inception_score", "precision", "recall", "density", "coverage", "accuracy",
-          "label_accuracy")  # fmt: skip
 MOST_DIGITS = 8  # after the point
 
 
@@ -47,24 +40,27 @@ def results(runs: Sequence[Run]) -> list[Result]:
 
 def of_data(evaluation: Evaluation) -> dict[str, Measured]:
     """What is said of held-out data themselves, the same for every model."""
-    return {n: m for n, m in evaluation.held_out.items() if not n.startswith(LIKELIHOOD)}
+    return {n: m for n, m in evaluation.held_out.items() if not _is_of_model(evaluation, n)}
 
 
 def _of_model(evaluation: Evaluation) -> list[Row]:
-    """What is said of held-out images by the model: their likelihood, a classifier's accuracy."""
-    own = {n: m for n, m in evaluation.held_out.items() if n.startswith(LIKELIHOOD)}
-    return [*([Row({}, own)] if own else []), *evaluation.accuracy]
+    """What is said of held-out images by the model: their likelihood, how a classifier reads."""
+    own = {n: m for n, m in evaluation.held_out.items() if _is_of_model(evaluation, n)}
+    return [*([Row({}, own)] if own else []), *evaluation.by_time]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Names of metrics, each once, the best known first."""
-    every = list(dict.fromkeys(names))
-    return sorted(every, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+def _is_of_model(evaluation: Evaluation, name: str) -> bool:
+    return name in evaluation.labels and evaluation.labels[name].of_model
 
 
-def titled(name: str) -> str:
-    """A metric's name, with an arrow to where it is better."""
-    return short(name) + (" ↓" if name in LOWER else " ↑" if name in HIGHER else "")
+def labels_of(evaluations: Iterable[Evaluation]) -> dict[str, Label]:
+    """What is said of the figures of several evaluations."""
+    return {name: label for one in evaluations for name, label in one.labels.items()}
+
+
+def titled(name: str, labels: Labels) -> str:
+    """A figure's name, with an arrow to where it is better."""
+    return short(name) + arrow(name, labels)
 
 
 def nfe(row: Row) -> float | None:

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.reporting.report import curves, evaluations, folders
+from ddpm_jax.reporting.report.labels import Labels, ordered
+
+EVALUATED = "evaluation_"  # before the name of a figure, in metrics.jsonl
 
 
 class Levels(NamedTuple):
@@ -69,6 +72,8 @@ class Run:
       samples: pictures of samples with their steps, in the order of training.
       nearest: pictures of samples and their nearest training images.
       evaluations: what measured it.
+      labels: what is said of the figures that are known by name.
+      trade_offs: pictures of what a scale of guidance trades, by the name of the evaluation.
     """
 
     name: str
@@ -81,6 +86,26 @@ class Run:
     samples: Sequence[tuple[str, pathlib.Path]]
     nearest: Sequence[pathlib.Path]
     evaluations: evaluations.Found
+    labels: Labels = dataclasses.field(default_factory=dict)
+    trade_offs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+
+
+def trade_offs(folder: pathlib.Path, found: evaluations.Found) -> dict[str, pathlib.Path]:
+    """The pictures DIR/eval/NAME.png of evaluations at several scales, by NAME."""
+    names = {one.name for one in found.evaluations}
+    return {p.stem: p for p in folders.listed(folder, ".png") if p.stem in names}
+
+
+def distances(run: Run) -> list[tuple[str, str]]:
+    """(curve, label) of what samples drawn on the way were measured by."""
+    if isinstance(run.metrics, str):
+        return []
+    names = [n.removeprefix(EVALUATED) for n in run.metrics.curves if n.startswith(EVALUATED)]
+    labels = run.labels
+    return [
+        (EVALUATED + name, labels[name].label if name in labels else name)
+        for name in ordered(names, labels)
+    ]
 
 
 def metrics(workdir: pathlib.Path) -> curves.Metrics | str:

@@ -9,12 +9,12 @@ import numpy as np
 from ddpm_jax.reporting.report.charts import Line, chart, positive
 from ddpm_jax.reporting.report.evaluations import Measured
 from ddpm_jax.reporting.report.html import Html, join, note, tag
+from ddpm_jax.reporting.report.labels import lower_is_better, ordered
 from ddpm_jax.reporting.report.protocols import Protocols
 from ddpm_jax.reporting.report.results import (
-    LOWER,
     Result,
+    labels_of,
     nfe,
-    ordered,
     results,
     samplings,
     setting,
@@ -72,14 +72,16 @@ def _charts(group: Sequence[Result], runs: Sequence[Run]) -> Iterable[Html]:
         title = f"{runs[place].name}, {kind}" if len(runs) > 1 else kind
         return Line(title, x, y, colour, dash, low, high, points=True)
 
-    for name in ordered(name for r in group for name in r.row.metrics):
+    labels = labels_of(r.evaluation for r in group)
+    for name in ordered((name for r in group for name in r.row.metrics), labels):
         having = [r for r in group if name in r.row.metrics]
         every = _grouped(having, lambda r: (r.place, kinds[id(r.evaluation)]))
         lines = [line(place, kind, given, name) for (place, kind), given in every]
         lines = [one for one in lines if np.isfinite(one.y).any()]
         places = sorted({x for one in lines for x in one.x[np.isfinite(one.y)]})
         if len(places) > 1:
-            title, log_y = titled(name), name in LOWER and positive(lines)
+            title = titled(name, labels)
+            log_y = lower_is_better(name, labels) and positive(lines)
             yield chart(title, lines, x_label="NFE", log_x=True, x_ticks=places, log_y=log_y)
 
 

@@ -1,0 +1,153 @@
+"""The metrics, one row each: nothing else in the package knows one of them by its name."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ddpm_jax.config import code
+from ddpm_jax.errors import UserError
+from ddpm_jax.measures import (
+    attributes,
+    classification,
+    distribution_metrics,
+    likelihood,
+    own_parts,
+    pixel_metrics,
+)
+from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
+from ddpm_jax.reporting.report.labels import Label
+
+_ROWS = (
+    Metric(
+        "fid", "Fréchet distance", LOWER, Needs.FEATURES, distribution_metrics.fid,
+        figures={"fid": "Fréchet distance", "fid_infinity": "Fréchet distance, less its bias"},
+        fits=distribution_metrics.warn_of_few, distance=distribution_metrics.frechet_alone,
+        few=True,
+    ),
+    Metric(
+        "kid", "kernel distance", LOWER, Needs.FEATURES, distribution_metrics.kid,
+        protocol=distribution_metrics.kid_protocol,
+        fits=functools.partial(distribution_metrics.has_rows, least=2),
+        distance=distribution_metrics.kid_alone, flags=("kid_subsets",), few=True,
+    ),
+    Metric(
+        "sfid", "Fréchet distance, spatial features", LOWER, Needs.FEATURES,
+        distribution_metrics.sfid, fits=distribution_metrics.has_spatial, few=True,
+    ),
+    Metric(
+        "is", "inception score", HIGHER, Needs.LOGITS, distribution_metrics.inception_score_of,
+        protocol=distribution_metrics.inception_score_protocol,
+        fits=distribution_metrics.has_logits, few=True,
+    ),
+    Metric(
+        "prdc", "precision, recall, density, coverage", HIGHER, Needs.FEATURES,
+        distribution_metrics.prdc, protocol=distribution_metrics.prdc_protocol,
+        figures={
+            "precision": "samples within the data",
+            "recall": "data within the samples",
+            "density": "samples around each of the data",
+            "coverage": "data with a sample nearby",
+        },
+        fits=functools.partial(distribution_metrics.has_rows, least=distribution_metrics.K + 1),
+        few=True,
+    ),
+    Metric(
+        "label_accuracy", "samples that show their label", HIGHER, Needs.LABELS,
+        pixel_metrics.label_accuracy, default=True,
+    ),
+    Metric(
+        "attributes", "samples that show all they were told", HIGHER, Needs.ATTRIBUTES,
+        attributes.measure, check=attributes.check, prompts=attributes.held_out_images,
+        default=True,
+    ),
+    Metric(
+        "held_out_pairs", "samples that show a pair never seen", HIGHER, Needs.ATTRIBUTES,
+        attributes.measure, check=attributes.check_pairs, prompts=attributes.held_out_pairs,
+    ),
+    Metric(
+        "composed_pairs", "the same, told apart", HIGHER, Needs.ATTRIBUTES, attributes.measure,
+        check=attributes.check_pairs,
+        prompts=functools.partial(attributes.held_out_pairs, composed=True),
+    ),
+    Metric(
+        "memorisation", "distance to the training images over that of new data", NEAR_ONE,
+        Needs.PIXELS, pixel_metrics.memorisation, fits=pixel_metrics.has_held_out,
+        default=True, picture="nearest",
+    ),
+    Metric(
+        "spread", "deviation within a class over that of the data", NEAR_ONE, Needs.LABELS,
+        pixel_metrics.spread, default=True,
+    ),
+    Metric(
+        "class_recall", "a class's images within its samples", HIGHER, Needs.LABELS,
+        pixel_metrics.class_recall, default=True, few=True,
+    ),
+    Metric(
+        "bpd", "bits per pixel", LOWER, Needs.LIKELIHOOD, likelihood.measure,
+        figures={
+            "bpd_discrete_vlb": "bits per pixel, discrete bound",
+            "bpd_continuous_vlb": "bits per pixel, continuous bound",
+            "bpd_ode": "bits per pixel, probability-flow ODE",
+        },
+        check=likelihood.check, flags=("num_terms",), section="likelihood",
+        table=likelihood.table,
+    ),
+    Metric(
+        "accuracy", "held-out images read right", HIGHER, Needs.CLASSIFIER,
+        classification.measure, default=True, section="accuracy", table=classification.table,
+    ),
+)  # fmt: skip
+METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}
+
+
+def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> list[Metric]:
+    """The metrics of these names, each once; a user's own by "package.module:name".
+
+    Args:
+      names: as --metrics has them.
+      among: those that can be asked for here, own ones aside.
+
+    Raises:
+      UserError: for no names, one that is unknown, or a part that is no metric.
+    """
+    known = {one.name: one for one in among}
+    choices = f"need some of {', '.join(known)}, or your own as package.module:name"
+    if not names:
+        raise UserError(f"--metrics is empty: {choices}")
+    found: dict[str, Metric] = {}
+    for name in names:
+        if name in known:
+            found[name] = known[name]
+        elif code.is_own(name):
+            found[name] = own_parts.metric(name)
+        else:
+            raise UserError(f"--metrics={name}: {choices}")
+    _check_apart(found.values())
+    return [*found.values()]
+
+
+def distances() -> list[Metric]:
+    """Those that need features alone, and whose value is quickly had."""
+    return [one for one in METRICS.values() if one.distance is not None]
+
+
+def labels() -> dict[str, Label]:
+    """What is said of every figure of a built-in metric, in the order of the table."""
+    return {n: label for one in METRICS.values() for n, label in one.labels().items()}
+
+
+def sources(metrics: Iterable[Metric]) -> dict[str, Any]:
+    """What the protocol says of metrics that users wrote: the digests of their sources."""
+    digests = {one.name: one.source for one in metrics if one.source}
+    return {"code": digests} if digests else {}
+
+
+def _check_apart(metrics: Iterable[Metric]) -> None:
+    """Raises UserError for a user's metric that calls a figure as another metric's is called."""
+    taken = {name: one.name for one in METRICS.values() for name in (one.name, *one.figures)}
+    for one in metrics:
+        for name in one.figures if one.source else ():
+            if taken.setdefault(name, one.name) != one.name:
+                raise UserError(
+                    f"--metrics={one.name}: its figure {name} is {taken[name]}'s: call it otherwise"
+                )

@@ -1,0 +1,64 @@
+"""Within n commits every case of a wide matrix runs."""
+
+import shutil
+import subprocess
+
+import pytest
+import tiny_runs
+import wide_matrices
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 6, 7, 8, 100])
+@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("first", [0, 225])
+def test_each_case_runs_within_n_commits(size, n, first):
+    cases = [f"case {number}" for number in range(size)]
+    parts = [wide_matrices.part(cases, n, k) for k in range(first, first + n)]
+    assert set().union(*parts) == set(cases)
+    for some in parts:
+        # Something runs at every commit, and no more than an n-th and one.
+        assert min(size, 1) <= len(some) <= size // n + 1
+        assert some == sorted(some, key=cases.index)
+    if size >= n:  # none twice
+        assert sum(map(len, parts)) == size
+
+
+def test_commits_are_counted_where_there_is_a_history(tmp_path):
+    def git(*arguments, cwd=tmp_path):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=cwd, check=True, capture_output=True)
+
+    count = wide_matrices.number_of_commits
+    code = tmp_path / "code"
+    code.mkdir()
+    assert count(tmp_path / "none") == count(code) == 0
+    git("init", "-q", cwd=code)
+    assert count(code) == 0
+    for expected in (1, 2, 3):
+        git("commit", "-q", "--allow-empty", "-m", "a", cwd=code)
+        assert count(code) == expected
+    # A copy within somebody else's repository has no history of its own.
+    (code / "copy").mkdir()
+    assert count(code / "copy") == 0
+    git("clone", "-q", "--depth=1", f"file://{code}", "shallow")
+    assert count(tmp_path / "shallow") == 0
+    shutil.rmtree(code / ".git")
+    assert count(code) == 0
+
+
+def test_the_suite_selects_by_it(pytestconfig, request):
+    """Of a matrix of this suite exactly its part was selected."""
+    names = [item.name for item in request.session.items if item.name.startswith("test_of_ten[")]
+    if not names:
+        pytest.skip("this test was asked for alone")
+    ten = [f"test_of_ten[{number}]" for number in range(10)]
+    if not pytestconfig.getoption("--full"):
+        ten = wide_matrices.part(ten, 3, wide_matrices.number_of_commits(tiny_runs.ROOT))
+    assert names == ten
+
+
+@pytest.mark.wide(3)
+@pytest.mark.parametrize("number", range(10))
+def test_of_ten(number):
+    """The matrix that the test above looks for."""
+    assert 0 <= number < 10
