@@ -43,6 +43,8 @@ class Experiment:
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
       image_shape: (H, W, C).
+      programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
+        shared by copies with other fields.
     """
 
     config: ConfigDict
@@ -53,6 +55,7 @@ class Experiment:
     objective: step.Objective
     mesh: Mesh
     image_shape: tuple[int, int, int]
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def draws_images(self) -> bool:
