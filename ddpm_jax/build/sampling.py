@@ -169,6 +169,16 @@ def nfe(run: Callable[..., Any], schedule: Schedule, grid: np.ndarray) -> int | 
     return len(calls)
 
 
+def flat(c: ConfigDict) -> dict[str, Any]:
+    """All that is set in config.sample by name: fields, options, and grid_ before the grid's own.
+
+    So results state them, and those of earlier versions, where options were fields, compare.
+    """
+    fields = {name: value for name, value in c.sample.to_dict().items() if value is not None}
+    options, of_grid = fields.pop("options"), fields.pop("grid_options")
+    return fields | options | {f"grid_{name}": value for name, value in of_grid.items()}
+
+
 def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
     """Changes of config.sample as its fields, from fields and options of sampler or grid by name.
 

@@ -144,7 +144,7 @@ def moved(group: str, fields: dict[str, Any]) -> dict[str, Any]:
     places = MOVED.get(group, {})
     made = {field: value for field, value in fields.items() if field not in places}
     for field, (options, key) in places.items():
-        if field in fields:
+        if fields.get(field) is not None:
             made[options] = {**made.get(options, {}), key: fields[field]}
     return made
 

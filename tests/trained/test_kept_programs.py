@@ -49,10 +49,7 @@ def loaded(seed=0, **changes):
     return experiment.Loaded(built, jax.tree.map(lambda p: p * (1 + 0.1 * seed), params), 0)
 
 
-CLASSIFIER = {
-    "model": {"name": "classifier", "patch_size": None},
-    "diffusion": {"loss": "cross_entropy", "variance": "fixed_large", "label_dropout": 0.0},
-}
+CLASSIFIER = {"kind": "classifier"}
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +192,7 @@ def test_evaluations_are_counted_once(model):
 
 def test_a_learned_schedule_compiles_once_for_each_state():
     learned = {"schedule": "learned", "loss": "continuous_vlb", "label_dropout": 0.0}
-    model = loaded(
-        model={"num_classes": 0}, diffusion=learned, sample={"guidance_scale": 1.0, "eta": None}
-    )
+    model = loaded(model={"num_classes": 0}, diffusion=learned, sample={"guidance_scale": 1.0})
     gamma = {"gamma_0": jnp.array(-8.0)}
     moved = dataclasses.replace(
         model, params=model.params | {"gamma": model.params["gamma"] | gamma}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import cli, experiment, sample_flags
+from ddpm_jax.build import sampling as sampling_parts
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.commands.evaluate import checks, exported_features
 from ddpm_jax.commands.sample import sampling_options, task_flags
@@ -256,8 +257,8 @@ def _measure(
         # All that is set: two protocols never look alike.
         "sampling": {
             k: v
-            for k, v in config.sample.items()
-            if v is not None and k not in sample_metrics.OTHERWISE
+            for k, v in sampling_parts.flat(config).items()
+            if k not in sample_metrics.OTHERWISE
         },
         "guides": {name: described(one) for name, one in guides.items() if one is not None},
     }
