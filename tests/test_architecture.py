@@ -20,7 +20,7 @@ KNOW_DATA_SETS = (
 )
 # What each room may import of the others: what docs/architecture.md says, and no more.
 MATHEMATICS = {"diffusion", "samplers"}
-PARTS = MATHEMATICS | {"models", "data", "runtime"}
+PARTS = MATHEMATICS | {"models", "codecs", "data", "runtime"}
 BUILT = PARTS | {"training", "config", "build"}
 ALLOWED = {
     "errors": set(),
@@ -29,6 +29,7 @@ ALLOWED = {
     "diffusion": set(),
     "samplers": {"diffusion"},
     "models": {"diffusion"},
+    "codecs": set(),
     "data": {"runtime"},
     "training": {"diffusion", "runtime"},
     "evaluation": PARTS,

@@ -23,6 +23,7 @@ from ddpm_jax.build import (
     upsampling,
 )
 from ddpm_jax.build.kinds import KINDS, Kind
+from ddpm_jax.codecs import Codec, pixels
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
@@ -55,6 +56,7 @@ class Experiment:
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
       image_shape: (H, W, C).
+      codec: between images and x_0, which has its shape.
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
       frozen: trees of parameters that objectives need by name, such as another run's.
@@ -74,6 +76,7 @@ class Experiment:
     objective: Objective
     mesh: Mesh
     image_shape: tuple[int, int, int]
+    codec: Codec
     players: Players = dataclasses.field(default_factory=dict)
     frozen: Trees = dataclasses.field(default_factory=dict)
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -266,6 +269,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     _check_fields(c, kind)
     check_ranges(c)
     shape = image_shape(c)
+    codec = pixels(shape)
     datasets.check(c, own)
     if "variance" in c.diffusion:
         upsampling.check(c)
@@ -298,6 +302,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         own=own,
         mesh=mesh,
         image_shape=shape,
+        codec=codec,
         built={"config": c.to_dict(), **parts},
         **parts,
     )
