@@ -1,5 +1,7 @@
 """Models that enlarge what another drew: configs, what they are shown, chains, the command."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +115,8 @@ def copies(monkeypatch):
         return conditions["low_resolution"][..., :-1]
 
     monkeypatch.setattr(type(one.model), "apply", copy)
-    return one
+    # Without the program that building it kept, which calls the network as it was.
+    return dataclasses.replace(one, experiment=dataclasses.replace(one.experiment, programs={}))
 
 
 def test_what_is_shown_is_the_small_image_with_noise_of_the_level_asked_for(copies):
@@ -133,7 +136,7 @@ def test_no_noise_is_that_of_the_model_before(upsampler):
     keys = jax.random.split(jax.random.key(0), 3)
     bits = [keys]
     for c in (upsampler.experiment.config, loaded(UPSAMPLER, sized(16, 16)).experiment.config):
-        bits.append(upsampling.prepare(c)(keys, {}, {})[0])
+        bits.append(upsampling.prepare(c)(keys, {}, {}, 0.0)[0])
     drawn = np.stack([jax.vmap(lambda k: jax.random.normal(k, (500,)))(one) for one in bits])
     together = np.corrcoef(drawn.reshape(9, 500))
     assert np.abs(together - np.eye(9)).max() < 5 / np.sqrt(500)

@@ -1,5 +1,7 @@
 """What is asked of samples beside their conditions: guides, images to begin with or to keep."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from tiny_runs import tiny_config
 from ddpm_jax import data, experiment
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Task
+from ddpm_jax.trained.program import NO_TASK
 
 RNG = np.random.default_rng(0)
 IMAGE, OTHER = RNG.integers(0, 256, (2, 8, 8, 1), np.uint8)
@@ -234,7 +237,11 @@ def test_network_calls_and_their_batch(model, options, task, calls, batches, mon
         return apply(self, variables, xt, *args, **kwargs)
 
     monkeypatch.setattr(type(model.model), "apply", watched)
-    model.sample(8, task=Task(**task), **options)
+    # A program that is kept calls the network as it was.
+    fresh = dataclasses.replace(
+        model, experiment=dataclasses.replace(model.experiment, programs={})
+    )
+    fresh.sample(8, task=Task(**task), **options)
     jax.effects_barrier()
     assert sizes == [8 * batches] * calls
 
@@ -312,3 +319,23 @@ def test_what_was_never_hidden_cannot_be_composed():
     plain = loaded(model={"num_classes": 0}, diffusion={"label_dropout": 0.0})
     with pytest.raises(UserError, match="no conditions to compose"):
         plain.sample(2, task=Task(composed=[(2.0, {"label": 1})]))
+
+
+def test_the_classes_of_images_are_those_that_had_a_part_in_them(model, classifier):
+    def classes(task=NO_TASK, **options):
+        return model.drawing(2, labels=[3], task=task, **options).labels.tolist()
+
+    assert classes() == [3, 3]
+    assert classes(guidance_scale=0.0) == [-1, -1]
+    # Outside of the interval the scale is 1.
+    assert classes(guidance_scale=0.0, guidance_low=0.3) == [3, 3]
+    assert classes(Task(classifier=classifier), guidance_scale=0.0) == [3, 3]
+    assert classes(Task(classifier=classifier), guidance_scale=0.0, classifier_scale=0.0) == [
+        -1,
+        -1,
+    ]
+    assert classes(Task(weaker=model), guidance_scale=0.0) == [3, 3]
+    plain = loaded(model={"num_classes": 0}, diffusion={"label_dropout": 0.0})
+    assert classes(Task(weaker=plain), guidance_scale=0.0) == [-1, -1]
+    assert classes(Task(between_labels=(1, 2))) == [-1, -1]
+    assert classes(Task(composed=[(2.0, {"label": 1})])) == [-1, -1]

@@ -54,6 +54,8 @@ class Experiment:
       frozen: trees of parameters that objectives need by name, such as another run's.
       built: PARTS as the config has them, and the config of then: what was changed since is told
         by `changed`.
+      programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
+        shared by copies with other fields.
     """
 
     config: ConfigDict
@@ -67,6 +69,7 @@ class Experiment:
     players: Players = dataclasses.field(default_factory=dict)
     frozen: Trees = dataclasses.field(default_factory=dict)
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def draws_images(self) -> bool:

@@ -19,8 +19,9 @@ NAME = cascade.NAME
 AUGMENTATION = 0.5
 
 Conditions = Mapping[str, Any]
-# (keys [B], conditions, a task's arrays) -> the same, as the program takes them
-Prepare = Callable[[jax.Array, Conditions, Conditions], tuple[jax.Array, Conditions, Conditions]]
+Prepared = tuple[jax.Array, Conditions, Conditions]
+# (keys [B], conditions, a task's arrays, level of noise) -> the first three, for the program
+Prepare = Callable[[jax.Array, Conditions, Conditions, jax.Array], Prepared]
 
 
 def check(c: ConfigDict) -> None:
@@ -98,12 +99,12 @@ def prepare(c: ConfigDict) -> Prepare:
     [B, h, w, C + 1], its last channel 1, or 0 where it is absent.
     """
     if c.diffusion.low_resolution is None:
-        return lambda keys, conditions, task: (keys, conditions, task)
+        return lambda keys, conditions, task, level: (keys, conditions, task)
     height, width, _ = image_shape(c)
 
     def prepared(
-        keys: jax.Array, conditions: Conditions, task: Conditions
-    ) -> tuple[jax.Array, Conditions, Conditions]:
+        keys: jax.Array, conditions: Conditions, task: Conditions, level: jax.Array
+    ) -> Prepared:
         # Other keys than those of the model that drew the small image with the same seed: noise
         # that begins as its noise did is not independent of the image.
         keys = streams.fold(keys, streams.enlarging(height))
@@ -113,7 +114,7 @@ def prepare(c: ConfigDict) -> Prepare:
             if not isinstance(given, Mapping) or NAME not in given:
                 return given
             small, there = given[NAME][..., :-1], given[NAME][:, :1, :1, -1:]
-            levels = jnp.full(len(keys), level(c), small.dtype)
+            levels = jnp.full(len(keys), level, small.dtype)
             image = cascade.noised(keys_eps, small, levels, (height, width))
             return {**given, NAME: image * there}
 

@@ -68,7 +68,9 @@ class Cascade:
         Raises:
           UserError: as `Loaded.sample`, before anything is drawn.
         """
-        passes = self.passes(num, labels=labels, conditions=conditions, task=task, seed=seed)
+        passes = self.passes(
+            num, labels=labels, conditions=conditions, task=task, seed=seed, **options
+        )
         images = self.base.sample(
             num, labels=labels, conditions=conditions, task=task, seed=seed, **options
         )
@@ -86,6 +88,7 @@ class Cascade:
         conditions: Mapping[str, conditioning.Given] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
+        **options: Any,
     ) -> list[Enlarge]:
         """What follows the base, one function for each upsampler; arguments as in `sample`.
 
@@ -93,15 +96,15 @@ class Cascade:
           UserError: for labels or conditions that an upsampler cannot take.
         """
         given = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
+        of_base = self.base.classes(num, labels, task, **options)
         found = []
         for number, one in enumerate(self.upsamplers, 1):
             c = one.experiment.config
-            told_labels = self._labels(number, one, num, labels, task)
             passed = {name: given[name] for name in conditioning.values(c) if name in given}
             found.append(
                 one.enlarging(
                     num,
-                    labels=told_labels,
+                    labels=self._labels(number, one, of_base, task),
                     conditions=passed,
                     seed=seed,
                     one_noise=task.interpolates,
@@ -109,9 +112,7 @@ class Cascade:
             )
         return found
 
-    def _labels(
-        self, number: int, one: Loaded, num: int, labels: Sequence[int | str], task: Task
-    ) -> np.ndarray:
+    def _labels(self, number: int, one: Loaded, labels: np.ndarray, task: Task) -> np.ndarray:
         """The labels of the base's images, int [num], as far as this upsampler knows labels."""
         c = one.experiment.config
         of_base = tasks.num_classes(self.base.experiment.config, task)
@@ -119,17 +120,17 @@ class Cascade:
             raise UserError(
                 f"upsampler {number}: it has {c.model.num_classes} classes, and the base {of_base}"
             )
-        if c.model.num_classes and of_base:
+        if not c.model.num_classes:
+            return np.full_like(labels, NULL_VALUE)
+        if of_base:
             of_base_names = tasks.names_of_classes(self.base.experiment.config, task)
             class_names.check_same(f"upsampler {number}", of_base_names, c.data.class_names)
-        if c.model.num_classes and of_base and not task.tells_labels:
-            return self.base.labels(num, labels, task)
-        if c.model.num_classes and not conditioning.ever_hidden(c, "label"):
+        if (labels == NULL_VALUE).any() and not conditioning.ever_hidden(c, "label"):
             raise UserError(
                 f"upsampler {number}: it was always told a label, and these images have none; "
                 "train it with config.diffusion.label_dropout above 0"
             )
-        return np.full(num, NULL_VALUE, np.int32)
+        return labels
 
 
 def _names_composed(task: Task) -> set[str]:

@@ -15,7 +15,10 @@ from ddpm_jax.runtime import processes, sharding
 
 Conditions = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
-Prepare = Callable[[jax.Array, Conditions, Conditions], tuple[jax.Array, Conditions, Conditions]]
+Prepared = tuple[jax.Array, Conditions, Conditions]
+Prepare = Callable[[jax.Array, Conditions, Conditions, Any], Prepared]
+# (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...]
+Program = Callable[[Any, Any, Conditions, jax.Array, Conditions], jax.Array]
 TASK = "task"
 
 
@@ -29,44 +32,51 @@ class Codec(NamedTuple):
 PIXELS = Codec(encode=lambda x: x, decode=lambda x: x)
 
 
-def make_sample_fn(
-    denoiser: Callable[[Any, Any, Conditions, Conditions], Denoiser],
+def make_program(
+    denoiser: Callable[[Any, Any, Conditions, Conditions, Conditions], Denoiser],
     start: Callable[[jax.Array, Conditions], jax.Array],
     run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
     *,
     prepare: Prepare,
-    helpers: Any,
     mesh: Mesh,
-) -> SampleFn:
-    """One compiled program (params, keys [B], given [B, ...]) -> x_0 [B, H, W, C].
+) -> Program:
+    """One compiled program (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...].
+
+    helpers: the parameters of other networks, those that guide. numbers: scales by name. given: the
+    conditions by name, and under "task" the arrays of what else is asked of the samples.
 
     Args:
-      denoiser: (params, helpers, conditions, task) -> what is sampled. `given` holds the conditions
-        by name, and under "task" the arrays of what else is asked of the samples.
+      denoiser: (params, helpers, numbers, conditions, task) -> what is sampled.
       start: (keys [B], task) -> x at the first time.
       run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
-      prepare: (keys [B], conditions, task) -> the same as the others take them.
-      helpers: the parameters of other networks, those that guide.
+      prepare: (keys [B], conditions, task, level of noise) -> the first three as the others take
+        them; the level is the number "augmentation".
       mesh: the batch is split over its devices.
     """
 
-    def sample(params: Any, helpers: Any, keys: jax.Array, conditions: Any, task: Any) -> jax.Array:
-        keys, conditions, task = prepare(keys, conditions, task)
-        denoise = denoiser(params, helpers, conditions, task)
+    def sample(
+        params: Any, helpers: Any, numbers: Any, keys: jax.Array, conditions: Any, task: Any
+    ) -> jax.Array:
+        keys, conditions, task = prepare(keys, conditions, task, numbers.get("augmentation"))
+        denoise = denoiser(params, helpers, numbers, conditions, task)
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         return run(denoise, keys_steps, start(keys_start, task), task)
 
     batch = sharding.batch_sharding(mesh)
-    program = jax.jit(sample, in_shardings=(None, None, batch, batch, batch), out_shardings=batch)
+    compiled = jax.jit(
+        sample, in_shardings=(None, None, None, batch, batch, batch), out_shardings=batch
+    )
 
-    def sample_fn(params: Any, keys: jax.Array, given: Conditions) -> jax.Array:
+    def program(
+        params: Any, helpers: Any, numbers: Conditions, keys: jax.Array, given: Conditions
+    ) -> jax.Array:
         conditions = {name: value for name, value in given.items() if name != TASK}
         arguments = keys, conditions, given.get(TASK, {})
         if jax.process_count() > 1:  # each process has them whole
             arguments = jax.tree.map(lambda x: processes.placed(x, batch), arguments)
-        return program(params, helpers, *arguments)
+        return compiled(params, helpers, dict(numbers), *arguments)
 
-    return sample_fn
+    return program
 
 
 def draw_images(
@@ -88,7 +98,7 @@ def draw_images(
     Every batch runs the same program: the last one is padded, and the padding dropped.
 
     Args:
-      sample_fn: from `make_sample_fn`.
+      sample_fn: from `program.sample_fn`.
       params: the network's.
       num: how many.
       conditions: named arrays [num, ...], and under "task" a dict of such.

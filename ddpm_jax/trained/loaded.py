@@ -16,7 +16,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import drawing, program, tasks
+from ddpm_jax.trained import drawing, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK, build
 from ddpm_jax.trained.tasks import Task
 from ddpm_jax.training import checkpoints
@@ -34,6 +34,8 @@ class Drawing(NamedTuple):
       num: of all images.
       batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
       description: as JSON, all that the images depend on.
+      labels: int32 [num], the class that each image is of; -1 for an image of none, as at
+        guidance_scale=0.
       batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
         keeps frames.
     """
@@ -41,6 +43,7 @@ class Drawing(NamedTuple):
     num: int
     batch_size: int
     description: dict[str, Any]
+    labels: np.ndarray
     batches: Callable[[range], Iterator[np.ndarray]]
 
 
@@ -147,7 +150,8 @@ class Loaded:
             "jax": jax.__version__,
             "code": digests.of_code(*DRAWS),
         }
-        return Drawing(num, batch_size, description, batches)
+        classes = signature.of_classes(config, chosen, task)
+        return Drawing(num, batch_size, description, classes, batches)
 
     def enlarging(
         self,
@@ -205,7 +209,10 @@ class Loaded:
 
     def sampling_with(self, **options: Any) -> "Loaded":
         """The same model, with other fields of config.sample. Raises UserError as `sample`."""
-        return dataclasses.replace(self, experiment=self._with(options, NO_TASK))
+        experiment = self._with(options, NO_TASK)
+        if options and experiment.draws_images:
+            program.sample_fn(experiment)  # refuses a sample group that does not fit
+        return dataclasses.replace(self, experiment=experiment)
 
     def nfe(self, *, task: Task = NO_TASK, **options: Any) -> int | None:
         """The network evaluations of an image, as `sample` would draw it; None if they vary."""
@@ -221,7 +228,14 @@ class Loaded:
         if not options:
             return self.experiment
         options = sampling.own_options(options, self.experiment.config)
-        return build(config_files.override(self.experiment.config, {"sample": options}), task)
+        return program.sampled_with(self.experiment, options)
+
+    def classes(
+        self, num: int, labels: Sequence[int | str] = (), task: Task = NO_TASK, **options: Any
+    ) -> np.ndarray:
+        """The classes of the images that `sample` would draw, as `Drawing.labels`."""
+        config = self._with(options, task).config
+        return signature.of_classes(config, self.labels(num, labels, task), task)
 
     def labels(self, num: int, given: Sequence[int | str] = (), task: Task = NO_TASK) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""

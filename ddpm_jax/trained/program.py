@@ -1,20 +1,27 @@
-"""The compiled program that samples an experiment for a task."""
+"""The compiled programs that sample an experiment: kept, and found again by what shapes them."""
 
+import dataclasses
 import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
 from ddpm_jax.build import paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.experiment import build as build_parts
+from ddpm_jax.config import config_files
+from ddpm_jax.config.checks import check_ranges
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import drawing, steering, tasks
+from ddpm_jax.trained import drawing, signature, steering, tasks
+from ddpm_jax.trained.signature import Signature, hashable
 
 NO_TASK = tasks.Task()
+MOST_KEPT = 32  # of an experiment; the one that was not used for longest goes
 
 
 def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
@@ -29,8 +36,24 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK) -> Experiment:
     return experiment
 
 
+def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
+    """The same experiment with other fields of config.sample; it shares the compiled programs.
+
+    Raises:
+      UserError: for an unknown field, or a value that is out of range.
+    """
+    config = config_files.override(experiment.config, {"sample": options})
+    check_ranges(config)
+    upsampling.check(config)
+    return dataclasses.replace(experiment, config=config)
+
+
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
     """The compiled (params, keys [B], given [B, ...]) -> x_0 of config.sample and a task.
+
+    The program is kept on the experiment by its `Signature`: another seed, label or condition,
+    image, mask, scale, weight or guide's parameters compiles nothing, nor does a strength that
+    leaves as many steps.
 
     Raises:
       UserError: for a classifier, or a sample group or task that does not fit.
@@ -40,54 +63,133 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
             "this run is a classifier, which draws no images: draw from a diffusion model and "
             "name the classifier's run with --classifier_workdir"
         )
-    tasks.check(experiment.config, task)
+    config, schedule = experiment.config, experiment.schedule
+    tasks.check(config, task)
+    helpers, numbers = task.helpers, signature.numbers(config, task)
     with fields_of("sample"):
-        sampler = sampling.sampler(experiment.config)
-        if experiment.schedule is not None:
-            return _program(experiment, experiment.schedule, sampler, task)
-        first = paths.first_learned(experiment.config)
-        _program(experiment, first, sampler, tasks.without_guides(task))  # refuses what is bad
-    # A sampler's coefficients are numbers, so a schedule that is learned is compiled into one
-    # program for each of its states.
-    last: dict[bytes, drawing.SampleFn] = {}
+        sampler = sampling.sampler(config)
+        if schedule is None:
+            programs = _programs_by_state(experiment, sampler, task)
+        else:
+            program = _program(experiment, schedule, sampler, task)
+            tasks.check_guides(config, schedule, task)
 
     def sample(params: Any, keys: jax.Array, given: drawing.Conditions) -> jax.Array:
-        learned = jax.device_get({"gamma": params["gamma"]})
-        state = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(learned))
-        if state not in last:
-            last.clear()
-            with fields_of("sample"):
-                last[state] = _program(experiment, experiment.schedule_of(learned), sampler, task)
-        return last[state](params, keys, given)
+        with fields_of("sample"):
+            of_state = programs(params) if schedule is None else program
+        return of_state(params, helpers, numbers, keys, given)
 
     return sample
 
 
 def nfe(experiment: Experiment, params: Any, task: tasks.Task = NO_TASK) -> int | None:
     """The network evaluations of an image of config.sample and a task; None if they vary."""
-    config, schedule = experiment.config, experiment.schedule_of(params)
-    times = sampling.times(config, schedule)
-    if len(task.init_images):
-        times = samplers.grids.truncated(times, tasks.strength(task))
-    return sampling.nfe(sampling.sampler(config), schedule, times)
+    config = experiment.config
+
+    def counted() -> int | None:
+        schedule = experiment.schedule_of(params)
+        times = _times(config, schedule, task)
+        return sampling.nfe(sampling.sampler(config), schedule, times)
+
+    strength = tasks.strength(task) if len(task.init_images) else None
+    state = _state(params) if experiment.schedule is None else hashable(experiment.schedule)
+    return _kept(experiment, ("nfe", signature.of_sampling(config), state, strength), counted)
 
 
 def _program(
     experiment: Experiment, schedule: Schedule, sampler: functools.partial[Any], task: tasks.Task
-) -> drawing.SampleFn:
+) -> drawing.Program:
+    """The program on a fixed schedule, kept or built."""
+    asked = _signature(experiment.config, schedule, task)
+    key = (*_key(experiment), hashable(schedule), asked)
+    return _kept(experiment, key, lambda: _built(experiment, schedule, sampler, task, asked))
+
+
+def _programs_by_state(
+    experiment: Experiment, sampler: functools.partial[Any], task: tasks.Task
+) -> Callable[[Any], drawing.Program]:
+    """params -> the program on the schedule that they learned; that of the newest state is kept.
+
+    A sampler's coefficients are numbers in its program, so each state of gamma has its own.
+    """
+    config = experiment.config
+    first = paths.first_learned(config)
+    asked = _signature(config, first, task)
+
+    def none_yet() -> dict[bytes, tuple[Schedule, drawing.Program]]:
+        _built(experiment, first, sampler, task, asked)  # refuses what is bad
+        return {}
+
+    newest = _kept(experiment, (*_key(experiment), None, asked), none_yet)
+    checked: set[bytes] = set()
+
+    def program(params: Any) -> drawing.Program:
+        state = _state(params)
+        if state not in newest:
+            newest.clear()
+            schedule = experiment.schedule_of(jax.device_get({"gamma": params["gamma"]}))
+            newest[state] = schedule, _built(experiment, schedule, sampler, task, asked)
+        schedule, built = newest[state]
+        if state not in checked:
+            tasks.check_guides(config, schedule, task)
+            checked.add(state)
+        return built
+
+    return program
+
+
+def _built(
+    experiment: Experiment,
+    schedule: Schedule,
+    sampler: functools.partial[Any],
+    task: tasks.Task,
+    asked: Signature,
+) -> drawing.Program:
     c = experiment.config
-    times = sampling.times(c, schedule)
-    sampling.check(c, sampler, schedule, times)
-    if len(task.init_images):
-        times = samplers.grids.truncated(times, tasks.strength(task))
-    else:
-        sampling.check_noise(c, schedule, times)
-    tasks.check_guides(c, schedule, task)
-    return drawing.make_sample_fn(
-        steering.denoiser(c, experiment.model.apply, schedule, task),
-        steering.start(c, schedule, times, task),
-        steering.run(sampler, schedule, times, task),
+    whole = sampling.times(c, schedule)
+    sampling.check(c, sampler, schedule, whole)
+    if not asked.init_images:
+        sampling.check_noise(c, schedule, whole)
+    times = _times(c, schedule, task)
+    return drawing.make_program(
+        steering.denoiser(c, experiment.model.apply, schedule, asked),
+        steering.start(experiment.image_shape, schedule, times, asked),
+        steering.run(sampler, schedule, times, asked),
         prepare=upsampling.prepare(c),
-        helpers=task.helpers,
         mesh=experiment.mesh,
     )
+
+
+def _times(c: ConfigDict, schedule: Schedule, task: tasks.Task) -> np.ndarray:
+    """The part of the grid that a task runs."""
+    times = sampling.times(c, schedule)
+    if len(task.init_images):
+        times = samplers.grids.truncated(times, tasks.strength(task))
+    return times
+
+
+def _signature(c: ConfigDict, schedule: Schedule, task: tasks.Task) -> Signature:
+    # Without images to begin with the grid is all of config.sample's, which is in the key.
+    steps = len(_times(c, schedule, task)) - 1 if len(task.init_images) else None
+    return signature.of(c, task, steps)
+
+
+def _state(params: Any) -> bytes:
+    """The state of a learned schedule."""
+    leaves = jax.tree.leaves(jax.device_get(params["gamma"]))
+    return b"".join(leaf.tobytes() for leaf in leaves)
+
+
+def _key(experiment: Experiment) -> tuple[Hashable, ...]:
+    """What else shapes a program, beside schedule and signature."""
+    fields = signature.of_sampling(experiment.config)
+    return fields, experiment.image_shape, hashable(experiment.model), experiment.mesh
+
+
+def _kept(experiment: Experiment, key: Hashable, make: Callable[[], Any]) -> Any:
+    """What the experiment keeps under a key; made where it is missing."""
+    programs = experiment.programs
+    programs[key] = programs.pop(key) if key in programs else make()  # the newest stands last
+    while len(programs) > MOST_KEPT:
+        del programs[next(iter(programs))]
+    return programs[key]

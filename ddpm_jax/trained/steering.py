@@ -17,7 +17,7 @@ from ddpm_jax.diffusion.guidance import Scale
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained.tasks import Task, Trained
+from ddpm_jax.trained.signature import Guide, Signature, within_interval
 
 Arrays = Mapping[str, Any]
 DATA_STD = 0.5  # of pixels in [-1, 1], as EDM has it
@@ -25,36 +25,39 @@ MOST_BYTES = 4 * 2**30  # of a trajectory, as the program keeps it
 
 
 def denoiser(
-    c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, task: Task
-) -> Callable[[Any, Arrays, Arrays, Arrays], Denoiser]:
-    """(params, helpers, conditions, task's arrays) -> config.sample's denoiser, guided and bounded.
+    c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, asked: Signature
+) -> Callable[[Any, Arrays, Arrays, Arrays, Arrays], Denoiser]:
+    """(params, helpers, numbers, conditions, task's arrays) -> the denoiser, guided and bounded.
 
     Raises:
       ValueError: for guidance options that do not fit.
     """
-    scale, rescale = _scale(c, schedule), c.sample.guidance_rescale or 0.0
-    options = _of_network(c)
+    rescale, options = c.sample.guidance_rescale or 0.0, _of_network(c)
+    scaled = _interval(c, schedule)
 
-    def model(params: Any, helpers: Arrays, conditions: Arrays, arrays: Arrays) -> Denoiser:
-        if task.weaker is not None:
+    def model(
+        params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
+    ) -> Denoiser:
+        scales = _scales(asked, numbers["scales"])
+        if asked.weaker is not None:
             return guidance.classifier_free(
                 prediction.denoiser(
                     apply_fn, params, schedule, conditions=dict(conditions) or None, **options
                 ),
-                _weaker(task.weaker, helpers["weaker"], schedule, conditions),
-                scale,
+                _weaker(asked.weaker, helpers["weaker"], schedule, conditions),
+                scaled(scales[0]),
                 rescale=rescale,
                 schedule=schedule,
             )
         if not conditioning.dropout(c):
             return prediction.denoiser(apply_fn, params, schedule, **options)
-        branches, scales = [conditions], [scale]
-        if task.composed:
-            branches = [arrays[f"branch_{k}"] for k in range(len(task.composed))]
-            scales = [weight for weight, _ in task.composed]
-        elif task.between_labels is not None:
+        branches, scales = [conditions], [scaled(scale) for scale in scales]
+        if asked.composed:
+            branches = [arrays[f"branch_{k}"] for k in range(asked.composed)]
+            scales = _scales(asked, numbers["scales"])
+        elif asked.between_labels:
             branches, share = [arrays["branch_0"], arrays["branch_1"]], arrays["share"]
-            scales = [_shared(scale, 1 - share), _shared(scale, share)]
+            scales = [_shared(scales[0], 1 - share), _shared(scales[0], share)]
         return guidance.composed_network(
             apply_fn,
             params,
@@ -67,46 +70,46 @@ def denoiser(
             learned_variance=options["learned_variance"],
         )
 
-    def guided(params: Any, helpers: Arrays, conditions: Arrays, arrays: Arrays) -> Denoiser:
-        denoise = model(params, helpers, conditions, arrays)
-        if task.classifier is not None:
+    def guided(
+        params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
+    ) -> Denoiser:
+        denoise = model(params, helpers, numbers, conditions, arrays)
+        if asked.classifier is not None:
             log_prob = guidance.class_log_prob(
-                task.classifier.experiment.model.apply,
-                helpers["classifier"],
-                schedule,
-                arrays["label"],
+                asked.classifier.apply, helpers["classifier"], schedule, arrays["label"]
             )
-            strength = 1.0 if c.sample.classifier_scale is None else c.sample.classifier_scale
             gradient = guidance.gradient(log_prob)
-            denoise = guidance.classifier(denoise, schedule, gradient, strength)
-        if task.observed is None:
+            denoise = guidance.classifier(denoise, schedule, gradient, numbers["classifier_scale"])
+        if not (asked.grey or asked.pooled):
             return denoise
         return guidance.observed(
             denoise,
             schedule,
-            _measure(c, task),
+            guidance.average_pool(asked.pooled) if asked.pooled else guidance.grey,
             arrays["observed"],
-            noise_std=task.observation_noise,
+            noise_std=numbers["observation_noise"] if asked.noisy else 0.0,
             data_std=DATA_STD if c.diffusion.sigma_data is None else c.diffusion.sigma_data,
         )
 
-    def bounded(params: Any, helpers: Arrays, conditions: Arrays, arrays: Arrays) -> Denoiser:
-        return sampling.bounded(c, guided(params, helpers, conditions, arrays), schedule)
+    def bounded(
+        params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
+    ) -> Denoiser:
+        denoise = guided(params, helpers, numbers, conditions, arrays)
+        return sampling.bounded(c, denoise, schedule)
 
     return bounded
 
 
 def start(
-    c: ConfigDict, schedule: Schedule, times: np.ndarray, task: Task
+    shape: tuple[int, ...], schedule: Schedule, times: np.ndarray, asked: Signature
 ) -> Callable[[jax.Array, Arrays], jax.Array]:
     """(keys [B], task's arrays) -> x at times[0]: noise, or an image with noise."""
-    shape = (*c.data.image_size, c.data.channels)
 
     def begin(keys: jax.Array, arrays: Arrays) -> jax.Array:
-        if not len(task.init_images):
+        if not asked.init_images:
             return samplers.initial_noise(keys, schedule, times, (len(keys), *shape))
         first = arrays["init_0"]
-        if len(task.init_images) == 1:
+        if asked.init_images == 1:
             return samplers.noised_start(keys, schedule, times, first)
         return samplers.interpolated_start(
             keys, schedule, times, first, arrays["init_1"], arrays["share"]
@@ -119,7 +122,7 @@ def run(
     sampler: functools.partial[Any],
     schedule: Schedule,
     times: np.ndarray,
-    task: Task,
+    asked: Signature,
 ) -> Callable[[Denoiser, jax.Array, jax.Array, Arrays], jax.Array]:
     """(denoise, keys [B], x, task's arrays) -> x_0 [B, ...], or [B, frames, ...].
 
@@ -128,23 +131,23 @@ def run(
     """
     takes = inspect.signature(sampler).parameters
     name = sampler.func.__name__
-    if task.frames and "return_trajectory" not in takes:
-        raise UserError(f"frames={task.frames}: {name} keeps no images on the way; leave them out")
-    if task.inpaint is not None and not {"project", "mask"} & set(takes):
+    if asked.frames and "return_trajectory" not in takes:
+        raise UserError(f"frames={asked.frames}: {name} keeps no images on the way; leave them out")
+    if asked.inpaint and not {"project", "mask"} & set(takes):
         raise UserError(f"inpaint: {name} cannot keep a part of an image; choose another sampler")
-    kept = np.unique(np.linspace(0, len(times) - 1, task.frames or 2).round().astype(int))
+    kept = np.unique(np.linspace(0, len(times) - 1, asked.frames or 2).round().astype(int))
     # For looking at: paths on which x_t grows are scaled to the size of the data's.
     sizes = np.maximum(np.hypot(*schedule.values(times[kept])), 1)
     sizes[-1] = 1
 
     def through(denoise: Denoiser, keys: jax.Array, x: jax.Array, arrays: Arrays) -> jax.Array:
         bound = sampler
-        if task.inpaint is not None and "mask" in takes:
+        if asked.inpaint and "mask" in takes:
             bound = functools.partial(bound, known=arrays["known"], mask=arrays["mask"])
-        elif task.inpaint is not None:
+        elif asked.inpaint:
             project = samplers.replacement(schedule, arrays["known"], arrays["mask"])
             bound = functools.partial(bound, project=project)
-        if not task.frames:
+        if not asked.frames:
             return bound(denoise, schedule, times, keys, x)
         if (size := 4 * x.size * len(times)) > MOST_BYTES:
             raise UserError(
@@ -166,23 +169,32 @@ def _of_network(c: ConfigDict) -> dict[str, Any]:
 
 
 def _weaker(
-    weaker: Trained, params: Any, schedule: Schedule, conditions: Arrays
+    weaker: Guide, params: Any, schedule: Schedule, conditions: Arrays
 ) -> prediction.Denoiser:
-    """The weaker model, told what it knows of the conditions."""
-    c = weaker.experiment.config
-    known = {name: conditions[name] for name in conditioning.dropout(c) if name in conditions}
+    """The weaker model, with those of the conditions that it has."""
+    c = weaker.config
+    names = [name for name in conditioning.dropout(c) if name in conditions]
+    own = {name: conditions[name] for name in names}
     return prediction.denoiser(
-        weaker.experiment.model.apply, params, schedule, conditions=known or None, **_of_network(c)
+        weaker.apply, params, schedule, conditions=own or None, **_of_network(c)
     )
 
 
-def _scale(c: ConfigDict, schedule: Schedule) -> Scale:
-    """guidance_scale, within the interval of noise levels that config.sample sets."""
-    s = c.sample
-    if s.guidance_low is None and s.guidance_high is None:
-        return float(s.guidance_scale)
-    high = np.inf if s.guidance_high is None else s.guidance_high
-    return guidance.within(schedule, s.guidance_scale, s.guidance_low or 0.0, high)
+def _scales(asked: Signature, numbers: jax.Array) -> list[Any]:
+    """The scale of each branch: an argument, or the constants that leave one branch alone."""
+    if asked.only is None:
+        return [*numbers]
+    return [float(k == asked.only) for k in range(len(numbers))]
+
+
+def _interval(c: ConfigDict, schedule: Schedule) -> Callable[[Any], Scale]:
+    """What makes of a scale one within the interval of noise levels that config.sample sets."""
+    low, high = c.sample.guidance_low or 0.0, c.sample.guidance_high
+    if not within_interval(c):
+        return lambda scale: scale
+    high = np.inf if high is None else high
+    guidance.within(schedule, 1.0, low, high)  # refuses levels out of order now
+    return lambda scale: guidance.within(schedule, scale, low, high)
 
 
 def _shared(scale: Scale, share: jax.Array) -> Scale:
@@ -190,10 +202,3 @@ def _shared(scale: Scale, share: jax.Array) -> Scale:
     if callable(scale):
         return lambda t: share * scale(t)
     return scale * share
-
-
-def _measure(c: ConfigDict, task: Task) -> Callable[[jax.Array], jax.Array]:
-    """What a whole image shows of itself in the image that is given."""
-    if task.upscale is None:
-        return guidance.grey
-    return guidance.average_pool(c.data.image_size[0] // task.upscale.shape[0])

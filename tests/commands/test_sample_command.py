@@ -245,3 +245,25 @@ def test_an_ode_that_is_not_solved_is_one_line(finished_run):
     loaded = experiment.load(finished_run.workdir)
     with pytest.raises(UserError, match=r"2 of 2 samples are not a number.*sample\.max_steps"):
         loaded.sample(2, sampler="probability_flow", max_steps=1, clip_x0=False)
+
+
+def test_images_without_a_label_are_not_called_by_one(finished_run, tmp_path, capsys):
+    """At guidance_scale=0 the network is told nothing, so no image is of the class asked for."""
+    workdir, out = str(finished_run.workdir), tmp_path / "a.npz"
+    options = {"num_samples": 3, "guidance_scale": 0.0}
+    sample.to_files(workdir, str(out), labels=["3"], **options)
+    with np.load(out) as held:
+        assert held["labels"].tolist() == [-1] * 3
+        unlabelled = held["samples"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "guidance_scale=0" in line and "--labels=3" in line]
+    sample.to_files(workdir, str(tmp_path / "folder"), labels=["3"], **options)
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png"]
+    # Nobody asked for labels: they are as little there, and nothing is to be said.
+    capsys.readouterr()
+    sample.to_files(workdir, str(out), **options)
+    with np.load(out) as held:
+        assert held["labels"].tolist() == [-1] * 3
+        np.testing.assert_array_equal(held["samples"], unlabelled)
+    assert "guidance_scale" not in capsys.readouterr().err

@@ -19,7 +19,6 @@ from ddpm_jax import experiment
 from ddpm_jax.build import conditioning, upsampling
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.data import images
-from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime import files
@@ -86,9 +85,6 @@ def to_files(
         chosen = loaded.class_numbers(labels, asked)
     except UserError as error:
         raise UserError(f"--labels={','.join(labels)}: {error}") from error
-    shown = loaded.labels(num_samples, chosen, asked)
-    if asked.tells_labels:
-        shown = np.full_like(shown, NULL_VALUE)  # no image is of one class
     asked_for: dict[str, Any] = {
         "labels": chosen,
         "conditions": _conditions(conditions, loaded.experiment.config),
@@ -98,14 +94,21 @@ def to_files(
     upsamplers = [experiment.load(one) for one in upsampler_workdirs]
     chain = experiment.Cascade(loaded, upsamplers)
     drawing = loaded.drawing(num_samples, **asked_for, **given)
-    passes = chain.passes(num_samples, **asked_for)
+    passes = chain.passes(num_samples, **asked_for, **given)
+    of_no_class = bool((drawing.labels < 0).all())
+    if chosen and of_no_class and not asked.tells_labels:
+        print(
+            f"--labels={','.join(labels)} has no part in these images: guidance_scale=0 draws them "
+            "without labels; their label is -1",
+            file=sys.stderr,
+        )
     described = {
         "drawn": drawing.description,
         "enlarged": experiment.described(upsamplers),
         "trajectory": str(film),
     }
     parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
-    _check_free(target, shown, parts.folder.exists())
+    _check_free(target, drawing.labels, parts.folder.exists())
     _make_writable(target)
     if asked.frames:
         _make_writable(film)
@@ -131,8 +134,8 @@ def to_files(
 
         images = (arrays[SAMPLES] for _, arrays in parts.each(make))
         classes = loaded.experiment.config.model.num_classes
-        columns = None if chosen or asked.tells_labels else figures.class_columns(classes)
-        said = _save(target, images, shown, columns)
+        columns = None if chosen or of_no_class else figures.class_columns(classes)
+        said = _save(target, images, drawing.labels, columns)
     print(said)
     shutil.rmtree(_beside(target), ignore_errors=True)
 

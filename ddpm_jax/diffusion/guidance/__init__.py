@@ -13,6 +13,7 @@ from ddpm_jax.diffusion.guidance.classifier_free import (
     classifier_free_network,
     composed,
     composed_network,
+    only_branch,
     within,
 )
 from ddpm_jax.diffusion.guidance.observation import average_pool, grey, masked, observed
@@ -34,6 +35,7 @@ __all__ = [
     "map_x0",
     "masked",
     "observed",
+    "only_branch",
     "threshold_x0",
     "within",
 ]

@@ -16,7 +16,7 @@ Gradient = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def classifier(
-    denoise: Denoiser, schedule: Schedule, gradient: Gradient, scale: float = 1.0
+    denoise: Denoiser, schedule: Schedule, gradient: Gradient, scale: float | jax.Array = 1.0
 ) -> Denoiser:
     """eps = eps-hat - w sigma gradient: the score of q(x_t) p(y | x_t)^w, on any Gaussian path.
 
@@ -34,11 +34,11 @@ def classifier(
       denoise: the unconditional denoiser, (x_t [B, ...], t [B]) -> Denoised.
       schedule: the path of both.
       gradient: (x_t, t) -> that of log p(y | x_t) by x_t, [B, ...]; see `gradient`.
-      scale: w; 0 calls no classifier.
+      scale: w, a number or an array of shape (); the number 0 calls no classifier.
 
     Source: Dhariwal & Nichol 2021, Algorithm 2 and section 4.2.
     """
-    if scale == 0:
+    if isinstance(scale, int | float) and scale == 0:
         return denoise
 
     def guided(xt: jax.Array, t: jax.Array) -> Denoised:

@@ -176,14 +176,28 @@ def composed_network(
     return denoise
 
 
-def within(schedule: Schedule, scale: float, low: float, high: float) -> Scale:
+def only_branch(scales: Sequence[Scale]) -> int | None:
+    """The one branch that counts under these scales, -1 for the unconditional one; else None.
+
+    All scales 0 leave the unconditional branch; one of 1 and the others 0 leave that condition's.
+    Scales that are arrays or functions of t always mix.
+    """
+    if any(callable(scale) or isinstance(scale, jax.Array | np.ndarray) for scale in scales):
+        return None
+    used = [k for k, scale in enumerate(scales) if scale != 0]
+    if not used:
+        return -1
+    return used[0] if len(used) == 1 and scales[used[0]] == 1 else None
+
+
+def within(schedule: Schedule, scale: float | jax.Array, low: float, high: float) -> Scale:
     """w = scale where low <= sigma / alpha <= high, and 1 elsewhere.
 
     Guidance in the middle alone costs less variety than guidance everywhere.
 
     Args:
       schedule: the path.
-      scale: w inside the interval.
+      scale: w inside the interval, a number or an array of shape ().
       low, high: noise levels sigma / alpha, 0 <= low < high; high may be infinite.
 
     Raises:
@@ -217,12 +231,7 @@ def _check(
         raise ValueError(f"need one scale for each condition, got {count} and {len(scales)}")
     if not 0 <= rescale <= 1:
         raise ValueError(f"need 0 <= rescale <= 1, got {rescale=}")
-    if any(callable(scale) or isinstance(scale, jax.Array | np.ndarray) for scale in scales):
-        return None
-    used = [k for k, scale in enumerate(scales) if scale != 0]
-    if not used:
-        return -1
-    return used[0] if len(used) == 1 and scales[used[0]] == 1 else None
+    return only_branch(scales)
 
 
 def _interleave(parts: Sequence[jax.Array]) -> jax.Array:

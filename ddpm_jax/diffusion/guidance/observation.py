@@ -26,7 +26,7 @@ def observed(
     measure: Measure,
     y: jax.Array,
     *,
-    noise_std: float = 0.0,
+    noise_std: float | jax.Array = 0.0,
     data_std: float = 1.0,
 ) -> Denoiser:
     """eps = eps-hat - sigma g, g the gradient by x_t of log N(y; A x_0-hat, r² A A^T + noise_std²).
@@ -44,7 +44,7 @@ def observed(
       schedule: its path.
       measure: A, linear, its rows orthogonal: `grey`, `average_pool`, `masked`.
       y: what was observed, of the shape of measure(x).
-      noise_std: the standard deviation of its noise, at least 0.
+      noise_std: the standard deviation of its noise, at least 0; an array of shape () is above 0.
       data_std: that of the entries of x_0, above 0; 1 in the paper.
 
     Raises:
@@ -54,7 +54,9 @@ def observed(
     Source: Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems", section
     3, with its r² carried to any path and data_std.
     """
-    if not (0 <= noise_std < math.inf and 0 < data_std < math.inf):
+    exact = isinstance(noise_std, int | float) and noise_std == 0
+    in_range = isinstance(noise_std, jax.Array) or 0 <= noise_std < math.inf
+    if not (in_range and 0 < data_std < math.inf):
         raise ValueError(
             f"need 0 <= noise_std < inf and 0 < data_std < inf, got {noise_std=}, {data_std=}"
         )
@@ -73,7 +75,7 @@ def observed(
         x0, through_denoiser, out = jax.vjp(estimate, xt, has_aux=True)
         residual, transpose = _residual(measure, x0, y)
         sizes = measure(*transpose(jnp.ones_like(residual)))  # the diagonal of A A^T
-        if noise_std == 0:
+        if exact:
             weight = _divide(expand(precision, sizes), sizes)
         else:
             spread = expand(sigma**2, sizes) * sizes + expand(precision * noise_std**2, sizes)
