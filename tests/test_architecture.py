@@ -14,7 +14,7 @@ EVERYWHERE = {"errors", "streams"}
 
 # What each room may import of the others: what docs/architecture.md says, and no more.
 MATHEMATICS = {"diffusion", "samplers"}
-PARTS = MATHEMATICS | {"models", "data", "runtime"}
+PARTS = MATHEMATICS | {"models", "codecs", "data", "runtime"}
 BUILT = PARTS | {"training", "config", "build"}
 ALLOWED = {
     "errors": set(),
@@ -23,6 +23,7 @@ ALLOWED = {
     "diffusion": set(),
     "samplers": {"diffusion"},
     "models": {"diffusion"},
+    "codecs": set(),
     "data": {"runtime"},
     "training": {"diffusion", "runtime"},
     "evaluation": PARTS,

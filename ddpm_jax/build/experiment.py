@@ -21,6 +21,7 @@ from ddpm_jax.build import (
     paths,
     upsampling,
 )
+from ddpm_jax.codecs import Codec, pixels
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.diffusion import schedules, variances
@@ -49,6 +50,7 @@ class Experiment:
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
       image_shape: (H, W, C).
+      codec: between images and x_0, which has its shape.
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
       frozen: trees of parameters that objectives need by name, such as another run's.
@@ -66,6 +68,7 @@ class Experiment:
     objective: Objective
     mesh: Mesh
     image_shape: tuple[int, int, int]
+    codec: Codec
     players: Players = dataclasses.field(default_factory=dict)
     frozen: Trees = dataclasses.field(default_factory=dict)
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -102,7 +105,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
-        xt = jnp.zeros((1, *self.image_shape))
+        xt = jnp.zeros((1, *self.codec.shape))
         return self.model.init(key, xt, jnp.zeros((1,)))["params"]
 
     def init_state(self) -> state.TrainState:
@@ -231,11 +234,12 @@ def build(config: ConfigDict) -> Experiment:
     upsampling.check(c)
     choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     shape = image_shape(c)
+    codec = pixels(shape)
     with fields_of("diffusion"):
         schedule = paths.schedule(c)
     with fields_of("model"):
         model = networks.network(c)
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros((1,)))
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *codec.shape)), jnp.zeros((1,)))
     with fields_of("diffusion"):
         objective = objectives.objective(c, model, schedule)
     if c.data.dequantise:
@@ -266,7 +270,12 @@ def build(config: ConfigDict) -> Experiment:
         "players": {},
     }
     return Experiment(
-        config=c, mesh=mesh, image_shape=shape, built={"config": c.to_dict(), **parts}, **parts
+        config=c,
+        mesh=mesh,
+        image_shape=shape,
+        codec=codec,
+        built={"config": c.to_dict(), **parts},
+        **parts,
     )
 
 

@@ -169,6 +169,7 @@ class Watch:
             given,
             seed=self.config.seed,
             batch_size=padded_batch(self.experiment, len(labels)),
+            decode=self.experiment.codec.decode,
         )
 
     @functools.cache  # noqa: B019 - one watch a run

@@ -1,13 +1,14 @@
 """From a network and a sampler to images: compiled batches, one key an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax.codecs.pixels import to_uint8
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
@@ -20,16 +21,6 @@ Prepare = Callable[[jax.Array, Conditions, Conditions, Any], Prepared]
 # (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...]
 Program = Callable[[Any, Any, Conditions, jax.Array, Conditions], jax.Array]
 TASK = "task"
-
-
-class Codec(NamedTuple):
-    """Between images in [-1, 1] and the space that the diffusion runs in."""
-
-    encode: Callable[[jax.Array], jax.Array]
-    decode: Callable[[jax.Array], jax.Array]
-
-
-PIXELS = Codec(encode=lambda x: x, decode=lambda x: x)
 
 
 def make_program(
@@ -89,7 +80,7 @@ def draw_images(
     batch_size: int,
     first: int = 0,
     one_noise: bool = False,
-    codec: Codec = PIXELS,
+    decode: Callable[[np.ndarray], np.ndarray] = to_uint8,
 ) -> Iterator[np.ndarray]:
     """Images in batches of uint8 [b, H, W, C]; image k is of (seed, k) and its conditions alone.
 
@@ -107,7 +98,7 @@ def draw_images(
       first: the number k of the first one, of a set that is drawn in parts.
       one_noise: give every image the noise of image 0, so that they differ by their conditions
         alone.
-      codec: its `decode` turns x_0 into images.
+      decode: a codec's, from x_0 to images.
 
     Raises:
       UserError: for samples that are not a number, as an adaptive sampler gives that gave up.
@@ -121,24 +112,19 @@ def draw_images(
         numbers = first + start + jnp.arange(batch_size)
         numbers = jnp.zeros_like(numbers) if one_noise else numbers
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        images = processes.whole(codec.decode(sample_fn(params, keys, chosen)))
-        if lost := np.isnan(images[:count]).reshape(count, -1).any(axis=1).sum():
+        x0 = processes.whole(sample_fn(params, keys, chosen))
+        if lost := np.isnan(x0[:count]).reshape(count, -1).any(axis=1).sum():
             raise UserError(
                 f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "
                 "steps (raise sample.max_steps, sample.rtol or sample.atol), or the model diverged"
             )
-        yield to_uint8(images)[:count]
+        yield decode(x0)[:count]
 
 
 def _chosen(value: Any, places: np.ndarray) -> Any:
     if isinstance(value, Mapping):
         return {name: _chosen(one, places) for name, one in value.items()}
     return jnp.asarray(np.asarray(value)[places])
-
-
-def to_uint8(x: jax.Array | np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0..255, rounded; what lies outside is clipped."""
-    return np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.ndarray:

@@ -22,7 +22,7 @@ from ddpm_jax.trained.tasks import Task
 from ddpm_jax.training import checkpoints
 
 # The code that draws: what other code drew is drawn anew.
-DRAWS = ("build", "config", "diffusion", "models", "samplers", "trained")
+DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
 
@@ -121,7 +121,7 @@ class Loaded:
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         given = {
             **conditioning.arrays(config, num, chosen, conditions),
-            drawing.TASK: tasks.arrays(config, num, chosen, conditions, task),
+            drawing.TASK: tasks.arrays(experiment, num, chosen, conditions, task),
         }
         batch_size = padded_batch(experiment, num)
 
@@ -135,6 +135,7 @@ class Loaded:
                 batch_size=batch_size,
                 first=rows.start,
                 one_noise=task.interpolates,
+                decode=experiment.codec.decode,
             )
 
         description = {
@@ -203,6 +204,7 @@ class Loaded:
                 batch_size=padded_batch(self.experiment, num),
                 first=first,
                 one_noise=one_noise,
+                decode=self.experiment.codec.decode,
             )
 
         return enlarge

@@ -45,7 +45,10 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     config = config_files.override(experiment.config, {"sample": options})
     check_ranges(config)
     upsampling.check(config)
-    return dataclasses.replace(experiment, config=config)
+    built = dict(experiment.built)
+    if built:  # no part is of config.sample
+        built["config"] = built["config"] | {"sample": config.sample.to_dict()}
+    return dataclasses.replace(experiment, config=config, built=built)
 
 
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
@@ -153,7 +156,7 @@ def _built(
     times = _times(c, schedule, task)
     return drawing.make_program(
         steering.denoiser(c, experiment.model.apply, schedule, asked),
-        steering.start(experiment.image_shape, schedule, times, asked),
+        steering.start(experiment.codec.shape, schedule, times, asked),
         steering.run(sampler, schedule, times, asked),
         prepare=upsampling.prepare(c),
         mesh=experiment.mesh,
@@ -183,7 +186,7 @@ def _state(params: Any) -> bytes:
 def _key(experiment: Experiment) -> tuple[Hashable, ...]:
     """What else shapes a program, beside schedule and signature."""
     fields = signature.of_sampling(experiment.config)
-    return fields, experiment.image_shape, hashable(experiment.model), experiment.mesh
+    return fields, experiment.codec.shape, hashable(experiment.model), experiment.mesh
 
 
 def _kept(experiment: Experiment, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import Given
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config.checks import check_guidable, image_shape
 from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.diffusion.schedules import Schedule
@@ -139,13 +140,14 @@ def check(c: ConfigDict, task: Task) -> None:
 
 
 def arrays(
-    c: ConfigDict, num: int, labels: np.ndarray, given: Mapping[str, Given], task: Task
+    experiment: Experiment, num: int, labels: np.ndarray, given: Mapping[str, Given], task: Task
 ) -> dict[str, Any]:
     """The arrays [num, ...] that a task needs in the program beside the conditions.
 
     Raises:
       UserError: for labels or conditions that the model does not know.
     """
+    c, encode = experiment.config, experiment.codec.encode
     found: dict[str, Any] = {}
     if task.classifier is not None:
         found["label"] = np.asarray(labels, np.int32)
@@ -156,15 +158,15 @@ def arrays(
             found[f"branch_{k}"] = _branch(c, num, labels, given, {"label": label})
     if task.interpolates:
         found["share"] = np.linspace(0, 1, num, dtype=np.float32)
-    images = {f"init_{k}": image for k, image in enumerate(task.init_images)}
+    # Images to begin with or to keep are x_0; a mask and what is seen of an image are not.
+    parts = {f"init_{k}": encode(image) for k, image in enumerate(task.init_images)}
     if task.inpaint is not None:
-        images |= dict(zip(("known", "mask"), task.inpaint, strict=True))
+        known, mask = task.inpaint
+        parts |= {"known": encode(known), "mask": stacked([mask])[0]}
     if task.observed is not None:
-        images["observed"] = task.observed
-    for name, image in images.items():
-        one = stacked([image])[0]
-        found[name] = np.broadcast_to(one, (num, *one.shape))
-    return found
+        parts["observed"] = stacked([task.observed])[0]
+    broadcast = {name: np.broadcast_to(one, (num, *one.shape)) for name, one in parts.items()}
+    return found | broadcast
 
 
 def strength(task: Task) -> float:
