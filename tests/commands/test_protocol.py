@@ -182,6 +182,11 @@ def test_a_reference_can_be_a_file_of_statistics(run, tmp_path):
     report = measured(run, "file", metrics=["fid"], space=space)
     assert figure(report, "fid")["value"] == pytest.approx(figure(read(run, "a"), "fid")["value"])
     assert report["protocol"]["reference"]["file"] == "digits.npz"
+    with np.load(tmp_path / "digits.npz") as held:  # as ADM's reference batches are
+        np.savez(tmp_path / "batch.npz", arr_0=np.zeros((9, 64, 64, 3), np.uint8), **held)
+    batch = SpaceFlags(extractor="pixels", reference=str(tmp_path / "batch.npz"))
+    other = measured(run, "batch", metrics=["fid"], space=batch)
+    assert figure(other, "fid") == figure(report, "fid")
     with pytest.raises(UserError, match=r"--metrics=kid: needs the reference's features"):
         measured(run, "file", metrics=["kid"], space=space)
 
