@@ -167,3 +167,5 @@ def test_players_train_as_a_run(tmp_path):
     assert tiny_runs.final(tmp_path / "half") == tiny_runs.final(tmp_path / "straight")
     lines = (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()
     assert {"loss", "all_loss", "last_loss"} <= json.loads(lines[-1]).keys()
+    with pytest.raises(UserError, match="the players all, last"):
+        run.inspection()

@@ -157,7 +157,16 @@ class Experiment:
         return self._with_frozen(pure, places, sharding.replicated(self.mesh))
 
     def inspection(self) -> Any:
-        """The jitted (state, batch) -> what the step of that state would see, by example."""
+        """The jitted (state, batch) -> what the step of that state would see, by example.
+
+        Raises:
+          UserError: for several players, whose draws and parameters are each their own.
+        """
+        if self.players:
+            raise UserError(
+                f"--replay_step: this run has the players {', '.join(self.players)}, and a step is "
+                "looked at example by example for one alone"
+            )
         pure = inspection.make_inspection(self.objective)
         places = (self.state_sharding(), sharding.batch_sharding(self.mesh))
         return self._with_frozen(pure, places, sharding.replicated(self.mesh))

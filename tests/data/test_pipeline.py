@@ -168,6 +168,21 @@ def test_scaling_hits_both_ends_and_is_symmetric(levels):
     np.testing.assert_array_equal(back, np.arange(levels))
 
 
+class Points(ArraySource):
+    """What is no image: two floats, as the network is to see them."""
+
+    def __getitem__(self, index):
+        return {"x0": np.array([index / 3, -2.5]), "label": np.int32(index)}
+
+
+def test_what_is_no_image_is_handed_on_as_it_is():
+    source = Points(np.zeros((4, 2, 3, 1), np.uint8), np.arange(4), counting_source(4).info)
+    for batch in (Batches(source, 4, seed=0).batch_at(0), *evaluation_batches(source, 4)):
+        assert batch["x0"].dtype == np.float32
+        expected = np.stack([batch["label"] / 3, np.full(4, -2.5)], axis=1)
+        np.testing.assert_array_equal(batch["x0"], expected.astype(np.float32))
+
+
 def test_shapes_and_dtypes():
     batch = Batches(digits("train"), 64, seed=0).batch_at(0)
     assert (batch["x0"].shape, batch["x0"].dtype) == ((64, 8, 8, 1), np.float32)

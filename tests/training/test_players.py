@@ -12,7 +12,7 @@ import toy_training
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.training import guard, loop, players, state, step
-from ddpm_jax.training.objectives import denoise
+from ddpm_jax.training.objectives import cascaded, denoise, dequantised
 from ddpm_jax.training.objectives.base import Objective, Outcome
 from ddpm_jax.training.players import Player
 
@@ -207,6 +207,25 @@ def test_what_an_objective_needs_and_nobody_hands_over_is_named():
     train_step = step.make_train_step(needy, optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"needs 'teacher', and there is \['ema'\]"):
         train_step(state.init_state(start, optax.sgd(0.1), 0), BATCH)
+
+
+def test_what_wraps_an_objective_hands_on_what_it_needs():
+    seen = {}
+
+    def outcome(params, batch, key, train, extra, ema, teacher):
+        seen.update(batch, ema=ema, teacher=teacher)
+        value = params["x"] * jnp.ones(2)
+        return Outcome(value, 0 * value, 1 + 0 * value, extra)
+
+    inner = Objective(outcome, needs=("ema", "teacher"))
+    wrapped = cascaded.cascaded(dequantised.dequantised(inner, 256), 2, 0.5)
+    now = state.init_state(start, optax.sgd(0.1), 0)
+    batch = {"x0": jnp.zeros((2, 4, 4, 1))}
+    step.make_train_step(wrapped, optax.sgd(0.1))(now, batch, {"teacher": "a tree"})
+    assert seen["teacher"] == "a tree"
+    assert seen["ema"] is now.ema["default"]
+    assert seen["low_resolution"].shape == (2, 4, 4, 2)
+    assert (seen["x0"] != 0).any()
 
 
 def test_without_an_average():
