@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ddpm_jax import experiment
+from ddpm_jax.commands.loading import load
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests, files
 from ddpm_jax.training import step_files
@@ -62,7 +63,9 @@ def verify(workdir: Path, step: int | None) -> int:
     return 1 if damaged else 0
 
 
-def export(workdir: Path, step: int | None, out: Path, raw_params: bool) -> int:
+def export(
+    workdir: Path, step: int | None, out: Path, raw_params: bool, code: Sequence[str] = ()
+) -> int:
     """Write the parameters of a step, the moving average unless raw, as one safetensors file.
 
     Tensors are named by their place, such as down_0/conv/kernel; the file's metadata hold the step
@@ -74,7 +77,7 @@ def export(workdir: Path, step: int | None, out: Path, raw_params: bool) -> int:
     """
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: name a .safetensors file")
-    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    loaded = load(workdir, code, step=step, raw_params=raw_params)
     flat = jax.tree_util.tree_flatten_with_path(loaded.params)[0]
     tensors = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)

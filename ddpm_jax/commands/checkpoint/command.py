@@ -41,4 +41,4 @@ def main(action: str) -> int:
         return checkpoint.show(workdir)
     if action == "verify":
         return checkpoint.verify(workdir, f.step)
-    return checkpoint.export(workdir, f.step, Path(f.out), f.raw_params)
+    return checkpoint.export(workdir, f.step, Path(f.out), f.raw_params, f.code)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax import cli, experiment, sample_flags
+from ddpm_jax import cli, sample_flags
 from ddpm_jax.build import sampling as sampling_parts
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.commands.evaluate import checks, exported_features
+from ddpm_jax.commands.loading import load
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, described
@@ -52,6 +53,7 @@ OWN = (
     "name",
     "num_terms",
     "data_dir",
+    "code",
 )
 EXPORTED = ("sample_features", "reference_features")
 FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED)
@@ -97,6 +99,7 @@ def evaluate(
     name: str = "",
     num_terms: int | None = None,
     data_dir: str | None = None,
+    code: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure samples at each guidance scale, or the model itself; write DIR/eval/NAME.json.
 
@@ -119,6 +122,7 @@ def evaluate(
       name: of the file; "" for "samples", or the section of a metric if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
       data_dir: where the run's data lie now; None for where they lay.
+      code: modules that hold the runs' own parts, "package.module".
 
     Returns:
       What the file holds: the protocol, the figures by guidance scale, the held-out data's own, and
@@ -150,12 +154,12 @@ def evaluate(
     checks.check_flags(chosen, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
-    loaded = experiment.load(workdir, step=step, raw_params=raw_params, data_dir=data_dir)
+    loaded = load(workdir, code, step=step, raw_params=raw_params, data_dir=data_dir)
     fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
     checks.check_kind(loaded, chosen)
-    task = task_flags.from_flags(loaded, workdir, **(guides or {}))
+    task = task_flags.from_flags(loaded, workdir, **(guides or {}), code=code)
     checks.check_labels(loaded, chosen, task)
     checks.check_classes(loaded, workdir)
     for metric in chosen:

@@ -32,5 +32,5 @@ def main() -> None:
     from ddpm_jax.commands.report import report
 
     f = flags.FLAGS
-    target = report.report(f.workdir, f.out, draw=f.draw, data_dir=f.data_dir)
+    target = report.report(f.workdir, f.out, draw=f.draw, data_dir=f.data_dir, code=f.code)
     print(f"report of {len(f.workdir)} run(s) in {target}")

@@ -1,5 +1,6 @@
 """What a report draws with a run's network: the way from noise to image, and the loss by t."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from ddpm_jax import experiment
 from ddpm_jax.build import conditioning
+from ddpm_jax.commands.loading import load
 from ddpm_jax.data import evaluation_batches
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
@@ -30,15 +32,16 @@ TIMES = 201  # at which a schedule is shown
 FAILURES = (UserError, OSError, RuntimeError, MemoryError)
 
 
-def drawn(workdir: Path, data_dir: str | None = None) -> Drawn | str:
+def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) -> Drawn | str:
     """What the newest checkpoint of a run draws, or why it draws nothing.
 
     Args:
       workdir: of the run.
       data_dir: where its data lie now; None for where they lay.
+      code: modules that hold its own parts, "package.module".
     """
     try:
-        loaded = experiment.load(workdir, data_dir=data_dir)
+        loaded = load(workdir, code, data_dir=data_dir)
     except FAILURES as error:
         return f"There is no checkpoint that can be read: {_line(error)}."
     film, told = _film(loaded)

@@ -28,6 +28,7 @@ def report(
     *,
     draw: bool = True,
     data_dir: str | None = None,
+    code: Sequence[str] = (),
 ) -> Path:
     """Write a report of these runs; returns the file.
 
@@ -39,6 +40,7 @@ def report(
       draw: draw with the newest checkpoint's network too: the way from noise to image, and the loss
         by t. Without, nothing is computed.
       data_dir: where the runs' data lie now; None for where they lay.
+      code: modules that hold the runs' own parts, "package.module".
 
     Raises:
       UserError: for a workdir that holds no run or is there twice, or an `out` that cannot be
@@ -48,7 +50,7 @@ def report(
     read = [_config(folder) for folder in places]
     target = _target(out, places[0])
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
-    told = [_run(*one, draw, data_dir) for one in zip(places, names, read, strict=True)]
+    told = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
     usual = config_files.fields(defaults.get_config())
     text = pages.page(told, usual, datetime.datetime.now(datetime.UTC))
     try:
@@ -60,11 +62,18 @@ def report(
     return target
 
 
-def _run(folder: Path, name: str, config: ConfigDict, draw: bool, data_dir: str | None) -> runs.Run:
+def _run(
+    folder: Path,
+    name: str,
+    config: ConfigDict,
+    draw: bool,
+    data_dir: str | None,
+    code: Sequence[str],
+) -> runs.Run:
     drawn: runs.Drawn | str = "Left out, as --nodraw asks for."
     if draw:
         print(f"{name}: drawing with its checkpoint; --nodraw leaves it out", file=sys.stderr)
-        drawn = drawing.drawn(folder, data_dir)
+        drawn = drawing.drawn(folder, data_dir, code)
     labels = metrics.labels()
     measured = evaluations.read(folder / "eval", labels)
     return runs.Run(

@@ -30,11 +30,8 @@ def main() -> int:
     cli.require("manifest", "name the manifest.json of the run to repeat")
     cli.require("workdir", "name a new folder")
     cli.start_jax()
-    from ddpm_jax import default_config
     from ddpm_jax.commands.reproduce import reproduce
 
-    result, code = reproduce.reproduce(
-        f.manifest, f.workdir, default_config.get_config(), data_dir=f.data_dir
-    )
+    result, code = reproduce.reproduce(f.manifest, f.workdir, data_dir=f.data_dir, code=f.code)
     print(json.dumps(result, indent=2))
     return code

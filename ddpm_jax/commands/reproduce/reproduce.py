@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import config_files
+from ddpm_jax.config import code as own_code
+from ddpm_jax.config import config_files, earlier
+from ddpm_jax.config.defaults import get_config
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.measures import manifest
@@ -27,7 +29,12 @@ COMPARED = ("git", "versions", "jax", "variables", "machine", "devices", "mesh",
 
 
 def reproduce(
-    path: str | Path, workdir: str | Path, default: ConfigDict, *, data_dir: str | None = None
+    path: str | Path,
+    workdir: str | Path,
+    default: ConfigDict | None = None,
+    *,
+    data_dir: str | None = None,
+    code: Sequence[str] = (),
 ) -> tuple[dict[str, Any], int]:
     """Train a manifest's config anew, and compare.
 
@@ -38,8 +45,9 @@ def reproduce(
     Args:
       path: the manifest; only read, as JSON.
       workdir: new, or what an earlier call with this manifest began, which is resumed.
-      default: a config with every field of this version.
+      default: a config with every field of this version; None for that of the run's kind.
       data_dir: where the data lie here; None: where they lay.
+      code: modules that hold the run's own parts, "package.module".
 
     Returns:
       {"equal", "differences": lines, "expected": digests, "got": digests or None} and the exit
@@ -62,17 +70,18 @@ def reproduce(
     if entry["final"]:
         config.train.num_steps = expected["step"]
     _check_workdir(Path(workdir), Path(path), config)
-    experiment = experiments.build(config)
+    own = own_code.from_modules(code, config_files.own_names(config).values())
+    experiment = experiments.build(config, own=own)
     _check_data(experiment, entry, path)
     differences = [*filled, *_around(entry, lineage, dict(experiment.mesh.shape))]
     for line in differences:
         print(line, file=sys.stderr)
     _mark(Path(workdir), config)
-    code = train.train(config, workdir, until=expected["step"])
+    exit_code = train.train(config, workdir, until=expected["step"], own=own)
     got = _got(Path(workdir), experiment, expected)
     if got is None:
         result = {"equal": False, "differences": differences, "expected": expected, "got": None}
-        return result, code or 1
+        return result, exit_code or 1
     equal = got == expected
     parts = ", ".join(
         f"{name.removesuffix('_sha256')} {'equal' if got[name] == value else 'different'}"
@@ -136,9 +145,15 @@ def _config(
     entry: Entry, default: ConfigDict, path: str | Path, data_dir: str | None
 ) -> tuple[ConfigDict, list[str]]:
     """The attempt's config with the fields of this version, and what had to be filled in."""
-    saved, known = config_files.fields(_parsed(entry["config"], path)), config_files.fields(default)
+    parsed = _parsed(entry["config"], path)
+    default = get_config(parsed.get("kind")) if default is None else default
+    saved = config_files.fields(parsed)
+    if parsed.get("model"):
+        default = config_files.override(default, {"model": {"name": parsed.model.get("name")}})
+    default = config_files.without_unread(default)
+    known = config_files.fields(default)
     for name in saved:
-        if name not in known:
+        if name not in known and not name.rpartition(".")[0].endswith("options"):
             raise UserError(
                 f"{path}: its config has the field {name}, which this version does not know: check "
                 f"out {entry['git'].get('commit') or 'the version that wrote it'}"
@@ -152,13 +167,8 @@ def _config(
     ]
     if config_files.sha256(entry["config"]) != entry["config_sha256"]:
         filled.append("config_sha256: the config was changed after the run took it down")
-    groups: dict[str, dict[str, Any]] = {}
-    for name, value in saved.items():
-        group, _, field = name.rpartition(".")
-        groups.setdefault(group, {})[field] = value
-    top = groups.pop("", {})
-    config = config_files.override(default, groups)
-    config.update(top)
+    config = ConfigDict(default.to_dict())
+    config.update(parsed)
     if data_dir is not None:
         config.data.data_dir = data_dir
     return config_files.resolve(config), filled
@@ -166,7 +176,7 @@ def _config(
 
 def _parsed(content: dict[str, Any], path: str | Path) -> ConfigDict:
     try:
-        return config_files.of_json(content)
+        return config_files.of_json(earlier.translated(content))
     except Exception as error:  # whatever ConfigDict makes of keys that nobody should write
         raise UserError(f"{path} is not a manifest: a config cannot be read: {error}") from error
 
@@ -220,11 +230,11 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
     if lineage[0]["start"]:
         first = lineage[0]["start"]
         lines.append(f"start: step {first:,} there, in the first attempt that is told of, 0 here")
-    for earlier in lineage[:-1]:
+    for before in lineage[:-1]:
         began = f"in the attempt of {entry['started_at']}"
         lines += [
-            f"{line} (that of {earlier['started_at']})"
-            for line in _differences(earlier, entry, began)
+            f"{line} (that of {before['started_at']})"
+            for line in _differences(before, entry, began)
         ]
     return lines
 

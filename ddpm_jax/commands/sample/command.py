@@ -71,5 +71,6 @@ def main() -> None:
         step=f.step,
         raw_params=f.raw_params,
         options=f.options,
+        code=f.code,
         **sample_flags.given(*sample_flags.SAMPLER, *sample_flags.SCALES),
     )

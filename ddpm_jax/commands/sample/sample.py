@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ddpm_jax import experiment
 from ddpm_jax.build import conditioning, upsampling
+from ddpm_jax.commands.loading import load
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
@@ -47,6 +48,7 @@ def to_files(
     step: int | str | None = None,
     raw_params: bool = False,
     options: Sequence[str] = (),
+    code: Sequence[str] = (),
     **fields: Any,
 ) -> None:
     """Draw images into `out`: F.npz with a grid F.png beside it, F.png alone, or a folder of PNGs.
@@ -63,6 +65,7 @@ def to_files(
         config says; `out` then holds their images.
       step, raw_params: as in `experiment.load`.
       options: further fields of config.sample, as text: "method=singlestep".
+      code: modules that hold the runs' own parts, "package.module".
       **fields: fields of config.sample; None leaves the run's own.
 
     While it draws, what is drawn lies in OUT.parts: the same command again goes on from there, and
@@ -76,10 +79,10 @@ def to_files(
         raise UserError("--workdir is missing: name the run to sample from")
     target = _target(out)
     film = _film(trajectory, target)
-    loaded = experiment.load(workdir, step=step, raw_params=raw_params)
+    loaded = load(workdir, code, step=step, raw_params=raw_params)
     given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
     asked = task_flags.from_flags(
-        loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0)
+        loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0), code=code
     )
     try:
         chosen = loaded.class_numbers(labels, asked)
@@ -91,7 +94,7 @@ def to_files(
         "task": asked,
         "seed": seed,
     }
-    upsamplers = [experiment.load(one) for one in upsampler_workdirs]
+    upsamplers = [load(one, code) for one in upsampler_workdirs]
     chain = experiment.Cascade(loaded, upsamplers)
     drawing = loaded.drawing(num_samples, **asked_for, **given)
     passes = chain.passes(num_samples, **asked_for, **given)

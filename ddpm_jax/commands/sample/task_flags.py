@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax import experiment
+from ddpm_jax.commands.loading import load
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
@@ -28,6 +29,7 @@ def from_flags(
     upscale: str | None = None,
     observation_noise: float | None = None,
     frames: int = 0,
+    code: Sequence[str] = (),
 ) -> experiment.Task:
     """The task that scripts/sample.py's flags of the same names describe.
 
@@ -37,13 +39,13 @@ def from_flags(
     channels = image_shape(loaded.experiment.config)[2]
     weaker = None
     if weaker_workdir or weaker_step is not None:
-        weaker = experiment.load(weaker_workdir or workdir, step=weaker_step)
+        weaker = load(weaker_workdir or workdir, code, step=weaker_step)
     if inpaint and len(inpaint) != 2:
         raise UserError(f"--inpaint={','.join(inpaint)}: need an image and a mask")
     if between_labels and len(between_labels) != 2:
         raise UserError(f"--between_labels={','.join(between_labels)}: need two classes, 3,8")
     return experiment.Task(
-        classifier=experiment.load(classifier_workdir) if classifier_workdir else None,
+        classifier=load(classifier_workdir, code) if classifier_workdir else None,
         weaker=weaker,
         composed=[_branch(text) for text in compose],
         between_labels=_labels(between_labels, loaded),

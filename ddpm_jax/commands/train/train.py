@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
+from ddpm_jax.config.code import Own
 from ddpm_jax.experiment import running
 
 
@@ -18,6 +19,7 @@ def train(
     until: int | None = None,
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    own: Own | None = None,
 ) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
@@ -27,11 +29,12 @@ def train(
       until: stop and save at this step, as a signal would; None for train.num_steps.
       allow_drift: fields in which the config may differ from that of what is there.
       overrides: what the command line changed in the config, for the manifest.
+      own: the user's own parts; None imports what the config names, which the caller wrote.
 
     Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
     config = config_files.resolve(config)
-    own = experiments.imported_parts(config)
+    own = experiments.imported_parts(config) if own is None else own
     return running.start(
         config,
         functools.partial(experiments.build, config, own=own),
