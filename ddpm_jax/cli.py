@@ -56,7 +56,7 @@ def run_command(command: ModuleType, argv: list[str] | None = None, *, name: str
 
     Args:
       command: its docstring is what --help begins with, `define()` defines its flags, `main` is as
-        in `run`; PAIRS and ACTIONS, where it has them, as `pairs` and `actions` there.
+        in `run`; PAIRS, ACTIONS and MOVED, where it has them, as `pairs`, `actions` and `moved`.
       argv: the command line; None for this process's.
       name: of the command, where it was started as `python -m ddpm_jax NAME`, to say so in --help.
     """
@@ -69,6 +69,7 @@ def run_command(command: ModuleType, argv: list[str] | None = None, *, name: str
         module=command.__name__,
         pairs=getattr(command, "PAIRS", ()),
         actions=getattr(command, "ACTIONS", None),
+        moved=getattr(command, "MOVED", lambda field: None),
     )
 
 
@@ -80,6 +81,7 @@ def run(
     module: str | None = None,
     pairs: Sequence[str] = (),
     actions: Mapping[str, int] | None = None,
+    moved: Callable[[str], str | None] = lambda field: None,
 ) -> NoReturn:
     """Parse the flags, run `main`, and exit with what it returns (None is 0).
 
@@ -95,6 +97,7 @@ def run(
       pairs: list flags that may be given as two words, --inpaint IMAGE MASK.
       actions: what the script can do, each with the number of files that follow; its first
         argument names one, and main(action, *files) is called. "" is what it does without any.
+      moved: where a config field of an earlier version stands now; None for one that never moved.
     """
     argv = sys.argv if argv is None else argv
     # Config files say `from configs import default`: configs/ stands beside the package, and beside
@@ -114,7 +117,7 @@ def run(
         print(f"{about or ''}\n{FLAGS.module_help(module)}".replace(f"\n{module}:", "\nflags:"))
         sys.exit(0)
     try:
-        positional = parse(command_words.joined(argv, pairs), actions, module)
+        positional = parse(command_words.joined(argv, pairs), actions, module, moved)
         sys.exit(main(*positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -129,13 +132,16 @@ def run(
 
 
 def parse(
-    argv: list[str], actions: Mapping[str, int] | None = None, module: str | None = None
+    argv: list[str],
+    actions: Mapping[str, int] | None = None,
+    module: str | None = None,
+    moved: Callable[[str], str | None] = lambda field: None,
 ) -> list[str]:
     """Parse absl's flags; returns the action and its files, if there are any to choose from.
 
     Args:
       argv: the command line.
-      actions, module: as in `run`.
+      actions, module, moved: as in `run`.
 
     Raises:
       UserError: for anything wrong with them.
@@ -144,7 +150,7 @@ def parse(
     use_code_path(command_words.values(argv, "code_path"))  # now: a config file imports from there
     argv = command_words.last_of_each(argv)
     if "config" in FLAGS:
-        argv, options = _without_options(argv)
+        argv, options = _without_options(argv, moved)
         _check_config(argv, options)
     try:
         FLAGS.set_gnu_getopt(True)  # an action may stand before its flags
@@ -318,15 +324,19 @@ def join_processes() -> None:
         raise UserError(f"--coordinator={where}: cannot join the others ({reason})") from error
 
 
-def _without_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def _without_options(
+    argv: Sequence[str], moved: Callable[[str], str | None]
+) -> tuple[list[str], list[str]]:
     """The command line without --config.GROUP.OPTIONS.NAME=VALUE, and those.
 
-    ml_collections sets no field that is not there yet, and an option is there once it is set.
+    ml_collections sets no field that is not there yet, and an option is there once it is set. The
+    names that options had as fields of earlier versions still set them.
     """
     rest, options, words = [], [], list(argv)
     while words:
         word = words.pop(0)
         name, sign, value = word.lstrip("-").partition("=")
+        name = f"config.{moved(name.removeprefix('config.')) or name.removeprefix('config.')}"
         places = name.split(".")
         is_option = len(places) == 4 and places[0] == "config" and places[2].endswith("options")
         if not (word.startswith("-") and is_option):
@@ -369,6 +379,8 @@ def _check_config(argv: list[str], options: Sequence[str] = ()) -> None:
         return
     fields = [f"config.{name}" for name in _fields(load_config_file(files[-1]))]
     for name in names:
+        if name.endswith("options") and name not in {w.rpartition(".")[0] for w in options}:
+            raise UserError(f"--{name}: set its entries one by one, --{name}.NAME=VALUE")
         if not any(field == name or field.startswith(f"{name}.") for field in fields):
             raise UserError(f"--{name}: no such config field{suggest(name, fields)}")
 

@@ -83,11 +83,6 @@ class Experiment:
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
-    def draws_images(self) -> bool:
-        """It is a diffusion model, not a classifier."""
-        return self.kind.face == "denoiser"
-
-    @property
     def changed(self) -> dict[str, Any]:
         """Those of PARTS that are not what the config says: replaced in Python.
 

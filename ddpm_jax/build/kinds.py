@@ -2,8 +2,7 @@
 
 `config.kind` names a row. Nothing else asks what kind a run is. The record holds data and functions
 of this room and of those below it; what the rooms above do with a kind stands in their own literal
-tables, by the names that it gives them: `face` in `trained.faces`, `watches` in `measures.watch`,
-`metrics` in `measures`.
+tables, by the names that it gives them.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives
+from ddpm_jax.build import networks, objectives, upsampling
 from ddpm_jax.config import defaults
 from ddpm_jax.config.code import Own
 from ddpm_jax.diffusion.schedules import Schedule
@@ -29,10 +28,13 @@ class Kind:
       network: (config, own parts) -> the network. Raises UserError for what does not fit.
       objective: (config, network, schedule, own parts) -> what is minimised; a schedule of None is
         learned by the network.
-      face: what `experiment.load` gives, a name of `trained.faces.FACES`.
+      face: what `experiment.load` gives, a name of `trained.load.FACES`.
+      measures: what metrics of it are measured on, names of `measures.metric.Needs`.
+      watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
+        config.train.NAME_every is the period of each.
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
-      watches: what looks at it while it trains besides its loss, names of `measures.watch.ACTIONS`.
-      next: what scripts/train.py says to run after it, a command line with {workdir} in it.
+      no_images: why it draws no images; "" for a kind that draws them.
+      next: config -> the sample command to run after training, with {workdir} for the run's.
     """
 
     noun: str
@@ -40,9 +42,11 @@ class Kind:
     network: Callable[[ConfigDict, Own], networks.Network]
     objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
     face: str
-    guides: str | None = None
+    measures: tuple[str, ...]
+    next: Callable[[ConfigDict], str]
     watches: tuple[str, ...] = ()
-    next: str = ""
+    guides: str | None = None
+    no_images: str = ""
 
 
 KINDS: dict[str, Kind] = {
@@ -52,9 +56,10 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        guides="weaker",
+        measures=("features", "logits", "pixels", "labels", "attributes", "likelihood"),
         watches=("sample", "evaluate"),
-        next="sample.py --workdir={workdir}",
+        guides="weaker",
+        next=upsampling.next_command,
     ),
     "classifier": Kind(
         noun="classifier",
@@ -62,7 +67,10 @@ KINDS: dict[str, Kind] = {
         network=networks.classifier,
         objective=objectives.classification,
         face="classifier",
+        measures=("classifier",),
         guides="classifier",
-        next="sample.py --workdir=MODEL --classifier_workdir={workdir}",
+        no_images="draw from a diffusion model and name the classifier's run with "
+        "--classifier_workdir",
+        next=lambda config: "--workdir=MODEL --classifier_workdir={workdir}",
     ),
 }

@@ -80,6 +80,13 @@ def level(c: ConfigDict) -> float:
     return augmentation(c) / 2 if c.sample.augmentation is None else c.sample.augmentation
 
 
+def next_command(c: ConfigDict) -> str:
+    """How samples are drawn by this model: flags of the sample command, {workdir} for its run."""
+    if c.diffusion.low_resolution is None:
+        return "--workdir={workdir}"
+    return "--workdir=SMALLER --upsampler_workdir={workdir}"
+
+
 def objective(c: ConfigDict, plain: Objective) -> Objective:
     """The objective of a model that enlarges, or the plain one."""
     if c.diffusion.get("low_resolution") is None:

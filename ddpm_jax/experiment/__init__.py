@@ -3,7 +3,8 @@
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.experiment.running import train
 from ddpm_jax.trained.cascade import Cascade
-from ddpm_jax.trained.loaded import Drawing, Loaded, described, load, padded_batch
+from ddpm_jax.trained.load import load
+from ddpm_jax.trained.loaded import Drawing, Loaded, described, padded_batch
 from ddpm_jax.trained.program import build, imported_parts
 from ddpm_jax.trained.tasks import Task
 

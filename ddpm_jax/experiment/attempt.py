@@ -67,7 +67,7 @@ class Attempt:
         batches = training_batches(experiment, self.train_data)
         writer = MetricWriter(self.folder, start, progress.say)
         evaluation = None
-        if config.train.evaluate_every and experiment.draws_images:
+        if config.train.get("evaluate_every"):
             evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
         watch = Watch(experiment, self.validation_data, writer, progress, self.folder, evaluation)
         skipped = SkippedSteps(
@@ -93,8 +93,10 @@ class Attempt:
                 skipped.action,
                 watch.metrics(num_steps, start),
                 every(period.validate_every, act=watch.validate),
-                every(period.sample_every * experiment.draws_images, act=watch.sample),
-                every(period.evaluate_every * experiment.draws_images, act=watch.evaluate),
+                *(
+                    every(period[f"{name}_every"], act=getattr(watch, name))
+                    for name in experiment.kind.watches
+                ),
                 # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                 every(period.checkpoint_every, act=save),
                 every(period.checkpoint_every, act=self.manifest.follow(self.checkpoints)),

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -188,11 +187,10 @@ def _train(
         manifest.end(0, final)
     if not processes.is_first():
         return 0
-    use = "workdir" if experiment.draws_images else "classifier_workdir"
-    use = "workdir=SMALLER --upsampler_workdir" if config.diffusion.low_resolution else use
+    use = experiment.kind.next(config).format(workdir=workdir)
     print(
-        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample "
-        f"--{use}={shlex.quote(str(workdir))} --num_samples=100 --out=samples.npz",
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample {use} "
+        "--num_samples=100 --out=samples.npz",
         file=sys.stderr,
     )
     return 0

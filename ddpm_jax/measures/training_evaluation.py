@@ -37,7 +37,7 @@ def check(config: ConfigDict) -> None:
         "evaluate_extractor": [extractors.AUTO, *extractors.EXTRACTORS],
     }
     for field, names in choices.items():
-        if t[field] not in names:
+        if field in t and t[field] not in names:
             raise UserError(f"config.train.{field}={t[field]!r}: need one of {', '.join(names)}")
 
 

@@ -47,7 +47,6 @@ class Watch:
         self.workdir = workdir
         self._validation_data = validation_data
         self._validation_step = experiment.validation_step()
-        self._sample_fn = program.sample_fn(experiment) if experiment.draws_images else None
         self._paused = 0.0  # seconds since the last log that were not training
         self._validated: tuple[int, float] = (-1, math.nan)
         self._evaluation = evaluation
@@ -157,11 +156,14 @@ class Watch:
             )
         self._scarce = free < least
 
+    @functools.cached_property
+    def _sample_fn(self) -> drawing.SampleFn:
+        return program.sample_fn(self.experiment)
+
     def _drawn(
         self, state: TrainState, labels: np.ndarray, given: dict[str, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Images of the moving average, batch by batch."""
-        assert self._sample_fn is not None
         return drawing.draw_images(
             self._sample_fn,
             state.ema["default"],

@@ -1,10 +1,7 @@
 """From a workdir to a trained model."""
 
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +9,12 @@ import numpy as np
 
 from ddpm_jax.build import class_names, conditioning, networks, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
 from ddpm_jax.trained import drawing, program, signature, tasks
-from ddpm_jax.trained.program import NO_TASK, build
+from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
-from ddpm_jax.training import checkpoints
 
 # The code that draws: what other code drew is drawn anew.
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
@@ -213,7 +207,7 @@ class Loaded:
     def sampling_with(self, **options: Any) -> "Loaded":
         """The same model, with other fields of config.sample. Raises UserError as `sample`."""
         experiment = self._with(options, NO_TASK)
-        if options and experiment.draws_images:
+        if options:
             program.sample_fn(experiment)  # refuses a sample group that does not fit
         return dataclasses.replace(self, experiment=experiment)
 
@@ -269,65 +263,6 @@ class Loaded:
         return [class_names.number(names, label) for label in labels]
 
 
-def load(
-    workdir: str | Path,
-    *,
-    step: int | str | None = None,
-    raw_params: bool = False,
-    own: Own = NONE,
-    data_dir: str | None = None,
-) -> Loaded:
-    """The model that was trained in `workdir`; nothing found there is executed.
-
-    Args:
-      workdir: of a run.
-      step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
-      raw_params: take the parameters themselves instead of their moving average.
-      own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
-        nothing, whatever its config.json names.
-      data_dir: where its data lie now; None for where they lay.
-
-    Raises:
-      UserError: if there is no such run or checkpoint, or for an own part that is not handed over.
-    """
-    config = config_files.read(workdir)
-    if config is None:
-        raise UserError(
-            f"no checkpoint in {workdir}: it has no config.json; train one there, or "
-            "name another --workdir"
-        )
-    # All devices of this machine, whatever trained it; batches of data are filled up to them.
-    devices = jax.device_count()
-    try:
-        batch_size = -(-config.data.batch_size // devices) * devices
-        elsewhere = {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
-        here = {
-            "mesh": {"data": devices, "fsdp": 1},
-            "data": {"batch_size": batch_size, **elsewhere},
-        }
-        experiment = build(config_files.override(config, here), own=own)
-        shapes = experiment.state_shapes()
-    except (AttributeError, KeyError) as error:
-        reason = str(error).strip("\"'").splitlines()[0]
-        raise UserError(
-            f"{workdir}/config.json has no field {reason}: another version wrote it"
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:  # fields of another type fail wherever they are first used
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"{workdir}/config.json describes nothing that can be built ({reason}): another "
-            "version wrote it, or it is damaged; name another --workdir"
-        ) from error
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.newest_whole(_say) if step is None else _numbered(saved, step)
-        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
-        checkpoint = saved.records()[step].state_sha256
-    sha256 = config_files.sha256(config.to_dict())
-    return Loaded(experiment, params, step, checkpoint, sha256, "raw" if raw_params else "ema")
-
-
 def described(value: Any) -> Any:
     """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
     if isinstance(value, Loaded):
@@ -342,25 +277,6 @@ def described(value: Any) -> Any:
     if isinstance(value, list | tuple | range):
         return [described(one) for one in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:
-    """The number of the step that is asked for. Raises UserError if there is no such checkpoint."""
-    if str(step).isdecimal():
-        return saved.check(int(step))
-    if step != "best":
-        raise UserError(f"step={step}: need the number of a checkpoint, or best")
-    saved.check(None)
-    if (best := saved.best()) is None:
-        raise UserError(
-            f"step=best: no checkpoint in {saved.directory} has a validation loss; train with "
-            "config.train.validate_every at the steps of checkpoint_every, or name another step"
-        )
-    return best
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def padded_batch(experiment: Experiment, num: int) -> int:

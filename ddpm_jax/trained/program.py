@@ -39,7 +39,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) ->
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
     experiment = build_parts(config, own)
-    if experiment.draws_images:
+    if not experiment.kind.no_images:
         sample_fn(experiment, task)
     return experiment
 
@@ -80,11 +80,8 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
     Raises:
       UserError: for a classifier, or a sample group or task that does not fit.
     """
-    if not experiment.draws_images:
-        raise UserError(
-            "this run is a classifier, which draws no images: draw from a diffusion model and "
-            "name the classifier's run with --classifier_workdir"
-        )
+    if why := experiment.kind.no_images:
+        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
     config, schedule = experiment.config, experiment.schedule
     tasks.check(config, task)
     helpers, numbers = task.helpers, signature.numbers(config, task)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import Given
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config.checks import check_guidable, image_shape
 from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.diffusion.schedules import Schedule
@@ -183,10 +184,9 @@ def check_guides(c: ConfigDict, schedule: Schedule, task: Task) -> None:
 
 def _check_guide(c: ConfigDict, schedule: Schedule, guide: Trained, name: str) -> None:
     other = guide.experiment
-    if name == "classifier" and other.draws_images:
-        raise UserError("classifier: that run is a diffusion model; name one of a classifier")
-    if name == "weaker" and not other.draws_images:
-        raise UserError("weaker: that run is a classifier; name one of a diffusion model")
+    if other.kind.guides != name:
+        fit = " or ".join(kind.noun for kind in KINDS.values() if kind.guides == name)
+        raise UserError(f"{name}: that run is a {other.kind.noun}; name one of a {fit}")
     shape = image_shape(c)
     if other.image_shape != shape:
         raise UserError(f"{name}: it sees images of {other.image_shape}, and this model {shape}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.build import class_names
+from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config import config_files
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
@@ -24,26 +25,22 @@ def default_metrics(workdir: str) -> list[str]:
     config = config_files.read(workdir)
     if config is None:  # `experiment.load` says what is missing
         needs = {Needs.PIXELS}
-    elif config.model.name == "classifier":
-        needs = {Needs.CLASSIFIER}
-    elif config.model.num_classes:
-        needs = {Needs.PIXELS, Needs.LABELS}
     else:
-        needs = {Needs.PIXELS} | ({Needs.ATTRIBUTES} if attributes.applies(config) else set())
+        needs = {Needs(name) for name in KINDS[config.kind].measures}
+        told_labels = bool(config.model.num_classes)
+        needs -= {Needs.ATTRIBUTES} if told_labels else {Needs.LABELS}
+        if Needs.ATTRIBUTES in needs and not attributes.applies(config):
+            needs -= {Needs.ATTRIBUTES}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
 def check_kind(loaded: Loaded, metrics: Sequence[Metric]) -> None:
-    """Raises UserError for a classifier's metric of a diffusion model, or the other way round."""
-    draws = loaded.experiment.draws_images
+    """Raises UserError for a metric of another kind of run."""
+    kind = loaded.experiment.kind
     for metric in metrics:
-        if draws and metric.needs is Needs.CLASSIFIER:
-            raise UserError(
-                f"--metrics={metric.name}: is of classifiers; this run is a diffusion model"
-            )
-        if not draws and metric.needs is not Needs.CLASSIFIER:
-            own = _names(one for one in METRICS.values() if one.needs is Needs.CLASSIFIER)
-            raise UserError(f"--metrics={metric.name}: this run is a classifier; it has {own}")
+        if metric.needs.value not in kind.measures:
+            its = _names(one for one in METRICS.values() if one.needs.value in kind.measures)
+            raise UserError(f"--metrics={metric.name}: this run is a {kind.noun}; it has {its}")
 
 
 def check_classes(loaded: Loaded, workdir: str) -> None:

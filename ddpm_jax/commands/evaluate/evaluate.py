@@ -155,7 +155,7 @@ def evaluate(
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
     loaded = load(workdir, code, step=step, raw_params=raw_params, data_dir=data_dir)
-    fields = sampling_options.from_flags(sampling or {}, options, loaded.experiment.config.sample)
+    fields = sampling_options.from_flags(sampling or {}, options)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
     checks.check_kind(loaded, chosen)

@@ -58,8 +58,8 @@ def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) 
 def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     """The way of a few samples, drawn as the run's own config says."""
     config = loaded.experiment.config
-    if not loaded.experiment.draws_images:
-        return "This run is a classifier, which draws no images.", ""
+    if loaded.experiment.kind.no_images:
+        return f"This run is a {loaded.experiment.kind.noun}, which draws no images.", ""
     rows = ROWS if max(loaded.experiment.image_shape[:2]) <= LARGE else ROWS // 2
     try:
         film = loaded.sample(rows, task=experiment.Task(frames=FRAMES))

@@ -80,7 +80,7 @@ def to_files(
     target = _target(out)
     film = _film(trajectory, target)
     loaded = load(workdir, code, step=step, raw_params=raw_params)
-    given = sampling_options.from_flags(fields, options, loaded.experiment.config.sample)
+    given = sampling_options.from_flags(fields, options)
     asked = task_flags.from_flags(
         loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0), code=code
     )

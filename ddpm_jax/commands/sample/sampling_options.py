@@ -4,23 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ddpm_jax.errors import UserError
 
 
-def from_flags(
-    fields: Mapping[str, Any], options: Sequence[str], config: ConfigDict
-) -> dict[str, Any]:
-    """The fields of config.sample that are given, by name.
+def from_flags(fields: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """The fields of config.sample, and options of its sampler or grid, that are given, by name.
 
     Args:
       fields: values by name; None for what is not given.
       options: others as text, name=value; numbers and true or false as in JSON, else text.
-      config: config.sample of the run.
 
     Raises:
-      UserError: for an option that is no name=value, or of another name.
+      UserError: for an option that is no name=value.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     for option in options:

@@ -14,6 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from ddpm_jax import cli, command_words
+from ddpm_jax.config import earlier
+
+MOVED = earlier.place
 
 
 def define() -> None:
