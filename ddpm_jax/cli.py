@@ -1,6 +1,7 @@
 """From a command line to a function: one line and exit code 2 for a user's mistake."""
 
 import ast
+import contextlib
 import difflib
 import os
 import re
@@ -154,7 +155,8 @@ def parse(
         _check_config(argv, options)
     try:
         FLAGS.set_gnu_getopt(True)  # an action may stand before its flags
-        positional = FLAGS(argv)[1:]
+        with _as_command_line(argv):
+            positional = FLAGS(argv)[1:]
         for word in options:
             _set_option(FLAGS["config"].value, word)
     except flags.UnrecognizedFlagError as error:
@@ -324,6 +326,16 @@ def join_processes() -> None:
         raise UserError(f"--coordinator={where}: cannot join the others ({reason})") from error
 
 
+@contextlib.contextmanager
+def _as_command_line(argv: Sequence[str]) -> Iterator[None]:
+    """ml_collections looks for overrides in sys.argv, whatever it is given."""
+    before, sys.argv = sys.argv, list(argv)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
 def _without_options(
     argv: Sequence[str], moved: Callable[[str], str | None]
 ) -> tuple[list[str], list[str]]:
@@ -372,14 +384,15 @@ def _check_config(argv: list[str], options: Sequence[str] = ()) -> None:
     given = [w.lstrip("-").removeprefix("no") for w in words if w.startswith("-")]
     files = [a.partition("=")[2] for a in given if a.startswith("config=")]
     names = [a.partition("=")[0] for a in given if a.startswith("config.")]
-    names += [word.partition("=")[0].rpartition(".")[0] for word in options]
+    of_options = [word.partition("=")[0].rpartition(".")[0] for word in options]
+    names += of_options
     if not files:
         if names:
             raise UserError(f"--{names[0]} has no config to change: give --config=FILE too")
         return
     fields = [f"config.{name}" for name in _fields(load_config_file(files[-1]))]
     for name in names:
-        if name.endswith("options") and name not in {w.rpartition(".")[0] for w in options}:
+        if name.endswith("options") and name not in of_options:
             raise UserError(f"--{name}: set its entries one by one, --{name}.NAME=VALUE")
         if not any(field == name or field.startswith(f"{name}.") for field in fields):
             raise UserError(f"--{name}: no such config field{suggest(name, fields)}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddpm_jax.cli import suggest
 from ddpm_jax.config import code
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.code import Own
 from ddpm_jax.errors import UserError
 
 # Types that JSON and the command line can spell; an option of any other annotation is the user's.
@@ -17,14 +17,14 @@ SPELLED = (bool, int, float, str)
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
 
 
-def choose(field: str, name: str, choices: Mapping[str, Any], own: Own = NONE) -> Any:
+def choose(field: str, name: str, choices: Mapping[str, Any], own: Own | None = None) -> Any:
     """The choice of that name.
 
     Args:
       field: of the config, dotted, for errors.
       name: a key of `choices`, or "package.module:name" of the user's own.
       choices: all by name.
-      own: the user's parts by such names.
+      own: the user's parts by such names; None for a choice that is not open to them.
 
     Raises:
       UserError: listing the choices where there is none of that name, or for a part that was not
@@ -32,13 +32,12 @@ def choose(field: str, name: str, choices: Mapping[str, Any], own: Own = NONE) -
     """
     if name in choices:
         return choices[name]
-    if code.is_own(name):
+    if own is not None and code.is_own(name):
         return code.checked(f"config.{field}", name, own)
     near = suggest(name, list(choices)) if isinstance(name, str) else ""
     hint = near if near.startswith("; did") else ""
-    raise UserError(
-        f"config.{field}={name!r}: need one of {', '.join(choices)}, or package.module:name{hint}"
-    )
+    more = "" if own is None else ", or package.module:name"
+    raise UserError(f"config.{field}={name!r}: need one of {', '.join(choices)}{more}{hint}")
 
 
 def keywords(
