@@ -24,6 +24,7 @@ def main() -> None:
     import importlib
 
     from ddpm_jax import cli
+from ddpm_jax.errors import suggest
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "-help", "help"):
@@ -36,7 +37,7 @@ def main() -> None:
         print(f"error: name a command before {name}: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     if name not in COMMANDS:
-        hint = cli.suggest(name, list(COMMANDS))
+        hint = suggest(name, list(COMMANDS))
         print(f"error: {name}: no such command{hint}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import house_figures
 import pytest
 
 from ddpm_jax.data import DATASETS
@@ -36,7 +37,8 @@ ALLOWED = {
     "interop": {"models", "runtime"},
     "reporting": {"data", "runtime"},
     "command_words": set(),
-    "cli": {"command_words"},
+    "config_words": set(),
+    "cli": {"command_words", "config_words"},
     "__main__": {"cli"},
     "sample_flags": set(),
     "config": {"cli", "runtime"},
@@ -180,3 +182,29 @@ def undocumented(body, prefix="", protocol=False):
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base).split("[")[0] for base in node.bases}
             yield from undocumented(node.body, f"{prefix}{node.name}.", "Protocol" in bases)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_nothing_asks_what_kind_a_run_is(path):
+    """What must be known of one stands in its record, build/kinds.py."""
+    if named(path) != "ddpm_jax/config/earlier.py":  # which reads what earlier versions wrote
+        switches = list(house_figures.switches(ast.parse(path.read_text())))
+        assert not switches, f"{named(path)}: {switches}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_long_file_says_why(path):
+    """In a comment at its beginning, right after its docstring."""
+    lines = path.read_text().splitlines()
+    if len(lines) > 300:
+        body = ast.parse(path.read_text()).body
+        after = [line for line in lines[body[0].end_lineno : body[0].end_lineno + 3] if line]
+        assert after, named(path)
+        assert after[0].startswith("# Over 300 lines:"), f"{named(path)} has {len(lines)} lines"
+
+
+def test_switches_are_seen():
+    seen = house_figures.switches(
+        ast.parse("c.kind == 'classifier'; c.model.name in ('unet',); isinstance(m, Classifier)")
+    )
+    assert len(list(seen)) == 3

@@ -14,7 +14,7 @@ from ddpm_jax import __main__ as commands
 from ddpm_jax import cli, command_words
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 
 TRAIN = ("train", f"--config={tiny_runs.ROOT / 'configs' / 'digits.py'}")
 
@@ -80,7 +80,7 @@ def test_a_wrong_flag_never_reaches_main(run, argument, named):
     ],
 )
 def test_the_nearest_name_is_suggested(name, hint):
-    assert cli.suggest(name, ["optim.learning_rate", "seed", "train.num_steps"]) == hint
+    assert suggest(name, ["optim.learning_rate", "seed", "train.num_steps"]) == hint
 
 
 def test_the_compile_cache_is_where_the_flag_says(run, tmp_path, monkeypatch):

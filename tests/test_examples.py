@@ -23,3 +23,11 @@ def test_points_have_the_moments_of_their_data(capsys):
     assert "mean square" in capsys.readouterr().out
     assert names["moments"].shape == (3, 2)
     assert int(names["state"].step) == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own_network", "own_loss", "own_dataset"])
+def test_own_parts_train_load_and_draw(name, capsys):
+    path = next(path for path in EXAMPLES if path.stem == name)
+    runpy.run_path(str(path))
+    assert "drawn: (4, 8, 8, 1)" in capsys.readouterr().out

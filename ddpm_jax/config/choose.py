@@ -7,10 +7,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ddpm_jax.cli import suggest
 from ddpm_jax.config import code
 from ddpm_jax.config.code import Own
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 
 # Types that JSON and the command line can spell; an option of any other annotation is the user's.
 SPELLED = (bool, int, float, str)

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.cli import suggest
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 
 # Parts that users wrote, by "package.module:name".
 Own = Mapping[str, Any]

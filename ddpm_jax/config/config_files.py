@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import cli
 from ddpm_jax.config import code, defaults, earlier
 from ddpm_jax.config.checks import image_shape
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.runtime import files
 
 # Fields that name a part, which may be the user's own.
@@ -82,7 +82,7 @@ def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDic
         for name, value in fields.items():
             if name not in config.get(group, {}):
                 known = [f"{group}.{key}" for key in config.get(group, {})]
-                hint = cli.suggest(f"{group}.{name}", known)
+                hint = suggest(f"{group}.{name}", known)
                 raise UserError(f"no such config field {group}.{name}{hint}")
             try:
                 config[group][name] = value

@@ -8,6 +8,8 @@ from the pixels.
     source[7]["image"], source[7]["colour"], source[7]["caption"]
 """
 
+# Over 300 lines: one data set, drawn and read back from its pixels by the same geometry.
+
 import functools
 import math
 from collections.abc import Iterable, Mapping

@@ -3,6 +3,8 @@
 Every `Denoised` obeys x_t = alpha x_0 + sigma eps, so one of the two fixes the other given x_t.
 """
 
+# Over 300 lines: every parameterisation beside the others, one table of the same two functions.
+
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

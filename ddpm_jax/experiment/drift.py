@@ -9,11 +9,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import cli
 from ddpm_jax.build import optimizers
 from ddpm_jax.config import config_files
 from ddpm_jax.config.code import NONE, Own
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.measures import manifest
 from ddpm_jax.trained import program
 
@@ -196,7 +195,7 @@ def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
     known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
         if name not in known:
-            hint = cli.suggest(name, known)
+            hint = suggest(name, known)
             raise UserError(f"--allow_drift={name}: no such config field{hint}")
         if name.startswith("model."):
             raise UserError(

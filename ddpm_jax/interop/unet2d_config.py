@@ -1,5 +1,7 @@
 """The fields of config.json of diffusers' `UNet2DModel`: each one honoured or refused."""
 
+# Over 300 lines: one table, the fields of another library's config with what each means here.
+
 import json
 import math
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """The U-Net of Ho et al. (2020), appendix B, with its successors' conditions and blocks."""
 
+# Over 300 lines: one network, whose way down and way up are read side by side.
+
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

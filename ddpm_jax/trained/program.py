@@ -10,9 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
-from ddpm_jax.build import paths, sampling, upsampling
+from ddpm_jax.build import assemble, paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
-from ddpm_jax.build.experiment import build as build_parts
 from ddpm_jax.config import code, config_files
 from ddpm_jax.config.checks import check_ranges
 from ddpm_jax.config.code import NONE, Own
@@ -38,7 +37,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) ->
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
-    experiment = build_parts(config, own)
+    experiment = assemble.build(config, own)
     if not experiment.kind.no_images:
         sample_fn(experiment, task)
     return experiment

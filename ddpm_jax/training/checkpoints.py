@@ -1,5 +1,7 @@
 """The checkpoints of a run: written in the background, proven whole before they are used."""
 
+# Over 300 lines: one list of checkpoints, whose methods share a thread and a lock.
+
 import math
 import os
 import shutil

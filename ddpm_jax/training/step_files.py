@@ -1,5 +1,7 @@
 """One checkpoint on disk: a folder with the state and a record of digests that proves it whole."""
 
+# Over 300 lines: one format, written, verified and read.
+
 import concurrent.futures
 import contextlib
 import errno

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import tiny_runs
 
-from ddpm_jax import experiment
+from ddpm_jax import config_words, experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.data import folder
 from ddpm_jax.errors import UserError
@@ -259,8 +259,6 @@ def test_only_a_python_file_is_a_config_file(tmp_path, monkeypatch, kind):
     import py_compile
     import zipfile
 
-    from ddpm_jax import cli
-
     code = f"open({str(tmp_path / 'marker')!r}, 'w'); get_config = dict"
     source = tmp_path / "run" / "__main__.py"
     source.parent.mkdir()
@@ -277,7 +275,7 @@ def test_only_a_python_file_is_a_config_file(tmp_path, monkeypatch, kind):
     else:
         given.write_text(code)
     with pytest.raises(UserError, match=r"--config=.*: is no Python file"):
-        cli.load_config_file(str(given))
+        config_words.load_config_file(str(given))
     assert not (tmp_path / "marker").exists()
-    cli.load_config_file(str(source))  # and the trap would have shut
+    config_words.load_config_file(str(source))  # and the trap would have shut
     assert (tmp_path / "marker").exists()

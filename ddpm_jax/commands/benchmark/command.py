@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ddpm_jax import cli
+from ddpm_jax import cli, config_words
 from ddpm_jax.errors import UserError
 
 # Where the package lies in its repository; an installed one has no configs beside it.
@@ -45,7 +45,7 @@ def main() -> None:
     cli.start_jax()
     from ddpm_jax.commands.benchmark import benchmark
 
-    config = cli.load_config_file(f.config_file)
+    config = config_words.load_config_file(f.config_file)
     report = json.dumps(benchmark.benchmark(config, f.config_file), indent=2)
     out.write_text(report + "\n", encoding="utf-8")
     print(report)

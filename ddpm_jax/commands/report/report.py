@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import paths
+from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.commands.report import drawing
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
@@ -76,6 +77,7 @@ def _run(
         drawn = drawing.drawn(folder, data_dir, code)
     labels = metrics.labels()
     measured = evaluations.read(folder / "eval", labels)
+    kind = KINDS[config.kind]
     return runs.Run(
         name=name,
         workdir=folder,
@@ -89,6 +91,7 @@ def _run(
         evaluations=measured,
         labels=labels,
         trade_offs=runs.trade_offs(folder / "eval", measured),
+        no_images=f"A {kind.noun} draws no images." if kind.no_images else "",
     )
 
 

@@ -124,9 +124,8 @@ def _drawn_how(evaluation: Evaluation | None, picture: str) -> str:
 def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
     title = overview.heading(run, colour) if len(runs) > 1 else None
     if not run.samples:
-        draws = run.config.get("model.name") != "classifier"
         told = "No samples were drawn in training (DIR/samples/*.png)."
-        return tag("div", title, note(told if draws else "A classifier draws no images."))
+        return tag("div", title, note(run.no_images or told))
     chosen = spread(run.samples, max(PICTURES // len(runs), 2))
     most = SAMPLE_BYTES // (len(chosen) * len(runs))
     frames = [

@@ -73,6 +73,7 @@ class Run:
       nearest: pictures of samples and their nearest training images.
       evaluations: what measured it.
       labels: what is said of the figures that are known by name.
+      no_images: why a run of its kind draws no images; "" for one that does.
       trade_offs: pictures of what a scale of guidance trades, by the name of the evaluation.
     """
 
@@ -88,6 +89,7 @@ class Run:
     evaluations: evaluations.Found
     labels: Labels = dataclasses.field(default_factory=dict)
     trade_offs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    no_images: str = ""
 
 
 def trade_offs(folder: pathlib.Path, found: evaluations.Found) -> dict[str, pathlib.Path]:

@@ -1,0 +1,92 @@
+"""From a config to an experiment."""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.build import datasets, objectives, optimizers, paths, upsampling
+from ddpm_jax.build.experiment import Experiment, fields_of
+from ddpm_jax.build.kinds import KINDS, Kind
+from ddpm_jax.codecs import pixels
+from ddpm_jax.config import code, config_files
+from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
+from ddpm_jax.config.choose import choose
+from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.diffusion import variances
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import sharding
+from ddpm_jax.training.objectives import dequantised
+
+
+def build(config: ConfigDict, own: Own = NONE) -> Experiment:
+    """Build what a config describes; how it is sampled is looked at by `trained.program`.
+
+    Args:
+      config: the experiment.
+      own: the user's parts that it names, by "package.module:name"; see `config.code`.
+
+    Raises:
+      UserError: naming the field, for a value that is unknown or does not fit the others.
+    """
+    c = config_files.without_unread(config)
+    kind = choose("kind", c.kind, KINDS)
+    _check_fields(c, kind)
+    check_ranges(c)
+    shape = image_shape(c)
+    codec = pixels(shape)
+    datasets.check(c, own)
+    if "variance" in c.diffusion:
+        upsampling.check(c)
+        choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
+    with fields_of("diffusion"):
+        schedule = paths.schedule(c, own)
+    with fields_of("model"):
+        model = kind.network(c, own)
+    with fields_of("diffusion"):
+        objective = kind.objective(c, model, schedule, own)
+    if c.data.dequantise:
+        objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
+    objective = upsampling.objective(c, objective)
+    with fields_of("optim"):
+        learning_rate, optimizer = optimizers.optimizer(c, own)
+    with fields_of("mesh"):
+        mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
+    check_fit(c, mesh.size)
+    parts = {
+        "model": model,
+        "schedule": schedule,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "objective": objective,
+        "players": {},
+    }
+    experiment = Experiment(
+        config=c,
+        kind=kind,
+        own=own,
+        mesh=mesh,
+        image_shape=shape,
+        codec=codec,
+        built={"config": c.to_dict(), **parts},
+        **parts,
+    )
+    if code.is_own(c.diffusion.get("loss", "")):
+        experiment.check_loss()
+    return experiment
+
+
+def _check_fields(c: ConfigDict, kind: Kind) -> None:
+    """The config has the groups and fields of its kind, and no others."""
+    usual = kind.config()
+    for group, fields in c.items():
+        names = fields if isinstance(fields, ConfigDict) else ()
+        for name in [] if group in usual else [group]:
+            raise UserError(_not_of_kind(name, c.kind, kind))
+        for name in names:
+            if name not in usual[group]:
+                raise UserError(_not_of_kind(f"{group}.{name}", c.kind, kind))
+
+
+def _not_of_kind(field: str, name: str, kind: Kind) -> str:
+    return (
+        f"config.{field}: a {kind.noun} (config.kind={name}) has no such field; begin its config "
+        f'with default.get_config("{name}") or default.as_kind("{name}", config)'
+    )
