@@ -24,7 +24,7 @@ def main() -> None:
     import importlib
 
     from ddpm_jax import cli
-from ddpm_jax.errors import suggest
+    from ddpm_jax.errors import suggest
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "-help", "help"):
