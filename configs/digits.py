@@ -3,7 +3,7 @@
 Data: the UCI optical digits that scikit-learn carries, 80% for training.
 Hardware: 2 CPU cores, 3 min 26 s as measured.
 Expected, from scripts/evaluate.py on 500 samples: an SVM reads 1.000 of them as their label (0.982
-  unguided, 0.989 of held-out real digits); README.md has the other figures.
+  unguided, 0.989 of held-out real digits); docs/results.md has the other figures.
 Command: python scripts/train.py --config=configs/digits.py --workdir=runs/digits
 """
 

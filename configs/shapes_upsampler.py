@@ -6,7 +6,7 @@ Expected: behind configs/shapes.py, 0.795 of 200 samples at 32x32 show all nine 
   16x16 images 0.925 do; means of 2x2 pixels are 3.8 grey levels from the image that was enlarged.
   On real images it is 4.0 grey levels off and bilinear enlargement 3.1: it sharpens, and errs.
 Command: python scripts/train.py --config=configs/shapes_upsampler.py --workdir=runs/upsampler
-Behind any model of shapes at 16x16 (README.md has the command of one):
+Behind any model of shapes at 16x16 (docs/sampling.md has the command of one):
   python scripts/sample.py --workdir=runs/shapes --upsampler_workdir=runs/upsampler --out=large.png
 """
 

@@ -23,8 +23,9 @@ class Classifier(nn.Module):
     The defaults are the paper's classifier of ImageNet at 128x128, 43 million parameters.
 
     Attributes:
-      block_channels, num_blocks, attention_levels, dropout, head_dim, num_heads, num_groups,
-        norm_epsilon, scale_shift_norm, resample_blocks, residual_scale, dtype: as in `UNet`.
+      block_channels, num_blocks, attention_levels, dropout, head_dim: as in `UNet`.
+      num_heads, num_groups, norm_epsilon, scale_shift_norm: as in `UNet`.
+      resample_blocks, residual_scale, dtype: as in `UNet`.
       num_classes: at least 2.
     """
 

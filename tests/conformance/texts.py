@@ -10,7 +10,7 @@ scipy, diffusers. Written by
 
 (some minutes on 2 CPU cores; `--only=orders,laws,likelihood,identities,guidance,parity` measures a
 part; parity needs the extra `[parity]`). The tests assert the same claims on smaller ranges. The
-digits' likelihood needs trained models: README has the commands and the figures.
+digits' likelihood needs trained models: docs/results.md has the figures.
 
 "holds" is a claim of this package. "deviates" is a published form that falls short of the order it
 claims, kept under `form="published"` for comparison; no default uses it. "differs" is something

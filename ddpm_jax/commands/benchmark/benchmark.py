@@ -1,4 +1,4 @@
-"""The speed and memory figures that README quotes, each a ratio or a reading of one run."""
+"""The speed and memory figures of docs/results.md, each a ratio or a reading of one run."""
 
 import functools
 import json

@@ -140,7 +140,9 @@ def composed_network(
 
     Args:
       conditions: one set of named arrays [B, ...] for each scale.
-      others: as in `classifier_free_network`.
+      apply_fn, params, schedule, null_conditions: as in `classifier_free_network`.
+      scales: one for each set.
+      prediction_name, learned_variance, rescale: as in `classifier_free_network`.
 
     Raises:
       ValueError: if the sets of conditions differ in their names, or as `composed`.
