@@ -4,6 +4,7 @@ They are of commit b56274f, the last one before options became dicts; `expected.
 that commit made of them.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,6 +18,9 @@ import pytest
 import tiny_runs
 
 from ddpm_jax import experiment
+from ddpm_jax.build import frozen
+from ddpm_jax.measures import manifest
+from ddpm_jax.runtime import digests
 
 RUNS = Path(__file__).parent / "earlier_runs"
 EXPECTED = json.loads((RUNS / "expected.json").read_text())
@@ -56,6 +60,17 @@ def test_it_loads_with_the_digest_that_it_was_saved_with(name):
     loaded = experiment.load(RUNS / name)
     attempts = json.loads((RUNS / name / "manifest.json").read_text())["attempts"]
     assert loaded.checkpoint == attempts[-1]["checkpoints"]["4"]
+
+
+def test_a_run_can_be_frozen_for_another_ones_objective():
+    """Parameters and the digest of their checkpoint, of whatever kind the run is."""
+    teacher = frozen.read(RUNS / "denoiser")
+    loaded = experiment.load(RUNS / "denoiser")
+    assert teacher.checkpoint == loaded.checkpoint
+    jax.tree.map(np.testing.assert_array_equal, teacher.params, loaded.params)
+    student = dataclasses.replace(loaded.experiment, frozen={"teacher": teacher.params})
+    digest = manifest.parts_of(student)["frozen"]["teacher"]
+    assert digest == digests.digest(teacher.params)
 
 
 def test_a_denoiser_draws_what_it_drew():

@@ -1,20 +1,17 @@
 """From a workdir to a trained model."""
 
-import os
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.config import config_files
+from ddpm_jax.build import frozen
 from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.diffusion import process
 from ddpm_jax.errors import UserError
+from ddpm_jax.trained import program
 from ddpm_jax.trained.loaded import Loaded
-from ddpm_jax.trained.program import build
-from ddpm_jax.training import checkpoints
 
 
 class LoadedClassifier(Loaded):
@@ -59,72 +56,15 @@ def load(
     own: Own = NONE,
     data_dir: str | None = None,
 ) -> Loaded:
-    """The model that was trained in `workdir`; nothing found there is executed.
+    """The model that was trained in `workdir`, ready to use; nothing found there is executed.
 
     Args:
-      workdir: of a run.
-      step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
-      raw_params: take the parameters themselves instead of their moving average.
-      own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
-        nothing, whatever its config.json names.
-      data_dir: where its data lie now; None for where they lay.
+      workdir, step, raw_params, own, data_dir: as in `build.frozen.read`.
 
     Raises:
-      UserError: if there is no such run or checkpoint, or for an own part that is not handed over.
+      UserError: as there.
     """
-    config = config_files.read(workdir)
-    if config is None:
-        raise UserError(
-            f"no checkpoint in {workdir}: it has no config.json; train one there, or "
-            "name another --workdir"
-        )
-    # All devices of this machine, whatever trained it; batches of data are filled up to them.
-    devices = jax.device_count()
-    try:
-        batch_size = -(-config.data.batch_size // devices) * devices
-        elsewhere = {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
-        here = {
-            "mesh": {"data": devices, "fsdp": 1},
-            "data": {"batch_size": batch_size, **elsewhere},
-        }
-        experiment = build(config_files.override(config, here), own=own)
-        shapes = experiment.state_shapes()
-    except (AttributeError, KeyError) as error:
-        reason = str(error).strip("\"'").splitlines()[0]
-        raise UserError(
-            f"{workdir}/config.json has no field {reason}: another version wrote it"
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:  # fields of another type fail wherever they are first used
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"{workdir}/config.json describes nothing that can be built ({reason}): another "
-            "version wrote it, or it is damaged; name another --workdir"
-        ) from error
-    with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.newest_whole(_say) if step is None else _numbered(saved, step)
-        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
-        checkpoint = saved.records()[step].state_sha256
-    sha256 = config_files.sha256(config.to_dict())
-    face = FACES[experiment.kind.face]
-    return face(experiment, params, step, checkpoint, sha256, "raw" if raw_params else "ema")
-
-
-def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:
-    """The number of the step that is asked for. Raises UserError if there is no such checkpoint."""
-    if str(step).isdecimal():
-        return saved.check(int(step))
-    if step != "best":
-        raise UserError(f"step={step}: need the number of a checkpoint, or best")
-    saved.check(None)
-    if (best := saved.best()) is None:
-        raise UserError(
-            f"step=best: no checkpoint in {saved.directory} has a validation loss; train with "
-            "config.train.validate_every at the steps of checkpoint_every, or name another step"
-        )
-    return best
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    trained = frozen.read(
+        workdir, step=step, raw_params=raw_params, own=own, data_dir=data_dir, check=program.check
+    )
+    return FACES[trained.experiment.kind.face](*trained)

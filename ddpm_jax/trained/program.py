@@ -38,9 +38,14 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) ->
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
     experiment = assemble.build(config, own)
+    check(experiment, task)
+    return experiment
+
+
+def check(experiment: Experiment, task: tasks.Task = NO_TASK) -> None:
+    """Refuse a sample group that does not fit the task. Raises UserError naming the field."""
     if not experiment.kind.no_images:
         sample_fn(experiment, task)
-    return experiment
 
 
 def imported_parts(config: ConfigDict) -> Own:
