@@ -61,7 +61,7 @@ def figures() -> dict[str, object]:
     from ddpm_jax.config import config_files
     from ddpm_jax.default_config import get_config
 
-    config = tiny_runs.brief_config()
+    config = tiny_runs.tiny_config()
     built = experiment.build(config)  # what is imported late is there before it is counted
     build = files_of(lambda: experiment.build(config))
     step, shapes, batch = built.train_step(), built.state_shapes(), built.batch_shapes()
