@@ -91,6 +91,6 @@ def define_images() -> None:
     text("trajectory", None, "F.png or F.gif: also draw the way from noise to image")
 
 
-def given(*names: str) -> dict[str, Any]:
+def values(*names: str) -> dict[str, Any]:
     """The values of these flags, by name."""
     return {name: flags.FLAGS[name].value for name in names}

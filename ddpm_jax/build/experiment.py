@@ -95,8 +95,8 @@ class Experiment:
         optim = self.config.optim
         if optim.spike_sigma is None:
             return None
-        given = {} if optim.spike_window is None else {"window": optim.spike_window}
-        return guard.Spike(optim.spike_sigma, **given)
+        options = {} if optim.spike_window is None else {"window": optim.spike_window}
+        return guard.Spike(optim.spike_sigma, **options)
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""

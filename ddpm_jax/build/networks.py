@@ -62,7 +62,7 @@ def classifier(c: ConfigDict, own: Own = NONE) -> Network:
 
 def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | None:
     """Conditions of the shapes that the network is told, [num, ...]; None for none at all."""
-    label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.is_told_labels(c) else {}
+    label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.takes_labels(c) else {}
     others = {
         name: jnp.zeros((num, *shape), dtype)
         for name, (shape, dtype) in conditioning.shown_shapes(c).items()
@@ -82,19 +82,19 @@ def _named(
     c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], Network]], own: Own
 ) -> Network:
     m = c.model
-    chosen = choose("model.name", m.name, choices, own)
+    factory = choose("model.name", m.name, choices, own)
     if m.name in choices:
         if m.options:
             raise UserError(
                 f"config.model.options.{next(iter(m.options))}: the options of the built-in "
                 "networks are fields of config.model; leave it out"
             )
-        return chosen(c)
+        return factory(c)
     height, width, channels = image_shape(c)
     options = keywords(
         "model.options",
         m.options,
-        chosen,
+        factory,
         name=f"network {m.name}",
         provided={
             "image_shape": (height, width, channels),
@@ -105,7 +105,7 @@ def _named(
         },
         hidden=("parent", "name"),
     )
-    made = chosen(**options)
+    made = factory(**options)
     for method in ("init", "apply"):
         if not callable(getattr(made, method, None)):
             raise UserError(
@@ -201,7 +201,7 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
 
 def _dit(c: ConfigDict) -> DiT:
     m = c.model
-    given = {} if m.patch_size is None else {"patch_size": m.patch_size}
+    patching = {} if m.patch_size is None else {"patch_size": m.patch_size}
     if m.head_dim and m.channels % m.head_dim:
         raise UserError(
             f"config.model.head_dim={m.head_dim}: {m.channels} channels do not divide into it"
@@ -216,7 +216,7 @@ def _dit(c: ConfigDict) -> DiT:
         images=tuple(conditioning.images(c).items()),
         dropout=m.dropout,
         dtype=choose("model.dtype", m.dtype, DTYPES),
-        **given,
+        **patching,
     )
 
 

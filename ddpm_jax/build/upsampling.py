@@ -117,13 +117,13 @@ def prepare(c: ConfigDict) -> Prepare:
         keys = streams.fold(keys, streams.enlarging(height))
         keys, keys_eps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
-        def enlarged(given: Any) -> Any:
-            if not isinstance(given, Mapping) or NAME not in given:
-                return given
-            small, there = given[NAME][..., :-1], given[NAME][:, :1, :1, -1:]
+        def enlarged(inputs: Any) -> Any:
+            if not isinstance(inputs, Mapping) or NAME not in inputs:
+                return inputs
+            small, present = inputs[NAME][..., :-1], inputs[NAME][:, :1, :1, -1:]
             levels = jnp.full(len(keys), level, small.dtype)
             image = cascade.noised(keys_eps, small, levels, (height, width))
-            return {**given, NAME: image * there}
+            return {**inputs, NAME: image * present}
 
         return keys, enlarged(conditions), {name: enlarged(one) for name, one in task.items()}
 

@@ -81,8 +81,8 @@ def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDic
     for group, fields in groups.items():
         for name, value in fields.items():
             if name not in config.get(group, {}):
-                known = [f"{group}.{key}" for key in config.get(group, {})]
-                hint = suggest(f"{group}.{name}", known)
+                names = [f"{group}.{key}" for key in config.get(group, {})]
+                hint = suggest(f"{group}.{name}", names)
                 raise UserError(f"no such config field {group}.{name}{hint}")
             try:
                 config[group][name] = value
@@ -154,13 +154,13 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
     if earlier_kind:  # every kind had all fields then, and left alone what was not its own
         content = {group: fields for group, fields in content.items() if group in usual}
     for group, fields in usual.items():
-        there = content.get(group)
-        if isinstance(fields, dict) and isinstance(there, dict):
+        stored = content.get(group)
+        if isinstance(fields, dict) and isinstance(stored, dict):
             if earlier_kind:
-                there = {name: value for name, value in there.items() if name in fields}
-            if group == "model" and code.is_own(str(there.get("name", ""))):
+                stored = {name: value for name, value in stored.items() if name in fields}
+            if group == "model" and code.is_own(str(stored.get("name", ""))):
                 fields = {n: v for n, v in fields.items() if n not in BUILT_IN_NETWORKS}
-            content[group] = fields | there
+            content[group] = fields | stored
     return content
 
 

@@ -110,9 +110,9 @@ class Tolerant:
         if self._on_error == "stop":
             raise UserError(f"{error}; remove it, or set data.options.on_error=skip") from error
         with self._lock:
-            known = index in self._broken
+            repeated = index in self._broken
             self._broken.add(index)
-        if not known:
+        if not repeated:
             logging.warning("skipped: %s", error)
 
 

@@ -164,8 +164,8 @@ def build_source(
     check_split(split)
     shape = check_size(image_size, channels)
     row = lookup(name, own)
-    given = {"image_size": shape[:2], "channels": channels}
-    arguments = _arguments(name, row, given, options)
+    shape_arguments = {"image_size": shape[:2], "channels": channels}
+    arguments = _arguments(name, row, shape_arguments, options)
     source = row.build(split, **arguments)
     if own is not None:
         source = checked(name, source, row.conditions, options.get("on_error") or "stop")
@@ -185,12 +185,12 @@ def build_source(
 
 
 def _arguments(
-    name: str, row: Dataset, given: Mapping[str, Any], options: Mapping[str, Any]
+    name: str, row: Dataset, shape_arguments: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What is passed to the data set's function. Raises UserError for what it does not take."""
     parameters = inspect.signature(row.build).parameters
     takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
-    arguments = {key: value for key, value in given.items() if key in parameters}
+    arguments = {key: value for key, value in shape_arguments.items() if key in parameters}
     own = row.options()
     for option, value in options.items():
         if option in own or (takes_any and option not in COMMON):

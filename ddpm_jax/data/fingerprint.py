@@ -38,9 +38,9 @@ def fingerprint(source: Source) -> str:
     reader: Source | Reader = source.reader if isinstance(source, Tolerant) else source
     sha = hashlib.sha256()
     info = reader.info
-    known = (info.image_shape, info.num_classes, info.levels, info.class_names)
+    facts = (info.image_shape, info.num_classes, info.levels, info.class_names)
     attributes = [(name, tuple(info.attributes[name])) for name in sorted(info.attributes)]
-    _add(sha, f"{known} {attributes} {len(reader)}")
+    _add(sha, f"{facts} {attributes} {len(reader)}")
     for index in _evenly_spaced(len(reader)):
         _add(sha, f"example {index}")
         for part in _example(reader, index):

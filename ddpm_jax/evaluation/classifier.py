@@ -93,31 +93,31 @@ def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
       ValueError: as `heads_of`, or for a source without examples.
     """
     heads = heads_of(source.info)
-    images, told = _arrays(source, heads, RECIPE["max_examples"])
+    images, labels = _arrays(source, heads, RECIPE["max_examples"])
     model = _model(heads)
     rate = optax.cosine_decay_schedule(RECIPE["learning_rate"], RECIPE["num_steps"])
     optimizer = optax.adam(rate)
     levels = source.info.levels
     with jax.default_device(jax.local_devices()[0]):
-        data = (jnp.asarray(images), {name: jnp.asarray(v) for name, v in told.items()})
+        data = (jnp.asarray(images), {name: jnp.asarray(v) for name, v in labels.items()})
         key_init, *keys = jax.random.split(jax.random.key(seed), RECIPE["num_steps"] + 1)
         params = jax.jit(model.init)(key_init, features.scaled(data[0][:1], levels))["params"]
         state = optimizer.init(params)
 
         @jax.jit
-        def step(params: Any, state: Any, data: Any, chosen: jax.Array, key: jax.Array) -> Any:
+        def step(params: Any, state: Any, data: Any, rows: jax.Array, key: jax.Array) -> Any:
             def loss(params: Any) -> jax.Array:
-                x = features.scaled(data[0][chosen], levels)
+                x = features.scaled(data[0][rows], levels)
                 rngs = {"dropout": key}
                 _, logits = model.apply({"params": params}, x, train=True, rngs=rngs)
                 entropy = optax.softmax_cross_entropy_with_integer_labels
-                return sum(entropy(logits[n], v[chosen]).mean() for n, v in data[1].items())
+                return sum(entropy(logits[n], v[rows]).mean() for n, v in data[1].items())
 
             updates, state = optimizer.update(jax.grad(loss)(params), state)
             return optax.apply_updates(params, updates), state
 
-        for chosen, key in zip(_order(len(images), seed), keys, strict=True):
-            params, state = step(params, state, data, chosen, key)
+        for rows, key in zip(_order(len(images), seed), keys, strict=True):
+            params, state = step(params, state, data, rows, key)
     params = _scaled(jax.tree.map(np.asarray, params), heads, images[:HELD_OUT], levels)
     accuracy = _accuracy(params, heads, held_out, levels)
     return Trained(params, heads, _digest(params), accuracy)
@@ -150,9 +150,11 @@ def load_or_train(
             return kept
         trained = train(source, held_out, seed=seed)
         # One entry: the library writes several in an order that changes from time to time.
-        told = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
+        metadata = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
         with files.whole(path) as partial:
-            partial.write_bytes(safetensors.numpy.save(_flat(trained.params), {"trained": told}))
+            partial.write_bytes(
+                safetensors.numpy.save(_flat(trained.params), {"trained": metadata})
+            )
     return trained
 
 
@@ -201,8 +203,8 @@ def _scaled(params: Any, heads: dict[str, int], images: np.ndarray, levels: int)
     def network(params: Any, images: jax.Array) -> tuple[jax.Array]:
         return (model.apply({"params": params}, features.scaled(images, levels))[0],)
 
-    (found,) = features.compiled(network, params)(images)
-    root = np.sqrt(np.square(found, dtype=np.float64).mean())
+    (outputs,) = features.compiled(network, params)(images)
+    root = np.sqrt(np.square(outputs, dtype=np.float64).mean())
     return {**params, "feature_scale": np.array(1 / root, np.float32)}
 
 
@@ -225,23 +227,23 @@ def _arrays(
         raise ValueError("the classifier's data are empty: choose another split or data_dir")
     number = min(limit, len(source))
     examples = [source[k * len(source) // number] for k in range(number)]
-    told = {name: np.array([e[name] for e in examples], np.int32) for name in heads}
-    return np.stack([e["image"] for e in examples]), told
+    labels = {name: np.array([e[name] for e in examples], np.int32) for name in heads}
+    return np.stack([e["image"] for e in examples]), labels
 
 
 def _accuracy(
     params: Any, heads: dict[str, int], held_out: Source, levels: int
 ) -> dict[str, float]:
-    images, told = _arrays(held_out, heads, HELD_OUT)
+    images, labels = _arrays(held_out, heads, HELD_OUT)
     model = _model(heads)
 
     def network(params: Any, images: jax.Array) -> Any:
         return tuple(model.apply({"params": params}, features.scaled(images, levels))[1].values())
 
-    found = features.compiled(network, params)(images)
+    outputs = features.compiled(network, params)(images)
     return {
-        name: float((logits.argmax(axis=1) == told[name]).mean())
-        for name, logits in zip(heads, found, strict=True)
+        name: float((logits.argmax(axis=1) == labels[name]).mean())
+        for name, logits in zip(heads, outputs, strict=True)
     }
 
 
@@ -279,12 +281,12 @@ def _read(path: Path, heads: dict[str, int], info: DataInfo) -> Trained:
     flat = safetensors.numpy.load(content)
     size = int.from_bytes(content[:8], "little")
     metadata = files.parse_json(content[8 : 8 + size]).get("__metadata__", {})
-    told = files.parse_json(metadata.get("trained", "{}").encode())
+    summary = files.parse_json(metadata.get("trained", "{}").encode())
     image = jax.ShapeDtypeStruct((1, *info.image_shape), np.float32)
     shapes = jax.eval_shape(_model(heads).init, jax.random.key(0), image)["params"]
     wanted = jax.tree_util.tree_flatten_with_path(shapes)
     names = [".".join(key.key for key in path) for path, _ in wanted[0]]
     params = jax.tree.unflatten(wanted[1], [flat.get(name, np.zeros(0)) for name in names])
-    if set(names) != set(flat) or _digest(params) != told.get("digest"):
+    if set(names) != set(flat) or _digest(params) != summary.get("digest"):
         raise ValueError("its parameters are not those that were written")
-    return Trained(params, heads, told["digest"], told["accuracy"])
+    return Trained(params, heads, summary["digest"], summary["accuracy"])

@@ -71,8 +71,8 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
-        there = ", ".join(archive.namelist()[:8])[:200] or "nothing"
-        raise ValueError(f"it has no array {name!r}; it holds {there!r}") from None
+        names = ", ".join(archive.namelist()[:8])[:200] or "nothing"
+        raise ValueError(f"it has no array {name!r}; it holds {names!r}") from None
     if info.file_size > limit:
         raise ValueError(f"{name} has more than the limit of {limit:,} bytes")
     with archive.open(info) as stream:

@@ -71,12 +71,12 @@ def read(directory: Path) -> dict[str, np.ndarray]:
 
 
 def _no_weights(directory: Path, file: str) -> ValueError:
-    there = sorted(path.name for path in directory.iterdir())
-    if not any(name.endswith(".safetensors") for name in there):
-        for name in there:
+    names = sorted(path.name for path in directory.iterdir())
+    if not any(name.endswith(".safetensors") for name in names):
+        for name in names:
             if name.endswith(PICKLES):
                 return pickle_error(directory / name)
-    return ValueError(f"{directory} has no {file}; it holds {', '.join(there)}")
+    return ValueError(f"{directory} has no {file}; it holds {', '.join(names)}")
 
 
 def read_tensors(path: Path, remedy: str = SAVE_AGAIN) -> Iterator[tuple[str, np.ndarray]]:

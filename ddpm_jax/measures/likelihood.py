@@ -136,8 +136,8 @@ def protocol_of(report: dict[str, Any], held_out: str) -> dict[str, Any]:
       held_out: the fingerprint of the images.
     """
     names = ("model_of", "levels", "num_examples", "continuous", "ode")
-    found = {name: report[name] for name in names if name in report}
-    return found | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
+    settings = {name: report[name] for name in names if name in report}
+    return settings | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
 
 
 def totals(report: dict[str, Any]) -> dict[str, Figure]:

@@ -144,10 +144,10 @@ class Manifest:
         """
         if self._entry is None:
             return
-        told = self._entry["checkpoints"]
+        recorded = self._entry["checkpoints"]
         for saved, record in records.items():
-            if saved > self._entry["start"] and str(saved) not in told:
-                told[str(saved)] = record.state_sha256
+            if saved > self._entry["start"] and str(saved) not in recorded:
+                recorded[str(saved)] = record.state_sha256
         self._entry["reached"] = step
         self._write()
 

@@ -110,20 +110,20 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
     Raises:
       UserError: for no names, one that is unknown, or a part that is no metric.
     """
-    known = {one.name: one for one in among}
-    choices = f"need some of {', '.join(known)}, or your own as package.module:name"
+    by_name = {one.name: one for one in among}
+    choices = f"need some of {', '.join(by_name)}, or your own as package.module:name"
     if not names:
         raise UserError(f"--metrics is empty: {choices}")
-    found: dict[str, Metric] = {}
+    selected: dict[str, Metric] = {}
     for name in names:
-        if name in known:
-            found[name] = known[name]
+        if name in by_name:
+            selected[name] = by_name[name]
         elif code.is_own(name):
-            found[name] = own_parts.metric(name)
+            selected[name] = own_parts.metric(name)
         else:
             raise UserError(f"--metrics={name}: {choices}")
-    _check_apart(found.values())
-    return [*found.values()]
+    _check_apart(selected.values())
+    return [*selected.values()]
 
 
 def distances() -> list[Metric]:

@@ -35,10 +35,10 @@ class Figure(NamedTuple):
 
     def record(self) -> Record:
         """As JSON; what is not finite, which JSON has not, is None."""
-        found = {n: v for n, v in self._asdict().items() if v is not None}
+        fields = {n: v for n, v in self._asdict().items() if v is not None}
         return {
             n: None if isinstance(v, float) and not math.isfinite(v) else v
-            for n, v in found.items()
+            for n, v in fields.items()
         }
 
 
@@ -70,11 +70,11 @@ def over_repeats(many: Sequence[Mapping[str, Figure]]) -> dict[str, Record]:
     """The figures of one set of samples, or of several their means, with Student's interval."""
     if len(many) == 1:
         return {name: figure.record() for name, figure in many[0].items()}
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     for name in many[0]:
         values = [figures[name].value for figures in many if name in figures]
-        found[name] = of_interval(intervals.student(values)).record() | {"values": values}
-    return found
+        records[name] = of_interval(intervals.student(values)).record() | {"values": values}
+    return records
 
 
 def labelled(labels: Mapping[str, Label], names: Iterable[str]) -> dict[str, Record]:

@@ -120,20 +120,20 @@ def _single_step(t: Level, inner: Sequence[Level], s: Level, form: str) -> list[
         return [Evaluation(t.time, **first_order(t, s))]
     order = len(inner) + 1
     rows = [Evaluation(t.time, **first_order(t, inner[0]), on_grid=False)]
-    for here, there in itertools.pairwise([*inner, s]):
-        weights = exponential_weights([here.lam, t.lam], t.lam, there.lam, there.alpha)
-        if order == 3 and there is s:
+    for here, target in itertools.pairwise([*inner, s]):
+        weights = exponential_weights([here.lam, t.lam], t.lam, target.lam, target.alpha)
+        if order == 3 and target is s:
             weights = np.insert(weights, 1, 0.0)  # between the two: the estimate at 1/3
         if order == 2 and form == "published":
-            weights = np.array([-there.alpha * math.expm1(t.lam - there.lam), 0.0])
+            weights = np.array([-target.alpha * math.expm1(t.lam - target.lam), 0.0])
         rows.append(
             Evaluation(
                 here.time,
                 keep=1.0,
                 take=0.0,
-                scale=there.sigma / t.sigma,
+                scale=target.sigma / t.sigma,
                 weights=tuple(weights),
-                on_grid=there is s,
+                on_grid=target is s,
             )
         )
     return rows
@@ -208,10 +208,10 @@ def _check(order: int, method: str, form: str, sde: bool, lower_order_final: boo
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if method == "multistep":
         return
-    for given, option in (
+    for is_set, option in (
         (sde, "sde=True"),
         (lower_order_final, "lower_order_final=True"),
         (form == "published" and order == 3, "form='published' of order 3"),
     ):
-        if given:
+        if is_set:
             raise ValueError(f"{option} is for the multistep method, got {method=}: leave it out")

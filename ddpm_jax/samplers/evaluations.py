@@ -140,10 +140,10 @@ def run(
         if noised:
             u = u + row["noise"] * base.normal(key_noise, u)
         if project is not None:
-            found, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
+            unprojected, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
             key_project = streams.fold(key_noise, streams.PROJECTION)
             u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
-            change = u - found if carried else None
+            change = u - unprojected if carried else None
         return (origin, u, x0s, change), (u if return_trajectory else None)
 
     x0s = jnp.zeros((length, *x.shape), x.dtype)
@@ -223,8 +223,8 @@ def inner_levels(
     """For each step (t, s) the levels at these shares of its way in lam; none if it is infinite."""
     finite = [(t, s) for t, s in steps if t.finite and s.finite]
     lams = np.array([[t.lam + c * (s.lam - t.lam) for c in shares] for t, s in finite])
-    found = levels_at(schedule, base.times_of(schedule, lams).reshape(-1)) if lams.size else []
-    inner = iter(found)
+    nodes = levels_at(schedule, base.times_of(schedule, lams).reshape(-1)) if lams.size else []
+    inner = iter(nodes)
     return [[next(inner) for _ in shares] if t.finite and s.finite else [] for t, s in steps]
 
 

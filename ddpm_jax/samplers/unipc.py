@@ -143,14 +143,14 @@ def _weights(
     new: bool,
 ) -> tuple[float, ...]:
     """Weights of the newest `count` usable estimates in the step from t to s, else zeros."""
-    chosen = [k for k, lam in enumerate(lams) if lam is not None][:count]
-    nodes = [lam for lam in (lams[k] for k in chosen) if lam is not None]
+    indices = [k for k, lam in enumerate(lams) if lam is not None][:count]
+    nodes = [lam for lam in (lams[k] for k in indices) if lam is not None]
     if form == "exact":
-        found = exponential_weights(nodes, t.lam, s.lam, s.alpha)
+        solved = exponential_weights(nodes, t.lam, s.lam, s.alpha)
     else:
-        found = _published(nodes, t, s, variant, new)
-    weights = np.zeros(chosen[-1] + 1)
-    weights[chosen] = found
+        solved = _published(nodes, t, s, variant, new)
+    weights = np.zeros(indices[-1] + 1)
+    weights[indices] = solved
     return tuple(weights)
 
 

@@ -95,13 +95,13 @@ class Cascade:
         Raises:
           UserError: for labels or conditions that an upsampler cannot take.
         """
-        given = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
+        own = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
         of_base = self.base.classes(num, labels, task, **options)
-        found = []
+        counts = []
         for number, one in enumerate(self.upsamplers, 1):
             c = one.experiment.config
-            passed = {name: given[name] for name in conditioning.values(c) if name in given}
-            found.append(
+            passed = {name: own[name] for name in conditioning.values(c) if name in own}
+            counts.append(
                 one.enlarging(
                     num,
                     labels=self._labels(number, one, of_base, task),
@@ -110,7 +110,7 @@ class Cascade:
                     one_noise=task.interpolates,
                 )
             )
-        return found
+        return counts
 
     def _labels(self, number: int, one: Loaded, labels: np.ndarray, task: Task) -> np.ndarray:
         """The labels of the base's images, int [num], as far as this upsampler knows labels."""

@@ -49,7 +49,7 @@ class Checkpoints:
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only, self._deadline = keep, read_only, deadline
         self._writer: threading.Thread | None = None
-        self._writing, self._began, self._told_stuck = 0, 0.0, False
+        self._writing, self._began, self._reported_stuck = 0, 0.0, False
         self._complaints: list[str] = []
         self._failed: BaseException | None = None
         self._proven = False
@@ -97,20 +97,20 @@ class Checkpoints:
         records = self.records()
         for name in ("distance", "validation_loss"):
             values = {step: getattr(record, name) for step, record in records.items()}
-            known = {step: value for step, value in values.items() if value is not None}
-            if known:
-                return min(known, key=lambda step: (known[step], step))
+            measured = {step: value for step, value in values.items() if value is not None}
+            if measured:
+                return min(measured, key=lambda step: (measured[step], step))
         return None
 
     def records(self) -> dict[int, Record]:
         """What each step should hold, of those that say so; nothing is verified."""
-        found = {}
+        records = {}
         for step in self.steps():
             try:
-                found[step] = step_files.read_record(self._folder(step))
+                records[step] = step_files.read_record(self._folder(step))
             except (Damaged, Unreadable):
                 continue
-        return found
+        return records
 
     def set_aside(self) -> list[Path]:
         """The damaged steps that were set aside."""
@@ -155,7 +155,7 @@ class Checkpoints:
             value if math.isfinite(value or 0.0) else None for value in (validation_loss, distance)
         )
         self._failed = None
-        self._writing, self._began, self._told_stuck = step, time.monotonic(), False
+        self._writing, self._began, self._reported_stuck = step, time.monotonic(), False
         # A daemon: a write that never ends must not keep the process from ending.
         self._writer = threading.Thread(
             target=self._write, args=(step, host, loss, distance), name=WRITER, daemon=True
@@ -176,8 +176,8 @@ class Checkpoints:
 
     def complaints(self) -> list[str]:
         """What went wrong with saving since the last call, a line each."""
-        if self._writer is not None and not self._told_stuck and self._patience() <= 0:
-            self._told_stuck = True
+        if self._writer is not None and not self._reported_stuck and self._patience() <= 0:
+            self._reported_stuck = True
             self._complaints.append(
                 f"the save of step {self._writing:,} is stuck: no end after {self._deadline:g} s"
             )
@@ -259,8 +259,8 @@ class Checkpoints:
         """
         self.check(step)
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
-        found = step_files.read(self._folder(step), target)
-        params = found["params"] if name == "raw" else found["ema"][name]
+        tree = step_files.read(self._folder(step), target)
+        params = tree["params"] if name == "raw" else tree["ema"][name]
         return jax.tree.map(lambda leaf, to: processes.placed(leaf, to.sharding), params, like)
 
     def check(self, step: int | None) -> int:
@@ -273,8 +273,10 @@ class Checkpoints:
                 "--workdir"
             )
         if step is not None and step not in steps:
-            known = ", ".join(map(str, steps))
-            raise UserError(f"no checkpoint of step {step} in {self.directory}; there are {known}")
+            available = ", ".join(map(str, steps))
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; there are {available}"
+            )
         return steps[-1] if step is None else step
 
     def newest_whole(self, say: Callable[[str], None]) -> int:

@@ -103,8 +103,8 @@ def judge(
     statistics = {}
     if spike is not None:
         values = jnp.stack([loss, grad_norm]).astype(jnp.float32)
-        known = updates >= spike.window
-        bound = jnp.where(known, record["mean"] + spike.sigma * record["std"], jnp.inf)
+        warm = updates >= spike.window
+        bound = jnp.where(warm, record["mean"] + spike.sigma * record["std"], jnp.inf)
         wrong["loss_spike"], wrong["grad_norm_spike"] = values > bound
         bounds = {"loss_bound": bound[0], "grad_norm_bound": bound[1]}
         statistics = _updated(record, values, updates, spike.window)

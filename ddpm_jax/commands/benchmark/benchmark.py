@@ -134,11 +134,11 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     sample_fn = program.sample_fn(experiment)
     config = experiment.config
     labels = drawing.default_labels(num, config.model.num_classes)
-    given = conditioning.arrays(config, num, labels, {})
+    conditions = conditioning.arrays(config, num, labels, {})
     size = experiments.padded_batch(experiment, num)
 
     def draw(count: int) -> None:
-        list(drawing.draw_images(sample_fn, params, count, given, seed=0, batch_size=size))
+        list(drawing.draw_images(sample_fn, params, count, conditions, seed=0, batch_size=size))
 
     draw(size)
     return {"samples_per_second": num / _seconds(lambda: draw(num))}

@@ -27,8 +27,8 @@ def default_metrics(workdir: str) -> list[str]:
         needs = {Needs.PIXELS}
     else:
         needs = {Needs(name) for name in KINDS[config.kind].measures}
-        told_labels = bool(config.model.num_classes)
-        needs -= {Needs.ATTRIBUTES} if told_labels else {Needs.LABELS}
+        takes_labels = bool(config.model.num_classes)
+        needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config):
             needs -= {Needs.ATTRIBUTES}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
@@ -53,9 +53,9 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
         return
     source = real_data.train(loaded)
     names = source.info.class_names
-    there = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
+    recorded = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
     moved = all(name.isdecimal() for name in names) and [*names] != sorted(names)
-    if moved and there is not None and there != fingerprint(source):
+    if moved and recorded is not None and recorded != fingerprint(source):
         raise UserError(
             f"--workdir={workdir}: an earlier version trained this run, where the classes "
             f"{class_names.listed(names)} were in the order {class_names.listed(sorted(names))}, "

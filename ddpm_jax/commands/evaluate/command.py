@@ -85,4 +85,4 @@ def main(action: str, *result_files: str) -> None:
         print(compare.compare(first, second, flags.FLAGS.allow))
         return
     cli.refuse(["allow"], "is of comparing")
-    print(evaluate.table(evaluate.from_flags(sample_flags.given(*evaluate.FLAGS))))
+    print(evaluate.table(evaluate.from_flags(sample_flags.values(*evaluate.FLAGS))))

@@ -37,10 +37,10 @@ def evaluate(
     """
     began = time.monotonic()
     name = results.file_name(name or "exported")
-    given = {"workdir": workdir, "sample_features": samples, "reference_features": reference}
-    for flag, value in given.items():
+    required = {"workdir": workdir, "sample_features": samples, "reference_features": reference}
+    for flag, value in required.items():
         if not value:
-            raise UserError(f"--{flag} is missing: exported features need {', '.join(given)}")
+            raise UserError(f"--{flag} is missing: exported features need {', '.join(required)}")
     report: dict[str, Any] = {"format": results.FORMAT} | measure(
         str(samples),
         str(reference),
@@ -72,7 +72,7 @@ def measure(
       UserError: for a file that is no such file, two that are of different extractors, other
         metrics, or too few features.
     """
-    chosen = _metrics(metrics)
+    selected = _metrics(metrics)
     drawn, data = _read("sample_features", samples), _read("reference_features", reference)
     # What only one of them has is needed of neither, or `check` names it.
     both = [n for n, v in drawn.protocol.items() if None not in (v, data.protocol[n])]
@@ -81,10 +81,10 @@ def measure(
             f"--sample_features={samples} and --reference_features={reference} are not of one "
             f"extractor: {drawn.protocol} and {data.protocol}"
         )
-    distribution_metrics.check(chosen, data.features, drawn.features)
+    distribution_metrics.check(selected, data.features, drawn.features)
     figures: dict[str, results.Figure] = {}
     labels: dict[str, Label] = {}
-    for metric in chosen:
+    for metric in selected:
         own = distribution_metrics.measure(
             [metric], data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
         )
@@ -98,8 +98,8 @@ def measure(
             "seed": seed,
             "extractor": {"name": "exported", **drawn.protocol},
             "reference": {"file": Path(reference).name, "num": counts[1], "blake3": data.digest},
-            "metrics": distribution_metrics.protocol(chosen, sizes),
-            **table_of_metrics.sources(chosen),
+            "metrics": distribution_metrics.protocol(selected, sizes),
+            **table_of_metrics.sources(selected),
         },
         "run": {"sample_features": Path(samples).name, "blake3": drawn.digest},
         "samples": [{"metrics": {name: figure.record() for name, figure in figures.items()}}],
@@ -112,13 +112,13 @@ def _metrics(names: Sequence[str] | None) -> list[Metric]:
     """The metrics of these names, of features; None for the distances."""
     if names is None:
         return table_of_metrics.distances()
-    found = table_of_metrics.named(names)
+    selected = table_of_metrics.named(names)
     of_space = [one.name for one in table_of_metrics.METRICS.values() if one.needs.space]
-    if wrong := [one.name for one in found if not one.needs.space]:
+    if wrong := [one.name for one in selected if not one.needs.space]:
         raise UserError(
             f"--metrics={wrong[0]} is not of features; of exported ones: {', '.join(of_space)}"
         )
-    return found
+    return selected
 
 
 def _read(flag: str, path: str) -> Exported:

@@ -51,9 +51,9 @@ def report(
     read = [_config(folder) for folder in places]
     target = _target(out, places[0])
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
-    told = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
+    entries = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
     usual = config_files.fields(defaults.get_config())
-    text = pages.page(told, usual, datetime.datetime.now(datetime.UTC))
+    text = pages.page(entries, usual, datetime.datetime.now(datetime.UTC))
     try:
         with files.whole(target) as partial:
             # A name of a file may hold bytes that are no text.
@@ -119,20 +119,22 @@ def _levels(config: ConfigDict) -> runs.Levels | str:
     return drawing.levels(schedule)
 
 
-def _workdirs(given: Sequence[str]) -> list[Path]:
-    if not given:
+def _workdirs(workdirs: Sequence[str]) -> list[Path]:
+    if not workdirs:
         raise UserError("--workdir is missing: name the run to report on, or several of them")
-    if len(given) > MAX_RUNS:
-        raise UserError(f"--workdir: {len(given)} runs are too many to tell apart; name {MAX_RUNS}")
-    found: dict[str, str] = {}
-    for one in given:
+    if len(workdirs) > MAX_RUNS:
+        raise UserError(
+            f"--workdir: {len(workdirs)} runs are too many to tell apart; name {MAX_RUNS}"
+        )
+    seen: dict[str, str] = {}
+    for one in workdirs:
         if not Path(one).is_dir():
             raise UserError(f"--workdir={one}: there is no such folder; name a run's")
         real = os.path.realpath(one)
-        if real in found:
-            raise UserError(f"--workdir={one} is there twice: it is the same run as {found[real]}")
-        found[real] = one
-    return [Path(one) for one in given]
+        if real in seen:
+            raise UserError(f"--workdir={one} is there twice: it is the same run as {seen[real]}")
+        seen[real] = one
+    return [Path(one) for one in workdirs]
 
 
 def _config(folder: Path) -> ConfigDict:

@@ -151,9 +151,9 @@ def _config(
     if parsed.get("model"):
         default = config_files.override(default, {"model": {"name": parsed.model.get("name")}})
     default = config_files.without_unread(default)
-    known = config_files.fields(default)
+    fields = config_files.fields(default)
     for name in saved:
-        if name not in known and not name.rpartition(".")[0].endswith("options"):
+        if name not in fields and not name.rpartition(".")[0].endswith("options"):
             raise UserError(
                 f"{path}: its config has the field {name}, which this version does not know: check "
                 f"out {entry['git'].get('commit') or 'the version that wrote it'}"
@@ -162,7 +162,7 @@ def _config(
         raise UserError(f"{path} is not a manifest: its seed is not its config's")
     filled = [
         f"config.{name}: unknown there, {value!r} here"
-        for name, value in known.items()
+        for name, value in fields.items()
         if name not in saved
     ]
     if config_files.sha256(entry["config"]) != entry["config_sha256"]:
@@ -216,10 +216,10 @@ def _check_data(experiment: experiments.Experiment, entry: Entry, path: str | Pa
         experiment.source("train"), experiment.source("validation") if validates else None
     )
     for split, sha256 in here.items():
-        if (there := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
+        if (recorded := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
             raise UserError(
-                f"the data are not those of {path}: the fingerprint of {split} is {there} there, "
-                f"{sha256} here; name the right ones with --data_dir"
+                f"the data are not those of {path}: the fingerprint of {split} is "
+                f"{recorded} there, {sha256} here; name the right ones with --data_dir"
             )
 
 
@@ -239,8 +239,8 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
     return lines
 
 
-def _differences(there: Entry, here: Entry, where: str) -> list[str]:
-    left, right = _flat(there), _flat(here)
+def _differences(recorded: Entry, here: Entry, where: str) -> list[str]:
+    left, right = _flat(recorded), _flat(here)
     return [
         f"{name}: {_value(left.get(name))} there, {_value(right.get(name))} {where}"
         for name in sorted(left.keys() | right.keys())
@@ -273,5 +273,5 @@ def _got(
     with Checkpoints(workdir, read_only=True) as saved:
         if step not in saved.steps():
             return None
-        told = {"step": step, **digests(saved.restore(step, experiment.state_shapes()))}
-    return {name: told[name] for name in expected}
+        result = {"step": step, **digests(saved.restore(step, experiment.state_shapes()))}
+    return {name: result[name] for name in expected}

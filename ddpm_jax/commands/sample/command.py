@@ -64,7 +64,7 @@ def main() -> None:
         num_samples=f.num_samples,
         labels=f.labels,
         conditions=f.condition,
-        task=sample_flags.given(*sample_flags.GUIDES, *sample_flags.IMAGES),
+        task=sample_flags.values(*sample_flags.GUIDES, *sample_flags.IMAGES),
         trajectory=f.trajectory,
         upsampler_workdirs=f.upsampler_workdir,
         seed=f.seed,
@@ -72,5 +72,5 @@ def main() -> None:
         raw_params=f.raw_params,
         options=f.options,
         code=f.code,
-        **sample_flags.given(*sample_flags.SAMPLER, *sample_flags.SCALES),
+        **sample_flags.values(*sample_flags.SAMPLER, *sample_flags.SCALES),
     )
