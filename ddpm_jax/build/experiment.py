@@ -20,7 +20,7 @@ from ddpm_jax.build import (
 )
 from ddpm_jax.build.kinds import Kind
 from ddpm_jax.codecs import Codec
-from ddpm_jax.config.code import Own
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import assemble
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import checkpoints
 

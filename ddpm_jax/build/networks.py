@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, paths
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 
@@ -73,7 +73,7 @@ def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | No
 def initial_params(c: ConfigDict, network: Network, key: jax.Array) -> Any:
     """The network's parameters before training. The built-in ones need no example conditions."""
     xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
-    if not code.is_own(c.model.name):
+    if not own_code.is_own(c.model.name):
         return network.init(key, xt, time)["params"]
     return network.init(key, xt, time, example_conditions(c))["params"]
 
@@ -122,7 +122,7 @@ def _check_output(c: ConfigDict, network: Network, expected: tuple[int, ...]) ->
       UserError: for what cannot be called as a network, or an output of another shape.
       ValueError: as the built-in networks do for sizes that do not fit them.
     """
-    built_in = not code.is_own(c.model.name)
+    built_in = not own_code.is_own(c.model.name)
     xt, time = jnp.zeros((2, *image_shape(c))), jnp.zeros((2,))
     conditions = None if built_in else example_conditions(c, 2)
 

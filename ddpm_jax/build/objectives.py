@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import conditioning, networks, paths
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.choose import choose, defaults_of, keywords, parameters
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import samplers
 from ddpm_jax.config import earlier
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import guidance
 from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.config import code, defaults, earlier
+from ddpm_jax.config import defaults, earlier, own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.runtime import files
@@ -114,13 +114,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def own_names(config: ConfigDict) -> dict[str, str]:
     """{field: "package.module:name"} of the choices that are the user's own."""
     names = {field: str(fields(config).get(field, "")) for field in CHOICES}
-    return {field: name for field, name in names.items() if code.is_own(name)}
+    return {field: name for field, name in names.items() if own_code.is_own(name)}
 
 
 def without_unread(config: ConfigDict) -> ConfigDict:
     """A copy without the fields of built-in networks, where the network is the user's own."""
     content = config.to_dict()
-    if code.is_own(str(content["model"]["name"])):
+    if own_code.is_own(str(content["model"]["name"])):
         content["model"] = {k: v for k, v in content["model"].items() if k not in BUILT_IN_NETWORKS}
     return ConfigDict(content)
 
@@ -158,7 +158,7 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(fields, dict) and isinstance(stored, dict):
             if earlier_kind:
                 stored = {name: value for name, value in stored.items() if name in fields}
-            if group == "model" and code.is_own(str(stored.get("name", ""))):
+            if group == "model" and own_code.is_own(str(stored.get("name", ""))):
                 fields = {n: v for n, v in fields.items() if n not in BUILT_IN_NETWORKS}
             content[group] = fields | stored
     return content

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import optimizers
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.measures import manifest
 from ddpm_jax.trained import program

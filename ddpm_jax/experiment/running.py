@@ -16,7 +16,7 @@ from ddpm_jax import cli
 from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.experiment.attempt import Attempt

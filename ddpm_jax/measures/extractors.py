@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.data import Source, evenly_spaced
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import classifier, features, inception
 from ddpm_jax.evaluation.features import Extractor
-from ddpm_jax.interop import inception as weights_of_inception
+from ddpm_jax.interop.inception import HOW_TO_GET, inception_from_file
 from ddpm_jax.measures import images_of, own_parts
 
 AUTO = "auto"  # the one that fits the data, `Dataset.extractor`
@@ -53,10 +53,9 @@ def _classifier(inputs: Inputs) -> Extractor:
 def _inception(inputs: Inputs) -> Extractor:
     if inputs.weights is None:
         raise ValueError(
-            f"needs --inception_weights=F.safetensors: {weights_of_inception.HOW_TO_GET}; or "
-            "choose another extractor"
+            f"needs --inception_weights=F.safetensors: {HOW_TO_GET}; or choose another extractor"
         )
-    params, digest = weights_of_inception.inception_from_file(inputs.weights)
+    params, digest = inception_from_file(inputs.weights)
     resize = inputs.resize or "bicubic"
     normalisation = "torch" if resize == "bilinear_torch" else "tensorflow"
     return inception.extractor(params, digest, resize=resize, normalisation=normalisation)
@@ -89,7 +88,7 @@ def build(name: str, inputs: Inputs) -> Extractor:
     Raises:
       UserError: for an unknown name, or missing or wrong weights, or data that it does not fit.
     """
-    if code.is_own(name):
+    if own_code.is_own(name):
         return own_parts.extractor(name)
     if name not in EXTRACTORS:
         raise UserError(

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.config import code, config_files
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.not_fatal import NotFatal, say
@@ -241,7 +241,7 @@ def parts_of(experiment: Experiment) -> dict[str, dict[str, str]]:
     return {
         "changed_in_python": {n: sources.digest_of(p) for n, p in experiment.changed.items()},
         "frozen": {name: digests.digest(tree) for name, tree in experiment.frozen.items()},
-        "own_parts": code.sources(experiment.own),
+        "own_parts": own_code.sources(experiment.own),
     }
 
 

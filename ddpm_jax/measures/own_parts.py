@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.measures.metric import Metric, Needs
@@ -81,7 +81,7 @@ def extractor(name: str) -> Extractor:
 
 def _part(flag: str, name: str) -> tuple[Any, str]:
     """What the name leads to, and the digest of the file that holds its source."""
-    part = code.imported(flag, name)
+    part = own_code.imported(flag, name)
     try:
         path = inspect.getsourcefile(inspect.unwrap(part))
     except TypeError:  # a record, or a callable that is no function

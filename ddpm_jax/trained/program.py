@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from ddpm_jax import samplers
 from ddpm_jax.build import assemble, paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
-from ddpm_jax.config import code, config_files
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.config.checks import check_ranges
-from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.config.config_files import own_names
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import drawing, signature, steering, tasks
@@ -56,7 +56,7 @@ def imported_parts(config: ConfigDict) -> Own:
     Raises:
       UserError: for a module that cannot be imported, or lacks the name.
     """
-    return code.imported_all(own_names(config))
+    return own_code.imported_all(own_names(config))
 
 
 def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:

@@ -15,7 +15,7 @@ from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import moments
 from ddpm_jax.measures import pixel_metrics, sample_sets
-from ddpm_jax.measures.metrics import METRICS
+from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.runtime import digests
 from ddpm_jax.trained import drawing
 

@@ -10,7 +10,7 @@ from html_reader import Reader
 from PIL import Image
 
 from ddpm_jax.data.images import BrokenImage
-from ddpm_jax.measures import metrics
+from ddpm_jax.measures import metric_table
 from ddpm_jax.reporting.report import (
     Run,
     evaluations,
@@ -27,7 +27,7 @@ from ddpm_jax.reporting.report import (
 )
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u202e"
-LABELS = metrics.labels()
+LABELS = metric_table.labels()
 DEFAULTS = {"optim.learning_rate": 1e-3, "data.name": "digits", "model.channels": 128}
 WRITTEN = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
 from ddpm_jax.measures import attributes, manifest, real_data
 from ddpm_jax.measures.metric import Metric, Needs
-from ddpm_jax.measures.metrics import METRICS
+from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import metrics, results
+from ddpm_jax.measures import metric_table, results
 from ddpm_jax.measures.metric import Needs
 from ddpm_jax.measures.results import Record
 from ddpm_jax.reporting.report import evaluations
@@ -84,7 +84,7 @@ def read(path: str | Path) -> Result:
         for name in ("protocol", "run", "samples", "held_out_data"):
             if name not in content:
                 raise ValueError(f"its {name} is missing")
-        evaluation = evaluations.parse(Path(path).stem, content, metrics.labels())
+        evaluation = evaluations.parse(Path(path).stem, content, metric_table.labels())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be compared ({reason})") from error

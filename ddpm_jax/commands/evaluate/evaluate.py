@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import cli, sample_flags
-from ddpm_jax.build import sampling as sampling_parts
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.build.sampling import flat
 from ddpm_jax.commands.evaluate import checks, exported_features
 from ddpm_jax.commands.loading import load
 from ddpm_jax.commands.sample import sampling_options, task_flags
@@ -18,12 +18,12 @@ from ddpm_jax.measures import (
     distribution_metrics,
     extractors,
     feature_space,
+    metric_table,
     model_metrics,
     real_data,
     results,
     sample_metrics,
 )
-from ddpm_jax.measures import metrics as table_of_metrics
 from ddpm_jax.measures.metric import Sizes
 from ddpm_jax.reporting import plots
 
@@ -135,7 +135,7 @@ def evaluate(
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
     names = checks.default_metrics(workdir) if metrics is None else metrics
-    selected = table_of_metrics.named(names)
+    selected = metric_table.named(names)
     of_model = [metric for metric in selected if metric.needs.of_model]
     of_samples = [metric for metric in selected if not metric.needs.of_model]
     name = results.file_name(name or (SAMPLES if of_samples else of_model[0].section))
@@ -172,7 +172,7 @@ def evaluate(
             "parameters": loaded.parameters,
             "seed": seed,
             "data": config.data.name,
-            **table_of_metrics.sources(selected),
+            **metric_table.sources(selected),
         },
         "run": {"checkpoint_step": loaded.step, **described(loaded)},
         "samples": [],
@@ -259,11 +259,7 @@ def _measure(
         "num_samples": request.num_samples,
         "repeats": request.repeats,
         # All that is set: two protocols never look alike.
-        "sampling": {
-            k: v
-            for k, v in sampling_parts.flat(config).items()
-            if k not in sample_metrics.OTHERWISE
-        },
+        "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
         "guides": {name: described(one) for name, one in guides.items() if one is not None},
     }
     num_reference = None if compared is None else compared.num_reference
@@ -290,7 +286,7 @@ def table(report: dict[str, Any]) -> str:
     if report["samples"]:
         parts.append(sample_metrics.table(report))
     names = dict.fromkeys(one["metric"] for one in report["figures"].values())
-    for metric in table_of_metrics.named([*names]):
+    for metric in metric_table.named([*names]):
         if metric.table is not None and metric.section in report:
             parts.append(metric.table(report[metric.section]))
     return "\n\n".join(parts)

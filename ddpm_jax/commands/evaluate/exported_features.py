@@ -8,8 +8,7 @@ from typing import Any
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Exported
-from ddpm_jax.measures import distribution_metrics, results
-from ddpm_jax.measures import metrics as table_of_metrics
+from ddpm_jax.measures import distribution_metrics, metric_table, results
 from ddpm_jax.measures.metric import Metric, Sizes
 from ddpm_jax.reporting.report.labels import Label
 
@@ -99,7 +98,7 @@ def measure(
             "extractor": {"name": "exported", **drawn.protocol},
             "reference": {"file": Path(reference).name, "num": counts[1], "blake3": data.digest},
             "metrics": distribution_metrics.protocol(selected, sizes),
-            **table_of_metrics.sources(selected),
+            **metric_table.sources(selected),
         },
         "run": {"sample_features": Path(samples).name, "blake3": drawn.digest},
         "samples": [{"metrics": {name: figure.record() for name, figure in figures.items()}}],
@@ -111,9 +110,9 @@ def measure(
 def _metrics(names: Sequence[str] | None) -> list[Metric]:
     """The metrics of these names, of features; None for the distances."""
     if names is None:
-        return table_of_metrics.distances()
-    selected = table_of_metrics.named(names)
-    of_space = [one.name for one in table_of_metrics.METRICS.values() if one.needs.space]
+        return metric_table.distances()
+    selected = metric_table.named(names)
+    of_space = [one.name for one in metric_table.METRICS.values() if one.needs.space]
     if wrong := [one.name for one in selected if not one.needs.space]:
         raise UserError(
             f"--metrics={wrong[0]} is not of features; of exported ones: {', '.join(of_space)}"

@@ -14,9 +14,8 @@ from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.commands.report import drawing
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import manifest, metrics
-from ddpm_jax.reporting import report as pages
-from ddpm_jax.reporting.report import evaluations, folders, runs
+from ddpm_jax.measures import manifest, metric_table
+from ddpm_jax.reporting.report import evaluations, folders, page, runs
 from ddpm_jax.runtime import files
 
 MAX_RUNS = 8  # colours that can be told apart
@@ -53,7 +52,7 @@ def report(
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
     entries = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
     usual = config_files.fields(defaults.get_config())
-    text = pages.page(entries, usual, datetime.datetime.now(datetime.UTC))
+    text = page(entries, usual, datetime.datetime.now(datetime.UTC))
     try:
         with files.whole(target) as partial:
             # A name of a file may hold bytes that are no text.
@@ -75,7 +74,7 @@ def _run(
     if draw:
         print(f"{name}: drawing with its checkpoint; --nodraw leaves it out", file=sys.stderr)
         drawn = drawing.drawn(folder, data_dir, code)
-    labels = metrics.labels()
+    labels = metric_table.labels()
     measured = evaluations.read(folder / "eval", labels)
     kind = KINDS[config.kind]
     return runs.Run(

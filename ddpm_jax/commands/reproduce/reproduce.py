@@ -8,13 +8,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import code as own_code
-from ddpm_jax.config import config_files, earlier
+from ddpm_jax.config import config_files, earlier, own_code
 from ddpm_jax.config.defaults import get_config
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import drift
+from ddpm_jax.experiment import Experiment, build, drift
 from ddpm_jax.measures import manifest
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import environment, files
@@ -71,7 +69,7 @@ def reproduce(
         config.train.num_steps = expected["step"]
     _check_workdir(Path(workdir), Path(path), config)
     own = own_code.from_modules(code, config_files.own_names(config).values())
-    experiment = experiments.build(config, own=own)
+    experiment = build(config, own=own)
     _check_data(experiment, entry, path)
     differences = [*filled, *_around(entry, lineage, dict(experiment.mesh.shape))]
     for line in differences:
@@ -210,7 +208,7 @@ def _content(config: ConfigDict) -> dict[str, str]:
     return {"config_sha256": config_files.sha256(plain)}
 
 
-def _check_data(experiment: experiments.Experiment, entry: Entry, path: str | Path) -> None:
+def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
     validates = bool(experiment.config.train.validate_every)
     here = manifest.fingerprints(
         experiment.source("train"), experiment.source("validation") if validates else None
@@ -265,9 +263,7 @@ def _value(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _got(
-    workdir: Path, experiment: experiments.Experiment, expected: dict[str, Any]
-) -> dict[str, Any] | None:
+def _got(workdir: Path, experiment: Experiment, expected: dict[str, Any]) -> dict[str, Any] | None:
     """The digests of what the workdir holds at the step compared; None if it did not get there."""
     step = expected["step"]
     with Checkpoints(workdir, read_only=True) as saved:

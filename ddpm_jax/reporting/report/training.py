@@ -7,8 +7,7 @@ import numpy as np
 from ddpm_jax.reporting.report import curves
 from ddpm_jax.reporting.report.charts import Line, chart, positive
 from ddpm_jax.reporting.report.html import Html, join, note, short, tag
-from ddpm_jax.reporting.report.runs import Levels, Run
-from ddpm_jax.reporting.report.runs import distances as distances_of
+from ddpm_jax.reporting.report.runs import Levels, Run, distances
 
 QUARTERS = ("0 to ¼, nearly clean", "¼ to ½", "½ to ¾", "¾ to 1, nearly noise")
 LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
@@ -16,7 +15,7 @@ LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
 
 def figures(runs: Sequence[Run]) -> Html:
     """Loss, gradient norm, held-out loss and learning rate by step."""
-    distances = {curve: label for run in runs for curve, label in distances_of(run)}
+    titles = {curve: label for run in runs for curve, label in distances(run)}
     return join([
         *_missing(runs),
         _wide(_by_step(runs, "Loss in training", "loss", log_y=True, smooth=True,
@@ -27,7 +26,7 @@ def figures(runs: Sequence[Run]) -> Html:
                      note="Of the moving average; noise and times are the same at each step."),
             *[_by_step(runs, title, name, must=False,
                        note="Of samples drawn on the way, to the training data.")
-              for name, title in distances.items()],
+              for name, title in titles.items()],
             _by_step(runs, "Gradient norm", "grad_norm", log_y=True, smooth=True,
                      note="Before clipping."),
             _by_step(runs, "Learning rate", "learning_rate"),

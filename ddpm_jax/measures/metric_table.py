@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
@@ -118,7 +118,7 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
     for name in names:
         if name in by_name:
             selected[name] = by_name[name]
-        elif code.is_own(name):
+        elif own_code.is_own(name):
             selected[name] = own_parts.metric(name)
         else:
             raise UserError(f"--metrics={name}: {choices}")
