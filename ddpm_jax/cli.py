@@ -198,7 +198,7 @@ def refuse(names: Sequence[str], why: str) -> None:
 
 
 def refuse_elsewhere(name: str, value: Any) -> None:
-    """Raises UserError for a value, or one of a list, that is no path: gs://bucket/run.
+    """Raises UserError for a value, or one of a list, that is not a path: gs://bucket/run.
 
     Args:
       name: of the flag or field, for the error.
@@ -219,7 +219,7 @@ def use_code_path(folders: Sequence[str] | None = None) -> None:
       folders: instead of the flag's.
 
     Raises:
-      UserError: for one that is no folder.
+      UserError: for one that is not a folder.
     """
     for folder in reversed(FLAGS.code_path if folders is None else folders):
         if not os.path.isdir(folder):

@@ -1,4 +1,4 @@
-"""config.model.conditions: what the network is told beside x_t, and in which form."""
+"""config.model.conditions: what the network takes beside x_t, and in which form."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ Given = str | int | Sequence[str | int] | np.ndarray
 
 
 def condition_names(c: ConfigDict) -> tuple[str, ...]:
-    """config.model.conditions; () of a kind of run that is told nothing beside x_t."""
+    """config.model.conditions; () of a kind of run that takes nothing beside x_t."""
     return tuple(c.model.get("conditions", ()))
 
 
@@ -30,7 +30,7 @@ def dropout(c: ConfigDict) -> dict[str, float]:
 
 
 def values(c: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """The names of the values of config.model.conditions, but for images."""
+    """The names of the values of config.model.conditions, except images."""
     return {
         name: value_names
         for name, value_names in _available(c).items()
@@ -49,7 +49,7 @@ def of_data(c: ConfigDict) -> tuple[str, ...]:
 
 
 def takes_labels(c: ConfigDict) -> bool:
-    """Whether the network is told the label, as a condition."""
+    """Whether the network takes the label, as a condition."""
     return bool(c.model.num_classes) and "label_dropout" in c.diffusion
 
 

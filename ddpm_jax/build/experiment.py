@@ -52,8 +52,8 @@ class Experiment:
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
       frozen: trees of parameters that objectives need by name, such as another run's.
-      built: PARTS as the config has them, and the config of then: what was changed since is told
-        by `changed`.
+      built: PARTS as built from the config, and that config; `changed` reports what was changed
+        since.
       programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
         shared by copies with other fields.
     """

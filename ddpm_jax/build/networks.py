@@ -61,7 +61,7 @@ def classifier(c: ConfigDict, own: Own = NONE) -> Network:
 
 
 def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | None:
-    """Conditions of the shapes that the network is told, [num, ...]; None for none at all."""
+    """Conditions of the shapes that the network takes, [num, ...]; None for none at all."""
     label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.takes_labels(c) else {}
     others = {
         name: jnp.zeros((num, *shape), dtype)
@@ -158,7 +158,7 @@ def _unet(c: ConfigDict) -> UNet:
     if m.patch_size is not None:
         raise UserError(
             f"config.model.patch_size={m.patch_size}: applies only to model.name=dit; leave "
-            "it at None"
+            "it unset"
         )
     return UNet(
         **_levels(c),

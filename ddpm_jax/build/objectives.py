@@ -255,7 +255,7 @@ def _check_loss(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     need(
         discrete or d.prediction != "posterior_mean",
         "prediction",
-        f"is of the steps of a discrete schedule, and {d.schedule} is continuous; set another",
+        f"applies only to a discrete schedule, and {d.schedule} is continuous; set another",
     )
     need(
         row.learned_variance != "must" or d.variance == "learned_range",

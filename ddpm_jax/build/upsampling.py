@@ -38,8 +38,8 @@ def check(c: ConfigDict) -> None:
         for group, field in (("diffusion", "augmentation"), ("sample", "augmentation")):
             if c[group][field] is not None:
                 raise UserError(
-                    f"config.{group}.{field}={c[group][field]}: is of a model that enlarges; set "
-                    "diffusion.low_resolution, or leave it at None"
+                    f"config.{group}.{field}={c[group][field]}: applies only to a model that "
+                    "enlarges; set diffusion.low_resolution, or leave it unset"
                 )
         return
     if not 0 < small < height or height % small or width % (height // small):

@@ -159,7 +159,7 @@ def _annotation(choice: Callable[..., Any], option: str) -> Any:
 
 
 def _typed(field: str, value: Any, annotation: Any) -> Any:
-    """The value as the annotation has it. Raises UserError for one of another type."""
+    """The value in the annotation's type. Raises UserError for one of another type."""
     value = value.to_dict() if hasattr(value, "to_dict") else value
     allowed = _alternatives(annotation)
     if typing.Literal in [typing.get_origin(one) for one in allowed]:

@@ -98,7 +98,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
     Raises:
       UserError: for a number that is not finite: JSON has none, so the run could not be read again;
-        for a folder that is no path, gs://bucket/images.
+        for a folder that is not a path, gs://bucket/images.
     """
     for name, value in _flatten(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):

@@ -48,9 +48,9 @@ class Dataset:
         may set; image_size (H, W) and channels (1 or 3) are those of the config, and are passed
         only if the signature has them. A source that has no `skipped` gets one: it may raise
         `BrokenImage` on reading, and is dealt with as its on_error says. The images must be of
-        the config's size whether or not the function is told it.
+        the config's size whether or not the function takes it.
       info: what is counted on before the data are read.
-      conditions: what a network can be told beside a label, by its name in an example: the names
+      conditions: what a network can take beside a label, by its name in an example: the names
         of a value's choices, or the channels of an image.
       describe: reads an image's attributes back from its pixels, uint8 [H, W, C] -> {name: index},
         or None for an image that shows none; None where nothing does.

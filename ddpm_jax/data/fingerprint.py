@@ -61,7 +61,7 @@ def _evenly_spaced(size: int) -> list[int]:
 def _example(reader: Source | Reader, index: int) -> Iterable[str | bytes]:
     try:
         example: dict[str, Any] = reader[index]
-    except (BrokenImage, UserError):  # whoever trains on it is told; it is not for here to stop
+    except (BrokenImage, UserError):  # training on it reports it; nothing stops here
         return ["broken"]
     parts: list[str | bytes] = []
     for name in sorted(example):

@@ -18,7 +18,7 @@ from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.runtime.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-# Images that are not read: whoever has them in the folder is told so.
+# Images that are not read: they are reported.
 UNREAD = (
     *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm"),
     *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),

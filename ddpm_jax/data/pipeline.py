@@ -61,7 +61,7 @@ class Batches:
         self._scale = _scaling(source.info.levels)
         self._conditions = conditions
         examples, self._place = _shuffled(source, seed)
-        # Behind the endless repetition, so that a flip is drawn for n, anew in each epoch.
+        # Behind the endless repetition, so that a flip is drawn for n, again in each epoch.
         self._examples = examples.random_map(_random_flip) if flip else examples
 
     def batch_at(self, step: int) -> Batch:

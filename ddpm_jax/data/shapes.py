@@ -33,7 +33,7 @@ SIZES = {"small": 0.23, "large": 0.375}  # half the height, as a share of half t
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 NONE = "none"
 
-# Every condition with the names of its values. Objects are told in reading order, so an image has
+# Every condition with the names of its values. Objects are listed in reading order, so an image has
 # one description; what an image lacks is "none".
 _OBJECT = {"shape": SHAPES, "colour": (*COLOURS,), "size": (*SIZES,), "position": POSITIONS}
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

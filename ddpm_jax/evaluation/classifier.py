@@ -128,7 +128,7 @@ def load_or_train(
 ) -> Trained:
     """As `train`; kept in a folder, under the hash of the data, the recipe and the seed.
 
-    What is kept and cannot be read, or is damaged, is told in one line on stderr and made anew.
+    What is kept and cannot be read, or is damaged, is reported on stderr and rebuilt.
 
     Args:
       folder: made if it is not there.
@@ -222,7 +222,7 @@ def _order(number: int, seed: int) -> np.ndarray:
 def _arrays(
     source: Source, heads: dict[str, int], limit: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """At most `limit` images of a source, evenly spaced, and what is told of each by name."""
+    """At most `limit` images of a source, evenly spaced, and the attributes of each by name."""
     if not len(source):
         raise ValueError("the classifier's data are empty: choose another split or data_dir")
     number = min(limit, len(source))
@@ -263,7 +263,7 @@ def _digest(params: Any) -> str:
 def _kept(
     path: Path, heads: dict[str, int], info: DataInfo, *, tell: bool = False
 ) -> Trained | None:
-    """What was kept; None where nothing was, or something else, which is told on stderr."""
+    """What was kept; None where nothing was, or something else, which is reported on stderr."""
     try:
         return _read(path, heads, info) if path.exists() else None
     except (
@@ -271,7 +271,7 @@ def _kept(
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if tell:
-            print(f"{path} is damaged ({reason}): trained anew", file=sys.stderr)
+            print(f"{path} is damaged ({reason}): trained again", file=sys.stderr)
         return None
 
 

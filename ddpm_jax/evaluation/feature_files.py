@@ -54,7 +54,7 @@ def _of_npz(content: bytes) -> tuple[dict[str, np.ndarray], str]:
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name in arrays:
-                raise ValueError(f"the array {name[:100]!r} is there twice")
+                raise ValueError(f"the array {name[:100]!r} occurs twice")
             with archive.open(member) as stream:
                 array = npz.array(stream, name[:100], "fU")
             if name == "extractor" and array.dtype.kind == "U" and array.size == 1:

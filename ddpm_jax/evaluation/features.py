@@ -133,7 +133,7 @@ def from_file(path: str | os.PathLike[str]) -> Exported:
     """Features that another program exported: a .npz or .safetensors file.
 
     It holds "features" [N, D] and perhaps "logits" [N, K] and "spatial" [N, S], as floats. What
-    made them is told by a text "extractor": metadata of a safetensors file, an array of a .npz.
+    made them is named by a text "extractor": metadata of a safetensors file, an array of a .npz.
     Nothing is unpickled.
 
     Raises:

@@ -45,7 +45,7 @@ def extractor(
 
     Returns:
       An extractor, uint8 [B, H, W, C], C = 1 or 3 -> pooled [B, 2048], logits [B, 1008] without
-      the last layer's bias (as the inception score's own code has it), spatial [B, 2023].
+      the last layer's bias (as in the inception score's own code), spatial [B, 2023].
 
     Raises:
       ValueError: for an unknown choice.

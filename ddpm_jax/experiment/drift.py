@@ -1,4 +1,4 @@
-"""Whether a workdir holds this very experiment, and what may differ all the same."""
+"""Whether a workdir holds this experiment, and which fields may differ."""
 
 import functools
 import operator
@@ -151,7 +151,7 @@ def check_parts(
         }
         for side in (stored, here)
     )
-    # A part of one's own that another one replaced is told as a field of the config.
+    # A part of one's own that another one replaced is reported as a field of the config.
     replaced = {name for name in before.keys() ^ now.keys() if name.startswith("own_parts.")}
     names = sorted((before.keys() | now.keys()) - replaced)
     differing = [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]

@@ -65,7 +65,7 @@ def read(directory: Path) -> dict[str, np.ndarray]:
                 for old, new in _OLD_NAMES.items():
                     name = name.replace(f".{old}.", f".{new}.")
             if name in weights:
-                raise ValueError(f"{directory}: tensor {name} is there twice")
+                raise ValueError(f"{directory}: tensor {name} occurs twice")
             weights[name] = tensor
     return weights
 
@@ -113,7 +113,7 @@ def read_tensors(path: Path, remedy: str = SAVE_AGAIN) -> Iterator[tuple[str, np
         try:
             yield name, flat.reshape(tensor["shape"])
         except (ValueError, OverflowError) as error:  # [0, 2**64 - 1] has no values, and fits
-            raise ValueError(f"{path}: tensor {name} is of no shape: {error}") from error
+            raise ValueError(f"{path}: tensor {name} has no valid shape: {error}") from error
 
 
 def pickle_error(path: Path, remedy: str = SAVE_AGAIN) -> ValueError:

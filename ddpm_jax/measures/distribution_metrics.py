@@ -24,7 +24,7 @@ from ddpm_jax.measures.results import Figure
 K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
 # Samples a dimension, below which the bias of the distance is not one over their number.
 LEAST_FOR_INFINITY = 4
-# Above so many kernel values KID is the mean over subsets, as the literature has it.
+# Above so many kernel values KID is the mean over subsets, as in the literature.
 MOST_PAIRS = 10**9
 
 Reference = Features | Statistics
@@ -229,7 +229,7 @@ def _frechet(rows: Any, target: Statistics, seed: int) -> tuple[Figure, Figure |
 
 
 def _few(rows: Any) -> bool:
-    """Fewer samples than the groups of an interval take: the figure is told alone."""
+    """Fewer samples than the groups of an interval take: the figure is given alone."""
     return len(rows) < 2 * intervals.NUM_GROUPS
 
 

@@ -78,7 +78,8 @@ def space(
     for flag, value in {"inception_weights": weights, "resize": resize}.items():
         if value is not None and name != extractors.FLAGS[flag]:
             raise UserError(
-                f"--{flag}={value} is of --extractor={extractors.FLAGS[flag]}, not {name}: leave it"
+                f"--{flag}={value} applies only to --extractor={extractors.FLAGS[flag]}, "
+                f"not {name}: leave it out"
             )
     if reference not in sources and Path(reference).suffix != ".npz":
         raise UserError(

@@ -55,7 +55,7 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     always = [name for name, rate in conditioning.dropout(c).items() if not rate]
     if always and not c.diffusion.joint_dropout:
         raise UserError(
-            f"--metrics={metric} is of p(x), and this model was never trained without "
+            f"--metrics={metric} measures p(x), and this model was never trained without "
             f"{always[0]}: train with config.diffusion.joint_dropout, or label_dropout and each of "
             "condition_dropout, above 0, or without label and conditions"
         )

@@ -128,7 +128,7 @@ class Manifest:
         def action(step: int, _: Any) -> None:
             try:
                 records = checkpoints.records()
-            except UserError:  # told where it was to be saved, and told here with the next ones
+            except UserError:  # reported where it was to be saved, and here with the next ones
                 records = {}
             self.reached(step, records)
 
@@ -140,7 +140,7 @@ class Manifest:
         Args:
           step: of the state.
           records: of the checkpoints on disk; those that the attempt found there are the earlier
-            attempts'. A save in the background is told the next time.
+            attempts'. A save in the background is entered the next time.
         """
         if self._entry is None:
             return

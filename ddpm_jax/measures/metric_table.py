@@ -56,7 +56,7 @@ _ROWS = (
         pixel_metrics.label_accuracy, default=True,
     ),
     Metric(
-        "attributes", "samples that show all they were told", HIGHER, Needs.ATTRIBUTES,
+        "attributes", "samples that show all their conditions", HIGHER, Needs.ATTRIBUTES,
         attributes.measure, check=attributes.check, prompts=attributes.held_out_images,
         default=True,
     ),
@@ -65,7 +65,7 @@ _ROWS = (
         attributes.measure, check=attributes.check_pairs, prompts=attributes.held_out_pairs,
     ),
     Metric(
-        "composed_pairs", "the same, told apart", HIGHER, Needs.ATTRIBUTES, attributes.measure,
+        "composed_pairs", "the same, composed", HIGHER, Needs.ATTRIBUTES, attributes.measure,
         check=attributes.check_pairs,
         prompts=functools.partial(attributes.held_out_pairs, composed=True),
     ),
@@ -108,7 +108,7 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
       among: those that can be asked for here, own ones aside.
 
     Raises:
-      UserError: for no names, one that is unknown, or a part that is no metric.
+      UserError: for no names, one that is unknown, or a part that is not a metric.
     """
     by_name = {one.name: one for one in among}
     choices = f"need some of {', '.join(by_name)}, or your own as package.module:name"

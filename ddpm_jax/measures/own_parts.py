@@ -84,7 +84,7 @@ def _part(flag: str, name: str) -> tuple[Any, str]:
     part = own_code.imported(flag, name)
     try:
         path = inspect.getsourcefile(inspect.unwrap(part))
-    except TypeError:  # a record, or a callable that is no function
+    except TypeError:  # a record, or a callable that is not a function
         path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     try:
         digest = blake3(Path(path or "").read_bytes()).hexdigest()

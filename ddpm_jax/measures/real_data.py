@@ -56,7 +56,7 @@ def held_out(loaded: Loaded, metric: str) -> Source:
     images = source(loaded, "validation")
     if images is None:
         raise UserError(
-            f"--metrics={metric} is of held-out images, and this run's data has none: train with "
+            f"--metrics={metric} needs held-out images, and this run's data has none: train with "
             "data.options.holdout above 0"
         )
     return images

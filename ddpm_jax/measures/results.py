@@ -136,7 +136,7 @@ def write(path: Path, report: dict[str, Any], began: float) -> None:
 
 
 def file_name(name: str) -> str:
-    """The name of a result. Raises UserError for one that is no plain file's."""
+    """The name of a result. Raises UserError for one that is not a plain file's."""
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-', at most 100")
     return name

@@ -91,7 +91,7 @@ def settings(
     alone. Without classifier scales 1, where there is a classifier.
 
     Raises:
-      UserError: for text that is no number, or classifier scales without a classifier.
+      UserError: for text that is not a number, or classifier scales without a classifier.
     """
     if classifier_scales and task.classifier is None:
         raise UserError(

@@ -45,7 +45,7 @@ class TrainingEvaluation:
     """A space of features of a run's data, and the distance of samples to them."""
 
     def __init__(self, experiment: Experiment, cache: Path):
-        """Features of the data are read or made at once: what is missing is told before training.
+        """Read or make features of the data at once: what is missing is reported before training.
 
         Args:
           experiment: of the run; its config.train says what is measured.

@@ -64,7 +64,7 @@ def down_path(
       embedding: [B, E].
       block_channels, num_blocks, attention_levels, resample_blocks, downsample_padding: as in
         `UNet`.
-      block, attention, conv: constructors of the layers, but for their width and name.
+      block, attention, conv: constructors of the layers, except for width and name.
 
     Returns:
       h, and what each layer made of it; the last is the way's end.

@@ -49,7 +49,7 @@ def langevin(
         at its level's. All updates of a level have one key: noise that a projection draws is drawn
         once a level, as in the paper's inpainting.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...]: as it arrives at the
-        level, but for the last, where it leaves.
+        level, except the last, where it leaves.
 
     Returns:
       x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.

@@ -62,7 +62,7 @@ class Cascade:
 
         Args:
           num, task, **options: of the base, as in `Loaded.sample`.
-          labels, conditions: of the base; an upsampler is told those that it knows, but for images.
+          labels, conditions: of the base; an upsampler takes those that it knows, except images.
           seed: image k depends on (seed, k) alone.
 
         Raises:
@@ -127,8 +127,8 @@ class Cascade:
             class_names.check_same(f"upsampler {number}", of_base_names, c.data.class_names)
         if (labels == NULL_VALUE).any() and not conditioning.ever_hidden(c, "label"):
             raise UserError(
-                f"upsampler {number}: it was always told a label, and these images have none; "
-                "train it with config.diffusion.label_dropout above 0"
+                f"upsampler {number}: it was never trained without a label, and these images "
+                "have none; train it with config.diffusion.label_dropout above 0"
             )
         return labels
 

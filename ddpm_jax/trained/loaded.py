@@ -16,7 +16,7 @@ from ddpm_jax.trained import drawing, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
-# The code that draws: what other code drew is drawn anew.
+# The code that draws: what other code drew is drawn again.
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
@@ -160,7 +160,7 @@ class Loaded:
     ) -> Enlarge:
         """What enlarges `num` images by a model that does so, part by part.
 
-        As `sample` with the condition "low_resolution", but for the labels.
+        As `sample` with the condition "low_resolution", except for the labels.
 
         Args:
           num: of all images.

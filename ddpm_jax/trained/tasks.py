@@ -120,7 +120,7 @@ def check(c: ConfigDict, task: Task) -> None:
     if c.sample.classifier_scale is not None and task.classifier is None:
         raise UserError(
             f"config.sample.classifier_scale={c.sample.classifier_scale}: no classifier to "
-            "scale; name its run too, or leave it at None"
+            "scale; name its run too, or leave it unset"
         )
     if task.strength is not None and not len(task.init_images):
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
@@ -242,7 +242,11 @@ def _branch(
         classes = c.model.num_classes
         label = class_names.number(c.data.class_names, own.pop("label"))
         if not 0 <= label < classes:
-            reason = f"is outside 0..{classes - 1}" if classes else "is of a model with classes"
+            reason = (
+                f"is outside 0..{classes - 1}"
+                if classes
+                else "applies only to a model with classes"
+            )
             raise UserError(f"label {label} {reason}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
     return conditioning.arrays(c, num, labels, {**shared, **own})

@@ -91,8 +91,8 @@ class Checkpoints:
     def best(self) -> int | None:
         """The best step among those where it was measured, or None.
 
-        That of the least distance of samples to the data; where none was measured, of the least
-        validation loss.
+        That with the smallest distance of samples to the data; where none was measured, with the
+        smallest validation loss.
         """
         records = self.records()
         for name in ("distance", "validation_loss"):
@@ -135,7 +135,7 @@ class Checkpoints:
     ) -> None:
         """Save the state as `step`, in the background; a step that is there already is kept.
 
-        Every process of a run calls this, the first one writes. What goes wrong is told by
+        Every process of a run calls this, the first one writes. What goes wrong is reported by
         `complaints`, and by `wait`; the next save is tried all the same.
 
         Args:
@@ -216,8 +216,8 @@ class Checkpoints:
     ) -> tuple[TrainState, int] | None:
         """The newest step that is whole, and its number; None where no step ever was.
 
-        A damaged step is renamed to STEP.bad and told in one line; one that is as it was written
-        is never renamed.
+        A damaged step is renamed to STEP.bad and reported in one line; one that is as it was
+        written is never renamed.
 
         Raises:
           UserError: if there were steps and none is whole, they hold another network, or the newest
@@ -246,7 +246,7 @@ class Checkpoints:
             names = ", ".join(path.name for path in self.set_aside())
             raise UserError(
                 f"no checkpoint in {self.directory} is whole, and the damaged ones were set aside "
-                f"({names}): put a copy of one back, or start anew with --workdir=NEW"
+                f"({names}): put a copy of one back, or start again with --workdir=NEW"
             )
         return None
 
@@ -280,7 +280,7 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def newest_whole(self, say: Callable[[str], None]) -> int:
-        """The newest step whose files are what was written; damaged ones are told and passed over.
+        """The newest step whose files are what was written; damaged ones are reported and skipped.
 
         Raises:
           UserError: if there is none.

@@ -137,7 +137,7 @@ def _updated(record: Record, values: jax.Array, updates: jax.Array, window: int)
     """
     fall = jnp.log1p(jnp.float32(-1 / window))
     weights = window * -jnp.expm1((updates + 1).astype(jnp.float32) * fall)
-    share = 1 / jnp.maximum(weights, 1)  # the first value's weight is 1, but for its rounding
+    share = 1 / jnp.maximum(weights, 1)  # the first value's weight is 1, except for rounding
     away = values - record["mean"]
     return {
         "mean": record["mean"] + share * away,

@@ -68,7 +68,7 @@ def measure(
       kid_subsets: as in `distribution_metrics.measure`.
 
     Raises:
-      UserError: for a file that is no such file, two that are of different extractors, other
+      UserError: for a file of another kind, two that are of different extractors, other
         metrics, or too few features.
     """
     selected = _metrics(metrics)

@@ -131,7 +131,7 @@ def _workdirs(workdirs: Sequence[str]) -> list[Path]:
             raise UserError(f"--workdir={one}: there is no such folder; name a run's")
         real = os.path.realpath(one)
         if real in seen:
-            raise UserError(f"--workdir={one} is there twice: it is the same run as {seen[real]}")
+            raise UserError(f"--workdir={one} is named twice: it is the same run as {seen[real]}")
         seen[real] = one
     return [Path(one) for one in workdirs]
 

@@ -34,7 +34,7 @@ def reproduce(
     data_dir: str | None = None,
     code: Sequence[str] = (),
 ) -> tuple[dict[str, Any], int]:
-    """Train a manifest's config anew, and compare.
+    """Train a manifest's config again, and compare.
 
     The last attempt that finished is repeated, from step 0. If none finished, the config is
     trained up to the newest checkpoint of the last attempts, as if a signal had stopped it there
@@ -227,7 +227,7 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
     lines = _differences(entry, here, "here")
     if lineage[0]["start"]:
         first = lineage[0]["start"]
-        lines.append(f"start: step {first:,} there, in the first attempt that is told of, 0 here")
+        lines.append(f"start: step {first:,} there, in the first attempt on record, 0 here")
     for before in lineage[:-1]:
         began = f"in the attempt of {entry['started_at']}"
         lines += [

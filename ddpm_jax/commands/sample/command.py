@@ -38,7 +38,7 @@ def define() -> None:
         "runs that enlarge the images, one after another; out holds theirs",
     )
     flags.DEFINE_string(
-        "step", None, "of the checkpoint, or best, of the least distance or loss; the latest"
+        "step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest"
     )
     flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
     sample_flags.define_sampler()

@@ -15,7 +15,7 @@ def from_flags(fields: Mapping[str, Any], options: Sequence[str]) -> dict[str, A
       options: others as text, name=value; numbers and true or false as in JSON, else text.
 
     Raises:
-      UserError: for an option that is no name=value.
+      UserError: for an option that is not name=value.
     """
     settings = {name: value for name, value in fields.items() if value is not None}
     for option in options:

@@ -38,7 +38,7 @@ def vlb(
 ) -> jax.Array:
     """T times the term of the variational bound at step t, in bits per dimension.
 
-    Its mean over uniform steps is the bound, but for the prior's term, which has no parameters.
+    Its mean over uniform steps is the bound, except for the prior's term, which has no parameters.
 
     Args:
       network: as in `simple`; under "learned_range" its output has twice the channels of x_t.
@@ -87,7 +87,7 @@ def hybrid(
       schedule: discrete.
       x0, t, eps, prediction, decoder_levels: as in `vlb`.
       weighting: of L_simple, as in `weighted`; None for the error in the prediction's own units.
-      vlb_weight: lambda, of the bound in bits per dimension as the authors' code has it.
+      vlb_weight: lambda, of the bound in bits per dimension as in the authors' code.
 
     Returns:
       [B], as `simple`.

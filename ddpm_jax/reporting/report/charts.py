@@ -27,7 +27,7 @@ class Line:
     """A curve of a chart.
 
     Attributes:
-      name: in the legend, and where values are told.
+      name: in the legend, and where values are listed.
       x, y: float [N]; what is not finite is a gap.
       colour, dash: which ones, from 0 on; they come again after the last.
       low, high: the band around it, or the ends of its bars; None for none.
@@ -155,7 +155,7 @@ def _drawn(line: Line, across: Axis, up: Axis, aside: float) -> Html:
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """The way through the points, anew after each gap."""
+    """The way through the points, starting again after each gap."""
     words, pen = [], "M"
     for a, b in zip(x, y, strict=True):
         if np.isfinite(a + b):

@@ -113,7 +113,7 @@ def read(path: str | Path, points: int = POINTS) -> Metrics:
                 curve = curves[name] = Curve(points)
             if _is_number(value):
                 curve.add(step, value)
-            elif value is None or isinstance(value, float):  # NaN, as JSON has it or has it not
+            elif value is None or isinstance(value, float):  # NaN, as null or as JSON's extension
                 curve.add(step, None)
     return Metrics(curves, unreadable)
 

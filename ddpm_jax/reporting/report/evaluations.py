@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
       name: of the file, without its ending.
-      protocol: how was measured, as the file has it.
+      protocol: how it was measured, as in the file.
       run: what was measured: the step of the checkpoint, and more.
       rows: of samples.
       held_out: the same measures of held-out data, and the model's likelihood of them.
@@ -77,7 +77,7 @@ class Evaluation(NamedTuple):
 
 
 class EvaluationFiles(NamedTuple):
-    """The evaluations of a run, by name, and (name, reason) of files that are none."""
+    """The evaluations of a run, by name, and (name, reason) of unreadable files."""
 
     evaluations: list[Evaluation]
     unreadable: list[tuple[str, str]]

@@ -64,7 +64,7 @@ def titled(name: str, labels: Labels) -> str:
 
 
 def nfe(row: Row) -> float | None:
-    """Network evaluations for a sample, if that is told."""
+    """Network evaluations for a sample, if recorded."""
     count = row.setting.get("nfe")
     if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count < 1e9:
         return None
@@ -78,7 +78,7 @@ def setting(row: Row) -> str:
 
 
 def sampler(evaluation: Evaluation) -> str:
-    """The sampler and its order, if that is told: "dpm_solver_pp, order 3"."""
+    """The sampler and its order, if recorded: "dpm_solver_pp, order 3"."""
     sampling = evaluation.protocol.get("sampling")
     if not isinstance(sampling, dict):
         return ""
