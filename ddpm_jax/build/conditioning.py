@@ -14,7 +14,7 @@ from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.errors import UserError
 
 # A value by its name or number, one for each image, cycled; or an image for all, or one for each.
-Given = str | int | Sequence[str | int] | np.ndarray
+ConditionValue = str | int | Sequence[str | int] | np.ndarray
 
 
 def condition_names(c: ConfigDict) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _available(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
 
 
 def arrays(
-    c: ConfigDict, num: int, labels: np.ndarray, conditions: Mapping[str, Given]
+    c: ConfigDict, num: int, labels: np.ndarray, conditions: Mapping[str, ConditionValue]
 ) -> dict[str, np.ndarray]:
     """Every condition of the network for `num` images; what is not given is absent.
 
@@ -138,7 +138,7 @@ def arrays(
     return whole
 
 
-def check_enlarges(c: ConfigDict, conditions: Mapping[str, Given]) -> None:
+def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:
     """Raises UserError for a model that always saw a small image, and now is given none."""
     missing = upsampling.NAME in condition_names(c) and upsampling.NAME not in conditions
     if missing and not ever_hidden(c, upsampling.NAME):
@@ -149,17 +149,19 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, Given]) -> None:
         )
 
 
-def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
+def shown(
+    c: ConfigDict, held_out: data.Source, num: int
+) -> tuple[np.ndarray, dict[str, ConditionValue]]:
     """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
-    conditions: dict[str, Given] = {name: batch[name] for name in names}
+    conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
     if upsampling.NAME in condition_names(c):
         conditions[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
     return batch["label"], conditions
 
 
-def _image(name: str, value: Given, shape: tuple[int, int, int], num: int) -> np.ndarray:
+def _image(name: str, value: ConditionValue, shape: tuple[int, int, int], num: int) -> np.ndarray:
     """An image for all [H, W, C], or one for each [num, H, W, C], as floats."""
     array = np.asarray(value)
     if array.shape not in (shape, (num, *shape)):

@@ -61,7 +61,7 @@ class Experiment:
     config: ConfigDict
     kind: Kind
     own: Own
-    model: networks.Network
+    model: networks.NetworkModule
     schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation

@@ -39,7 +39,7 @@ class Kind:
 
     noun: str
     config: Callable[[], ConfigDict]
-    network: Callable[[ConfigDict, Own], networks.Network]
+    network: Callable[[ConfigDict, Own], networks.NetworkModule]
     objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
     face: str
     measures: tuple[str, ...]

@@ -18,7 +18,7 @@ from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class Network(Protocol):
+class NetworkModule(Protocol):
     """A network: anything with flax's `init` and `apply`.
 
     `init(key, xt, time, conditions)` gives {"params": tree}; `apply(variables, xt, time,
@@ -35,7 +35,7 @@ class Network(Protocol):
         """(variables, xt, time, conditions, train=, rngs=) -> output."""
 
 
-def denoiser(c: ConfigDict, own: Own = NONE) -> Network:
+def denoiser(c: ConfigDict, own: Own = NONE) -> NetworkModule:
     """The network of config.model for the images of config.data, with a learned schedule's own.
 
     Raises:
@@ -49,7 +49,7 @@ def denoiser(c: ConfigDict, own: Own = NONE) -> Network:
     return WithSchedule(plain, Gamma(**paths.schedule_options(c)))
 
 
-def classifier(c: ConfigDict, own: Own = NONE) -> Network:
+def classifier(c: ConfigDict, own: Own = NONE) -> NetworkModule:
     """The classifier of config.model. Raises UserError as `denoiser`, or for below 2 classes."""
     if c.model.num_classes < 2:
         raise UserError(
@@ -70,7 +70,7 @@ def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | No
     return label | others or None
 
 
-def initial_params(c: ConfigDict, network: Network, key: jax.Array) -> Any:
+def initial_params(c: ConfigDict, network: NetworkModule, key: jax.Array) -> Any:
     """The network's parameters before training. The built-in ones need no example conditions."""
     xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
     if not own_code.is_own(c.model.name):
@@ -79,8 +79,8 @@ def initial_params(c: ConfigDict, network: Network, key: jax.Array) -> Any:
 
 
 def _named(
-    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], Network]], own: Own
-) -> Network:
+    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], NetworkModule]], own: Own
+) -> NetworkModule:
     m = c.model
     factory = choose("model.name", m.name, choices, own)
     if m.name in choices:
@@ -115,7 +115,7 @@ def _named(
     return made
 
 
-def _check_output(c: ConfigDict, network: Network, expected: tuple[int, ...]) -> None:
+def _check_output(c: ConfigDict, network: NetworkModule, expected: tuple[int, ...]) -> None:
     """Trace the network once on two images, without computing them.
 
     Raises:
@@ -230,5 +230,5 @@ def _out_channels(c: ConfigDict) -> int:
     return (2 if learned else 1) * c.data.channels
 
 
-DENOISERS: dict[str, Callable[[ConfigDict], Network]] = {"unet": _unet, "dit": _dit}
-CLASSIFIERS: dict[str, Callable[[ConfigDict], Network]] = {"classifier": _classifier}
+DENOISERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"unet": _unet, "dit": _dit}
+CLASSIFIERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"classifier": _classifier}

@@ -110,7 +110,7 @@ def classification(
 
 
 def denoising(
-    c: ConfigDict, model: networks.Network, schedule: Schedule | None, own: Own = NONE
+    c: ConfigDict, model: networks.NetworkModule, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
     """The denoising objective of config.diffusion; a schedule of None is learned by the model.
 

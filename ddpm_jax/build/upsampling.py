@@ -18,10 +18,10 @@ from ddpm_jax.training.objectives.cascaded import cascaded
 NAME = cascade.NAME
 AUGMENTATION = 0.5
 
-Conditions = Mapping[str, Any]
-Prepared = tuple[jax.Array, Conditions, Conditions]
+ArraysByName = Mapping[str, Any]
+Prepared = tuple[jax.Array, ArraysByName, ArraysByName]
 # (keys [B], conditions, a task's arrays, level of noise) -> the first three, for the program
-Prepare = Callable[[jax.Array, Conditions, Conditions, jax.Array], Prepared]
+Prepare = Callable[[jax.Array, ArraysByName, ArraysByName, jax.Array], Prepared]
 
 
 def check(c: ConfigDict) -> None:
@@ -110,7 +110,7 @@ def prepare(c: ConfigDict) -> Prepare:
     height, width, _ = image_shape(c)
 
     def prepared(
-        keys: jax.Array, conditions: Conditions, task: Conditions, level: jax.Array
+        keys: jax.Array, conditions: ArraysByName, task: ArraysByName, level: jax.Array
     ) -> Prepared:
         # Other keys than those of the model that drew the small image with the same seed: noise
         # that begins as its noise did is not independent of the image.

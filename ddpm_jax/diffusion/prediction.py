@@ -17,7 +17,7 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 Conditions = dict[str, jax.Array] | jax.Array | None
 # apply(variables, xt, time, conditions) -> output
-Network = Callable[..., Any]
+ApplyFn = Callable[..., Any]
 
 
 class Denoised(NamedTuple):
@@ -276,7 +276,7 @@ def encode(
 
 
 def denoiser(
-    apply_fn: Network,
+    apply_fn: ApplyFn,
     params: Any,
     schedule: Schedule,
     *,

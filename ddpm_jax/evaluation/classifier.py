@@ -41,7 +41,7 @@ MAX_SIZE = 64  # height and width: beyond, a minute would not do
 CACHE_BYTES = 2**26
 
 
-class Trained(NamedTuple):
+class TrainedClassifier(NamedTuple):
     """A classifier.
 
     Attributes:
@@ -79,7 +79,7 @@ def heads_of(info: DataInfo) -> dict[str, int]:
     return heads
 
 
-def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
+def train(source: Source, held_out: Source, *, seed: int = 0) -> TrainedClassifier:
     """Train by RECIPE: Adam, a cosine to zero, cross-entropy summed over the heads.
 
     On one device, whatever there is, so that the result is that of the machine and the seed alone.
@@ -120,12 +120,12 @@ def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
             params, state = step(params, state, data, rows, key)
     params = _scaled(jax.tree.map(np.asarray, params), heads, images[:HELD_OUT], levels)
     accuracy = _accuracy(params, heads, held_out, levels)
-    return Trained(params, heads, _digest(params), accuracy)
+    return TrainedClassifier(params, heads, _digest(params), accuracy)
 
 
 def load_or_train(
     folder: str | os.PathLike[str], source: Source, held_out: Source, *, seed: int = 0
-) -> Trained:
+) -> TrainedClassifier:
     """As `train`; kept in a folder, under the hash of the data, the recipe and the seed.
 
     What is kept and cannot be read, or is damaged, is reported on stderr and rebuilt.
@@ -158,7 +158,7 @@ def load_or_train(
     return trained
 
 
-def extractor(trained: Trained, info: DataInfo) -> Extractor:
+def extractor(trained: TrainedClassifier, info: DataInfo) -> Extractor:
     """The classifier's hidden layer, and the logits of its first head (the label's, if any).
 
     Args:
@@ -262,7 +262,7 @@ def _digest(params: Any) -> str:
 
 def _kept(
     path: Path, heads: dict[str, int], info: DataInfo, *, tell: bool = False
-) -> Trained | None:
+) -> TrainedClassifier | None:
     """What was kept; None where nothing was, or something else, which is reported on stderr."""
     try:
         return _read(path, heads, info) if path.exists() else None
@@ -275,7 +275,7 @@ def _kept(
         return None
 
 
-def _read(path: Path, heads: dict[str, int], info: DataInfo) -> Trained:
+def _read(path: Path, heads: dict[str, int], info: DataInfo) -> TrainedClassifier:
     """What `load_or_train` wrote; raises ValueError unless it is whole and of this network."""
     content = files.read_bytes(path, CACHE_BYTES)
     flat = safetensors.numpy.load(content)
@@ -289,4 +289,4 @@ def _read(path: Path, heads: dict[str, int], info: DataInfo) -> Trained:
     params = jax.tree.unflatten(wanted[1], [flat.get(name, np.zeros(0)) for name in names])
     if set(names) != set(flat) or _digest(params) != summary.get("digest"):
         raise ValueError("its parameters are not those that were written")
-    return Trained(params, heads, summary["digest"], summary["accuracy"])
+    return TrainedClassifier(params, heads, summary["digest"], summary["accuracy"])

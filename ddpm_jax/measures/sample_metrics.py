@@ -23,7 +23,7 @@ from ddpm_jax.measures import (
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
-from ddpm_jax.measures.results import Figure, Record
+from ddpm_jax.measures.results import Figure, FigureRecord
 from ddpm_jax.measures.sample_sets import SampleSet
 from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.trained.loaded import Loaded
@@ -78,7 +78,7 @@ class Measured(NamedTuple):
     """
 
     rows: list[dict[str, Any]]
-    held_out: dict[str, Record]
+    held_out: dict[str, FigureRecord]
     labels: dict[str, Label]
 
 

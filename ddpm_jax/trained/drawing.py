@@ -14,19 +14,19 @@ from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import processes, sharding
 
-Conditions = Mapping[str, Any]
-SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
-Prepared = tuple[jax.Array, Conditions, Conditions]
-Prepare = Callable[[jax.Array, Conditions, Conditions, Any], Prepared]
+ArraysByName = Mapping[str, Any]
+SampleFn = Callable[[Any, jax.Array, ArraysByName], jax.Array]
+Prepared = tuple[jax.Array, ArraysByName, ArraysByName]
+Prepare = Callable[[jax.Array, ArraysByName, ArraysByName, Any], Prepared]
 # (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...]
-Program = Callable[[Any, Any, Conditions, jax.Array, Conditions], jax.Array]
+Program = Callable[[Any, Any, ArraysByName, jax.Array, ArraysByName], jax.Array]
 TASK = "task"
 
 
 def make_program(
-    denoiser: Callable[[Any, Any, Conditions, Conditions, Conditions], Denoiser],
-    start: Callable[[jax.Array, Conditions], jax.Array],
-    run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
+    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Denoiser],
+    start: Callable[[jax.Array, ArraysByName], jax.Array],
+    run: Callable[[Denoiser, jax.Array, jax.Array, ArraysByName], jax.Array],
     *,
     prepare: Prepare,
     mesh: Mesh,
@@ -59,7 +59,7 @@ def make_program(
     )
 
     def program(
-        params: Any, helpers: Any, numbers: Conditions, keys: jax.Array, inputs: Conditions
+        params: Any, helpers: Any, numbers: ArraysByName, keys: jax.Array, inputs: ArraysByName
     ) -> jax.Array:
         conditions = {name: value for name, value in inputs.items() if name != TASK}
         arguments = keys, conditions, inputs.get(TASK, {})
@@ -74,7 +74,7 @@ def draw_images(
     sample_fn: SampleFn,
     params: Any,
     num: int,
-    conditions: Conditions,
+    conditions: ArraysByName,
     *,
     seed: int,
     batch_size: int,

@@ -63,7 +63,7 @@ class Loaded:
     parameters: str = "ema"
 
     @property
-    def model(self) -> networks.Network:
+    def model(self) -> networks.NetworkModule:
         """The network: model.apply({"params": params}, xt, time, labels)."""
         return self.experiment.model
 
@@ -72,7 +72,7 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -103,7 +103,7 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -154,7 +154,7 @@ class Loaded:
         num: int,
         *,
         labels: np.ndarray | None = None,
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         seed: int = 0,
         one_noise: bool = False,
     ) -> Enlarge:

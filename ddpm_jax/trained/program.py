@@ -97,7 +97,7 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
             program = _program(experiment, schedule, sampler, task)
             tasks.check_guides(config, schedule, task)
 
-    def sample(params: Any, keys: jax.Array, inputs: drawing.Conditions) -> jax.Array:
+    def sample(params: Any, keys: jax.Array, inputs: drawing.ArraysByName) -> jax.Array:
         with fields_of("sample"):
             of_state = programs(params) if schedule is None else program
         return of_state(params, helpers, numbers, keys, inputs)

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import class_names, conditioning
-from ddpm_jax.build.conditioning import Given
+from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config.checks import check_guidable, image_shape
@@ -62,7 +62,7 @@ class Task:
 
     classifier: Trained | None = None
     weaker: Trained | None = None
-    composed: Sequence[tuple[float, Mapping[str, Given]]] = ()
+    composed: Sequence[tuple[float, Mapping[str, ConditionValue]]] = ()
     between_labels: tuple[int, int] | None = None
     init_images: Sequence[np.ndarray] = ()
     strength: float | None = None
@@ -138,7 +138,11 @@ def check(c: ConfigDict, task: Task) -> None:
 
 
 def arrays(
-    experiment: Experiment, num: int, labels: np.ndarray, shared: Mapping[str, Given], task: Task
+    experiment: Experiment,
+    num: int,
+    labels: np.ndarray,
+    shared: Mapping[str, ConditionValue],
+    task: Task,
 ) -> dict[str, Any]:
     """The arrays [num, ...] that a task needs in the program beside the conditions.
 
@@ -233,8 +237,8 @@ def _branch(
     c: ConfigDict,
     num: int,
     labels: np.ndarray,
-    shared: Mapping[str, Given],
-    conditions: Mapping[str, Given],
+    shared: Mapping[str, ConditionValue],
+    conditions: Mapping[str, ConditionValue],
 ) -> dict[str, np.ndarray]:
     """All conditions of one branch: what is given for all, and its own."""
     own = dict(conditions)

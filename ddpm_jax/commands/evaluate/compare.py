@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import metric_table, results
 from ddpm_jax.measures.metric import Needs
-from ddpm_jax.measures.results import Record
+from ddpm_jax.measures.results import FigureRecord
 from ddpm_jax.reporting.report import evaluations
 from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
 from ddpm_jax.reporting.report.labels import Label
@@ -194,7 +194,7 @@ def _table(title: str, a: Mapping[str, Measured], b: Mapping[str, Measured]) -> 
     return "\n".join(lines)
 
 
-def _difference(a: Measured, b: Measured) -> Record | None:
+def _difference(a: Measured, b: Measured) -> FigureRecord | None:
     """B - A; its interval as of independent samples, so wider than need be with equal seeds."""
     if a.value is None or b.value is None:
         return None

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # w; w of each image, [B]; or w at times t [B]
 Scale = float | jax.Array | Callable[[jax.Array], jax.Array]
-Conditions = Mapping[str, jax.Array]
+ConditionArrays = Mapping[str, jax.Array]
 
 
 def classifier_free(
@@ -86,11 +86,11 @@ def composed(
 
 
 def classifier_free_network(
-    apply_fn: prediction.Network,
+    apply_fn: prediction.ApplyFn,
     params: Any,
     schedule: Schedule,
-    conditions: Conditions,
-    null_conditions: Conditions,
+    conditions: ConditionArrays,
+    null_conditions: ConditionArrays,
     scale: Scale,
     *,
     prediction_name: str | prediction.Parameterisation = "eps",
@@ -123,11 +123,11 @@ def classifier_free_network(
 
 
 def composed_network(
-    apply_fn: prediction.Network,
+    apply_fn: prediction.ApplyFn,
     params: Any,
     schedule: Schedule,
-    conditions: Sequence[Conditions],
-    null_conditions: Conditions,
+    conditions: Sequence[ConditionArrays],
+    null_conditions: ConditionArrays,
     scales: Sequence[Scale],
     *,
     prediction_name: str | prediction.Parameterisation = "eps",
@@ -151,7 +151,7 @@ def composed_network(
     if any(branch.keys() != null_conditions.keys() for branch in branches):
         raise ValueError(f"need the same names, got {' and '.join(str([*b]) for b in branches)}")
 
-    def network(subset: Conditions) -> Denoiser:
+    def network(subset: ConditionArrays) -> Denoiser:
         return prediction.denoiser(
             apply_fn,
             params,
