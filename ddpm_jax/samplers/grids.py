@@ -115,7 +115,7 @@ def karras(
     """
     _check(schedule, num_steps, nodes=False)
     earliest = base.earliest_time(schedule)
-    log_snrs = base.levels(schedule, np.array([0.0, earliest, 1.0])).lam
+    log_snrs = base.signal_noise(schedule, np.array([0.0, earliest, 1.0])).lam
     start, default, end = (float(level) for level in np.exp(-log_snrs))
     if sigma_max is None and np.isinf(end):
         raise ValueError("this schedule ends at alpha = 0, sigma / alpha = inf: give sigma_max")
@@ -163,7 +163,7 @@ def log_snr_uniform(
     _check(schedule, num_steps, nodes=False)
     has_earliest = schedule.betas is not None or schedule.smallest_level is not None
     first = base.earliest_time(schedule) if has_earliest else _FIRST
-    lams = base.levels(schedule, np.array([1.0, _LAST, first, 0.0])).lam
+    lams = base.signal_noise(schedule, np.array([1.0, _LAST, first, 0.0])).lam
     low = lams[0] if np.isfinite(lams[0]) else lams[1]
     high = lams[3] if np.isfinite(lams[3]) else lams[2]
     low = low if log_snr_min is None else log_snr_min / 2

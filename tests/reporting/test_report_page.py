@@ -39,7 +39,7 @@ def empty(name="run", **changes):
         workdir=Path(name),
         config=dict(DEFAULTS),
         attempts="There is no manifest.json.",
-        levels="There is no schedule.",
+        curve="There is no schedule.",
         drawn="There is no checkpoint.",
         metrics="There is no metrics.jsonl.",
         samples=[],
@@ -145,9 +145,9 @@ def test_fields_that_differ_between_runs_are_marked_and_first():
 
 def test_runs_of_one_schedule_share_its_curves():
     t = np.linspace(0, 1, 5)
-    cosine = runs.Levels(t, np.cos(t), np.sin(t))
-    linear = runs.Levels(t, 1 - t, t)
-    same = [empty(name, levels=runs.Levels(*map(np.copy, cosine))) for name in ("a", "b")]
+    cosine = runs.ScheduleCurve(t, np.cos(t), np.sin(t))
+    linear = runs.ScheduleCurve(t, 1 - t, t)
+    same = [empty(name, curve=runs.ScheduleCurve(*map(np.copy, cosine))) for name in ("a", "b")]
     found = Reader(training.schedule(same))
     plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
     assert [[one["name"] for one in p["series"]] for p in plots] == [
@@ -155,7 +155,7 @@ def test_runs_of_one_schedule_share_its_curves():
         ["log-SNR"],
     ]
     assert "One schedule: a, b." in found.text
-    found = Reader(training.schedule([*same, empty("c", levels=linear)]))
+    found = Reader(training.schedule([*same, empty("c", curve=linear)]))
     plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
     assert [one["name"] for one in plots[1]["series"]] == ["a, b", "c"]
 

@@ -16,7 +16,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import loss_by_time
 from ddpm_jax.experiment import Loaded
 from ddpm_jax.measures import real_data
-from ddpm_jax.reporting.report.runs import Drawn, Levels, LossByTime
+from ddpm_jax.reporting.report.runs import Drawn, LossByTime, ScheduleCurve
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training.step import trees_of
 
@@ -48,7 +48,7 @@ def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) 
     return Drawn(
         step=loaded.step,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
-        levels=levels(loaded.experiment.schedule_of(loaded.params)),
+        curve=schedule_curve(loaded.experiment.schedule_of(loaded.params)),
         film=film,
         film_caption=caption,
         losses=_losses(loaded),
@@ -73,10 +73,10 @@ def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     return film, caption
 
 
-def levels(schedule: Schedule) -> Levels:
+def schedule_curve(schedule: Schedule) -> ScheduleCurve:
     """alpha and sigma at `TIMES` times from 0 to 1."""
     t = np.linspace(0.0, 1.0, TIMES)
-    return Levels(t, *schedule.values(t))
+    return ScheduleCurve(t, *schedule.values(t))
 
 
 def _losses(loaded: Loaded) -> LossByTime | str:

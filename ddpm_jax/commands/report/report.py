@@ -82,7 +82,7 @@ def _run(
         workdir=folder,
         config=config_files.fields(config),
         attempts=_attempts(folder),
-        levels=_levels(config),
+        curve=_schedule_curve(config),
         drawn=drawn,
         metrics=runs.metrics(folder),
         samples=runs.samples(folder),
@@ -104,7 +104,7 @@ def _attempts(folder: Path) -> list[manifest.Entry] | str:
         return f"The attempts are not known: {error}."
 
 
-def _levels(config: ConfigDict) -> runs.Levels | str:
+def _schedule_curve(config: ConfigDict) -> runs.ScheduleCurve | str:
     """The schedule that the config describes, as long as it is none that is learned."""
     try:
         steps = config.diffusion.num_steps
@@ -115,7 +115,7 @@ def _levels(config: ConfigDict) -> runs.Levels | str:
         return f"The schedule that the config describes cannot be built: {error}."
     if schedule is None:
         return "The schedule is learned: it takes a checkpoint to show it."
-    return drawing.levels(schedule)
+    return drawing.schedule_curve(schedule)
 
 
 def _workdirs(workdirs: Sequence[str]) -> list[Path]:

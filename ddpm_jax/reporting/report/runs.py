@@ -14,7 +14,7 @@ from ddpm_jax.reporting.report.labels import Labels, ordered
 EVALUATED = "evaluation_"  # before the name of a figure, in metrics.jsonl
 
 
-class Levels(NamedTuple):
+class ScheduleCurve(NamedTuple):
     """A path from data to noise: alpha and sigma at times t in [0, 1], float64 [N] each."""
 
     t: np.ndarray
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     Attributes:
       step: of the checkpoint.
       parameters: how many the network has.
-      levels: of its schedule, which may be learned.
+      curve: of its schedule, which may be learned.
       film: uint8 [N, frames, H, W, C], from noise to image.
       film_caption: how it was drawn.
       losses: of the moving average.
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
     step: int
     parameters: int
-    levels: Levels
+    curve: ScheduleCurve
     film: np.ndarray | str
     film_caption: str
     losses: LossByTime | str
@@ -66,7 +66,7 @@ class Run:
       workdir: where it lies.
       config: {dotted name: value}.
       attempts: entries of the manifest, oldest first.
-      levels: of its schedule.
+      curve: of its schedule.
       drawn: what needs the network.
       metrics: curves by step.
       samples: pictures of samples with their steps, in the order of training.
@@ -81,7 +81,7 @@ class Run:
     workdir: pathlib.Path
     config: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]] | str
-    levels: Levels | str
+    curve: ScheduleCurve | str
     drawn: Drawn | str
     metrics: curves.Metrics | str
     samples: Sequence[tuple[str, pathlib.Path]]

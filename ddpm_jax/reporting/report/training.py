@@ -7,7 +7,7 @@ import numpy as np
 from ddpm_jax.reporting.report import curves
 from ddpm_jax.reporting.report.charts import Line, chart, positive
 from ddpm_jax.reporting.report.html import Html, join, note, short, tag
-from ddpm_jax.reporting.report.runs import Levels, Run, distances
+from ddpm_jax.reporting.report.runs import Run, ScheduleCurve, distances
 
 QUARTERS = ("0 to ¼, nearly clean", "¼ to ½", "½ to ¾", "¾ to 1, nearly noise")
 LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
@@ -68,20 +68,20 @@ def by_time(runs: Sequence[Run]) -> Html:
 
 def schedule(runs: Sequence[Run]) -> Html:
     """alpha, sigma and log-SNR by t."""
-    groups: list[tuple[Levels, list[int]]] = []  # runs of one schedule are drawn once
+    groups: list[tuple[ScheduleCurve, list[int]]] = []  # runs of one schedule are drawn once
     parts = []
     for k, run in enumerate(runs):
-        levels = run.levels
-        if isinstance(levels, str) and not isinstance(run.drawn, str):
-            levels = run.drawn.levels
-        if isinstance(levels, str):
-            parts.append(note(_of(run, runs), levels))
+        curve = run.curve
+        if isinstance(curve, str) and not isinstance(run.drawn, str):
+            curve = run.drawn.curve
+        if isinstance(curve, str):
+            parts.append(note(_of(run, runs), curve))
             continue
-        same = [places for at, places in groups if _equal(at, levels)]
+        same = [places for at, places in groups if _equal(at, curve)]
         if same:
             same[0].append(k)
         else:
-            groups.append((levels, [k]))
+            groups.append((curve, [k]))
     if not groups:
         return join(parts)
     if len(groups) == 1 and len(groups[0][1]) > 1:
@@ -108,11 +108,11 @@ def schedule(runs: Sequence[Run]) -> Html:
     ])  # fmt: skip
 
 
-def _equal(a: Levels, b: Levels) -> bool:
+def _equal(a: ScheduleCurve, b: ScheduleCurve) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _log_snr(at: Levels) -> np.ndarray:
+def _log_snr(at: ScheduleCurve) -> np.ndarray:
     with np.errstate(divide="ignore"):
         ratio = 2 * (np.log(at.alpha) - np.log(at.sigma))
     return np.where(np.isfinite(ratio), ratio, np.nan)
