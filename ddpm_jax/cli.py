@@ -170,13 +170,13 @@ def parse(
     actions = actions or {}
     action = positional[0] if positional else ""
     if actions and action not in actions:
-        known = ", ".join(name for name in actions if name)
+        choices = ", ".join(name for name in actions if name)
         first = (
             "flags are written --name=value, and what comes first is"
             if "" in actions
             else ("say what to do first,")
         )
-        raise UserError(f"{first} one of {known}; got {action or 'nothing'}")
+        raise UserError(f"{first} one of {choices}; got {action or 'nothing'}")
     if action in actions and len(positional) < bool(action) + actions[action]:
         raise UserError(f"{action}: need {actions[action]} files after it")
     if len(positional) > bool(action in actions and action) + actions.get(action, 0):
@@ -198,7 +198,7 @@ def refuse(names: Sequence[str], why: str) -> None:
 
 
 def refuse_elsewhere(name: str, value: Any) -> None:
-    """Raises UserError for a value, or one of a list, that is no path: gs://bucket/run.
+    """Raises UserError for a value, or one of a list, that is not a path: gs://bucket/run.
 
     Args:
       name: of the flag or field, for the error.
@@ -219,7 +219,7 @@ def use_code_path(folders: Sequence[str] | None = None) -> None:
       folders: instead of the flag's.
 
     Raises:
-      UserError: for one that is no folder.
+      UserError: for one that is not a folder.
     """
     for folder in reversed(FLAGS.code_path if folders is None else folders):
         if not os.path.isdir(folder):
@@ -283,11 +283,11 @@ def _jax() -> ModuleType:
 def use_compile_cache() -> None:
     """Switch jax's persistent compile cache on, as --compile_cache says."""
     jax = _jax()
-    chosen = FLAGS.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen == "off":
+    cache = FLAGS.compile_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    jax.config.update("jax_compilation_cache_dir", str(chosen or cache_dir() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache or cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

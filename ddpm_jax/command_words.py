@@ -51,12 +51,12 @@ def _field(word: str) -> str:
 
 def values(argv: Sequence[str], name: str) -> list[str]:
     """What a flag is set to, before the flags are parsed: by --name=V and --name V."""
-    found = []
+    texts = []
     for word, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         flag, sign, value = word.partition("=")
         if flag in (f"--{name}", f"-{name}"):
-            found.append(value if sign else following)
-    return found
+            texts.append(value if sign else following)
+    return texts
 
 
 def _quoted(text: str) -> str:

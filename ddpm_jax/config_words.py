@@ -66,9 +66,9 @@ def check(argv: list[str], options: Sequence[str] = ()) -> None:
         if words[i] in ("--config", "-config"):  # --config FILE is --config=FILE
             words[i] += f"={words[i + 1]}"
     # --noconfig.x is --config.x=false.
-    given = [w.lstrip("-").removeprefix("no") for w in words if w.startswith("-")]
-    files = [a.partition("=")[2] for a in given if a.startswith("config=")]
-    names = [a.partition("=")[0] for a in given if a.startswith("config.")]
+    flags = [w.lstrip("-").removeprefix("no") for w in words if w.startswith("-")]
+    files = [a.partition("=")[2] for a in flags if a.startswith("config=")]
+    names = [a.partition("=")[0] for a in flags if a.startswith("config.")]
     of_options = [word.partition("=")[0].rpartition(".")[0] for word in options]
     names += of_options
     if not files:

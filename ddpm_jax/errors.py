@@ -15,10 +15,10 @@ class EmptySplit(UserError):
     """The data have no images for a split."""
 
 
-def suggest(name: str, known: list[str]) -> str:
+def suggest(name: str, names: list[str]) -> str:
     """'; did you mean X?' for the nearest known name, or '' when none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, names, n=1)
     if not near:  # the right field in the wrong group is still worth naming
         last = name.rsplit(".", 1)[-1]
-        near = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+        near = [k for k in names if k.rsplit(".", 1)[-1] == last][:1]
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names)}"

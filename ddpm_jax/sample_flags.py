@@ -39,7 +39,7 @@ def define_paths(name: str, about: str) -> None:
 
 
 def define_sampler() -> None:
-    """The most used fields of config.sample but for scales, and --options for the others."""
+    """The most used fields of config.sample except scales, and --options for the others."""
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("sampler", None, "ddim, heun, dpm_solver_pp, ...: ddpm_jax/config/defaults.py lists them")
     whole("num_steps", None, "steps of the sampler's grid")
@@ -91,6 +91,6 @@ def define_images() -> None:
     text("trajectory", None, "F.png or F.gif: also draw the way from noise to image")
 
 
-def given(*names: str) -> dict[str, Any]:
+def values(*names: str) -> dict[str, Any]:
     """The values of these flags, by name."""
     return {name: flags.FLAGS[name].value for name in names}

@@ -193,7 +193,7 @@ def test_labels_must_be_the_same_or_may_be_missing(base, upsampler):
     told_nothing = enlarged(upsampler, SMALL[:3])
     np.testing.assert_array_equal(next(one(SMALL[:3], 0)), told_nothing)
     always = loaded(UPSAMPLER, {"diffusion": {"label_dropout": 0.0}})
-    with pytest.raises(UserError, match=r"always told a label.*label_dropout"):
+    with pytest.raises(UserError, match=r"never trained without a label.*label_dropout"):
         Cascade(unlabelled, [always]).passes(2)
 
 
@@ -261,7 +261,9 @@ def test_a_config_that_cannot_enlarge_so_is_refused(changes, words):
 
 @pytest.mark.parametrize("group", ["diffusion", "sample"])
 def test_what_is_of_enlarging_is_refused_elsewhere(group):
-    with pytest.raises(UserError, match=rf"config\.{group}\.augmentation=0\.1: is of a model that"):
+    with pytest.raises(
+        UserError, match=rf"config\.{group}\.augmentation=0\.1: applies only to a model that"
+    ):
         experiment.build(tiny_config(**{group: {"augmentation": 0.1}}))
 
 

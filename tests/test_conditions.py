@@ -282,6 +282,6 @@ def test_bits_need_a_model_that_was_trained_without_each_condition(tmp_path):
         train={"num_steps": 1, "sample_every": 0, "validate_every": 0},
     )
     assert train.train(config, tmp_path / "run") == 0
-    with pytest.raises(UserError, match=r"bpd is of p\(x\).*never trained without colour"):
+    with pytest.raises(UserError, match=r"bpd measures p\(x\).*never trained without colour"):
         evaluate.evaluate(str(tmp_path / "run"), metrics=["bpd"])
     assert not (tmp_path / "run" / "eval").exists()

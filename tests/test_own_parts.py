@@ -16,7 +16,7 @@ from tiny_runs import brief_config
 
 from ddpm_jax import experiment
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 
 FOLDER = Path(__file__).parent / "own_parts"
@@ -97,7 +97,7 @@ def test_a_planted_name_runs_nothing(run, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        own = code.from_modules(["my_parts"], ["my_parts:Network", "planted_module:loss"])
+        own = own_code.from_modules(["my_parts"], ["my_parts:Network", "planted_module:loss"])
         assert list(own) == ["my_parts:Network"]
         with pytest.raises(UserError, match="planted_module:loss"):
             experiment.load(workdir, own=handed_over(own_config()))
@@ -117,7 +117,7 @@ def test_another_source_is_another_experiment(run, tmp_path, monkeypatch):
     import shutil
 
     workdir = Path(shutil.copytree(run, tmp_path / "run"))
-    monkeypatch.setattr(code, "sources", lambda own: dict.fromkeys(own, "0" * 64))
+    monkeypatch.setattr(own_code, "sources", lambda own: dict.fromkeys(own, "0" * 64))
     longer = own_config(train={"num_steps": 6})
     with pytest.raises(UserError, match=r"own_parts\.my_parts:Network: .* there.*--allow_drift="):
         train.train(longer, workdir)

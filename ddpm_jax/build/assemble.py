@@ -6,10 +6,10 @@ from ddpm_jax.build import datasets, objectives, optimizers, paths, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.kinds import KINDS, Kind
 from ddpm_jax.codecs import pixels
-from ddpm_jax.config import code, config_files
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import sharding
@@ -21,7 +21,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
 
     Args:
       config: the experiment.
-      own: the user's parts that it names, by "package.module:name"; see `config.code`.
+      own: the user's parts that it names, by "package.module:name"; see `config.own_code`.
 
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
@@ -68,7 +68,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         built={"config": c.to_dict(), **parts},
         **parts,
     )
-    if code.is_own(c.diffusion.get("loss", "")):
+    if own_code.is_own(c.diffusion.get("loss", "")):
         experiment.check_loss()
     return experiment
 

@@ -33,7 +33,7 @@ def check(c: ConfigDict, info: data.DataInfo) -> None:
 
 
 def check_same(what: str, names: Sequence[str], others: Sequence[str]) -> None:
-    """Raises UserError if two runs that are told the same labels name them differently."""
+    """Raises UserError if two runs that take the same labels name them differently."""
     if names and others and tuple(names) != tuple(others):
         raise UserError(
             f"{what}: its classes are {listed(others)}, and this model's {listed(names)}, so that "
@@ -42,7 +42,7 @@ def check_same(what: str, names: Sequence[str], others: Sequence[str]) -> None:
 
 
 def number(names: Sequence[str], label: Any) -> int:
-    """The number of a class that is told by its name or number, which may be out of range.
+    """The number of a class given by its name or number, which may be out of range.
 
     A text is a name where there is one; where all names are numbers of another order (1, 2, 10) it
     is nothing else, so that no text means two classes. An int is the number itself.

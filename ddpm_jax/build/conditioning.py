@@ -1,4 +1,4 @@
-"""config.model.conditions: what the network is told beside x_t, and in which form."""
+"""config.model.conditions: what the network takes beside x_t, and in which form."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,29 +14,33 @@ from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.errors import UserError
 
 # A value by its name or number, one for each image, cycled; or an image for all, or one for each.
-Given = str | int | Sequence[str | int] | np.ndarray
+ConditionValue = str | int | Sequence[str | int] | np.ndarray
 
 
 def condition_names(c: ConfigDict) -> tuple[str, ...]:
-    """config.model.conditions; () of a kind of run that is told nothing beside x_t."""
+    """config.model.conditions; () of a kind of run that takes nothing beside x_t."""
     return tuple(c.model.get("conditions", ()))
 
 
 def dropout(c: ConfigDict) -> dict[str, float]:
     """Every condition of the network with its probability of being absent in training."""
-    label = {"label": c.diffusion.label_dropout} if is_told_labels(c) else {}
+    label = {"label": c.diffusion.label_dropout} if takes_labels(c) else {}
     rates = c.diffusion.get("condition_dropout") or (0.0,) * len(condition_names(c))
     return label | dict(zip(condition_names(c), rates, strict=True))
 
 
 def values(c: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """The names of the values of config.model.conditions, but for images."""
-    return {name: known for name, known in _known(c).items() if not isinstance(known, int)}
+    """The names of the values of config.model.conditions, except images."""
+    return {
+        name: value_names
+        for name, value_names in _available(c).items()
+        if not isinstance(value_names, int)
+    }
 
 
 def images(c: ConfigDict) -> dict[str, int]:
     """The channels of those of config.model.conditions that are images."""
-    return {name: known for name, known in _known(c).items() if isinstance(known, int)}
+    return {name: channels for name, channels in _available(c).items() if isinstance(channels, int)}
 
 
 def of_data(c: ConfigDict) -> tuple[str, ...]:
@@ -44,8 +48,8 @@ def of_data(c: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in condition_names(c) if name != upsampling.NAME)
 
 
-def is_told_labels(c: ConfigDict) -> bool:
-    """Whether the network is told the label, as a condition."""
+def takes_labels(c: ConfigDict) -> bool:
+    """Whether the network takes the label, as a condition."""
     return bool(c.model.num_classes) and "label_dropout" in c.diffusion
 
 
@@ -60,17 +64,19 @@ def shown_shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
 
 def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
     """The shape (of one example) and dtype of each of `of_data`."""
-    found: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
-    of_images = given_images(c)
-    return found | {name: (of_images[name], np.float32) for name in of_images if name in of_data(c)}
+    entries: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
+    of_images = image_shapes(c)
+    return entries | {
+        name: (of_images[name], np.float32) for name in of_images if name in of_data(c)
+    }
 
 
-def given_images(c: ConfigDict) -> dict[str, tuple[int, int, int]]:
+def image_shapes(c: ConfigDict) -> dict[str, tuple[int, int, int]]:
     """The shape in which each condition that is an image is given when sampling."""
     height, width, _ = image_shape(c)
-    found = {name: (height, width, channels) for name, channels in images(c).items()}
+    sizes = {name: (height, width, channels) for name, channels in images(c).items()}
     small = upsampling.size(c)
-    return found if small is None else found | {upsampling.NAME: small}
+    return sizes if small is None else sizes | {upsampling.NAME: small}
 
 
 def ever_hidden(c: ConfigDict, name: str) -> bool:
@@ -78,22 +84,22 @@ def ever_hidden(c: ConfigDict, name: str) -> bool:
     return dropout(c)[name] > 0 or c.diffusion.joint_dropout > 0
 
 
-def _known(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
+def _available(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
-    known = dict(dataset(c).conditions) if of_data(c) else {}
+    available = dict(dataset(c).conditions) if of_data(c) else {}
     for name in of_data(c):
-        if name not in known:
+        if name not in available:
             raise UserError(
                 f"config.model.conditions={condition_names(c)}: the data {c.data.name} know no "
-                f"{name!r}; they know {', '.join(known) or 'nothing but labels'}"
+                f"{name!r}; they know {', '.join(available) or 'nothing but labels'}"
             )
     # A small image and the level of its noise.
-    known = {**known, upsampling.NAME: c.data.channels + 1}
-    return {name: known[name] for name in condition_names(c)}
+    available = {**available, upsampling.NAME: c.data.channels + 1}
+    return {name: available[name] for name in condition_names(c)}
 
 
 def arrays(
-    c: ConfigDict, num: int, labels: np.ndarray, given: Mapping[str, Given]
+    c: ConfigDict, num: int, labels: np.ndarray, conditions: Mapping[str, ConditionValue]
 ) -> dict[str, np.ndarray]:
     """Every condition of the network for `num` images; what is not given is absent.
 
@@ -103,38 +109,38 @@ def arrays(
       c: the config.
       num: how many images.
       labels: int [num], for a network with classes.
-      given: conditions by name.
+      conditions: their values, by name.
 
     Raises:
       UserError: for a name or value that is unknown, or an image of another size.
     """
-    if unknown := sorted(set(given) - {*values(c), *images(c)}):
-        known = ", ".join(condition_names(c)) or "none but labels"
+    if unknown := sorted(set(conditions) - {*values(c), *images(c)}):
+        choices = ", ".join(condition_names(c)) or "none but labels"
         hint = nearest(unknown[0], condition_names(c))
         raise UserError(
-            f"condition {unknown[0]}: this model has no such condition; it has {known}{hint}"
+            f"condition {unknown[0]}: this model has no such condition; it has {choices}{hint}"
         )
     whole = {"label": np.asarray(labels, np.int32)} if c.model.num_classes else {}
     for name, names in values(c).items():
-        chosen = given.get(name, ())
-        chosen = [chosen] if isinstance(chosen, str | int) else list(chosen)
-        numbers = [_number(name, value, names) for value in chosen]
+        selection = conditions.get(name, ())
+        selection = [selection] if isinstance(selection, str | int) else list(selection)
+        numbers = [_number(name, value, names) for value in selection]
         whole[name] = np.resize(np.asarray(numbers or [-1], np.int32), num)
-    for name, shape in given_images(c).items():
-        if name in given:
-            image = _image(name, given[name], shape, num)
+    for name, shape in image_shapes(c).items():
+        if name in conditions:
+            image = _image(name, conditions[name], shape, num)
         else:
             image = np.zeros(shape, np.float32)
         if name == upsampling.NAME:
-            there = np.full((*image.shape[:-1], 1), name in given, np.float32)
-            image = np.concatenate([image, there], axis=-1)
+            present = np.full((*image.shape[:-1], 1), name in conditions, np.float32)
+            image = np.concatenate([image, present], axis=-1)
         whole[name] = np.broadcast_to(image, (num, *image.shape[-3:]))
     return whole
 
 
-def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
+def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:
     """Raises UserError for a model that always saw a small image, and now is given none."""
-    missing = upsampling.NAME in condition_names(c) and upsampling.NAME not in given
+    missing = upsampling.NAME in condition_names(c) and upsampling.NAME not in conditions
     if missing and not ever_hidden(c, upsampling.NAME):
         raise UserError(
             f"condition {upsampling.NAME}: this model enlarges images of {upsampling.size(c)} and "
@@ -143,17 +149,19 @@ def check_enlarges(c: ConfigDict, given: Mapping[str, Given]) -> None:
         )
 
 
-def shown(c: ConfigDict, held_out: data.Source, num: int) -> tuple[np.ndarray, dict[str, Given]]:
+def shown(
+    c: ConfigDict, held_out: data.Source, num: int
+) -> tuple[np.ndarray, dict[str, ConditionValue]]:
     """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
-    given: dict[str, Given] = {name: batch[name] for name in names}
+    conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
     if upsampling.NAME in condition_names(c):
-        given[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
-    return batch["label"], given
+        conditions[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
+    return batch["label"], conditions
 
 
-def _image(name: str, value: Given, shape: tuple[int, int, int], num: int) -> np.ndarray:
+def _image(name: str, value: ConditionValue, shape: tuple[int, int, int], num: int) -> np.ndarray:
     """An image for all [H, W, C], or one for each [num, H, W, C], as floats."""
     array = np.asarray(value)
     if array.shape not in (shape, (num, *shape)):

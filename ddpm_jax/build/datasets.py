@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import data
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import keywords
-from ddpm_jax.config.code import NONE, Own, checked, is_own
+from ddpm_jax.config.own_code import NONE, Own, checked, is_own
 
 
 def dataset(c: ConfigDict, own: Own = NONE) -> data.Dataset:

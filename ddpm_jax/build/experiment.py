@@ -20,7 +20,7 @@ from ddpm_jax.build import (
 )
 from ddpm_jax.build.kinds import Kind
 from ddpm_jax.codecs import Codec
-from ddpm_jax.config.code import Own
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
@@ -52,8 +52,8 @@ class Experiment:
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
       frozen: trees of parameters that objectives need by name, such as another run's.
-      built: PARTS as the config has them, and the config of then: what was changed since is told
-        by `changed`.
+      built: PARTS as built from the config, and that config; `changed` reports what was changed
+        since.
       programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
         shared by copies with other fields.
     """
@@ -61,7 +61,7 @@ class Experiment:
     config: ConfigDict
     kind: Kind
     own: Own
-    model: networks.Network
+    model: networks.NetworkModule
     schedule: schedules.Schedule | None
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -95,8 +95,8 @@ class Experiment:
         optim = self.config.optim
         if optim.spike_sigma is None:
             return None
-        given = {} if optim.spike_window is None else {"window": optim.spike_window}
-        return guard.Spike(optim.spike_sigma, **given)
+        options = {} if optim.spike_window is None else {"window": optim.spike_window}
+        return guard.Spike(optim.spike_sigma, **options)
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import assemble
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import checkpoints
 
@@ -52,7 +52,7 @@ def read(
 
     Args:
       workdir: of a run.
-      step: of the checkpoint; "best" for that of the least validation loss; None for the latest.
+      step: of the checkpoint; "best" for the smallest validation loss; None for the latest.
       raw_params: take the parameters themselves instead of their moving average.
       own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
         nothing, whatever its config.json names.
@@ -98,7 +98,7 @@ def _here(config: ConfigDict, data_dir: str | None) -> ConfigDict:
     devices = jax.device_count()
     try:
         batch_size = -(-config.data.batch_size // devices) * devices
-    except TypeError:  # a batch size that is no number, which `build` refuses by name
+    except TypeError:  # a batch size that is not a number, which `build` refuses by name
         batch_size = config.data.batch_size
     elsewhere = {} if data_dir is None else {"data_dir": os.path.abspath(data_dir)}
     return config_files.override(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import networks, objectives, upsampling
 from ddpm_jax.config import defaults
-from ddpm_jax.config.code import Own
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.training import step
 
@@ -39,7 +39,7 @@ class Kind:
 
     noun: str
     config: Callable[[], ConfigDict]
-    network: Callable[[ConfigDict, Own], networks.Network]
+    network: Callable[[ConfigDict, Own], networks.NetworkModule]
     objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
     face: str
     measures: tuple[str, ...]

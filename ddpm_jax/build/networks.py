@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, paths
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class Network(Protocol):
+class NetworkModule(Protocol):
     """A network: anything with flax's `init` and `apply`.
 
     `init(key, xt, time, conditions)` gives {"params": tree}; `apply(variables, xt, time,
@@ -35,7 +35,7 @@ class Network(Protocol):
         """(variables, xt, time, conditions, train=, rngs=) -> output."""
 
 
-def denoiser(c: ConfigDict, own: Own = NONE) -> Network:
+def denoiser(c: ConfigDict, own: Own = NONE) -> NetworkModule:
     """The network of config.model for the images of config.data, with a learned schedule's own.
 
     Raises:
@@ -49,7 +49,7 @@ def denoiser(c: ConfigDict, own: Own = NONE) -> Network:
     return WithSchedule(plain, Gamma(**paths.schedule_options(c)))
 
 
-def classifier(c: ConfigDict, own: Own = NONE) -> Network:
+def classifier(c: ConfigDict, own: Own = NONE) -> NetworkModule:
     """The classifier of config.model. Raises UserError as `denoiser`, or for below 2 classes."""
     if c.model.num_classes < 2:
         raise UserError(
@@ -61,8 +61,8 @@ def classifier(c: ConfigDict, own: Own = NONE) -> Network:
 
 
 def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | None:
-    """Conditions of the shapes that the network is told, [num, ...]; None for none at all."""
-    label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.is_told_labels(c) else {}
+    """Conditions of the shapes that the network takes, [num, ...]; None for none at all."""
+    label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.takes_labels(c) else {}
     others = {
         name: jnp.zeros((num, *shape), dtype)
         for name, (shape, dtype) in conditioning.shown_shapes(c).items()
@@ -70,31 +70,31 @@ def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | No
     return label | others or None
 
 
-def initial_params(c: ConfigDict, network: Network, key: jax.Array) -> Any:
+def initial_params(c: ConfigDict, network: NetworkModule, key: jax.Array) -> Any:
     """The network's parameters before training. The built-in ones need no example conditions."""
     xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
-    if not code.is_own(c.model.name):
+    if not own_code.is_own(c.model.name):
         return network.init(key, xt, time)["params"]
     return network.init(key, xt, time, example_conditions(c))["params"]
 
 
 def _named(
-    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], Network]], own: Own
-) -> Network:
+    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], NetworkModule]], own: Own
+) -> NetworkModule:
     m = c.model
-    chosen = choose("model.name", m.name, choices, own)
+    factory = choose("model.name", m.name, choices, own)
     if m.name in choices:
         if m.options:
             raise UserError(
                 f"config.model.options.{next(iter(m.options))}: the options of the built-in "
                 "networks are fields of config.model; leave it out"
             )
-        return chosen(c)
+        return factory(c)
     height, width, channels = image_shape(c)
     options = keywords(
         "model.options",
         m.options,
-        chosen,
+        factory,
         name=f"network {m.name}",
         provided={
             "image_shape": (height, width, channels),
@@ -105,7 +105,7 @@ def _named(
         },
         hidden=("parent", "name"),
     )
-    made = chosen(**options)
+    made = factory(**options)
     for method in ("init", "apply"):
         if not callable(getattr(made, method, None)):
             raise UserError(
@@ -115,14 +115,14 @@ def _named(
     return made
 
 
-def _check_output(c: ConfigDict, network: Network, expected: tuple[int, ...]) -> None:
+def _check_output(c: ConfigDict, network: NetworkModule, expected: tuple[int, ...]) -> None:
     """Trace the network once on two images, without computing them.
 
     Raises:
       UserError: for what cannot be called as a network, or an output of another shape.
       ValueError: as the built-in networks do for sizes that do not fit them.
     """
-    built_in = not code.is_own(c.model.name)
+    built_in = not own_code.is_own(c.model.name)
     xt, time = jnp.zeros((2, *image_shape(c))), jnp.zeros((2,))
     conditions = None if built_in else example_conditions(c, 2)
 
@@ -158,7 +158,7 @@ def _unet(c: ConfigDict) -> UNet:
     if m.patch_size is not None:
         raise UserError(
             f"config.model.patch_size={m.patch_size}: applies only to model.name=dit; leave "
-            "it at None"
+            "it unset"
         )
     return UNet(
         **_levels(c),
@@ -201,7 +201,7 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
 
 def _dit(c: ConfigDict) -> DiT:
     m = c.model
-    given = {} if m.patch_size is None else {"patch_size": m.patch_size}
+    patching = {} if m.patch_size is None else {"patch_size": m.patch_size}
     if m.head_dim and m.channels % m.head_dim:
         raise UserError(
             f"config.model.head_dim={m.head_dim}: {m.channels} channels do not divide into it"
@@ -216,7 +216,7 @@ def _dit(c: ConfigDict) -> DiT:
         images=tuple(conditioning.images(c).items()),
         dropout=m.dropout,
         dtype=choose("model.dtype", m.dtype, DTYPES),
-        **given,
+        **patching,
     )
 
 
@@ -230,5 +230,5 @@ def _out_channels(c: ConfigDict) -> int:
     return (2 if learned else 1) * c.data.channels
 
 
-DENOISERS: dict[str, Callable[[ConfigDict], Network]] = {"unet": _unet, "dit": _dit}
-CLASSIFIERS: dict[str, Callable[[ConfigDict], Network]] = {"classifier": _classifier}
+DENOISERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"unet": _unet, "dit": _dit}
+CLASSIFIERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"classifier": _classifier}

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import conditioning, networks, paths
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.choose import choose, defaults_of, keywords, parameters
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import losses, time_draws, weightings
 from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule
@@ -110,7 +110,7 @@ def classification(
 
 
 def denoising(
-    c: ConfigDict, model: networks.Network, schedule: Schedule | None, own: Own = NONE
+    c: ConfigDict, model: networks.NetworkModule, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
     """The denoising objective of config.diffusion; a schedule of None is learned by the model.
 
@@ -255,7 +255,7 @@ def _check_loss(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     need(
         discrete or d.prediction != "posterior_mean",
         "prediction",
-        f"is of the steps of a discrete schedule, and {d.schedule} is continuous; set another",
+        f"applies only to a discrete schedule, and {d.schedule} is continuous; set another",
     )
     need(
         row.learned_variance != "must" or d.variance == "learned_range",

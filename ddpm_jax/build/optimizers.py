@@ -6,7 +6,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ddpm_jax.config.choose import choose, keywords, parameters
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.training import optimizers
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import prediction, schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Gamma

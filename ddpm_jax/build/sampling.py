@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import samplers
 from ddpm_jax.config import earlier
 from ddpm_jax.config.choose import choose, keywords
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import guidance
 from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
@@ -68,18 +68,18 @@ def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
       UserError: for an unknown name, or an option that the sampler does not have.
     """
     s = c.sample
-    chosen = choose("sample.sampler", s.sampler, SAMPLERS, own)
+    factory = choose("sample.sampler", s.sampler, SAMPLERS, own)
     options = keywords(
         "sample.options",
         s.options,
-        chosen,
+        factory,
         name=f"sampler {s.sampler}",
         positional=POSITIONAL,
         provided={"variance": c.diffusion.variance},
         hidden=BY_PROGRAM,
         choices=SAMPLERS,
     )
-    return functools.partial(chosen, **options)
+    return functools.partial(factory, **options)
 
 
 def bounded(c: ConfigDict, denoise: Denoiser, schedule: Schedule) -> Denoiser:
@@ -101,16 +101,16 @@ def times(c: ConfigDict, schedule: Schedule, own: Own = NONE) -> np.ndarray:
       ValueError: for a number of steps, or an option's value, that does not fit the schedule.
     """
     s = c.sample
-    chosen = choose("sample.grid", s.grid, GRIDS, own)
+    factory = choose("sample.grid", s.grid, GRIDS, own)
     options = keywords(
         "sample.grid_options",
         s.grid_options,
-        chosen,
+        factory,
         name=f"grid {s.grid}",
         positional=GRID_POSITIONAL,
         choices=GRIDS,
     )
-    return chosen(schedule, s.num_steps, **options)
+    return factory(schedule, s.num_steps, **options)
 
 
 def check_noise(c: ConfigDict, schedule: Schedule, grid: np.ndarray) -> None:

@@ -18,10 +18,10 @@ from ddpm_jax.training.objectives.cascaded import cascaded
 NAME = cascade.NAME
 AUGMENTATION = 0.5
 
-Conditions = Mapping[str, Any]
-Prepared = tuple[jax.Array, Conditions, Conditions]
+ArraysByName = Mapping[str, Any]
+Prepared = tuple[jax.Array, ArraysByName, ArraysByName]
 # (keys [B], conditions, a task's arrays, level of noise) -> the first three, for the program
-Prepare = Callable[[jax.Array, Conditions, Conditions, jax.Array], Prepared]
+Prepare = Callable[[jax.Array, ArraysByName, ArraysByName, jax.Array], Prepared]
 
 
 def check(c: ConfigDict) -> None:
@@ -38,8 +38,8 @@ def check(c: ConfigDict) -> None:
         for group, field in (("diffusion", "augmentation"), ("sample", "augmentation")):
             if c[group][field] is not None:
                 raise UserError(
-                    f"config.{group}.{field}={c[group][field]}: is of a model that enlarges; set "
-                    "diffusion.low_resolution, or leave it at None"
+                    f"config.{group}.{field}={c[group][field]}: applies only to a model that "
+                    "enlarges; set diffusion.low_resolution, or leave it unset"
                 )
         return
     if not 0 < small < height or height % small or width % (height // small):
@@ -110,20 +110,20 @@ def prepare(c: ConfigDict) -> Prepare:
     height, width, _ = image_shape(c)
 
     def prepared(
-        keys: jax.Array, conditions: Conditions, task: Conditions, level: jax.Array
+        keys: jax.Array, conditions: ArraysByName, task: ArraysByName, level: jax.Array
     ) -> Prepared:
         # Other keys than those of the model that drew the small image with the same seed: noise
         # that begins as its noise did is not independent of the image.
         keys = streams.fold(keys, streams.enlarging(height))
         keys, keys_eps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
 
-        def enlarged(given: Any) -> Any:
-            if not isinstance(given, Mapping) or NAME not in given:
-                return given
-            small, there = given[NAME][..., :-1], given[NAME][:, :1, :1, -1:]
+        def enlarged(inputs: Any) -> Any:
+            if not isinstance(inputs, Mapping) or NAME not in inputs:
+                return inputs
+            small, present = inputs[NAME][..., :-1], inputs[NAME][:, :1, :1, -1:]
             levels = jnp.full(len(keys), level, small.dtype)
             image = cascade.noised(keys_eps, small, levels, (height, width))
-            return {**given, NAME: image * there}
+            return {**inputs, NAME: image * present}
 
         return keys, enlarged(conditions), {name: enlarged(one) for name, one in task.items()}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import experiment
-from ddpm_jax.config import code, config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config import config_files, own_code
+from ddpm_jax.config.own_code import NONE, Own
 
 
 def own_parts(workdir: str | Path, modules: Sequence[str]) -> Own:
@@ -22,7 +22,7 @@ def own_parts(workdir: str | Path, modules: Sequence[str]) -> Own:
     config = config_files.read(workdir)
     if config is None or not modules:
         return NONE
-    return code.from_modules(modules, config_files.own_names(config).values())
+    return own_code.from_modules(modules, config_files.own_names(config).values())
 
 
 def load(workdir: str | Path, modules: Sequence[str] = (), **options: Any) -> experiment.Loaded:

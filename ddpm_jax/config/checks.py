@@ -97,7 +97,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) of config.data. Raises UserError for a size that is none."""
+    """(H, W, C) of config.data. Raises UserError for an invalid size."""
     size = tuple(config.data.image_size)
     height, width = size * 2 if len(size) == 1 else size if len(size) == 2 else (0, 0)
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):

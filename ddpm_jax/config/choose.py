@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ddpm_jax.config import code
-from ddpm_jax.config.code import Own
+from ddpm_jax.config import own_code
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.errors import UserError, suggest
 
 # Types that JSON and the command line can spell; an option of any other annotation is the user's.
@@ -31,8 +31,8 @@ def choose(field: str, name: str, choices: Mapping[str, Any], own: Own | None = 
     """
     if name in choices:
         return choices[name]
-    if own is not None and code.is_own(name):
-        return code.checked(f"config.{field}", name, own)
+    if own is not None and own_code.is_own(name):
+        return own_code.checked(f"config.{field}", name, own)
     near = suggest(name, list(choices)) if isinstance(name, str) else ""
     hint = near if near.startswith("; did") else ""
     more = "" if own is None else ", or package.module:name"
@@ -159,7 +159,7 @@ def _annotation(choice: Callable[..., Any], option: str) -> Any:
 
 
 def _typed(field: str, value: Any, annotation: Any) -> Any:
-    """The value as the annotation has it. Raises UserError for one of another type."""
+    """The value in the annotation's type. Raises UserError for one of another type."""
     value = value.to_dict() if hasattr(value, "to_dict") else value
     allowed = _alternatives(annotation)
     if typing.Literal in [typing.get_origin(one) for one in allowed]:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.config import code, defaults, earlier
+from ddpm_jax.config import defaults, earlier, own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.runtime import files
@@ -81,8 +81,8 @@ def override(config: ConfigDict, groups: dict[str, dict[str, Any]]) -> ConfigDic
     for group, fields in groups.items():
         for name, value in fields.items():
             if name not in config.get(group, {}):
-                known = [f"{group}.{key}" for key in config.get(group, {})]
-                hint = suggest(f"{group}.{name}", known)
+                names = [f"{group}.{key}" for key in config.get(group, {})]
+                hint = suggest(f"{group}.{name}", names)
                 raise UserError(f"no such config field {group}.{name}{hint}")
             try:
                 config[group][name] = value
@@ -98,7 +98,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
     Raises:
       UserError: for a number that is not finite: JSON has none, so the run could not be read again;
-        for a folder that is no path, gs://bucket/images.
+        for a folder that is not a path, gs://bucket/images.
     """
     for name, value in _flatten(config.to_dict()):
         if isinstance(value, float) and not math.isfinite(value):
@@ -114,13 +114,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def own_names(config: ConfigDict) -> dict[str, str]:
     """{field: "package.module:name"} of the choices that are the user's own."""
     names = {field: str(fields(config).get(field, "")) for field in CHOICES}
-    return {field: name for field, name in names.items() if code.is_own(name)}
+    return {field: name for field, name in names.items() if own_code.is_own(name)}
 
 
 def without_unread(config: ConfigDict) -> ConfigDict:
     """A copy without the fields of built-in networks, where the network is the user's own."""
     content = config.to_dict()
-    if code.is_own(str(content["model"]["name"])):
+    if own_code.is_own(str(content["model"]["name"])):
         content["model"] = {k: v for k, v in content["model"].items() if k not in BUILT_IN_NETWORKS}
     return ConfigDict(content)
 
@@ -154,13 +154,13 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
     if earlier_kind:  # every kind had all fields then, and left alone what was not its own
         content = {group: fields for group, fields in content.items() if group in usual}
     for group, fields in usual.items():
-        there = content.get(group)
-        if isinstance(fields, dict) and isinstance(there, dict):
+        stored = content.get(group)
+        if isinstance(fields, dict) and isinstance(stored, dict):
             if earlier_kind:
-                there = {name: value for name, value in there.items() if name in fields}
-            if group == "model" and code.is_own(str(there.get("name", ""))):
+                stored = {name: value for name, value in stored.items() if name in fields}
+            if group == "model" and own_code.is_own(str(stored.get("name", ""))):
                 fields = {n: v for n, v in fields.items() if n not in BUILT_IN_NETWORKS}
-            content[group] = fields | there
+            content[group] = fields | stored
     return content
 
 

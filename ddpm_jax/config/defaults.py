@@ -141,7 +141,7 @@ def denoiser() -> ConfigDict:
     # The transformer's own.
     model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
     model.num_classes = 0  # 0 for no label
-    # What else the network is told, names of what the data know: of shapes background, shape,
+    # Conditions beside the label, names of what the data know: of shapes background, shape,
     # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; and
     # low_resolution, with diffusion.low_resolution.
     model.conditions = ()
@@ -207,14 +207,14 @@ def denoiser() -> ConfigDict:
     # Draw so many samples of the moving average and measure their distance to the training data:
     # fid or kid, in the features of auto (a small classifier for digits and shapes, inception for
     # others), classifier, inception (with its weights as a safetensors file), pca or pixels. The
-    # checkpoint of the least one is kept, in place of that of the least validation loss.
+    # checkpoint with the smallest is kept, instead of that with the smallest validation loss.
     train.evaluate_every = 0
     train.evaluate_samples = 1000
     train.evaluate_metric = "fid"
     train.evaluate_extractor = "auto"
     train.inception_weights = ""
     # Seconds: without a step until the process counts as stuck and ends (exit code 124; validation
-    # and samples included; 0 is never), and of one save until it does, which is told.
+    # and samples included; 0 is never), and of one save until it does, which is reported.
     train.step_deadline = 3600.0
     train.save_deadline = 600.0
     train.min_free_gb = 1.0  # warn when less is free on the disk

@@ -126,10 +126,10 @@ def translated(content: dict[str, Any]) -> dict[str, Any]:
       content: {group: {field: value}}; as this version writes it, it comes back as it is.
     """
     groups = {name: dict(g) if isinstance(g, dict) else g for name, g in content.items()}
-    for group, there in groups.items():
-        if isinstance(there, dict):
-            unread = [f for f in MOVED.get(group, {}) if _unread(there, group, f)]
-            kept = {field: value for field, value in there.items() if field not in unread}
+    for group, fields in groups.items():
+        if isinstance(fields, dict):
+            unread = [f for f in MOVED.get(group, {}) if _unread(fields, group, f)]
+            kept = {field: value for field, value in fields.items() if field not in unread}
             groups[group] = moved(group, kept)
     sample, model = groups.get("sample"), groups.get("model")
     if isinstance(sample, dict) and set(JUMPS) & set(sample.get("options", {})):
@@ -149,10 +149,10 @@ def moved(group: str, fields: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _unread(there: dict[str, Any], group: str, field: str) -> bool:
+def _unread(fields: dict[str, Any], group: str, field: str) -> bool:
     """A field that was not set: None, or of the data, at its default or never taken."""
-    value = there.get(field)
+    value = fields.get(field)
     if value is None or group != "data":
         return value is None
-    takes = TAKEN.get(there.get("name", ""), TAKEN_BY_TFDS)
+    takes = TAKEN.get(fields.get("name", ""), TAKEN_BY_TFDS)
     return field not in takes or DATA_DEFAULTS.get(field) == value

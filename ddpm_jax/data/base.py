@@ -26,7 +26,7 @@ class DataInfo:
       num_classes: labels lie in [0, num_classes); 0 where there are no labels.
       levels: pixel values lie in [0, levels): 256 for 8-bit images, 17 for the digits.
       class_names: one name per class; empty where there are no labels.
-      attributes: what else is told of each image as one of some named values: the names of each.
+      attributes: what else is known of each image, as one of some named values: the names of each.
     """
 
     image_shape: tuple[int, int, int]
@@ -110,9 +110,9 @@ class Tolerant:
         if self._on_error == "stop":
             raise UserError(f"{error}; remove it, or set data.options.on_error=skip") from error
         with self._lock:
-            known = index in self._broken
+            repeated = index in self._broken
             self._broken.add(index)
-        if not known:
+        if not repeated:
             logging.warning("skipped: %s", error)
 
 

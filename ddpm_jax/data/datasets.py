@@ -48,9 +48,9 @@ class Dataset:
         may set; image_size (H, W) and channels (1 or 3) are those of the config, and are passed
         only if the signature has them. A source that has no `skipped` gets one: it may raise
         `BrokenImage` on reading, and is dealt with as its on_error says. The images must be of
-        the config's size whether or not the function is told it.
+        the config's size whether or not the function takes it.
       info: what is counted on before the data are read.
-      conditions: what a network can be told beside a label, by its name in an example: the names
+      conditions: what a network can take beside a label, by its name in an example: the names
         of a value's choices, or the channels of an image.
       describe: reads an image's attributes back from its pixels, uint8 [H, W, C] -> {name: index},
         or None for an image that shows none; None where nothing does.
@@ -164,8 +164,8 @@ def build_source(
     check_split(split)
     shape = check_size(image_size, channels)
     row = lookup(name, own)
-    given = {"image_size": shape[:2], "channels": channels}
-    arguments = _arguments(name, row, given, options)
+    shape_arguments = {"image_size": shape[:2], "channels": channels}
+    arguments = _arguments(name, row, shape_arguments, options)
     source = row.build(split, **arguments)
     if own is not None:
         source = checked(name, source, row.conditions, options.get("on_error") or "stop")
@@ -185,12 +185,12 @@ def build_source(
 
 
 def _arguments(
-    name: str, row: Dataset, given: Mapping[str, Any], options: Mapping[str, Any]
+    name: str, row: Dataset, shape_arguments: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What is passed to the data set's function. Raises UserError for what it does not take."""
     parameters = inspect.signature(row.build).parameters
     takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
-    arguments = {key: value for key, value in given.items() if key in parameters}
+    arguments = {key: value for key, value in shape_arguments.items() if key in parameters}
     own = row.options()
     for option, value in options.items():
         if option in own or (takes_any and option not in COMMON):

@@ -31,7 +31,7 @@ def digits(split: str) -> ArraySource:
     train, validation = train_test_split(
         np.arange(len(data.target)), test_size=0.2, stratify=data.target, random_state=0
     )
-    chosen = np.sort(train if split == "train" else validation)
-    images = data.images[chosen, :, :, None].astype(np.uint8)
+    indices = np.sort(train if split == "train" else validation)
+    images = data.images[indices, :, :, None].astype(np.uint8)
     info = DataInfo((8, 8, 1), 10, NUM_VALUES, tuple(str(name) for name in data.target_names))
-    return ArraySource(images, data.target[chosen], info)
+    return ArraySource(images, data.target[indices], info)

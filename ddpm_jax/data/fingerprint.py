@@ -38,9 +38,9 @@ def fingerprint(source: Source) -> str:
     reader: Source | Reader = source.reader if isinstance(source, Tolerant) else source
     sha = hashlib.sha256()
     info = reader.info
-    known = (info.image_shape, info.num_classes, info.levels, info.class_names)
+    facts = (info.image_shape, info.num_classes, info.levels, info.class_names)
     attributes = [(name, tuple(info.attributes[name])) for name in sorted(info.attributes)]
-    _add(sha, f"{known} {attributes} {len(reader)}")
+    _add(sha, f"{facts} {attributes} {len(reader)}")
     for index in _evenly_spaced(len(reader)):
         _add(sha, f"example {index}")
         for part in _example(reader, index):
@@ -61,7 +61,7 @@ def _evenly_spaced(size: int) -> list[int]:
 def _example(reader: Source | Reader, index: int) -> Iterable[str | bytes]:
     try:
         example: dict[str, Any] = reader[index]
-    except (BrokenImage, UserError):  # whoever trains on it is told; it is not for here to stop
+    except (BrokenImage, UserError):  # training on it reports it; nothing stops here
         return ["broken"]
     parts: list[str | bytes] = []
     for name in sorted(example):

@@ -18,7 +18,7 @@ from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.runtime.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-# Images that are not read: whoever has them in the folder is told so.
+# Images that are not read: they are reported.
 UNREAD = (
     *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm"),
     *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
@@ -70,9 +70,9 @@ def folder(
     shape = check_size(image_size, channels)
     if not root.is_dir():
         raise UserError(f"no such folder: {root}; set data.data_dir to a folder of images")
-    found = sorted(_files(root))
-    files = [file for file in found if _has(file, SUFFIXES)]
-    unread = [file for file in found if _has(file, UNREAD)]
+    names = sorted(_files(root))
+    files = [file for file in names if _has(file, SUFFIXES)]
+    unread = [file for file in names if _has(file, UNREAD)]
     if not files:
         others = f" ({_counted(unread)} are not read: save them as PNG)" if unread else ""
         raise UserError(
@@ -84,15 +84,17 @@ def folder(
         logging.warning(
             "%s: %s are not read; save them as PNG to train on them too", root, _counted(unread)
         )
-    chosen = _split(files, holdout)[split]
-    if not chosen:
+    members = _split(files, holdout)[split]
+    if not members:
         raise EmptySplit(
             f"{root} has {len(files)} image(s) and data.options.holdout={holdout} leaves none for "
             f"the {split} split: add images, change the holdout, or train without validation "
             "(train.validate_every=0)"
         )
     info = DataInfo(shape, len(class_names), 256, class_names)
-    return Tolerant(_FolderReader(root, chosen, [labels[file] for file in chosen], info), on_error)
+    return Tolerant(
+        _FolderReader(root, members, [labels[file] for file in members], info), on_error
+    )
 
 
 def build(
@@ -214,7 +216,7 @@ def _labels(
 
 
 def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
-    known = set(files)
+    existing = set(files)
     labels: dict[str, str] = {}
     for number, row in _rows(path):
         if number == 1 and not _has(row[0], (*SUFFIXES, *UNREAD)):
@@ -223,7 +225,7 @@ def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
             got = ",".join(row)[:100]
             raise UserError(f"{path}, line {number}: write relative/path,label; got {got!r}")
         file = PurePosixPath(row[0]).as_posix()
-        if file not in known:
+        if file not in existing:
             raise UserError(
                 f"{path}, line {number}: no such image: {row[0][:100]!r}; mend or remove the row"
             )

@@ -10,7 +10,7 @@ import numpy as np
 from ddpm_jax.data.base import Example, Source, evenly_spaced
 from ddpm_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 
 # grain's index shuffle walks through at least 2^16 places until it meets one below the size:
 # 14 us an example for the 1,437 digits, 6 ms for two images. Smaller sources are permuted here.
@@ -61,10 +61,10 @@ class Batches:
         self._scale = _scaling(source.info.levels)
         self._conditions = conditions
         examples, self._place = _shuffled(source, seed)
-        # Behind the endless repetition, so that a flip is drawn for n, anew in each epoch.
+        # Behind the endless repetition, so that a flip is drawn for n, again in each epoch.
         self._examples = examples.random_map(_random_flip) if flip else examples
 
-    def batch_at(self, step: int) -> Batch:
+    def batch_at(self, step: int) -> HostBatch:
         """The batch of a step: this process's block of it.
 
         Returns:
@@ -85,7 +85,7 @@ class Batches:
 
     def iterate(
         self, start_step: int = 0, *, num_threads: int = 2, prefetch: int = 4
-    ) -> Iterator[Batch]:
+    ) -> Iterator[HostBatch]:
         """Yields `batch_at(start_step)`, `batch_at(start_step + 1)`, ... without end.
 
         Args:
@@ -108,7 +108,7 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """Yields the examples once, or some of them, in the source's order, never shuffled nor flipped.
 
     The last batch is filled up with its last example, where `mask` is False.
@@ -137,7 +137,7 @@ def evaluation_batches(
     block = _block(batch_size, process_index, process_count)
     scale = _scaling(source.info.levels)
 
-    def batch_at(number: int) -> Batch:
+    def batch_at(number: int) -> HostBatch:
         indices = [number * batch_size + j for j in block]
         examples = [source[rows[min(index, count - 1)]] for index in indices]
         batch = _stack(examples, scale, conditions)
@@ -175,7 +175,7 @@ def _scaling(levels: int) -> np.ndarray:
     return (np.arange(1 - levels, levels, 2) / (levels - 1)).astype(np.float32)
 
 
-def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> Batch:
+def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> HostBatch:
     # The one place that knows both names: a source of images has "image", uint8 [H, W, C], and one
     # of anything else "x0", floats [...] as the network is to see them.
     if "x0" in examples[0]:
@@ -237,8 +237,8 @@ def _random_flip(example: Example, rng: np.random.Generator) -> Example:
 
 
 def _read_ahead(
-    batch_at: Callable[[int], Batch], start: int, stop: int, num_threads: int, prefetch: int
-) -> Iterator[Batch]:
+    batch_at: Callable[[int], HostBatch], start: int, stop: int, num_threads: int, prefetch: int
+) -> Iterator[HostBatch]:
     """Yields batch_at(start), ..., batch_at(stop - 1), read ahead by grain's threads."""
     import grain
 
@@ -246,7 +246,7 @@ def _read_ahead(
     iterator: Any = iter(grain.MapDataset.range(stop).map(batch_at).to_iter_dataset(options))
     iterator.set_state({"next_index": start})
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[HostBatch]:
         try:
             yield from iterator
         finally:

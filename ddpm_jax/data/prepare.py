@@ -45,13 +45,13 @@ def prepare(dataset: str | None, data_dir: str | os.PathLike[str] | None = None)
     if dataset in DATASETS:
         return f"{dataset} is built in and needs no preparation"
     directory = data_directory(data_dir)
-    found = find_prepared(dataset, directory)
-    if found is not None and is_array_record(found):
-        return f"{dataset} is already prepared in {found.data_path}"
-    if found is not None:
+    prepared = find_prepared(dataset, directory)
+    if prepared is not None and is_array_record(prepared):
+        return f"{dataset} is already prepared in {prepared.data_path}"
+    if prepared is not None:
         raise UserError(
-            f"{found.data_path} holds {dataset} as {stored_format(found)}: move it away, or choose "
-            "another --data_dir"
+            f"{prepared.data_path} holds {dataset} as {stored_format(prepared)}: move it away, or "
+            "choose another --data_dir"
         )
     if base_name(dataset) not in known_names():
         raise UserError(

@@ -33,7 +33,7 @@ SIZES = {"small": 0.23, "large": 0.375}  # half the height, as a share of half t
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 NONE = "none"
 
-# Every condition with the names of its values. Objects are told in reading order, so an image has
+# Every condition with the names of its values. Objects are listed in reading order, so an image has
 # one description; what an image lacks is "none".
 _OBJECT = {"shape": SHAPES, "colour": (*COLOURS,), "size": (*SIZES,), "position": POSITIONS}
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -248,13 +248,13 @@ def outline(mask: np.ndarray) -> np.ndarray:
 def caption(attributes: Mapping[str, int]) -> str:
     """One English sentence: "a small red circle at the top left on a white background"."""
     names = {name: ATTRIBUTES[name][attributes[name]] for name in ATTRIBUTES}
-    told = " and ".join(
+    objects = " and ".join(
         f"a {names['size' + n]} {names['colour' + n]} {names['shape' + n]} at the "
         f"{names['position' + n]}"
         for n in ("", "_2")
         if names["shape" + n] != NONE
     )
-    return f"{told} on a {names['background']} background"
+    return f"{objects} on a {names['background']} background"
 
 
 def describe(image: np.ndarray) -> dict[str, int] | None:
@@ -278,16 +278,16 @@ def describe(image: np.ndarray) -> dict[str, int] | None:
     half, pixels = size // 2, image.astype(np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     background = _nearest(np.median(border, axis=0), _BACKGROUND_VALUES)
-    found = []
+    objects = []
     for place in range(4):
         row, column = divmod(place, 2)
         window = pixels[row * half : (row + 1) * half, column * half : (column + 1) * half]
         if (object_ := _object(window - _BACKGROUND_VALUES[background], background)) is not None:
-            found.append(object_ | {"position": place})
-    if not 1 <= len(found) <= 2:
+            objects.append(object_ | {"position": place})
+    if not 1 <= len(objects) <= 2:
         return None
-    attributes = {"background": background} | found[0]
-    others = found[1] if len(found) == 2 else {name: len(_OBJECT[name]) for name in _OBJECT}
+    attributes = {"background": background} | objects[0]
+    others = objects[1] if len(objects) == 2 else {name: len(_OBJECT[name]) for name in _OBJECT}
     attributes |= {f"{name}_2": value for name, value in others.items()}
     return {name: attributes[name] for name in ATTRIBUTES}
 

@@ -173,8 +173,8 @@ def data_directory(data_dir: str | os.PathLike[str] | None) -> str:
     """Returns `data_dir`, or TFDS_DATA_DIR, or TFDS's default directory."""
     import tensorflow_datasets as tfds
 
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
-    return os.path.expanduser(os.fspath(chosen))
+    directory = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    return os.path.expanduser(os.fspath(directory))
 
 
 def base_name(name: str) -> str:
@@ -218,8 +218,8 @@ def _own_features(name: str) -> Iterator[None]:
     own, find = vars(connector)["cls_from_name"], connector.cls_from_name
 
     def find_known(class_name: str) -> Any:
-        known = connector._registered_features  # subclasses register themselves by their names
-        if class_name not in known and not class_name.startswith(_FEATURES):
+        registered = connector._registered_features  # subclasses register themselves by their names
+        if class_name not in registered and not class_name.startswith(_FEATURES):
             raise UserError(
                 f"features.json of {name} has a feature of {class_name}, which is not of TFDS: "
                 "data import no code; import its module first where you trust it"

@@ -33,7 +33,7 @@ def low_resolution(
       ValueError: for shapes that do not fit each other.
 
     Source: Ho et al. 2022, "Cascaded diffusion models", section 4: non-truncated conditioning
-    augmentation, the model being told its level.
+    augmentation, the model taking its level.
     """
     if small.ndim != 4 or eps.shape != small.shape or level.shape != small.shape[:1]:
         raise ValueError(

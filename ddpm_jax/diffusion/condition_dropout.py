@@ -34,7 +34,7 @@ def drop(
 
     Args:
       conditions: named arrays [B, ...].
-      dropped: bool [B] for each name, but for names that end in "_mask".
+      dropped: bool [B] for each name, except names that end in "_mask".
     """
     absent = null(conditions)
     return {

@@ -17,7 +17,7 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 Conditions = dict[str, jax.Array] | jax.Array | None
 # apply(variables, xt, time, conditions) -> output
-Network = Callable[..., Any]
+ApplyFn = Callable[..., Any]
 
 
 class Denoised(NamedTuple):
@@ -129,7 +129,7 @@ def _divide(numerator: jax.Array, level: jax.Array) -> jax.Array:
     return jnp.where(vanishes, 0, numerator / jnp.where(vanishes, 1, level))
 
 
-Level = Callable[[Schedule, jax.Array], jax.Array]
+ScaleOfTime = Callable[[Schedule, jax.Array], jax.Array]
 
 
 class Parameterisation(NamedTuple):
@@ -145,8 +145,8 @@ class Parameterisation(NamedTuple):
 
     decode: Callable[[Schedule, jax.Array, jax.Array, jax.Array], Denoised]
     encode: Callable[[Schedule, jax.Array, jax.Array, Denoised], jax.Array]
-    eps_scale: Level
-    input_scale: Level | None = None
+    eps_scale: ScaleOfTime
+    input_scale: ScaleOfTime | None = None
 
     def scale_input(self, schedule: Schedule, xt: jax.Array, t: jax.Array) -> jax.Array:
         """x_t as the network is shown it."""
@@ -276,7 +276,7 @@ def encode(
 
 
 def denoiser(
-    apply_fn: Network,
+    apply_fn: ApplyFn,
     params: Any,
     schedule: Schedule,
     *,

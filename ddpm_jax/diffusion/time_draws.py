@@ -44,7 +44,7 @@ def uniform(t_min: float = 1e-5) -> TimeDraw:
     """t uniform over the steps 1..T, or over (t_min, 1] on a continuous schedule.
 
     Args:
-      t_min: the least time of a continuous schedule, in [0, 1); 1e-5 in Song et al.
+      t_min: the smallest time of a continuous schedule, in [0, 1); 1e-5 in Song et al.
 
     Raises:
       ValueError: for a t_min out of range.
@@ -167,7 +167,7 @@ def log_normal(mean: float = -1.2, std: float = 1.2, t_min: float = 1e-5) -> Tim
 
     Args:
       mean, std: of log rho; -1.2 and 1.2 in the paper.
-      t_min: the least time of a continuous schedule; ratios beyond the path's ends are its ends.
+      t_min: the smallest time of a continuous schedule; ratios beyond the path's ends are its ends.
 
     Raises:
       ValueError: for a std that is not above 0, or a t_min out of range.
@@ -191,7 +191,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0, t_min: float = 1e-5) -> Ti
 
     Args:
       mean, std: of log(t / (1 - t)); 0 and 1 in the paper's best run.
-      t_min: the least time of a continuous schedule.
+      t_min: the smallest time of a continuous schedule.
 
     Raises:
       ValueError: for a std that is not above 0, or a t_min out of range.

@@ -26,9 +26,11 @@ def agreement(
             f"need attributes [{len(images)}], got "
             f"{ {name: np.shape(values) for name, values in wanted.items()} }"
         )
-    found = [describe(image) for image in images]
+    descriptions = [describe(image) for image in images]
     right = {
-        name: np.array([f is not None and f[name] == v for f, v in zip(found, values, strict=True)])
+        name: np.array(
+            [f is not None and f[name] == v for f, v in zip(descriptions, values, strict=True)]
+        )
         for name, values in wanted.items()
     }
     together = np.all([*right.values()], axis=0)

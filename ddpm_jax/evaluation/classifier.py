@@ -41,7 +41,7 @@ MAX_SIZE = 64  # height and width: beyond, a minute would not do
 CACHE_BYTES = 2**26
 
 
-class Trained(NamedTuple):
+class TrainedClassifier(NamedTuple):
     """A classifier.
 
     Attributes:
@@ -79,7 +79,7 @@ def heads_of(info: DataInfo) -> dict[str, int]:
     return heads
 
 
-def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
+def train(source: Source, held_out: Source, *, seed: int = 0) -> TrainedClassifier:
     """Train by RECIPE: Adam, a cosine to zero, cross-entropy summed over the heads.
 
     On one device, whatever there is, so that the result is that of the machine and the seed alone.
@@ -93,42 +93,42 @@ def train(source: Source, held_out: Source, *, seed: int = 0) -> Trained:
       ValueError: as `heads_of`, or for a source without examples.
     """
     heads = heads_of(source.info)
-    images, told = _arrays(source, heads, RECIPE["max_examples"])
+    images, labels = _arrays(source, heads, RECIPE["max_examples"])
     model = _model(heads)
     rate = optax.cosine_decay_schedule(RECIPE["learning_rate"], RECIPE["num_steps"])
     optimizer = optax.adam(rate)
     levels = source.info.levels
     with jax.default_device(jax.local_devices()[0]):
-        data = (jnp.asarray(images), {name: jnp.asarray(v) for name, v in told.items()})
+        data = (jnp.asarray(images), {name: jnp.asarray(v) for name, v in labels.items()})
         key_init, *keys = jax.random.split(jax.random.key(seed), RECIPE["num_steps"] + 1)
         params = jax.jit(model.init)(key_init, features.scaled(data[0][:1], levels))["params"]
         state = optimizer.init(params)
 
         @jax.jit
-        def step(params: Any, state: Any, data: Any, chosen: jax.Array, key: jax.Array) -> Any:
+        def step(params: Any, state: Any, data: Any, rows: jax.Array, key: jax.Array) -> Any:
             def loss(params: Any) -> jax.Array:
-                x = features.scaled(data[0][chosen], levels)
+                x = features.scaled(data[0][rows], levels)
                 rngs = {"dropout": key}
                 _, logits = model.apply({"params": params}, x, train=True, rngs=rngs)
                 entropy = optax.softmax_cross_entropy_with_integer_labels
-                return sum(entropy(logits[n], v[chosen]).mean() for n, v in data[1].items())
+                return sum(entropy(logits[n], v[rows]).mean() for n, v in data[1].items())
 
             updates, state = optimizer.update(jax.grad(loss)(params), state)
             return optax.apply_updates(params, updates), state
 
-        for chosen, key in zip(_order(len(images), seed), keys, strict=True):
-            params, state = step(params, state, data, chosen, key)
+        for rows, key in zip(_order(len(images), seed), keys, strict=True):
+            params, state = step(params, state, data, rows, key)
     params = _scaled(jax.tree.map(np.asarray, params), heads, images[:HELD_OUT], levels)
     accuracy = _accuracy(params, heads, held_out, levels)
-    return Trained(params, heads, _digest(params), accuracy)
+    return TrainedClassifier(params, heads, _digest(params), accuracy)
 
 
 def load_or_train(
     folder: str | os.PathLike[str], source: Source, held_out: Source, *, seed: int = 0
-) -> Trained:
+) -> TrainedClassifier:
     """As `train`; kept in a folder, under the hash of the data, the recipe and the seed.
 
-    What is kept and cannot be read, or is damaged, is told in one line on stderr and made anew.
+    What is kept and cannot be read, or is damaged, is reported on stderr and rebuilt.
 
     Args:
       folder: made if it is not there.
@@ -150,13 +150,15 @@ def load_or_train(
             return kept
         trained = train(source, held_out, seed=seed)
         # One entry: the library writes several in an order that changes from time to time.
-        told = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
+        metadata = json.dumps({"accuracy": trained.accuracy, "digest": trained.digest})
         with files.whole(path) as partial:
-            partial.write_bytes(safetensors.numpy.save(_flat(trained.params), {"trained": told}))
+            partial.write_bytes(
+                safetensors.numpy.save(_flat(trained.params), {"trained": metadata})
+            )
     return trained
 
 
-def extractor(trained: Trained, info: DataInfo) -> Extractor:
+def extractor(trained: TrainedClassifier, info: DataInfo) -> Extractor:
     """The classifier's hidden layer, and the logits of its first head (the label's, if any).
 
     Args:
@@ -201,8 +203,8 @@ def _scaled(params: Any, heads: dict[str, int], images: np.ndarray, levels: int)
     def network(params: Any, images: jax.Array) -> tuple[jax.Array]:
         return (model.apply({"params": params}, features.scaled(images, levels))[0],)
 
-    (found,) = features.compiled(network, params)(images)
-    root = np.sqrt(np.square(found, dtype=np.float64).mean())
+    (outputs,) = features.compiled(network, params)(images)
+    root = np.sqrt(np.square(outputs, dtype=np.float64).mean())
     return {**params, "feature_scale": np.array(1 / root, np.float32)}
 
 
@@ -220,28 +222,28 @@ def _order(number: int, seed: int) -> np.ndarray:
 def _arrays(
     source: Source, heads: dict[str, int], limit: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """At most `limit` images of a source, evenly spaced, and what is told of each by name."""
+    """At most `limit` images of a source, evenly spaced, and the attributes of each by name."""
     if not len(source):
         raise ValueError("the classifier's data are empty: choose another split or data_dir")
     number = min(limit, len(source))
     examples = [source[k * len(source) // number] for k in range(number)]
-    told = {name: np.array([e[name] for e in examples], np.int32) for name in heads}
-    return np.stack([e["image"] for e in examples]), told
+    labels = {name: np.array([e[name] for e in examples], np.int32) for name in heads}
+    return np.stack([e["image"] for e in examples]), labels
 
 
 def _accuracy(
     params: Any, heads: dict[str, int], held_out: Source, levels: int
 ) -> dict[str, float]:
-    images, told = _arrays(held_out, heads, HELD_OUT)
+    images, labels = _arrays(held_out, heads, HELD_OUT)
     model = _model(heads)
 
     def network(params: Any, images: jax.Array) -> Any:
         return tuple(model.apply({"params": params}, features.scaled(images, levels))[1].values())
 
-    found = features.compiled(network, params)(images)
+    outputs = features.compiled(network, params)(images)
     return {
-        name: float((logits.argmax(axis=1) == told[name]).mean())
-        for name, logits in zip(heads, found, strict=True)
+        name: float((logits.argmax(axis=1) == labels[name]).mean())
+        for name, logits in zip(heads, outputs, strict=True)
     }
 
 
@@ -260,8 +262,8 @@ def _digest(params: Any) -> str:
 
 def _kept(
     path: Path, heads: dict[str, int], info: DataInfo, *, tell: bool = False
-) -> Trained | None:
-    """What was kept; None where nothing was, or something else, which is told on stderr."""
+) -> TrainedClassifier | None:
+    """What was kept; None where nothing was, or something else, which is reported on stderr."""
     try:
         return _read(path, heads, info) if path.exists() else None
     except (
@@ -269,22 +271,22 @@ def _kept(
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if tell:
-            print(f"{path} is damaged ({reason}): trained anew", file=sys.stderr)
+            print(f"{path} is damaged ({reason}): trained again", file=sys.stderr)
         return None
 
 
-def _read(path: Path, heads: dict[str, int], info: DataInfo) -> Trained:
+def _read(path: Path, heads: dict[str, int], info: DataInfo) -> TrainedClassifier:
     """What `load_or_train` wrote; raises ValueError unless it is whole and of this network."""
     content = files.read_bytes(path, CACHE_BYTES)
     flat = safetensors.numpy.load(content)
     size = int.from_bytes(content[:8], "little")
     metadata = files.parse_json(content[8 : 8 + size]).get("__metadata__", {})
-    told = files.parse_json(metadata.get("trained", "{}").encode())
+    summary = files.parse_json(metadata.get("trained", "{}").encode())
     image = jax.ShapeDtypeStruct((1, *info.image_shape), np.float32)
     shapes = jax.eval_shape(_model(heads).init, jax.random.key(0), image)["params"]
     wanted = jax.tree_util.tree_flatten_with_path(shapes)
     names = [".".join(key.key for key in path) for path, _ in wanted[0]]
     params = jax.tree.unflatten(wanted[1], [flat.get(name, np.zeros(0)) for name in names])
-    if set(names) != set(flat) or _digest(params) != told.get("digest"):
+    if set(names) != set(flat) or _digest(params) != summary.get("digest"):
         raise ValueError("its parameters are not those that were written")
-    return Trained(params, heads, told["digest"], told["accuracy"])
+    return TrainedClassifier(params, heads, summary["digest"], summary["accuracy"])

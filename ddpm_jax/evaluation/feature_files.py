@@ -34,16 +34,16 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str, str]:
         raise ValueError(f"no file {path}: give the .npz or .safetensors file of the features")
     try:
         content = read_bytes(path, sys.maxsize)  # an array asks for no more than the file has
-        arrays, told = readers[path.suffix](content)
+        arrays, extractor = readers[path.suffix](content)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} is not a whole {path.suffix} file of floats: {reason}") from error
-    return arrays, told, blake3(content).hexdigest()
+    return arrays, extractor, blake3(content).hexdigest()
 
 
 def _of_npz(content: bytes) -> tuple[dict[str, np.ndarray], str]:
     arrays: dict[str, np.ndarray] = {}
-    told = ""
+    extractor = ""
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         members = archive.infolist()
@@ -54,18 +54,18 @@ def _of_npz(content: bytes) -> tuple[dict[str, np.ndarray], str]:
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name in arrays:
-                raise ValueError(f"the array {name[:100]!r} is there twice")
+                raise ValueError(f"the array {name[:100]!r} occurs twice")
             with archive.open(member) as stream:
                 array = npz.array(stream, name[:100], "fU")
             if name == "extractor" and array.dtype.kind == "U" and array.size == 1:
-                told = str(array.reshape(())[()])
+                extractor = str(array.reshape(())[()])
             elif array.dtype.kind == "f":
                 arrays[name] = array
             else:
                 raise ValueError(f"the array {name[:100]!r} is {array.dtype}")
     except npz.BROKEN as error:
         raise ValueError(str(error)) from error
-    return arrays, told
+    return arrays, extractor
 
 
 def _of_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], str]:
@@ -82,5 +82,5 @@ def _of_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], str]:
             raise ValueError(f"the array {name[:100]!r} is {tensor['dtype']}")
         flat = np.frombuffer(tensor["data"], np.dtype(_FLOATS[tensor["dtype"]]))
         arrays[name] = flat.reshape(tensor["shape"])
-    told = header.get("__metadata__", {}).get("extractor", "")
-    return arrays, told[: npz.TEXT_BYTES]
+    extractor = header.get("__metadata__", {}).get("extractor", "")
+    return arrays, extractor[: npz.TEXT_BYTES]

@@ -133,7 +133,7 @@ def from_file(path: str | os.PathLike[str]) -> Exported:
     """Features that another program exported: a .npz or .safetensors file.
 
     It holds "features" [N, D] and perhaps "logits" [N, K] and "spatial" [N, S], as floats. What
-    made them is told by a text "extractor": metadata of a safetensors file, an array of a .npz.
+    made them is named by a text "extractor": metadata of a safetensors file, an array of a .npz.
     Nothing is unpickled.
 
     Raises:
@@ -141,13 +141,13 @@ def from_file(path: str | os.PathLike[str]) -> Exported:
         or values that are not finite (with the first row that has one).
     """
     path = Path(path)
-    arrays, told, digest = feature_files.read(path)
+    arrays, extractor, digest = feature_files.read(path)
     if "features" not in arrays:
         held = ", ".join(sorted(arrays)) or "nothing"
         raise ValueError(f'{path} has no array "features" [N, D]; it holds {held}')
-    found = {name: arrays.get(name) for name in ("features", "logits", "spatial")}
+    parts = {name: arrays.get(name) for name in ("features", "logits", "spatial")}
     number = len(arrays["features"]) if arrays["features"].ndim else 0
-    for name, array in found.items():
+    for name, array in parts.items():
         if array is None:
             continue
         if array.ndim != 2 or len(array) != number or not array.size:
@@ -156,14 +156,14 @@ def from_file(path: str | os.PathLike[str]) -> Exported:
                 f"{'[N, D]' if name == 'features' else f'[{number}, D]'}"
             )
         with np.errstate(over="ignore"):  # an infinity, which is refused in the next line
-            found[name] = array = array.astype(np.float32)
+            parts[name] = array = array.astype(np.float32)
         check_finite(array, f'{path}: "{name}"', "export it again")
-    pooled = found["features"]
+    pooled = parts["features"]
     assert pooled is not None  # for the type checker: it is there
-    features = Features(pooled, found["logits"], found["spatial"])
+    features = Features(pooled, parts["logits"], parts["spatial"])
     protocol = {
-        "extractor": told,
-        **{n: None if a is None else a.shape[1] for n, a in found.items()},
+        "extractor": extractor,
+        **{n: None if a is None else a.shape[1] for n, a in parts.items()},
     }
     return Exported(features, protocol, digest)
 
@@ -202,8 +202,8 @@ def compiled(
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             padding = [(0, size - len(batch)), *[(0, 0)] * (images.ndim - 1)]
-            found = run(params, jax.device_put(np.pad(batch, padding), rows))
-            parts.append([None if x is None else np.asarray(x)[: len(batch)] for x in found])
+            outputs = run(params, jax.device_put(np.pad(batch, padding), rows))
+            parts.append([None if x is None else np.asarray(x)[: len(batch)] for x in outputs])
         joined = [None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)]
         for array in joined:
             if array is not None:

@@ -117,12 +117,12 @@ def frechet_intervals(
 
 
 def _gaussian(of: Moments | Statistics, name: str) -> tuple[np.ndarray, np.ndarray]:
-    known = moments.statistics(of) if isinstance(of, Moments) else of
-    width = len(known.mean)
-    if known.covariance.shape != (width, width):
+    gaussian = moments.statistics(of) if isinstance(of, Moments) else of
+    width = len(gaussian.mean)
+    if gaussian.covariance.shape != (width, width):
         raise ValueError(
-            f"{name}: a mean of {width} dimensions and a covariance {known.covariance.shape}"
+            f"{name}: a mean of {width} dimensions and a covariance {gaussian.covariance.shape}"
         )
-    if not (np.isfinite(known.mean).all() and np.isfinite(known.covariance).all()):
+    if not (np.isfinite(gaussian.mean).all() and np.isfinite(gaussian.covariance).all()):
         raise ValueError(f"{name}: mean or covariance is not finite")
-    return known.mean, known.covariance
+    return gaussian.mean, gaussian.covariance

@@ -45,24 +45,24 @@ def extractor(
 
     Returns:
       An extractor, uint8 [B, H, W, C], C = 1 or 3 -> pooled [B, 2048], logits [B, 1008] without
-      the last layer's bias (as the inception score's own code has it), spatial [B, 2023].
+      the last layer's bias (as in the inception score's own code), spatial [B, 2023].
 
     Raises:
       ValueError: for an unknown choice.
     """
     features.check_levels(levels)
-    for name, value, known in (
+    for name, value, choices in (
         ("resize", resize, (*RESIZES, "none")),
         ("normalisation", normalisation, NORMALISATIONS),
         ("layer", layer, LAYERS),
     ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}")
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
 
     def network(params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
         x = prepared(images, resize, rounding, normalisation, levels)
-        found: Any = InceptionV3().apply({"params": params}, x)
-        return getattr(found, LAYERS[layer]), found.unbiased_logits, found.spatial
+        outputs: Any = InceptionV3().apply({"params": params}, x)
+        return getattr(outputs, LAYERS[layer]), outputs.unbiased_logits, outputs.spatial
 
     run = features.compiled(network, params, per_device=per_device)
 

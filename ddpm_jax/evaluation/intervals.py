@@ -115,7 +115,7 @@ def jackknife_share(
       level: in (0, 1).
 
     Raises:
-      ValueError: as `jackknife`, or for a value that is no share.
+      ValueError: as `jackknife`, or for a value that is not a share.
 
     Source: Wilson 1927; the number of trials, Korn and Graubard 1998.
     """

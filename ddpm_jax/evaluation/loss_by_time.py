@@ -50,10 +50,10 @@ def by_time(loss: np.ndarray, t: np.ndarray, weight: np.ndarray, intervals: int 
         return np.bincount(place, values, intervals)
 
     num = np.bincount(place, minlength=intervals)
-    there = num > 0
-    total = np.where(there, sums(weight), 1.0)
+    filled = num > 0
+    total = np.where(filled, sums(weight), 1.0)
     mean = sums(weight * loss) / total
     squares = sums((weight * (loss - mean[place])) ** 2)
     # Of N draws of one weight: the sample's deviation over sqrt(N), unbiased in the square.
     error = np.sqrt(squares * num / np.maximum(num - 1, 1)) / total
-    return ByTime((sums(weight * t) / total)[there], mean[there], error[there], num[there])
+    return ByTime((sums(weight * t) / total)[filled], mean[filled], error[filled], num[filled])

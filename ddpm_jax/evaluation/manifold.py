@@ -91,8 +91,8 @@ def prdc(
     centre = neighbours.mean(references)
     for g in range(max(num_groups, 1)):
         members = np.flatnonzero(group == g)
-        for chosen in checks.blocks(members[:, None], block[0]):
-            at = members[chosen]
+        for part in checks.blocks(members[:, None], block[0]):
+            at = members[part]
             for columns in checks.blocks(references, block[1]):
                 pairs = _Block(samples[at], references[columns], centre)
                 _count(tally, pairs, reach[columns, -1], radii[at], at, columns, g)
@@ -117,9 +117,9 @@ def recall(samples: np.ndarray, references: np.ndarray, k: int = K) -> float:
     centre = neighbours.mean(references)
     recalled = np.zeros(len(references), bool)
     for at in checks.blocks(samples, rows):
-        for there in checks.blocks(references, columns):
-            block = _Block(samples[at], references[there], centre)
-            recalled[there] |= block.within(radii[at, -1:])[1].any(axis=0)
+        for part in checks.blocks(references, columns):
+            block = _Block(samples[at], references[part], centre)
+            recalled[part] |= block.within(radii[at, -1:])[1].any(axis=0)
     return float(recalled.mean())
 
 

@@ -77,12 +77,12 @@ def nearest_squares(
     """As `nearest`, the squares of the distances, as `measured` gives them, and the indices."""
     references, queries = flat(references, "references"), flat(queries, "queries")
     checks.same_width(queries, references)
-    there = len(references) - leave_out_self
-    if not 1 <= num <= there:
-        raise ValueError(f"need 1 <= num <= {there} references to choose from, got {num=}")
+    available = len(references) - leave_out_self
+    if not 1 <= num <= available:
+        raise ValueError(f"need 1 <= num <= {available} references to choose from, got {num=}")
     block = block or block_of(references.shape[1])
     centre = mean(references)
-    found = np.empty((len(queries), num))
+    distances = np.empty((len(queries), num))
     indices = np.empty((len(queries), num), np.int64)
     for rows in checks.blocks(queries, block[0]):
         of_rows = queries[rows] - centre
@@ -92,12 +92,14 @@ def nearest_squares(
             squares = squared_distances(of_rows, references[columns] - centre)
             if leave_out_self:
                 _hide_diagonal(squares, rows.start - columns.start)
-            best, best_at = _keep(best, best_at, squares, columns.start, min(num + _SPARE, there))
+            best, best_at = _keep(
+                best, best_at, squares, columns.start, min(num + _SPARE, available)
+            )
         exact = _measured(queries[rows], references, best_at)
         order = np.argsort(exact, axis=1, kind="stable")[:, :num]
-        found[rows] = np.take_along_axis(exact, order, axis=1)
+        distances[rows] = np.take_along_axis(exact, order, axis=1)
         indices[rows] = np.take_along_axis(best_at, order, axis=1)
-    return found, indices
+    return distances, indices
 
 
 def copies(train: np.ndarray, held_out: np.ndarray, samples: np.ndarray) -> Copies:

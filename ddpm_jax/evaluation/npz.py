@@ -24,7 +24,7 @@ def array(stream: Any, name: str, kinds: str) -> np.ndarray:
       kinds: of dtypes that are taken, as `np.dtype.kind`: "f" floats, "iu" integers, "U" text.
 
     Raises:
-      ValueError: for a header that is none, another kind (a pickle's is "O"), or another size than
+      ValueError: for a malformed header, another kind (a pickle's is "O"), or another size than
         the header says.
       One of BROKEN: from zipfile.
     """

@@ -71,8 +71,8 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
-        there = ", ".join(archive.namelist()[:8])[:200] or "nothing"
-        raise ValueError(f"it has no array {name!r}; it holds {there!r}") from None
+        names = ", ".join(archive.namelist()[:8])[:200] or "nothing"
+        raise ValueError(f"it has no array {name!r}; it holds {names!r}") from None
     if info.file_size > limit:
         raise ValueError(f"{name} has more than the limit of {limit:,} bytes")
     with archive.open(info) as stream:
@@ -82,7 +82,7 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
 def _checked(mu: np.ndarray, sigma: np.ndarray, num: np.ndarray | None, names: str) -> Statistics:
     width = mu.shape[0] if mu.ndim == 1 else 0
     if not width or sigma.shape != (width, width):
-        raise ValueError(f"{names} are of shapes {mu.shape} and {sigma.shape}, not [D] and [D, D]")
+        raise ValueError(f"{names} have shapes {mu.shape} and {sigma.shape}, not [D] and [D, D]")
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{names} are not finite")

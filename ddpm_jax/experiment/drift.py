@@ -1,4 +1,4 @@
-"""Whether a workdir holds this very experiment, and what may differ all the same."""
+"""Whether a workdir holds this experiment, and which fields may differ."""
 
 import functools
 import operator
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import optimizers
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.measures import manifest
 from ddpm_jax.trained import program
@@ -71,9 +71,9 @@ def check_workdir(
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     if differing:
         _check_shapes(config, differing, own)
-    there, here = saved.train.num_steps, config.train.num_steps
+    stored, here = saved.train.num_steps, config.train.num_steps
     decays = "constant" not in (saved.optim.decay, config.optim.decay)
-    return differing + [(NUM_STEPS, there, here)] * (decays and there != here)
+    return differing + [(NUM_STEPS, stored, here)] * (decays and stored != here)
 
 
 def stretched(
@@ -88,12 +88,12 @@ def stretched(
       own: the user's own parts.
     """
     lines = []
-    for name, there, here in differing if start else ():
+    for name, stored, here in differing if start else ():
         if name == NUM_STEPS:
-            before = config_files.override(config, {"train": {"num_steps": there}})
+            before = config_files.override(config, {"train": {"num_steps": stored}})
             old, new = (float(optimizers.optimizer(c, own)[0](start)) for c in (before, config))
             lines.append(
-                f"optim.decay={config.optim.decay} was laid out over {there:,} steps and is over "
+                f"optim.decay={config.optim.decay} was laid out over {stored:,} steps and is over "
                 f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "
                 f"run of {here:,} steps from its start would be another one"
             )
@@ -119,21 +119,21 @@ def check(
 
 def check_data(
     workdir: Path,
-    there: Mapping[str, Any],
+    stored: Mapping[str, Any],
     here: Mapping[str, str | None],
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
     """The same for the training data: fingerprints as the manifest has them; {} for none."""
-    if there.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
+    if stored.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
         return []
-    differing = [(DATA, there["train"], here["train"])]
+    differing = [(DATA, stored["train"], here["train"])]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
     return differing
 
 
 def check_parts(
     workdir: Path,
-    there: Mapping[str, Mapping[str, str]],
+    stored: Mapping[str, Mapping[str, str]],
     here: Mapping[str, Mapping[str, str]],
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
@@ -149,9 +149,9 @@ def check_parts(
             for group in PARTS
             for name, digest in side.get(group, {}).items()
         }
-        for side in (there, here)
+        for side in (stored, here)
     )
-    # A part of one's own that another one replaced is told as a field of the config.
+    # A part of one's own that another one replaced is reported as a field of the config.
     replaced = {name for name in before.keys() ^ now.keys() if name.startswith("own_parts.")}
     names = sorted((before.keys() | now.keys()) - replaced)
     differing = [(n, before.get(n), now.get(n)) for n in names if before.get(n) != now.get(n)]
@@ -166,21 +166,21 @@ def not_free(differences: Sequence[Difference]) -> list[Difference]:
 
 def _unnamed(difference: Difference) -> bool:
     """Whether one side does not say how its classes are named: before it has read its data."""
-    name, there, here = difference
-    return name == CLASS_NAMES and not (there and here)
+    name, stored, here = difference
+    return name == CLASS_NAMES and not (stored and here)
 
 
-def told(difference: Difference) -> str:
+def described(difference: Difference) -> str:
     """`optim.learning_rate: 0.001 (float) there, 0.01 (float) here`."""
-    name, there, here = difference
-    return f"{name}: {_typed(there)} there, {_typed(here)} here"
+    name, stored, here = difference
+    return f"{name}: {_typed(stored)} there, {_typed(here)} here"
 
 
 def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
     """Raises UserError with each of the differences, and with what to do, if there are any."""
     if not differing:
         return
-    lines = [told(d) for d in differing[:10]]
+    lines = [described(d) for d in differing[:10]]
     if len(differing) > 10:
         lines.append(f"and {len(differing) - 10} more")
     names = [name for name, *_ in differing]
@@ -192,10 +192,10 @@ def refuse(workdir: Path, differing: Sequence[Difference]) -> None:
 
 def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
     allowed = [name for name in allowed if not name.startswith(tuple(f"{p}." for p in PARTS))]
-    known = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
+    fields = sorted({DATA, *(name for side in sides for name in config_files.fields(side))})
     for name in allowed:
-        if name not in known:
-            hint = suggest(name, known)
+        if name not in fields:
+            hint = suggest(name, fields)
             raise UserError(f"--allow_drift={name}: no such config field{hint}")
         if name.startswith("model."):
             raise UserError(
@@ -206,16 +206,16 @@ def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
 def _check_shapes(config: ConfigDict, differing: Sequence[Difference], own: Own) -> None:
     """Refuse what changes the state's shapes: a checkpoint then cannot be carried over."""
     before = config.to_dict()
-    for name, there, _ in differing:
+    for name, stored, _ in differing:
         *groups, field = name.split(".")
         place = functools.reduce(operator.getitem, groups, before)
-        if there is None and field not in place:
+        if stored is None and field not in place:
             continue
-        place[field] = there
-        if there is None and groups[-1:] and groups[-1].endswith("options"):
+        place[field] = stored
+        if stored is None and groups[-1:] and groups[-1].endswith("options"):
             del place[field]  # an option that was not set
-    there, here = (_arrays(c, own) for c in (ConfigDict(before), config))
-    if there != here:
+    stored, here = (_arrays(c, own) for c in (ConfigDict(before), config))
+    if stored != here:
         names = ",".join(name for name, *_ in differing)
         raise UserError(
             f"--allow_drift={names}: the state of a run has other arrays with this, and its "

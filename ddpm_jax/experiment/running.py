@@ -16,7 +16,7 @@ from ddpm_jax import cli
 from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.experiment.attempt import Attempt
@@ -159,7 +159,7 @@ def _train(
         for line in drift.stretched(config, drifted, start, own) if processes.is_first() else ():
             _say(line)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        # Also of a network that is told no label: samples of it may be sorted into them.
+        # Also of a network that takes no label: samples of it may be sorted into them.
         every = class_names.kept(train_data.info, train_data.info.num_classes)
         described = {**prints, "class_names": list(every)}
         manifest.begin(config, experiment.mesh.shape, described, start, drifted, parts)

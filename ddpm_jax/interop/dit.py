@@ -122,13 +122,13 @@ def dit_from_diffusers(directory: str | os.PathLike[str]) -> tuple[DiT, dict[str
     return dit, params
 
 
-def _config(given: Mapping[str, Any]) -> dict[str, Any]:
+def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that describe the network, checked."""
-    if given.get("_class_name") != CLASS:
+    if fields.get("_class_name") != CLASS:
         raise ValueError(
-            f'config.json: _class_name is {given.get("_class_name")!r}; need "{CLASS}"'
+            f'config.json: _class_name is {fields.get("_class_name")!r}; need "{CLASS}"'
         )
-    for name, value in given.items():
+    for name, value in fields.items():
         if name.startswith("_") or name in IGNORED:
             continue
         if name in FIXED:
@@ -136,7 +136,7 @@ def _config(given: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"config.json: {name} is {value!r}; supported: {FIXED[name]!r}")
         elif name not in DEFAULTS:
             raise ValueError(f"config.json: {name} is {value!r}; {CLASS} has no such field here")
-    config = {name: given.get(name, default) for name, default in DEFAULTS.items()}
+    config = {name: fields.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in config.items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if name == "dropout":

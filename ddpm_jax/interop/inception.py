@@ -72,7 +72,7 @@ def inception_from_file(path: str | os.PathLike[str]) -> Weights:
     if tensors:
         raise ValueError(
             f"{path}: FID's InceptionV3 has no tensor {min(tensors)} ({len(tensors)} left over): "
-            f"it is of another network; need {CHECKPOINT}"
+            f"it belongs to another network; need {CHECKPOINT}"
         )
     return Weights(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params), digest.hexdigest())
 

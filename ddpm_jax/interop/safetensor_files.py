@@ -65,18 +65,18 @@ def read(directory: Path) -> dict[str, np.ndarray]:
                 for old, new in _OLD_NAMES.items():
                     name = name.replace(f".{old}.", f".{new}.")
             if name in weights:
-                raise ValueError(f"{directory}: tensor {name} is there twice")
+                raise ValueError(f"{directory}: tensor {name} occurs twice")
             weights[name] = tensor
     return weights
 
 
 def _no_weights(directory: Path, file: str) -> ValueError:
-    there = sorted(path.name for path in directory.iterdir())
-    if not any(name.endswith(".safetensors") for name in there):
-        for name in there:
+    names = sorted(path.name for path in directory.iterdir())
+    if not any(name.endswith(".safetensors") for name in names):
+        for name in names:
             if name.endswith(PICKLES):
                 return pickle_error(directory / name)
-    return ValueError(f"{directory} has no {file}; it holds {', '.join(there)}")
+    return ValueError(f"{directory} has no {file}; it holds {', '.join(names)}")
 
 
 def read_tensors(path: Path, remedy: str = SAVE_AGAIN) -> Iterator[tuple[str, np.ndarray]]:
@@ -113,7 +113,7 @@ def read_tensors(path: Path, remedy: str = SAVE_AGAIN) -> Iterator[tuple[str, np
         try:
             yield name, flat.reshape(tensor["shape"])
         except (ValueError, OverflowError) as error:  # [0, 2**64 - 1] has no values, and fits
-            raise ValueError(f"{path}: tensor {name} is of no shape: {error}") from error
+            raise ValueError(f"{path}: tensor {name} has no valid shape: {error}") from error
 
 
 def pickle_error(path: Path, remedy: str = SAVE_AGAIN) -> ValueError:

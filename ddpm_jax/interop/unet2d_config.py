@@ -66,15 +66,15 @@ _JSON_BYTES = 2**24  # an index of shards has a line a tensor
 
 def read(path: Path) -> dict[str, Any]:
     """Every field of UNet2DModel: the file's value, checked, or diffusers' default."""
-    given = read_json(path)
-    if given.get("_class_name") != CLASS:
-        raise _refuse("_class_name", given.get("_class_name"), f'"{CLASS}"')
-    for name in given:
+    fields = read_json(path)
+    if fields.get("_class_name") != CLASS:
+        raise _refuse("_class_name", fields.get("_class_name"), f'"{CLASS}"')
+    for name in fields:
         if name not in DEFAULTS and name not in _BOOKKEEPING:
             raise _refuse(
-                name, given[name], f"the fields of {CLASS} in diffusers {VERSION}; not this one"
+                name, fields[name], f"the fields of {CLASS} in diffusers {VERSION}; not this one"
             )
-    config = {name: given.get(name, default) for name, default in DEFAULTS.items()}
+    config = {name: fields.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in config.items():
         if not _FIELDS[name].holds(value):
             raise _refuse(name, value, _FIELDS[name].supported)
@@ -216,8 +216,8 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
     classes = config["num_class_embeds"]
     # The last block of either way does not resample.
     resampling = [
-        kind.startswith("Resnet") or (kind.startswith("Attn") and config[by] == "resnet")
-        for kinds, by in ((down, "downsample_type"), (up, "upsample_type"))
+        kind.startswith("Resnet") or (kind.startswith("Attn") and config[field] == "resnet")
+        for kinds, field in ((down, "downsample_type"), (up, "upsample_type"))
         for kind in kinds[:-1]
     ]
     if len(set(resampling)) > 1:

@@ -23,12 +23,12 @@ PAIR = ("shape", "colour")
 
 
 class Prompts(NamedTuple):
-    """What samples are told, and real images that show it.
+    """What samples are conditioned on, and real images that show it.
 
     Attributes:
       images, labels: [N, H, W, C] and [N].
       wanted: the values that they show, {condition: [N]}.
-      composed: no branch is told both of PAIR.
+      composed: no branch is conditioned on both of PAIR.
       each: how often each condition is shown counts too.
     """
 
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
 
 
 def applies(config: ConfigDict) -> bool:
-    """Whether something reads back from its samples what a model is told."""
+    """Whether something reads back from its samples what a model is conditioned on."""
     return dataset(config).describe is not None and bool(conditioning.values(config))
 
 
@@ -61,10 +61,10 @@ def check(
       metric: the name of the one that is to be measured, for messages.
       loaded: the model.
       flags: of the command; not read.
-      needed: conditions that it must be told; none for any.
+      needed: conditions that it must take; none for any.
 
     Raises:
-      UserError: for data that nothing reads back, or a model that is not told those.
+      UserError: for data that nothing reads back, or a model that does not take those.
     """
     c = loaded.experiment.config
     if dataset(c).describe is None:
@@ -76,8 +76,9 @@ def check(
     names = conditioning.values(c)
     if not names or not {*needed} <= {*names}:
         raise UserError(
-            f"--metrics={metric}: this model is told {', '.join(names) or 'no attributes'}; "
-            f"train with {' and '.join(needed) or 'some'} among config.model.conditions"
+            f"--metrics={metric}: this model is conditioned on "
+            f"{', '.join(names) or 'no attributes'}; train with "
+            f"{' and '.join(needed) or 'some'} among config.model.conditions"
         )
 
 
@@ -92,13 +93,13 @@ def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
 
 
 def held_out_images(loaded: Loaded, num: int) -> Prompts:
-    """What `num` samples are told: the values that images of the validation split show, cycled."""
+    """Conditions of `num` samples: the values that images of the validation split show, cycled."""
     source = loaded.experiment.source("validation")
     return _prompts(loaded, source, num)._replace(each=True)
 
 
 def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
-    """What `num` samples are told: what images show of one object that no image in training shows.
+    """Conditions of `num` samples: what images show of one object that no image in training shows.
 
     Args:
       loaded: the model.
@@ -136,7 +137,7 @@ def drawing(
 ) -> Drawing:
     """Samples of what was asked for; options as of `Loaded.drawing`.
 
-    Composed, no branch is told shape and colour together. With the rest r given to all,
+    Composed, no branch takes shape and colour together. With the rest r given to all,
     eps_uncond + w (eps_sr + eps_cr - eps_r - eps_uncond) is guidance by p(s) p(c) p(r), each given
     x_t (Liu et al. 2022).
     """

@@ -42,12 +42,12 @@ def accuracy(
     rows = []
     for number, t in enumerate(TIMES):
         key = jax.random.fold_in(jax.random.key(seed), number)
-        found = []
+        predicted = []
         for start in range(0, len(images), BATCH_SIZE):
             x0 = jnp.asarray(images[start : start + BATCH_SIZE])
             eps = jax.random.normal(jax.random.fold_in(key, start), x0.shape)
-            found.append(read(x0, eps if t else jnp.zeros_like(eps), jnp.full(len(x0), t)))
-        right = np.concatenate(found) == labels
+            predicted.append(read(x0, eps if t else jnp.zeros_like(eps), jnp.full(len(x0), t)))
+        right = np.concatenate(predicted) == labels
         rows.append({"t": t, "accuracy": float(right.mean())})
     return rows
 

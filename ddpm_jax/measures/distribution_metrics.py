@@ -24,7 +24,7 @@ from ddpm_jax.measures.results import Figure
 K = 5  # neighbours, of precision, recall, density and coverage (Naeem et al. 2020)
 # Samples a dimension, below which the bias of the distance is not one over their number.
 LEAST_FOR_INFINITY = 4
-# Above so many kernel values KID is the mean over subsets, as the literature has it.
+# Above so many kernel values KID is the mean over subsets, as in the literature.
 MOST_PAIRS = 10**9
 
 Reference = Features | Statistics
@@ -191,10 +191,10 @@ def prdc(sets: Sets) -> tuple[Figure, ...]:
     """Precision, recall, density and coverage, by `K` neighbours (Naeem et al. 2020)."""
     target, rows = _rows(sets.reference), sets.samples.pooled
     groups = 0 if _few(rows) else intervals.NUM_GROUPS
-    found = manifold.prdc(rows, target, K, num_groups=groups, seed=sets.seed)
+    scores = manifold.prdc(rows, target, K, num_groups=groups, seed=sets.seed)
     if not groups:
-        return tuple(map(Figure, found[:4]))
-    return tuple(results.of_interval(found.intervals[name]) for name in found._fields[:4])
+        return tuple(map(Figure, scores[:4]))
+    return tuple(results.of_interval(scores.intervals[name]) for name in scores._fields[:4])
 
 
 def prdc_protocol(_: Sizes) -> dict[str, Any]:
@@ -204,10 +204,10 @@ def prdc_protocol(_: Sizes) -> dict[str, Any]:
 
 def inception_score_of(sets: Sets) -> Figure:
     """The inception score with Student's interval over its splits (Salimans et al. 2016)."""
-    found = inception_score.inception_score(_logits(sets.samples))
-    freedom = found.splits - 1
-    error = found.std / freedom**0.5  # `std` is divided by the number of splits
-    around = intervals.around(found.mean, error, freedom, f"over {found.splits} splits")
+    score = inception_score.inception_score(_logits(sets.samples))
+    freedom = score.splits - 1
+    error = score.std / freedom**0.5  # `std` is divided by the number of splits
+    around = intervals.around(score.mean, error, freedom, f"over {score.splits} splits")
     return results.of_interval(around)
 
 
@@ -229,7 +229,7 @@ def _frechet(rows: Any, target: Statistics, seed: int) -> tuple[Figure, Figure |
 
 
 def _few(rows: Any) -> bool:
-    """Fewer samples than the groups of an interval take: the figure is told alone."""
+    """Fewer samples than the groups of an interval take: the figure is given alone."""
     return len(rows) < 2 * intervals.NUM_GROUPS
 
 

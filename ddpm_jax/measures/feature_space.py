@@ -78,7 +78,8 @@ def space(
     for flag, value in {"inception_weights": weights, "resize": resize}.items():
         if value is not None and name != extractors.FLAGS[flag]:
             raise UserError(
-                f"--{flag}={value} is of --extractor={extractors.FLAGS[flag]}, not {name}: leave it"
+                f"--{flag}={value} applies only to --extractor={extractors.FLAGS[flag]}, "
+                f"not {name}: leave it out"
             )
     if reference not in sources and Path(reference).suffix != ".npz":
         raise UserError(
@@ -87,11 +88,11 @@ def space(
     other = "train" if reference == "validation" else "validation"
     if reference in sources and sources[reference] is None:
         raise UserError(f"--reference={reference}: this run's data has no such images; take train")
-    given = None if reference in sources else _statistics(reference)
+    stored = None if reference in sources else _statistics(reference)
     train = sources["train"]
     assert train is not None  # a run without data was not trained
-    asked = extractors.Asked(train, sources["validation"], weights, resize, cache)
-    extractor = extractors.build(name, asked)
+    inputs = extractors.Inputs(train, sources["validation"], weights, resize, cache)
+    extractor = extractors.build(name, inputs)
 
     def features_of(split: str, source: Source) -> tuple[Features, dict[str, Any]]:
         num = min(len(source), num_reference)
@@ -103,33 +104,33 @@ def space(
 
     of_other = sources[other]
     held_out = None if of_other is None else features_of(other, of_other)[0]
-    if given is not None:
+    if stored is not None:
         data = features_of("train", train)[0] if held_out is None else held_out
         width = data.pooled.shape[1]
-        if len(given.mean) != width:
+        if len(stored.mean) != width:
             raise UserError(
-                f"--reference={reference}: has {len(given.mean)} dimensions, and the features of "
+                f"--reference={reference}: has {len(stored.mean)} dimensions, and the features of "
                 f"--extractor={name} have {width}"
             )
         digest = files.blake3_of(reference)
-        of = {"file": Path(reference).name, "num": given.num, "blake3": digest}
-        return Space(extractor, given, held_out, data, of, lambda _: given)
+        of = {"file": Path(reference).name, "num": stored.num, "blake3": digest}
+        return Space(extractor, stored, held_out, data, of, lambda _: stored)
     of_reference = sources[reference]
     assert of_reference is not None  # refused above
-    found, of = features_of(reference, of_reference)
-    num = len(found.pooled)
+    target, of = features_of(reference, of_reference)
+    num = len(target.pooled)
     kept = {"of": of, **kept_as(extractor)}
 
     @functools.cache
     def statistics_of(part: str) -> Statistics:
         def make(_: range) -> Arrays:
-            made = moments.statistics(moments.of(getattr(found, part)))
+            made = moments.statistics(moments.of(getattr(target, part)))
             return {"mean": made.mean[None], "covariance": made.covariance[None]}
 
         _, arrays = Shards(cache, {"statistics": part, **kept}, 1, 1).part(0, make)
         return Statistics(arrays["mean"][0], arrays["covariance"][0], num)
 
-    return Space(extractor, found, held_out, held_out or found, of, statistics_of)
+    return Space(extractor, target, held_out, held_out or target, of, statistics_of)
 
 
 def export(space: Space, path: str) -> None:
@@ -153,23 +154,26 @@ def _statistics(path: str) -> Statistics:
         raise UserError(f"--reference={path}: {reason}") from error
 
 
-def told(extractor: Extractor) -> dict[str, Any]:
+def extractor_record(extractor: Extractor) -> dict[str, Any]:
     """What names an extractor in a result."""
     return {"name": extractor.name, **extractor.protocol}
 
 
 def kept_as(extractor: Extractor) -> dict[str, Any]:
     """What features on disk depend on, beside the images."""
-    return {"extractor": told(extractor), "code": digests.of_code("evaluation", "models")}
+    return {
+        "extractor": extractor_record(extractor),
+        "code": digests.of_code("evaluation", "models"),
+    }
 
 
 def of_images(extractor: Extractor, images: np.ndarray) -> Arrays:
     """The features of images as arrays to be kept."""
     try:
-        found = extractor.apply(images)
+        outputs = extractor.apply(images)
     except ValueError as error:
         raise UserError(f"--extractor={extractor.name}: {error}") from error
-    return {name: array for name, array in found._asdict().items() if array is not None}
+    return {name: array for name, array in outputs._asdict().items() if array is not None}
 
 
 def _of_source(source: Source, num: int, extractor: Extractor) -> Callable[[range], Arrays]:

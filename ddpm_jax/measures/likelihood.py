@@ -12,7 +12,7 @@ from ddpm_jax.build import conditioning, objectives, paths
 from ddpm_jax.data import fingerprint
 from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import likelihood as protocol
+from ddpm_jax.evaluation import likelihood_pass
 from ddpm_jax.measures import real_data, results
 from ddpm_jax.measures.metric import Details, OfModel
 from ddpm_jax.measures.results import Figure
@@ -55,7 +55,7 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     always = [name for name, rate in conditioning.dropout(c).items() if not rate]
     if always and not c.diffusion.joint_dropout:
         raise UserError(
-            f"--metrics={metric} is of p(x), and this model was never trained without "
+            f"--metrics={metric} measures p(x), and this model was never trained without "
             f"{always[0]}: train with config.diffusion.joint_dropout, or label_dropout and each of "
             "condition_dropout, above 0, or without label and conditions"
         )
@@ -96,7 +96,7 @@ def bits_per_pixel(
       ValueError: for a chain that does not fit, fewer than 2 images, or figures that are no number.
     """
     c = loaded.experiment.config
-    figures = protocol.full_pass(
+    figures = likelihood_pass.full_pass(
         _score(loaded, levels, num_terms),
         loaded.params,
         images,
@@ -136,8 +136,8 @@ def protocol_of(report: dict[str, Any], held_out: str) -> dict[str, Any]:
       held_out: the fingerprint of the images.
     """
     names = ("model_of", "levels", "num_examples", "continuous", "ode")
-    found = {name: report[name] for name in names if name in report}
-    return found | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
+    settings = {name: report[name] for name in names if name in report}
+    return settings | {"num_terms": report["chain"]["num_terms"], "fingerprint": held_out}
 
 
 def totals(report: dict[str, Any]) -> dict[str, Figure]:
@@ -149,7 +149,7 @@ def totals(report: dict[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _score(loaded: Loaded, levels: int, num_terms: int | None) -> protocol.Score:
+def _score(loaded: Loaded, levels: int, num_terms: int | None) -> likelihood_pass.Score:
     """The measure that fits the model's config. Raises ValueError for a chain that does not."""
     experiment = loaded.experiment
     c = experiment.config
@@ -164,13 +164,13 @@ def _score(loaded: Loaded, levels: int, num_terms: int | None) -> protocol.Score
             learned_variance=c.diffusion.variance == "learned_range",
         )
 
-    return protocol.make_score(
+    return likelihood_pass.make_score(
         denoiser,
         schedule,
         levels=levels,
         dequantised=c.data.dequantise,
         integrate=ode.integrator(TOLERANCE, TOLERANCE),
-        times=protocol.chain_times(schedule, c.diffusion.num_steps),
+        times=likelihood_pass.chain_times(schedule, c.diffusion.num_steps),
         variance=c.diffusion.variance,
         num_terms=num_terms,
         num_draws=NUM_DRAWS,

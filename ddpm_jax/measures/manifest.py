@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.config import code, config_files
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.not_fatal import NotFatal, say
@@ -128,7 +128,7 @@ class Manifest:
         def action(step: int, _: Any) -> None:
             try:
                 records = checkpoints.records()
-            except UserError:  # told where it was to be saved, and told here with the next ones
+            except UserError:  # reported where it was to be saved, and here with the next ones
                 records = {}
             self.reached(step, records)
 
@@ -140,14 +140,14 @@ class Manifest:
         Args:
           step: of the state.
           records: of the checkpoints on disk; those that the attempt found there are the earlier
-            attempts'. A save in the background is told the next time.
+            attempts'. A save in the background is entered the next time.
         """
         if self._entry is None:
             return
-        told = self._entry["checkpoints"]
+        recorded = self._entry["checkpoints"]
         for saved, record in records.items():
-            if saved > self._entry["start"] and str(saved) not in told:
-                told[str(saved)] = record.state_sha256
+            if saved > self._entry["start"] and str(saved) not in recorded:
+                recorded[str(saved)] = record.state_sha256
         self._entry["reached"] = step
         self._write()
 
@@ -241,7 +241,7 @@ def parts_of(experiment: Experiment) -> dict[str, dict[str, str]]:
     return {
         "changed_in_python": {n: sources.digest_of(p) for n, p in experiment.changed.items()},
         "frozen": {name: digests.digest(tree) for name, tree in experiment.frozen.items()},
-        "own_parts": code.sources(experiment.own),
+        "own_parts": own_code.sources(experiment.own),
     }
 
 

@@ -62,7 +62,7 @@ class Sizes(NamedTuple):
     Attributes:
       num_samples: of one set.
       num_reference: None where it is not known.
-      kid_subsets: as the flag has it.
+      kid_subsets: as in the flag.
     """
 
     num_samples: int
@@ -77,7 +77,7 @@ class OfModel(NamedTuple):
       loaded: a `trained.loaded.Loaded`.
       source: of held-out images.
       seed: of all draws.
-      num_terms: as the flag has it.
+      num_terms: as in the flag.
     """
 
     loaded: Any
@@ -113,7 +113,7 @@ class Metric:
     of uint8 [N, H, W, C] samples of 256 levels and [M, H, W, C] training images, and where it asks
     for them by name the classes int [N] and [M]. It becomes a metric of one figure that is called
     "package.module:NAME"; the digest of its source stands in the result's protocol, and results
-    of different sources are not compared. A ValueError that it raises is told in one line.
+    of different sources are not compared. A ValueError that it raises is reported in one line.
 
     Attributes:
       name: by which --metrics asks for it; its figure has the same name unless `figures` says more.
@@ -137,7 +137,7 @@ class Metric:
       default: measured where no metrics are asked for, of a run that it can be measured of.
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
-      prompts: of ATTRIBUTES: (loaded, num) -> `attributes.Prompts`, what samples are told.
+      prompts: of ATTRIBUTES: (loaded, num) -> `attributes.Prompts`, the samples' conditions.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
       section: of LIKELIHOOD and CLASSIFIER: where the result holds the details, and how the result
@@ -170,7 +170,9 @@ class Metric:
         if self.needs is Needs.ATTRIBUTES and self.prompts is None:
             raise ValueError(f"the metric {self.name} needs attributes, and has no prompts")
         if self.needs.of_model and not (self.section and self.table):
-            raise ValueError(f"the metric {self.name} is of the model, and has no section or table")
+            raise ValueError(
+                f"the metric {self.name} measures the model, and has no section or table"
+            )
 
     def named(self, outcome: Any) -> dict[str, Figure]:
         """What `measure` gave, by the figures' names."""

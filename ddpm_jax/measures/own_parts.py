@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.measures.metric import Metric, Needs
@@ -81,10 +81,10 @@ def extractor(name: str) -> Extractor:
 
 def _part(flag: str, name: str) -> tuple[Any, str]:
     """What the name leads to, and the digest of the file that holds its source."""
-    part = code.imported(flag, name)
+    part = own_code.imported(flag, name)
     try:
         path = inspect.getsourcefile(inspect.unwrap(part))
-    except TypeError:  # a record, or a callable that is no function
+    except TypeError:  # a record, or a callable that is not a function
         path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     try:
         digest = blake3(Path(path or "").read_bytes()).hexdigest()
@@ -111,17 +111,17 @@ def _check(
         parameters = inspect.signature(part).parameters
     except (TypeError, ValueError) as error:
         raise UserError(f"{flag}={name} has no signature: need {called}") from error
-    asked = [argument for argument in by_name if argument in parameters]
+    keywords = [argument for argument in by_name if argument in parameters]
     positional = [
         p.name
         for p in parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in asked
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in keywords
     ]
     several = any(p.kind == p.VAR_POSITIONAL for p in parameters.values())
     if len(positional) < len(takes) and not several:
         missing = takes[len(positional)]
         raise UserError(f"{flag}={name}: takes no argument {missing}; it is called as {called}")
-    served = {*positional[: len(takes)], *asked}
+    served = {*positional[: len(takes)], *keywords}
     for p in parameters.values():
         variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         if p.name not in served and p.default is p.empty and not variadic:
@@ -130,7 +130,7 @@ def _check(
                 f"{flag}={name}: nothing is given to its argument {p.name}; it is called as "
                 f"{called}{also}: give {p.name} a default"
             )
-    return asked
+    return keywords
 
 
 def _shape(value: Any) -> str:

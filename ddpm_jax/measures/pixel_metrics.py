@@ -132,15 +132,15 @@ def real_images(train: Source, held_out: Source | None) -> Real:
 
 def draw_pairs(path: Path, train: Images, drawn: Images, copies: Copies) -> None:
     """The samples nearest to the training set by the ratio of distances, above their neighbours."""
-    chosen = np.argsort(copies.ratios, kind="stable")[:PAIRS]
-    if len(chosen) > PAIR_COLUMNS:  # whole rows
-        chosen = chosen[: len(chosen) // PAIR_COLUMNS * PAIR_COLUMNS]
+    order = np.argsort(copies.ratios, kind="stable")[:PAIRS]
+    if len(order) > PAIR_COLUMNS:  # whole rows
+        order = order[: len(order) // PAIR_COLUMNS * PAIR_COLUMNS]
     bands = []
-    for start in range(0, len(chosen), PAIR_COLUMNS):
-        part = chosen[start : start + PAIR_COLUMNS]
+    for start in range(0, len(order), PAIR_COLUMNS):
+        part = order[start : start + PAIR_COLUMNS]
         bands += [*drawn.images[part], *train.images[copies.nearest[part]]]
     path.parent.mkdir(exist_ok=True)
-    figures.save_png(path, figures.grid(np.stack(bands), min(PAIR_COLUMNS, len(chosen))))
+    figures.save_png(path, figures.grid(np.stack(bands), min(PAIR_COLUMNS, len(order))))
 
 
 def _images(source: Source) -> Images:

@@ -41,9 +41,9 @@ def source(loaded: Loaded, name: str) -> Source | None:
 
 def train(loaded: Loaded) -> Source:
     """The images that a model was trained on. Raises UserError as `source`."""
-    found = source(loaded, "train")
-    assert found is not None  # without images nothing was trained
-    return found
+    images = source(loaded, "train")
+    assert images is not None  # without images nothing was trained
+    return images
 
 
 def sources(loaded: Loaded) -> dict[str, Source | None]:
@@ -53,13 +53,13 @@ def sources(loaded: Loaded) -> dict[str, Source | None]:
 
 def held_out(loaded: Loaded, metric: str) -> Source:
     """The held-out images, which `metric` is of. Raises UserError where there are none."""
-    found = source(loaded, "validation")
-    if found is None:
+    images = source(loaded, "validation")
+    if images is None:
         raise UserError(
-            f"--metrics={metric} is of held-out images, and this run's data has none: train with "
+            f"--metrics={metric} needs held-out images, and this run's data has none: train with "
             "data.options.holdout above 0"
         )
-    return found
+    return images
 
 
 def described(loaded: Loaded) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.runtime import environment, files
 
 FORMAT = evaluations.FORMAT  # what is written is what a report reads
-Record = dict[str, Any]
+FigureRecord = dict[str, Any]
 
 
 class Figure(NamedTuple):
@@ -33,12 +33,12 @@ class Figure(NamedTuple):
     high: float | None = None
     interval: str | None = None
 
-    def record(self) -> Record:
+    def record(self) -> FigureRecord:
         """As JSON; what is not finite, which JSON has not, is None."""
-        found = {n: v for n, v in self._asdict().items() if v is not None}
+        fields = {n: v for n, v in self._asdict().items() if v is not None}
         return {
             n: None if isinstance(v, float) and not math.isfinite(v) else v
-            for n, v in found.items()
+            for n, v in fields.items()
         }
 
 
@@ -66,18 +66,18 @@ def normal(mean: float, standard_error: float) -> Figure:
     return Figure(mean, mean - half, mean + half, "normal, 95%")
 
 
-def over_repeats(many: Sequence[Mapping[str, Figure]]) -> dict[str, Record]:
+def over_repeats(many: Sequence[Mapping[str, Figure]]) -> dict[str, FigureRecord]:
     """The figures of one set of samples, or of several their means, with Student's interval."""
     if len(many) == 1:
         return {name: figure.record() for name, figure in many[0].items()}
-    found: dict[str, Record] = {}
+    records: dict[str, FigureRecord] = {}
     for name in many[0]:
         values = [figures[name].value for figures in many if name in figures]
-        found[name] = of_interval(intervals.student(values)).record() | {"values": values}
-    return found
+        records[name] = of_interval(intervals.student(values)).record() | {"values": values}
+    return records
 
 
-def labelled(labels: Mapping[str, Label], names: Iterable[str]) -> dict[str, Record]:
+def labelled(labels: Mapping[str, Label], names: Iterable[str]) -> dict[str, FigureRecord]:
     """What a result says of each of its figures: how it is called, and which way is better."""
     return {
         name: {field: text for field, text in labels[name]._asdict().items() if text}
@@ -85,12 +85,12 @@ def labelled(labels: Mapping[str, Label], names: Iterable[str]) -> dict[str, Rec
     }
 
 
-def values(metrics: Mapping[str, Record]) -> dict[str, float]:
+def values(metrics: Mapping[str, FigureRecord]) -> dict[str, float]:
     """The values alone."""
     return {n: math.nan if r["value"] is None else r["value"] for n, r in metrics.items()}
 
 
-def text(record: Record | None) -> str:
+def text(record: FigureRecord | None) -> str:
     """A figure as it is read: "1.234 (1.100 to 1.400)"."""
     if record is None or record.get("value") is None:
         return ""
@@ -102,7 +102,7 @@ def text(record: Record | None) -> str:
     return f"{shown[0]} ({shown[1]} to {shown[2]})" if len(shown) == 3 else shown[0]
 
 
-def table(rows: Mapping[str, Mapping[str, Record]]) -> str:
+def table(rows: Mapping[str, Mapping[str, FigureRecord]]) -> str:
     """Rows of figures as a Markdown table: many rows down the page, or many figures."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     if len(names) > len(rows):
@@ -136,7 +136,7 @@ def write(path: Path, report: dict[str, Any], began: float) -> None:
 
 
 def file_name(name: str) -> str:
-    """The name of a result. Raises UserError for one that is no plain file's."""
+    """The name of a result. Raises UserError for one that is not a plain file's."""
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
         raise UserError(f"--name={name}: need letters, digits, '.', '_' or '-', at most 100")
     return name

@@ -23,7 +23,7 @@ from ddpm_jax.measures import (
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
-from ddpm_jax.measures.results import Figure, Record
+from ddpm_jax.measures.results import Figure, FigureRecord
 from ddpm_jax.measures.sample_sets import SampleSet
 from ddpm_jax.reporting.report.labels import Label
 from ddpm_jax.trained.loaded import Loaded
@@ -38,7 +38,7 @@ REAL = "real"  # of the protocol: what images samples are judged by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """What is measured, of which samples.
 
     Attributes:
@@ -78,7 +78,7 @@ class Measured(NamedTuple):
     """
 
     rows: list[dict[str, Any]]
-    held_out: dict[str, Record]
+    held_out: dict[str, FigureRecord]
     labels: dict[str, Label]
 
 
@@ -91,7 +91,7 @@ def settings(
     alone. Without classifier scales 1, where there is a classifier.
 
     Raises:
-      UserError: for text that is no number, or classifier scales without a classifier.
+      UserError: for text that is not a number, or classifier scales without a classifier.
     """
     if classifier_scales and task.classifier is None:
         raise UserError(
@@ -107,17 +107,17 @@ def settings(
     return [dict(zip(SCALES, scales, strict=True)) for scales in both]
 
 
-def measure(loaded: Loaded, asked: Asked, space: Space | None) -> Measured:
+def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
     """The figures of samples, a row for each setting, and those of the held-out data.
 
     Args:
       loaded: the model.
-      asked: what of it.
+      request: what of it.
       space: where distributions are compared; None where none are.
     """
-    of_pixels = asked.of(lambda needs: needs.pixels)
-    of_space = asked.of(lambda needs: needs.space)
-    of_prompts = asked.of(lambda needs: needs is Needs.ATTRIBUTES)
+    of_pixels = request.of(lambda needs: needs.pixels)
+    of_space = request.of(lambda needs: needs.space)
+    of_prompts = request.of(lambda needs: needs is Needs.ATTRIBUTES)
     labels: dict[str, Label] = {}
     held_out: dict[str, Figure] = {}
 
@@ -138,44 +138,46 @@ def measure(loaded: Loaded, asked: Asked, space: Space | None) -> Measured:
         distribution_metrics.check(of_space, space.reference, space.data)
         if space.held_out is not None:
             for metric in of_space:
-                own = functools.partial(_in_space, metric, space, space.held_out, asked)
+                own = functools.partial(_in_space, metric, space, space.held_out, request)
                 held_out |= labelled(metric, _if_enough(metric, own))
     prompts = {}
     for metric in of_prompts:
         assert metric.prompts is not None  # `Metric` sees to it
-        prompts[metric] = metric.prompts(loaded, asked.num_samples)
+        prompts[metric] = metric.prompts(loaded, request.num_samples)
         held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None))
-    classes = loaded.labels(asked.num_samples, (), asked.task)
+    classes = loaded.labels(request.num_samples, (), request.task)
 
     def of_set(setting: Setting, repeat: int) -> dict[str, Figure]:
         options: dict[str, Any] = {**setting}
-        seed = asked.seed + repeat
+        seed = request.seed + repeat
         figures: dict[str, Figure] = {}
         if of_pixels or space is not None:
-            drawing = loaded.drawing(asked.num_samples, task=asked.task, seed=seed, **options)
-            samples = SampleSet(drawing, asked.cache, f"{title(setting)}, seed {seed}")
+            drawing = loaded.drawing(request.num_samples, task=request.task, seed=seed, **options)
+            samples = SampleSet(drawing, request.cache, f"{title(setting)}, seed {seed}")
         if of_pixels:
             images = Images(samples.images(), classes)
-            first = (setting, repeat) == (asked.scales[0], 0)
+            first = (setting, repeat) == (request.scales[0], 0)
             for metric in of_pixels:
-                path = asked.pictures(metric.picture) if first and metric.picture else None
+                path = request.pictures(metric.picture) if first and metric.picture else None
                 figures |= labelled(metric, pixel_metrics.measure(metric, real, images, path))
         if space is not None:
             of_samples = samples.features(space.extractor)
             for metric in of_space:
-                figures |= labelled(metric, _in_space(metric, space, of_samples, asked))
+                figures |= labelled(metric, _in_space(metric, space, of_samples, request))
         for metric, prompt in prompts.items():
-            drawing = attributes.drawing(loaded, prompt, seed, task=asked.task, **setting)
-            told = f"{metric.name}, {title(setting)}, seed {seed}"
-            drawn = SampleSet(drawing, asked.cache, told).images()
+            drawing = attributes.drawing(loaded, prompt, seed, task=request.task, **setting)
+            caption = f"{metric.name}, {title(setting)}, seed {seed}"
+            drawn = SampleSet(drawing, request.cache, caption).images()
             figures |= labelled(metric, _answered(metric, loaded, prompt, drawn))
         return figures
 
     rows = []
-    for setting in asked.scales:
-        figures = results.over_repeats([of_set(setting, r) for r in range(asked.repeats)])
+    for setting in request.scales:
+        figures = results.over_repeats([of_set(setting, r) for r in range(request.repeats)])
         options: dict[str, Any] = {**setting}
-        rows.append({**setting, "nfe": loaded.nfe(task=asked.task, **options), "metrics": figures})
+        rows.append(
+            {**setting, "nfe": loaded.nfe(task=request.task, **options), "metrics": figures}
+        )
     return Measured(rows, {name: figure.record() for name, figure in held_out.items()}, labels)
 
 
@@ -199,14 +201,14 @@ def _if_enough(metric: Metric, measure: Callable[[], dict[str, Figure]]) -> dict
 
 
 def _in_space(
-    metric: Metric, space: Space, samples: feature_space.Features, asked: Asked
+    metric: Metric, space: Space, samples: feature_space.Features, request: Request
 ) -> dict[str, Figure]:
     return distribution_metrics.measure(
         [metric],
         space.reference,
         samples,
-        seed=asked.seed,
-        kid_subsets=asked.kid_subsets,
+        seed=request.seed,
+        kid_subsets=request.kid_subsets,
         statistics=space.statistics,
     )
 
@@ -251,8 +253,8 @@ def varied(scales: Sequence[Setting]) -> str:
     return next(n for n in reversed(SCALES) if n in scales[0] and len({s[n] for s in scales}) > 1)
 
 
-def _numbers(flag: str, given: Sequence[str]) -> list[float]:
+def _numbers(flag: str, texts: Sequence[str]) -> list[float]:
     try:
-        return [*dict.fromkeys(float(scale) for scale in given)]  # a scale that is there twice
+        return [*dict.fromkeys(float(scale) for scale in texts)]  # a scale that is there twice
     except ValueError as error:
-        raise UserError(f"--{flag}={','.join(given)}: need numbers, 1,2,3") from error
+        raise UserError(f"--{flag}={','.join(texts)}: need numbers, 1,2,3") from error

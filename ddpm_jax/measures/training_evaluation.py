@@ -16,7 +16,7 @@ from ddpm_jax.measures import (
     distribution_metrics,
     extractors,
     feature_space,
-    metrics,
+    metric_table,
     real_data,
 )
 from ddpm_jax.measures.feature_space import Space
@@ -33,7 +33,7 @@ def check(config: ConfigDict) -> None:
     """
     t = config.train
     choices = {
-        "evaluate_metric": [metric.name for metric in metrics.distances()],
+        "evaluate_metric": [metric.name for metric in metric_table.distances()],
         "evaluate_extractor": [extractors.AUTO, *extractors.EXTRACTORS],
     }
     for field, names in choices.items():
@@ -45,7 +45,7 @@ class TrainingEvaluation:
     """A space of features of a run's data, and the distance of samples to them."""
 
     def __init__(self, experiment: Experiment, cache: Path):
-        """Features of the data are read or made at once: what is missing is told before training.
+        """Read or make features of the data at once: what is missing is reported before training.
 
         Args:
           experiment: of the run; its config.train says what is measured.
@@ -58,7 +58,7 @@ class TrainingEvaluation:
         check(experiment.config)
         self.metric: str = t.evaluate_metric
         self.num: int = t.evaluate_samples
-        metric = metrics.METRICS[self.metric]
+        metric = metric_table.METRICS[self.metric]
         assert metric.distance is not None  # `check` sees to it
         self._distance = metric.distance
         try:

@@ -120,15 +120,15 @@ class Watch:
         """How far the moving average's samples are from the data; the same noise each time."""
         assert self._evaluation is not None
         began = time.monotonic()
-        labels, given, _ = self._asked(self._evaluation.num)
+        labels, conditions, _ = self._conditions(self._evaluation.num)
         try:
-            found = self._evaluation.measure(self._drawn(state, labels, given))
+            measured = self._evaluation.measure(self._drawn(state, labels, conditions))
         except UserError as error:  # as of pictures
             self.progress.say(f"step {step:,}: not evaluated: {error}")
             self._paused += time.monotonic() - began
             return
-        self.writer.scalars(step, {f"evaluation_{name}": v for name, v in found.items()})
-        value = found[self._evaluation.metric]
+        self.writer.scalars(step, {f"evaluation_{name}": v for name, v in measured.items()})
+        value = measured[self._evaluation.metric]
         self.progress.say(f"step {step:,}: {self._evaluation.metric} {value:.4f}")
         self._evaluated = step, value
         self._paused += time.monotonic() - began
@@ -161,35 +161,35 @@ class Watch:
         return program.sample_fn(self.experiment)
 
     def _drawn(
-        self, state: TrainState, labels: np.ndarray, given: dict[str, np.ndarray]
+        self, state: TrainState, labels: np.ndarray, conditions: dict[str, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Images of the moving average, batch by batch."""
         return drawing.draw_images(
             self._sample_fn,
             state.ema["default"],
             len(labels),
-            given,
+            conditions,
             seed=self.config.seed,
             batch_size=padded_batch(self.experiment, len(labels)),
             decode=self.experiment.codec.decode,
         )
 
     @functools.cache  # noqa: B019 - one watch a run
-    def _asked(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+    def _conditions(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
         c, classes = self.config, self.config.model.num_classes
         if c.model.conditions and self._validation_data is not None:
-            labels, given = conditioning.shown(c, self._validation_data, num)
-            return labels, conditioning.arrays(c, num, labels, given), None
+            labels, conditions = conditioning.shown(c, self._validation_data, num)
+            return labels, conditioning.arrays(c, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)
         return labels, conditioning.arrays(c, num, labels, {}), figures.class_columns(classes)
 
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
         began = time.monotonic()
-        labels, given, columns = self._asked(self.config.sample.grid_size)
+        labels, conditions, columns = self._conditions(self.config.sample.grid_size)
         try:
-            drawn = np.concatenate(list(self._drawn(state, labels, given)))
+            drawn = np.concatenate(list(self._drawn(state, labels, conditions)))
         except UserError as error:  # samples alone are no reason to lose a run
             self.progress.say(f"step {step:,}: no samples drawn: {error}")
             self._paused += time.monotonic() - began

@@ -31,28 +31,28 @@ def complete(
     """
     if conditions is not None and not isinstance(conditions, Mapping):
         conditions = {"label": conditions}
-    given = dict(conditions or {})
-    known = [*values, *(name for name, _ in images)]
-    known += ["tokens", "tokens_mask"] if tokens_channels else []
-    if unknown := sorted(set(given) - set(known)):
+    arrays = dict(conditions or {})
+    names = [*values, *(name for name, _ in images)]
+    names += ["tokens", "tokens_mask"] if tokens_channels else []
+    if unknown := sorted(set(arrays) - set(names)):
         raise ValueError(
             f"this network is not conditioned on {', '.join(unknown)}; it knows "
-            f"{', '.join(known) or 'no conditions'}"
+            f"{', '.join(names) or 'no conditions'}"
         )
     batch = shape[0]
     whole = {}
     for name in values:
-        value = jnp.asarray(given.get(name, jnp.full(batch, NULL_VALUE)))
+        value = jnp.asarray(arrays.get(name, jnp.full(batch, NULL_VALUE)))
         if value.shape != (batch,) or not jnp.issubdtype(value.dtype, jnp.integer):
             raise ValueError(f"{name}s must be integers [{batch}], got {value.dtype}{value.shape}")
         whole[name] = value
     for name, channels in images:
         need = (*shape[:3], channels)
-        whole[name] = jnp.asarray(given.get(name, jnp.zeros(need)))
+        whole[name] = jnp.asarray(arrays.get(name, jnp.zeros(need)))
         if whole[name].shape != need:
             raise ValueError(f"{name} must be {need}, got {whole[name].shape}")
     if tokens_channels:
-        whole |= _tokens(given, batch, tokens_channels)
+        whole |= _tokens(arrays, batch, tokens_channels)
     return whole
 
 
@@ -67,22 +67,24 @@ def row(value: jax.Array, count: int) -> jax.Array:
 
 
 def beside(
-    xt: jax.Array, given: Mapping[str, jax.Array], images: Sequence[tuple[str, int]]
+    xt: jax.Array, conditions: Mapping[str, jax.Array], images: Sequence[tuple[str, int]]
 ) -> jax.Array:
     """x_t with the conditions that are images as further channels."""
-    return jnp.concatenate([xt, *(given[name].astype(xt.dtype) for name, _ in images)], axis=-1)
+    return jnp.concatenate(
+        [xt, *(conditions[name].astype(xt.dtype) for name, _ in images)], axis=-1
+    )
 
 
-def _tokens(given: Mapping[str, jax.Array], batch: int, channels: int) -> dict[str, jax.Array]:
-    if "tokens" not in given:
-        if "tokens_mask" in given:
+def _tokens(conditions: Mapping[str, jax.Array], batch: int, channels: int) -> dict[str, jax.Array]:
+    if "tokens" not in conditions:
+        if "tokens_mask" in conditions:
             raise ValueError("tokens_mask without tokens: give both, or neither")
         nothing = jnp.zeros((batch, 1, channels))
         return {"tokens": nothing, "tokens_mask": jnp.zeros((batch, 1), bool)}
-    tokens = jnp.asarray(given["tokens"])
+    tokens = jnp.asarray(conditions["tokens"])
     if tokens.ndim != 3 or tokens.shape[::2] != (batch, channels):
         raise ValueError(f"tokens must be [{batch}, L, {channels}], got {tokens.shape}")
-    mask = jnp.asarray(given.get("tokens_mask", jnp.ones(tokens.shape[:2], bool)))
+    mask = jnp.asarray(conditions.get("tokens_mask", jnp.ones(tokens.shape[:2], bool)))
     if mask.shape != tokens.shape[:2] or mask.dtype != bool:
         raise ValueError(
             f"tokens_mask must be bool {tokens.shape[:2]}, got {mask.dtype}{mask.shape}"

@@ -73,15 +73,17 @@ class DiT(nn.Module):
         """
         self._check(xt)
         values = condition_embedding.values(self.num_classes, self.attributes)
-        given = condition_embedding.complete(
+        filled = condition_embedding.complete(
             conditions,
             xt.shape,
             values,
             self.images,
             tokens_channels=0,
         )
-        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
-        tokens = self._tokens(condition_embedding.beside(xt, given, self.images).astype(self.dtype))
+        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled)
+        tokens = self._tokens(
+            condition_embedding.beside(xt, filled, self.images).astype(self.dtype)
+        )
         for k in range(self.depth):
             tokens = Block(
                 self.num_heads,
@@ -109,7 +111,7 @@ class DiT(nn.Module):
         rows, columns = (n // self.patch_size for n in x.shape[1:3])
         return patches + jnp.asarray(positions(rows, columns, self.width), self.dtype)[None]
 
-    def _embedding(self, time: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
+    def _embedding(self, time: jax.Array, conditions: dict[str, jax.Array]) -> jax.Array:
         """Time's and the conditions' embedding, [B, width]."""
         dense = functools.partial(nn.Dense, self.width, dtype=self.dtype, kernel_init=_small)
         waves = sinusoidal_embedding(
@@ -124,7 +126,7 @@ class DiT(nn.Module):
                 embedding_init=_small,
                 name=f"{name}_embedding",
             )
-            embedding += table(condition_embedding.row(given[name], count))
+            embedding += table(condition_embedding.row(conditions[name], count))
         return embedding
 
     def _check(self, xt: jax.Array) -> None:

@@ -10,7 +10,7 @@ GRID = 16  # patches along the longer side at most, so that images of any size c
 
 
 class FeatureClassifier(nn.Module):
-    """Two convolutions between patches, one hidden layer, and a head for each thing to be told.
+    """Two convolutions between patches, one hidden layer, and a head for each attribute.
 
     Patches become channels by matrix products: on CPUs, the gradients of strided convolutions took
     most of the time.

@@ -64,7 +64,7 @@ def down_path(
       embedding: [B, E].
       block_channels, num_blocks, attention_levels, resample_blocks, downsample_padding: as in
         `UNet`.
-      block, attention, conv: constructors of the layers, but for their width and name.
+      block, attention, conv: constructors of the layers, except for width and name.
 
     Returns:
       h, and what each layer made of it; the last is the way's end.
@@ -175,7 +175,7 @@ class UNet(nn.Module):
         """
         self._check(xt)
         values = condition_embedding.values(self.num_classes, self.attributes)
-        given = condition_embedding.complete(
+        filled = condition_embedding.complete(
             conditions,
             xt.shape,
             values,
@@ -183,14 +183,14 @@ class UNet(nn.Module):
             self.tokens_channels,
         )
         self._check_label(conditions)
-        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), given)
+        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled)
         norm: dict[str, Any] = {"num_groups": self.num_groups, "norm_epsilon": self.norm_epsilon}
         block = functools.partial(residual_block, self, train)
-        attention: Any = functools.partial(self._attention, given=given, **norm)
+        attention: Any = functools.partial(self._attention, conditions=filled, **norm)
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
 
         h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            condition_embedding.beside(self._features(xt), given, self.images).astype(self.dtype)
+            condition_embedding.beside(self._features(xt), filled, self.images).astype(self.dtype)
         )
         skips = down_path(
             h,
@@ -241,7 +241,7 @@ class UNet(nn.Module):
         return jnp.concatenate([xt, *waves], axis=-1)
 
     def _attention(
-        self, h: jax.Array, given: dict[str, jax.Array], *, name: str, **norm: Any
+        self, h: jax.Array, conditions: dict[str, jax.Array], *, name: str, **norm: Any
     ) -> jax.Array:
         """Self-attention, then cross-attention to the tokens where the network has them."""
         head_dim = self.head_dim or h.shape[-1] // self.num_heads
@@ -251,9 +251,9 @@ class UNet(nn.Module):
         if not self.tokens_channels:
             return h
         cross = CrossAttention(**options, name=f"{name}_to_tokens")
-        return cross(h, given["tokens"], given["tokens_mask"])
+        return cross(h, conditions["tokens"], conditions["tokens_mask"])
 
-    def _embedding(self, time: jax.Array, given: dict[str, jax.Array]) -> jax.Array:
+    def _embedding(self, time: jax.Array, conditions: dict[str, jax.Array]) -> jax.Array:
         """The time's embedding plus those of the label and the attributes, [B, embedding_dim]."""
         width = self.embedding_dim or 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
@@ -273,7 +273,7 @@ class UNet(nn.Module):
                 embedding_init=nn.initializers.normal(1.0),
                 name=f"{name}_embedding",
             )
-            embedding += table(condition_embedding.row(given[name], count))
+            embedding += table(condition_embedding.row(conditions[name], count))
         return embedding
 
     def _check_label(self, conditions: Conditions) -> None:

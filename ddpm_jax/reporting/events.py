@@ -70,8 +70,8 @@ class Events:
     def _number(self) -> str:
         """The time in seconds, but later than any file's there: TensorBoard reads them by name."""
         names = [path.name.split(".")[3] for path in self._folder.glob("events.out.tfevents.*")]
-        there = [int(name) for name in names if name.isdecimal()]
-        return f"{max([int(time.time()), *(number + 1 for number in there)]):010d}"
+        numbers = [int(name) for name in names if name.isdecimal()]
+        return f"{max([int(time.time()), *(number + 1 for number in numbers)]):010d}"
 
 
 def _framed(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Files that a run can do without: what keeps them from being written is told, not raised."""
+"""Files that a run can do without: what keeps them from being written is reported, not raised."""
 
 import contextlib
 import sys
@@ -13,9 +13,9 @@ def say(line: str) -> None:
 
 
 class NotFatal:
-    """Within it, an OSError is told in a line and goes no further. To be entered again and again.
+    """Within it, an OSError is reported in a line and goes no further. May be entered repeatedly.
 
-    It is told once until it works again, and that is told too.
+    It is reported once until it works again, and that is reported too.
 
     Args:
       what: the file, or what it is for.

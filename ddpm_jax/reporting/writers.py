@@ -19,7 +19,7 @@ class JsonLines:
     """A file of one JSON object a line, each with its "step"; there from the first line on.
 
     A run that goes on from step `start` drops the lines after it: those steps will come again. A
-    line that cannot be written is left out, and told.
+    line that cannot be written is left out, and reported.
 
     Raises:
       UserError: if later lines are there and cannot be dropped.

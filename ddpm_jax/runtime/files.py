@@ -207,7 +207,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated[:100]!r} is there twice")
+        raise ValueError(f"the key {repeated[:100]!r} occurs twice")
     return content
 
 

@@ -69,7 +69,7 @@ def placed(array: Any, place: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
 
 
-def agreed_stop(mesh: Mesh, asked: Callable[[], bool]) -> Callable[[], bool]:
+def agreed_stop(mesh: Mesh, wants_stop: Callable[[], bool]) -> Callable[[], bool]:
     """Whether any process was asked to stop, the same answer everywhere; call it once a step.
 
     The answer is the step before's, so that nobody waits for the devices: with several processes a
@@ -77,17 +77,17 @@ def agreed_stop(mesh: Mesh, asked: Callable[[], bool]) -> Callable[[], bool]:
 
     Args:
       mesh: over the devices of all processes.
-      asked: whether this process was.
+      wants_stop: whether this process was asked to.
     """
     if jax.process_count() == 1:
-        return asked
+        return wants_stop
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     total = jax.jit(lambda flags: flags.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
     local = len(mesh.local_devices)
     before: list[jax.Array] = []
 
     def stop() -> bool:
-        mine = np.full(local, asked(), np.int32)
+        mine = np.full(local, wants_stop(), np.int32)
         before.append(total(jax.make_array_from_process_local_data(rows, mine)))
         return len(before) > 1 and bool(before.pop(0).addressable_data(0))
 

@@ -44,7 +44,7 @@ class Shards:
     """Rows 0..num - 1 of some arrays, in files of `size` rows: DIR/HASH/0_256.safetensors, ...
 
     A file is there whole or not at all, and holds the digest of what was written. One that is
-    damaged is told, and made again. The hash is that of the description, so another description
+    damaged is reported and rebuilt. The hash is that of the description, so another description
     never finds these files; another number of rows finds those of the same rows. Processes that
     make the same rows at the same time take turns, part by part, and each part is made once.
     """

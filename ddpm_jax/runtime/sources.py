@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from ddpm_jax.runtime import digests
 
-# Told by name alone: the manifest has the versions of these.
+# Listed by name alone: the manifest has the versions of these.
 LIBRARIES = {"ddpm_jax", "builtins", "chex", "flax", "functools", "jax", "jaxlib", "numpy", "optax"}
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -26,7 +26,7 @@ def digest_of(part: Any) -> str:
 
     A function is its text, its defaults, what it closes over, and the functions, classes and plain
     values of its own module that it names; a record is its fields; an array its bytes. What comes
-    from this package or the libraries below it is told by its name. So a comment elsewhere in the
+    from this package or the libraries below it counts by its name. So a comment elsewhere in the
     file changes nothing, and another constant does.
     """
     total = blake3()
@@ -36,7 +36,7 @@ def digest_of(part: Any) -> str:
 
 
 def _lines(value: Any, seen: set[int]) -> Iterator[str]:
-    """What a value is, line by line; a value that comes again is not told again."""
+    """What a value is, line by line; a value that comes again is not listed again."""
     if isinstance(value, _PLAIN):
         yield f"{type(value).__name__} {value!r}"
         return
@@ -59,7 +59,7 @@ def _lines(value: Any, seen: set[int]) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Within:
-    """A value within another one, which is told after it."""
+    """A value within another one, which is listed after it."""
 
     value: Any
 

@@ -84,7 +84,7 @@ def tabulate(
         return tuple(np.asarray(c, np.float64) for c in coefficients(t[1:], t[:-1]))
 
 
-class Levels(NamedTuple):
+class SignalNoise(NamedTuple):
     """The schedule at known times, in float64: alpha, sigma and lam = log(alpha / sigma)."""
 
     alpha: np.ndarray
@@ -92,7 +92,7 @@ class Levels(NamedTuple):
     lam: np.ndarray
 
 
-def levels(schedule: Schedule, times: Any) -> Levels:
+def signal_noise(schedule: Schedule, times: Any) -> SignalNoise:
     """alpha, sigma and log(alpha / sigma) at times; the last is infinite where one of them is 0.
 
     Raises:
@@ -101,7 +101,7 @@ def levels(schedule: Schedule, times: Any) -> Levels:
     with _known_schedule():
         alpha, sigma = schedule.values(np.asarray(times, np.float64))
     with np.errstate(divide="ignore"):
-        return Levels(alpha, sigma, np.log(alpha) - np.log(sigma))
+        return SignalNoise(alpha, sigma, np.log(alpha) - np.log(sigma))
 
 
 def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
@@ -116,7 +116,7 @@ def times_of(schedule: Schedule, lam: Any) -> np.ndarray:
     low, high = np.zeros_like(lam), np.ones_like(lam)
     for _ in range(schedules.HALVINGS):
         middle = 0.5 * (low + high)
-        too_clean = levels(schedule, middle).lam > lam
+        too_clean = signal_noise(schedule, middle).lam > lam
         low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
     return 0.5 * (low + high)
 
@@ -135,7 +135,7 @@ def earliest_time(schedule: Schedule) -> float:
     if schedule.betas is not None:
         return 1 / schedule.num_steps
     level = schedule.smallest_level
-    if level is None and levels(schedule, 0.0).sigma > 0:
+    if level is None and signal_noise(schedule, 0.0).sigma > 0:
         return 0.0
     return float(times_of(schedule, -np.log(_SMALLEST_LEVEL if level is None else level)))
 
@@ -179,7 +179,7 @@ def check_noise(schedule: Schedule, times: Any) -> None:
     Raises:
       ValueError: naming the time and the SNR there.
     """
-    alpha, sigma, _ = levels(schedule, [float(times[0]), 1.0])
+    alpha, sigma, _ = signal_noise(schedule, [float(times[0]), 1.0])
     signal, noise = alpha**2, np.maximum(sigma**2, np.finfo(np.float64).tiny)
     snr, last = signal / noise
     if 1 + snr > 2 * (1 + last):

@@ -13,10 +13,10 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
 from ddpm_jax.samplers.evaluations import (
     Evaluation,
-    Level,
+    PathPoint,
     exponential_weights,
     first_order,
-    inner_levels,
+    inner_points,
     plan,
     run,
 )
@@ -93,20 +93,20 @@ def dpm_solver_pp(
     order 3 published: diffusers' DPMSolverMultistepScheduler.
     """
     _check(order, method, form, sde, lower_order_final)
-    levels = plan(schedule, times)
+    points = plan(schedule, times)
     if method == "singlestep":
-        rows = single_steps(schedule, levels, order, form)
+        rows = single_steps(schedule, points, order, form)
     else:
-        rows = _multistep(schedule, levels, order, form, sde, lower_order_final)
+        rows = _multistep(schedule, points, order, form, sde, lower_order_final)
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
 def single_steps(
-    schedule: Schedule, levels: Sequence[Level], order: int, form: str = "exact"
+    schedule: Schedule, points: Sequence[PathPoint], order: int, form: str = "exact"
 ) -> list[Evaluation]:
     """The evaluations of a step by itself from each level to the next."""
-    steps = list(itertools.pairwise(levels))
-    inner = inner_levels(schedule, steps, [k / order for k in range(1, order)])
+    steps = list(itertools.pairwise(points))
+    inner = inner_points(schedule, steps, [k / order for k in range(1, order)])
     return [
         row
         for (t, s), within in zip(steps, inner, strict=True)
@@ -114,26 +114,28 @@ def single_steps(
     ]
 
 
-def _single_step(t: Level, inner: Sequence[Level], s: Level, form: str) -> list[Evaluation]:
-    """One step from t to s through the inner levels; of first order where there are none."""
+def _single_step(
+    t: PathPoint, inner: Sequence[PathPoint], s: PathPoint, form: str
+) -> list[Evaluation]:
+    """One step from t to s through the inner points; of first order where there are none."""
     if not inner:
         return [Evaluation(t.time, **first_order(t, s))]
     order = len(inner) + 1
     rows = [Evaluation(t.time, **first_order(t, inner[0]), on_grid=False)]
-    for here, there in itertools.pairwise([*inner, s]):
-        weights = exponential_weights([here.lam, t.lam], t.lam, there.lam, there.alpha)
-        if order == 3 and there is s:
+    for here, target in itertools.pairwise([*inner, s]):
+        weights = exponential_weights([here.lam, t.lam], t.lam, target.lam, target.alpha)
+        if order == 3 and target is s:
             weights = np.insert(weights, 1, 0.0)  # between the two: the estimate at 1/3
         if order == 2 and form == "published":
-            weights = np.array([-there.alpha * math.expm1(t.lam - there.lam), 0.0])
+            weights = np.array([-target.alpha * math.expm1(t.lam - target.lam), 0.0])
         rows.append(
             Evaluation(
                 here.time,
                 keep=1.0,
                 take=0.0,
-                scale=there.sigma / t.sigma,
+                scale=target.sigma / t.sigma,
                 weights=tuple(weights),
-                on_grid=there is s,
+                on_grid=target is s,
             )
         )
     return rows
@@ -141,7 +143,7 @@ def _single_step(t: Level, inner: Sequence[Level], s: Level, form: str) -> list[
 
 def _multistep(
     schedule: Schedule,
-    levels: Sequence[Level],
+    points: Sequence[PathPoint],
     order: int,
     form: str,
     sde: bool,
@@ -149,10 +151,10 @@ def _multistep(
 ) -> list[Evaluation]:
     rows: list[Evaluation] = []
     lams: list[float] = []  # where x_0 was estimated, newest first
-    for k, (t, s) in enumerate(itertools.pairwise(levels)):
+    for k, (t, s) in enumerate(itertools.pairwise(points)):
         lams.insert(0, t.lam)
         available = sum(map(math.isfinite, lams))
-        left = len(levels) - 1 - k
+        left = len(points) - 1 - k
         p = min(order, available, left if lower_order_final else order)
         if not (t.finite and s.finite):
             rows.append(Evaluation(t.time, **first_order(t, s)))
@@ -164,7 +166,7 @@ def _multistep(
     return rows
 
 
-def _step(t: Level, s: Level, lams: Sequence[float], form: str, sde: bool) -> Evaluation:
+def _step(t: PathPoint, s: PathPoint, lams: Sequence[float], form: str, sde: bool) -> Evaluation:
     h = s.lam - t.lam
     rate = 2.0 if sde else 1.0
     if form == "exact":
@@ -208,10 +210,10 @@ def _check(order: int, method: str, form: str, sde: bool, lower_order_final: boo
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if method == "multistep":
         return
-    for given, option in (
+    for is_set, option in (
         (sde, "sde=True"),
         (lower_order_final, "lower_order_final=True"),
         (form == "published" and order == 3, "form='published' of order 3"),
     ):
-        if given:
+        if is_set:
             raise ValueError(f"{option} is for the multistep method, got {method=}: leave it out")

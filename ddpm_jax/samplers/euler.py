@@ -16,7 +16,7 @@ from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.samplers import base
 from ddpm_jax.samplers.ddim import ddim
-from ddpm_jax.samplers.evaluations import Evaluation, Level, first_order, levels_at, plan, run
+from ddpm_jax.samplers.evaluations import Evaluation, PathPoint, first_order, plan, points_at, run
 
 # Of Heun's step, in units of what it corrects: beyond, it is an extrapolation and no correction.
 LARGEST_CORRECTION = 1.0
@@ -193,14 +193,14 @@ def edm_stochastic(
             "need finite S_churn >= 0, S_noise >= 0 and 0 <= S_min <= S_max, got "
             f"{S_churn=}, {S_noise=}, {S_min=}, {S_max=}"
         )
-    levels = plan(schedule, times)
-    gamma = min(S_churn / (len(levels) - 1), 2**0.5 - 1)
+    points = plan(schedule, times)
+    gamma = min(S_churn / (len(points) - 1), 2**0.5 - 1)
     # alpha = 0 is rho = infinity: nothing is noisier.
-    churned = [gamma > 0 and t.finite and S_min <= t.sigma / t.alpha <= S_max for t in levels[:-1]]
-    lams = np.array([t.lam - math.log1p(gamma) for t in levels[:-1]])
-    hots = levels_at(schedule, base.times_of(schedule, lams))
+    churned = [gamma > 0 and t.finite and S_min <= t.sigma / t.alpha <= S_max for t in points[:-1]]
+    lams = np.array([t.lam - math.log1p(gamma) for t in points[:-1]])
+    hots = points_at(schedule, base.times_of(schedule, lams))
     rows: list[Evaluation] = []
-    for (t, s), hot, churn in zip(itertools.pairwise(levels), hots, churned, strict=True):
+    for (t, s), hot, churn in zip(itertools.pairwise(points), hots, churned, strict=True):
         if not (churn and hot.lam < t.lam):
             rows += _heun_step(t, s, _is_corrected(t, s))
             continue
@@ -212,7 +212,7 @@ def edm_stochastic(
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
-def correction_size(t: Level, s: Level, data_std: float) -> float:
+def correction_size(t: PathPoint, s: PathPoint, data_std: float) -> float:
     """The correction of Heun's step from t to s in units of the exact x_s, on N(0, data_std² I).
 
     There eps-hat = x sigma / v with v = alpha² data_std² + sigma², the variance of x. So x_t is
@@ -228,13 +228,13 @@ def correction_size(t: Level, s: Level, data_std: float) -> float:
     return abs(half * (euler * s.sigma / v_s - t.sigma / v_t)) * math.sqrt(v_t / v_s)
 
 
-def _is_corrected(t: Level, s: Level) -> bool:
+def _is_corrected(t: PathPoint, s: PathPoint) -> bool:
     if not (t.finite and s.finite):
         return False
     return max(correction_size(t, s, std) for std in base.DATA_STDS) <= LARGEST_CORRECTION
 
 
-def _heun_step(t: Level, s: Level, corrected: bool) -> list[Evaluation]:
+def _heun_step(t: PathPoint, s: PathPoint, corrected: bool) -> list[Evaluation]:
     """Euler's evaluation, then the correction, unless it is left out.
 
     With r = alpha_s / alpha_t and d = sigma_s - r sigma_t = alpha_s (rho_s - rho_t), Heun's step is

@@ -27,8 +27,8 @@ _NODES, _WEIGHTS = (
 )
 
 
-class Level(NamedTuple):
-    """A time of the grid: alpha, sigma and lam = log(alpha / sigma), infinite where one is 0."""
+class PathPoint(NamedTuple):
+    """A point of the path; lam = log(alpha / sigma) is infinite where alpha or sigma is 0."""
 
     time: float
     alpha: float
@@ -140,10 +140,10 @@ def run(
         if noised:
             u = u + row["noise"] * base.normal(key_noise, u)
         if project is not None:
-            found, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
+            unprojected, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
             key_project = streams.fold(key_noise, streams.PROJECTION)
             u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
-            change = u - found if carried else None
+            change = u - unprojected if carried else None
         return (origin, u, x0s, change), (u if return_trajectory else None)
 
     x0s = jnp.zeros((length, *x.shape), x.dtype)
@@ -154,7 +154,7 @@ def run(
     return last, jnp.concatenate((x[None], path[np.flatnonzero(on_grid)]))
 
 
-def first_order(t: Level, s: Level) -> dict[str, Any]:
+def first_order(t: PathPoint, s: PathPoint) -> dict[str, Any]:
     """With r = sigma_s / sigma_t, the numbers of x_s = r x_t + (alpha_s - alpha_t r) x_0-hat.
 
     Euler's method and DDIM; it divides by no alpha, and at sigma_s = 0 it is x_0 itself.
@@ -194,37 +194,37 @@ def exponential_weights(
     return np.array([(one * kernel).sum() for one in basis])
 
 
-def plan(schedule: Schedule, times: Any) -> list[Level]:
-    """The grid as levels of the schedule, checked.
+def plan(schedule: Schedule, times: Any) -> list[PathPoint]:
+    """The grid as points of the path, checked.
 
     Raises:
       ValueError: if the times do not descend, two of them have one noise level, or the schedule
         depends on traced values.
     """
-    levels = levels_at(schedule, base.check_times(times))
-    for t, s in itertools.pairwise(levels):
+    points = points_at(schedule, base.check_times(times))
+    for t, s in itertools.pairwise(points):
         if not s.lam > t.lam:
             raise ValueError(
                 f"times {t.time:g} and {s.time:g} have the same noise level on this schedule: "
                 "leave one out"
             )
-    return levels
+    return points
 
 
-def levels_at(schedule: Schedule, times: Any) -> list[Level]:
-    """The levels of any times."""
-    columns = (np.asarray(times), *base.levels(schedule, times))
-    return [Level(*map(float, row)) for row in zip(*columns, strict=True)]
+def points_at(schedule: Schedule, times: Any) -> list[PathPoint]:
+    """The points of the path at any times."""
+    columns = (np.asarray(times), *base.signal_noise(schedule, times))
+    return [PathPoint(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
-def inner_levels(
-    schedule: Schedule, steps: Sequence[tuple[Level, Level]], shares: Sequence[float]
-) -> list[list[Level]]:
-    """For each step (t, s) the levels at these shares of its way in lam; none if it is infinite."""
+def inner_points(
+    schedule: Schedule, steps: Sequence[tuple[PathPoint, PathPoint]], shares: Sequence[float]
+) -> list[list[PathPoint]]:
+    """For each step (t, s) the points at these shares of its way in lam; none if it is infinite."""
     finite = [(t, s) for t, s in steps if t.finite and s.finite]
     lams = np.array([[t.lam + c * (s.lam - t.lam) for c in shares] for t, s in finite])
-    found = levels_at(schedule, base.times_of(schedule, lams).reshape(-1)) if lams.size else []
-    inner = iter(found)
+    points = points_at(schedule, base.times_of(schedule, lams).reshape(-1)) if lams.size else []
+    inner = iter(points)
     return [[next(inner) for _ in shares] if t.finite and s.finite else [] for t, s in steps]
 
 

@@ -115,8 +115,8 @@ def karras(
     """
     _check(schedule, num_steps, nodes=False)
     earliest = base.earliest_time(schedule)
-    known = base.levels(schedule, np.array([0.0, earliest, 1.0])).lam
-    start, default, end = (float(level) for level in np.exp(-known))
+    log_snrs = base.signal_noise(schedule, np.array([0.0, earliest, 1.0])).lam
+    start, default, end = (float(level) for level in np.exp(-log_snrs))
     if sigma_max is None and np.isinf(end):
         raise ValueError("this schedule ends at alpha = 0, sigma / alpha = inf: give sigma_max")
     low, high = default if sigma_min is None else sigma_min, end if sigma_max is None else sigma_max
@@ -161,9 +161,9 @@ def log_snr_uniform(
     Source: Lu et al. 2022 (DPM-Solver), section 4.1.
     """
     _check(schedule, num_steps, nodes=False)
-    known = schedule.betas is not None or schedule.smallest_level is not None
-    first = base.earliest_time(schedule) if known else _FIRST
-    lams = base.levels(schedule, np.array([1.0, _LAST, first, 0.0])).lam
+    has_earliest = schedule.betas is not None or schedule.smallest_level is not None
+    first = base.earliest_time(schedule) if has_earliest else _FIRST
+    lams = base.signal_noise(schedule, np.array([1.0, _LAST, first, 0.0])).lam
     low = lams[0] if np.isfinite(lams[0]) else lams[1]
     high = lams[3] if np.isfinite(lams[3]) else lams[2]
     low = low if log_snr_min is None else log_snr_min / 2

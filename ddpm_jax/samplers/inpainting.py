@@ -57,7 +57,7 @@ def repaint(
 
     After every jump_length steps down the chain, x is noised up by as many and sampled again, until
     that stretch has been sampled num_resamples times (all but the noisiest stretch); so the painted
-    part is drawn anew given the known part's noise, a Gibbs sampler of the two. `nfe` counts the
+    part is drawn again given the known part's noise, a Gibbs sampler of the two. `nfe` counts the
     network calls.
 
     Args:

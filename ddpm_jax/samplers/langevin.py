@@ -49,7 +49,7 @@ def langevin(
         at its level's. All updates of a level have one key: noise that a projection draws is drawn
         once a level, as in the paper's inpainting.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...]: as it arrives at the
-        level, but for the last, where it leaves.
+        level, except the last, where it leaves.
 
     Returns:
       x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
@@ -95,7 +95,7 @@ def langevin(
         project=project,
         return_trajectory=return_trajectory,
     )
-    if base.levels(schedule, times[-1]).sigma == 0:
+    if base.signal_noise(schedule, times[-1]).sigma == 0:
         return out
     last, path = out if return_trajectory else (out, None)
     # A key of its own: the scan has used 0 ... num_steps - 1.
@@ -106,7 +106,7 @@ def langevin(
 
 def _moves(schedule: Schedule, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights of x and of x_0-hat in every move to the next level; of x_0-hat mostly 0."""
-    alpha, sigma, _ = base.levels(schedule, times)
+    alpha, sigma, _ = base.signal_noise(schedule, times)
     first_order = (alpha[:-1] == 0) | (sigma[1:] == 0)
     ratio = sigma[1:] / sigma[:-1]
     with np.errstate(divide="ignore"):

@@ -199,7 +199,7 @@ def _by_angle(denoise: Denoiser, schedule: Schedule) -> tuple[Clock, Slope]:
 
 def _first_order(denoise: Denoiser, schedule: Schedule, x: jax.Array, t: float) -> jax.Array:
     """From t > 0 to 0: (sigma_0 / sigma_t) x + (alpha_0 - alpha_t sigma_0 / sigma_t) x_0-hat."""
-    alpha, sigma, _ = base.levels(schedule, [t, 0.0])
+    alpha, sigma, _ = base.signal_noise(schedule, [t, 0.0])
     ratio = float(sigma[1] / sigma[0])
     x0 = denoise(x, jnp.full(x.shape[:1], t, x.dtype)).x0
     return ratio * x + float(alpha[1] - alpha[0] * ratio) * x0

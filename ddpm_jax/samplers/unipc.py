@@ -14,7 +14,7 @@ from ddpm_jax.samplers import base
 from ddpm_jax.samplers.dpm_solver import FORMS, single_steps
 from ddpm_jax.samplers.evaluations import (
     Evaluation,
-    Level,
+    PathPoint,
     exponential_weights,
     first_order,
     plan,
@@ -98,7 +98,7 @@ def unipc(
 
 def _plan(
     schedule: Schedule,
-    levels: Sequence[Level],
+    points: Sequence[PathPoint],
     order: int,
     corrector: bool,
     form: str,
@@ -108,14 +108,14 @@ def _plan(
     rows: list[Evaluation] = []
     lams: list[float | None] = []  # where x_0 was estimated, newest first; None: not to be used
     previous, p = None, 0
-    for k, (t, s) in enumerate(itertools.pairwise(levels)):
+    for k, (t, s) in enumerate(itertools.pairwise(points)):
         lams.insert(0, t.lam if t.finite else None)
         correction: dict[str, Any] = {}
         if corrector and previous is not None and previous.finite and t.finite:
             # The predictor's order of the step that led here, and the new estimate.
             weights = _weights(lams, p + 1, previous, t, form, variant, new=True)
             correction = {"keep": t.sigma / previous.sigma, "take": 0.0, "correct": weights}
-        left = len(levels) - 1 - k
+        left = len(points) - 1 - k
         available = sum(lam is not None for lam in lams)
         p = min(order, available, left if lower_order_final else order)
         previous = t
@@ -135,26 +135,28 @@ def _plan(
 def _weights(
     lams: Sequence[float | None],
     count: int,
-    t: Level,
-    s: Level,
+    t: PathPoint,
+    s: PathPoint,
     form: str,
     variant: str,
     *,
     new: bool,
 ) -> tuple[float, ...]:
     """Weights of the newest `count` usable estimates in the step from t to s, else zeros."""
-    chosen = [k for k, lam in enumerate(lams) if lam is not None][:count]
-    nodes = [lam for lam in (lams[k] for k in chosen) if lam is not None]
+    indices = [k for k, lam in enumerate(lams) if lam is not None][:count]
+    nodes = [lam for lam in (lams[k] for k in indices) if lam is not None]
     if form == "exact":
-        found = exponential_weights(nodes, t.lam, s.lam, s.alpha)
+        solved = exponential_weights(nodes, t.lam, s.lam, s.alpha)
     else:
-        found = _published(nodes, t, s, variant, new)
-    weights = np.zeros(chosen[-1] + 1)
-    weights[chosen] = found
+        solved = _published(nodes, t, s, variant, new)
+    weights = np.zeros(indices[-1] + 1)
+    weights[indices] = solved
     return tuple(weights)
 
 
-def _published(nodes: Sequence[float], t: Level, s: Level, variant: str, new: bool) -> np.ndarray:
+def _published(
+    nodes: Sequence[float], t: PathPoint, s: PathPoint, variant: str, new: bool
+) -> np.ndarray:
     """The weights as the paper solves for them: D_k / r_k with r_k = (lam_k - lam_t) / h.
 
     nodes: newest first; with `new`, the first of them is lam_s itself.

@@ -53,7 +53,7 @@ class Cascade:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -62,7 +62,7 @@ class Cascade:
 
         Args:
           num, task, **options: of the base, as in `Loaded.sample`.
-          labels, conditions: of the base; an upsampler is told those that it knows, but for images.
+          labels, conditions: of the base; an upsampler takes those that it knows, except images.
           seed: image k depends on (seed, k) alone.
 
         Raises:
@@ -85,7 +85,7 @@ class Cascade:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -95,13 +95,13 @@ class Cascade:
         Raises:
           UserError: for labels or conditions that an upsampler cannot take.
         """
-        given = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
+        own = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
         of_base = self.base.classes(num, labels, task, **options)
-        found = []
+        counts = []
         for number, one in enumerate(self.upsamplers, 1):
             c = one.experiment.config
-            passed = {name: given[name] for name in conditioning.values(c) if name in given}
-            found.append(
+            passed = {name: own[name] for name in conditioning.values(c) if name in own}
+            counts.append(
                 one.enlarging(
                     num,
                     labels=self._labels(number, one, of_base, task),
@@ -110,7 +110,7 @@ class Cascade:
                     one_noise=task.interpolates,
                 )
             )
-        return found
+        return counts
 
     def _labels(self, number: int, one: Loaded, labels: np.ndarray, task: Task) -> np.ndarray:
         """The labels of the base's images, int [num], as far as this upsampler knows labels."""
@@ -127,8 +127,8 @@ class Cascade:
             class_names.check_same(f"upsampler {number}", of_base_names, c.data.class_names)
         if (labels == NULL_VALUE).any() and not conditioning.ever_hidden(c, "label"):
             raise UserError(
-                f"upsampler {number}: it was always told a label, and these images have none; "
-                "train it with config.diffusion.label_dropout above 0"
+                f"upsampler {number}: it was never trained without a label, and these images "
+                "have none; train it with config.diffusion.label_dropout above 0"
             )
         return labels
 

@@ -14,19 +14,19 @@ from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import processes, sharding
 
-Conditions = Mapping[str, Any]
-SampleFn = Callable[[Any, jax.Array, Conditions], jax.Array]
-Prepared = tuple[jax.Array, Conditions, Conditions]
-Prepare = Callable[[jax.Array, Conditions, Conditions, Any], Prepared]
+ArraysByName = Mapping[str, Any]
+SampleFn = Callable[[Any, jax.Array, ArraysByName], jax.Array]
+Prepared = tuple[jax.Array, ArraysByName, ArraysByName]
+Prepare = Callable[[jax.Array, ArraysByName, ArraysByName, Any], Prepared]
 # (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...]
-Program = Callable[[Any, Any, Conditions, jax.Array, Conditions], jax.Array]
+Program = Callable[[Any, Any, ArraysByName, jax.Array, ArraysByName], jax.Array]
 TASK = "task"
 
 
 def make_program(
-    denoiser: Callable[[Any, Any, Conditions, Conditions, Conditions], Denoiser],
-    start: Callable[[jax.Array, Conditions], jax.Array],
-    run: Callable[[Denoiser, jax.Array, jax.Array, Conditions], jax.Array],
+    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Denoiser],
+    start: Callable[[jax.Array, ArraysByName], jax.Array],
+    run: Callable[[Denoiser, jax.Array, jax.Array, ArraysByName], jax.Array],
     *,
     prepare: Prepare,
     mesh: Mesh,
@@ -59,10 +59,10 @@ def make_program(
     )
 
     def program(
-        params: Any, helpers: Any, numbers: Conditions, keys: jax.Array, given: Conditions
+        params: Any, helpers: Any, numbers: ArraysByName, keys: jax.Array, inputs: ArraysByName
     ) -> jax.Array:
-        conditions = {name: value for name, value in given.items() if name != TASK}
-        arguments = keys, conditions, given.get(TASK, {})
+        conditions = {name: value for name, value in inputs.items() if name != TASK}
+        arguments = keys, conditions, inputs.get(TASK, {})
         if jax.process_count() > 1:  # each process has them whole
             arguments = jax.tree.map(lambda x: processes.placed(x, batch), arguments)
         return compiled(params, helpers, dict(numbers), *arguments)
@@ -74,7 +74,7 @@ def draw_images(
     sample_fn: SampleFn,
     params: Any,
     num: int,
-    conditions: Conditions,
+    conditions: ArraysByName,
     *,
     seed: int,
     batch_size: int,
@@ -108,11 +108,11 @@ def draw_images(
         count = min(batch_size, num - start)
         # The padding repeats the last image, for which any condition will do.
         places = np.minimum(start + np.arange(batch_size), num - 1)
-        chosen = {name: _chosen(value, places) for name, value in conditions.items()}
+        batch = {name: _rows_of(value, places) for name, value in conditions.items()}
         numbers = first + start + jnp.arange(batch_size)
         numbers = jnp.zeros_like(numbers) if one_noise else numbers
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        x0 = processes.whole(sample_fn(params, keys, chosen))
+        x0 = processes.whole(sample_fn(params, keys, batch))
         if lost := np.isnan(x0[:count]).reshape(count, -1).any(axis=1).sum():
             raise UserError(
                 f"{lost} of {count} samples are not a number: an adaptive sampler ran out of "
@@ -121,16 +121,16 @@ def draw_images(
         yield decode(x0)[:count]
 
 
-def _chosen(value: Any, places: np.ndarray) -> Any:
+def _rows_of(value: Any, places: np.ndarray) -> Any:
     if isinstance(value, Mapping):
-        return {name: _chosen(one, places) for name, one in value.items()}
+        return {name: _rows_of(one, places) for name, one in value.items()}
     return jnp.asarray(np.asarray(value)[places])
 
 
-def default_labels(num: int, num_classes: int, given: Sequence[int] = ()) -> np.ndarray:
+def default_labels(num: int, num_classes: int, labels: Sequence[int] = ()) -> np.ndarray:
     """int32 [num]: the given labels cycled, else k mod classes, or -1 where there are none."""
-    if given:
-        return np.resize(np.asarray(given, np.int32), num)
+    if labels:
+        return np.resize(np.asarray(labels, np.int32), num)
     if num_classes:
         return np.arange(num, dtype=np.int32) % num_classes
     return np.full(num, NULL_VALUE, np.int32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.build import frozen
-from ddpm_jax.config.code import NONE, Own
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import process
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import program

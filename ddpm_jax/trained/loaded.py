@@ -16,7 +16,7 @@ from ddpm_jax.trained import drawing, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
-# The code that draws: what other code drew is drawn anew.
+# The code that draws: what other code drew is drawn again.
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
@@ -63,7 +63,7 @@ class Loaded:
     parameters: str = "ema"
 
     @property
-    def model(self) -> networks.Network:
+    def model(self) -> networks.NetworkModule:
         """The network: model.apply({"params": params}, xt, time, labels)."""
         return self.experiment.model
 
@@ -72,7 +72,7 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -103,7 +103,7 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
         **options: Any,
@@ -111,12 +111,12 @@ class Loaded:
         """What `sample` draws, checked and ready to be drawn part by part."""
         experiment = self._with(options, task)
         config, conditions = experiment.config, conditions or {}
-        chosen = self.labels(num, labels, task)
+        numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
-        given = {
-            **conditioning.arrays(config, num, chosen, conditions),
-            drawing.TASK: tasks.arrays(experiment, num, chosen, conditions, task),
+        inputs = {
+            **conditioning.arrays(config, num, numbers, conditions),
+            drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
         }
         batch_size = padded_batch(experiment, num)
 
@@ -125,7 +125,7 @@ class Loaded:
                 sample_fn,
                 self.params,
                 len(rows),
-                jax.tree.map(lambda array: array[rows.start : rows.stop], given),
+                jax.tree.map(lambda array: array[rows.start : rows.stop], inputs),
                 seed=seed,
                 batch_size=batch_size,
                 first=rows.start,
@@ -146,7 +146,7 @@ class Loaded:
             "jax": jax.__version__,
             "code": digests.of_code(*DRAWS),
         }
-        classes = signature.of_classes(config, chosen, task)
+        classes = signature.of_classes(config, numbers, task)
         return Drawing(num, batch_size, description, classes, batches)
 
     def enlarging(
@@ -154,13 +154,13 @@ class Loaded:
         num: int,
         *,
         labels: np.ndarray | None = None,
-        conditions: Mapping[str, conditioning.Given] | None = None,
+        conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         seed: int = 0,
         one_noise: bool = False,
     ) -> Enlarge:
         """What enlarges `num` images by a model that does so, part by part.
 
-        As `sample` with the condition "low_resolution", but for the labels.
+        As `sample` with the condition "low_resolution", except for the labels.
 
         Args:
           num: of all images.
@@ -181,7 +181,7 @@ class Loaded:
             raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
         if labels is None:
             labels = np.full(num, NULL_VALUE, np.int32)
-        given = conditioning.arrays(config, num, labels, conditions or {})
+        inputs = conditioning.arrays(config, num, labels, conditions or {})
         sample_fn = program.sample_fn(self.experiment)
 
         def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
@@ -193,7 +193,7 @@ class Loaded:
                 sample_fn,
                 self.params,
                 len(images),
-                {name: value[rows] for name, value in given.items()}
+                {name: value[rows] for name, value in inputs.items()}
                 | {upsampling.NAME: small[upsampling.NAME]},
                 seed=seed,
                 batch_size=padded_batch(self.experiment, num),
@@ -234,20 +234,22 @@ class Loaded:
         config = self._with(options, task).config
         return signature.of_classes(config, self.labels(num, labels, task), task)
 
-    def labels(self, num: int, given: Sequence[int | str] = (), task: Task = NO_TASK) -> np.ndarray:
+    def labels(
+        self, num: int, requested: Sequence[int | str] = (), task: Task = NO_TASK
+    ) -> np.ndarray:
         """The labels that `sample` gives `num` images, int32 [num]; -1 without classes."""
         num_classes = tasks.num_classes(self.experiment.config, task)
-        given = self.class_numbers(given, task)
+        requested = self.class_numbers(requested, task)
         if num < 1:
             raise UserError(f"the number of samples must be at least 1, got {num}")
-        if given and not num_classes:
+        if requested and not num_classes:
             raise UserError(
-                f"labels={','.join(map(str, given))}, but this model is unconditional: leave them "
-                "out, or train with config.model.num_classes set"
+                f"labels={','.join(map(str, requested))}, but this model is unconditional: leave "
+                "them out, or train with config.model.num_classes set"
             )
-        if bad := [label for label in given if not 0 <= label < num_classes]:
+        if bad := [label for label in requested if not 0 <= label < num_classes]:
             raise UserError(f"label {bad[0]} is outside 0..{num_classes - 1}")
-        return drawing.default_labels(num, num_classes, given)
+        return drawing.default_labels(num, num_classes, requested)
 
     def class_numbers(self, labels: Sequence[int | str], task: Task = NO_TASK) -> list[int]:
         """Labels as numbers, those of the task's classifier where the model has none.

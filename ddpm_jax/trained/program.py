@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from ddpm_jax import samplers
 from ddpm_jax.build import assemble, paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
-from ddpm_jax.config import code, config_files
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.config.checks import check_ranges
-from ddpm_jax.config.code import NONE, Own
 from ddpm_jax.config.config_files import own_names
+from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import drawing, signature, steering, tasks
@@ -56,7 +56,7 @@ def imported_parts(config: ConfigDict) -> Own:
     Raises:
       UserError: for a module that cannot be imported, or lacks the name.
     """
-    return code.imported_all(own_names(config))
+    return own_code.imported_all(own_names(config))
 
 
 def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
@@ -97,10 +97,10 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
             program = _program(experiment, schedule, sampler, task)
             tasks.check_guides(config, schedule, task)
 
-    def sample(params: Any, keys: jax.Array, given: drawing.Conditions) -> jax.Array:
+    def sample(params: Any, keys: jax.Array, inputs: drawing.ArraysByName) -> jax.Array:
         with fields_of("sample"):
             of_state = programs(params) if schedule is None else program
-        return of_state(params, helpers, numbers, keys, given)
+        return of_state(params, helpers, numbers, keys, inputs)
 
     return sample
 
@@ -123,9 +123,9 @@ def _program(
     experiment: Experiment, schedule: Schedule, sampler: functools.partial[Any], task: tasks.Task
 ) -> drawing.Program:
     """The program on a fixed schedule, kept or built."""
-    asked = _signature(experiment, schedule, task)
-    key = (*_key(experiment), hashable(schedule), asked)
-    return _kept(experiment, key, lambda: _built(experiment, schedule, sampler, task, asked))
+    request = _signature(experiment, schedule, task)
+    key = (*_key(experiment), hashable(schedule), request)
+    return _kept(experiment, key, lambda: _built(experiment, schedule, sampler, task, request))
 
 
 def _programs_by_state(
@@ -137,13 +137,13 @@ def _programs_by_state(
     """
     config = experiment.config
     first = paths.first_learned(config)
-    asked = _signature(experiment, first, task)
+    request = _signature(experiment, first, task)
 
     def none_yet() -> dict[bytes, tuple[Schedule, drawing.Program]]:
-        _built(experiment, first, sampler, task, asked)  # refuses what is bad
+        _built(experiment, first, sampler, task, request)  # refuses what is bad
         return {}
 
-    newest = _kept(experiment, (*_key(experiment), None, asked), none_yet)
+    newest = _kept(experiment, (*_key(experiment), None, request), none_yet)
     checked: set[bytes] = set()
 
     def program(params: Any) -> drawing.Program:
@@ -151,7 +151,7 @@ def _programs_by_state(
         if state not in newest:
             newest.clear()
             schedule = experiment.schedule_of(jax.device_get({"gamma": params["gamma"]}))
-            newest[state] = schedule, _built(experiment, schedule, sampler, task, asked)
+            newest[state] = schedule, _built(experiment, schedule, sampler, task, request)
         schedule, built = newest[state]
         if state not in checked:
             tasks.check_guides(config, schedule, task)
@@ -166,18 +166,18 @@ def _built(
     schedule: Schedule,
     sampler: functools.partial[Any],
     task: tasks.Task,
-    asked: Signature,
+    request: Signature,
 ) -> drawing.Program:
     c = experiment.config
     whole = sampling.times(c, schedule, experiment.own)
     sampling.check(c, sampler, schedule, whole)
-    if not asked.init_images:
+    if not request.init_images:
         sampling.check_noise(c, schedule, whole)
     times = _times(experiment, schedule, task)
     return drawing.make_program(
-        steering.denoiser(c, experiment.model.apply, schedule, asked),
-        steering.start(experiment.codec.shape, schedule, times, asked),
-        steering.run(sampler, schedule, times, asked),
+        steering.denoiser(c, experiment.model.apply, schedule, request),
+        steering.start(experiment.codec.shape, schedule, times, request),
+        steering.run(sampler, schedule, times, request),
         prepare=upsampling.prepare(c),
         mesh=experiment.mesh,
     )

@@ -71,7 +71,7 @@ class Guide:
 class Signature:
     """What of a task and its scales shapes the program.
 
-    Scales are arguments, but for those at which only one branch of the network counts: 0 and 1 of
+    Scales are arguments, except those at which only one branch of the network counts: 0 and 1 of
     guidance take that branch alone, at its cost and bit for bit.
 
     Attributes:

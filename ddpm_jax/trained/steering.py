@@ -25,7 +25,7 @@ MOST_BYTES = 4 * 2**30  # of a trajectory, as the program keeps it
 
 
 def denoiser(
-    c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, asked: Signature
+    c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, request: Signature
 ) -> Callable[[Any, Arrays, Arrays, Arrays, Arrays], Denoiser]:
     """(params, helpers, numbers, conditions, task's arrays) -> the denoiser, guided and bounded.
 
@@ -38,13 +38,13 @@ def denoiser(
     def model(
         params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
     ) -> Denoiser:
-        scales = _scales(asked, numbers["scales"])
-        if asked.weaker is not None:
+        scales = _scales(request, numbers["scales"])
+        if request.weaker is not None:
             return guidance.classifier_free(
                 prediction.denoiser(
                     apply_fn, params, schedule, conditions=dict(conditions) or None, **options
                 ),
-                _weaker(asked.weaker, helpers["weaker"], schedule, conditions),
+                _weaker(request.weaker, helpers["weaker"], schedule, conditions),
                 scaled(scales[0]),
                 rescale=rescale,
                 schedule=schedule,
@@ -52,10 +52,10 @@ def denoiser(
         if not conditioning.dropout(c):
             return prediction.denoiser(apply_fn, params, schedule, **options)
         branches, scales = [conditions], [scaled(scale) for scale in scales]
-        if asked.composed:
-            branches = [arrays[f"branch_{k}"] for k in range(asked.composed)]
-            scales = _scales(asked, numbers["scales"])
-        elif asked.between_labels:
+        if request.composed:
+            branches = [arrays[f"branch_{k}"] for k in range(request.composed)]
+            scales = _scales(request, numbers["scales"])
+        elif request.between_labels:
             branches, share = [arrays["branch_0"], arrays["branch_1"]], arrays["share"]
             scales = [_shared(scales[0], 1 - share), _shared(scales[0], share)]
         return guidance.composed_network(
@@ -74,20 +74,20 @@ def denoiser(
         params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
     ) -> Denoiser:
         denoise = model(params, helpers, numbers, conditions, arrays)
-        if asked.classifier is not None:
+        if request.classifier is not None:
             log_prob = guidance.class_log_prob(
-                asked.classifier.apply, helpers["classifier"], schedule, arrays["label"]
+                request.classifier.apply, helpers["classifier"], schedule, arrays["label"]
             )
             gradient = guidance.gradient(log_prob)
             denoise = guidance.classifier(denoise, schedule, gradient, numbers["classifier_scale"])
-        if not (asked.grey or asked.pooled):
+        if not (request.grey or request.pooled):
             return denoise
         return guidance.observed(
             denoise,
             schedule,
-            guidance.average_pool(asked.pooled) if asked.pooled else guidance.grey,
+            guidance.average_pool(request.pooled) if request.pooled else guidance.grey,
             arrays["observed"],
-            noise_std=numbers["observation_noise"] if asked.noisy else 0.0,
+            noise_std=numbers["observation_noise"] if request.noisy else 0.0,
             data_std=c.diffusion.prediction_options.get("sigma_data", DATA_STD),
         )
 
@@ -101,15 +101,15 @@ def denoiser(
 
 
 def start(
-    shape: tuple[int, ...], schedule: Schedule, times: np.ndarray, asked: Signature
+    shape: tuple[int, ...], schedule: Schedule, times: np.ndarray, request: Signature
 ) -> Callable[[jax.Array, Arrays], jax.Array]:
     """(keys [B], task's arrays) -> x at times[0]: noise, or an image with noise."""
 
     def begin(keys: jax.Array, arrays: Arrays) -> jax.Array:
-        if not asked.init_images:
+        if not request.init_images:
             return samplers.initial_noise(keys, schedule, times, (len(keys), *shape))
         first = arrays["init_0"]
-        if asked.init_images == 1:
+        if request.init_images == 1:
             return samplers.noised_start(keys, schedule, times, first)
         return samplers.interpolated_start(
             keys, schedule, times, first, arrays["init_1"], arrays["share"]
@@ -122,7 +122,7 @@ def run(
     sampler: functools.partial[Any],
     schedule: Schedule,
     times: np.ndarray,
-    asked: Signature,
+    request: Signature,
 ) -> Callable[[Denoiser, jax.Array, jax.Array, Arrays], jax.Array]:
     """(denoise, keys [B], x, task's arrays) -> x_0 [B, ...], or [B, frames, ...].
 
@@ -131,25 +131,27 @@ def run(
     """
     takes = inspect.signature(sampler).parameters
     name = sampler.func.__name__
-    if asked.frames and "return_trajectory" not in takes:
-        raise UserError(f"frames={asked.frames}: {name} keeps no images on the way; leave them out")
-    if not asked.inpaint and "mask" in takes:
+    if request.frames and "return_trajectory" not in takes:
+        raise UserError(
+            f"frames={request.frames}: {name} keeps no images on the way; leave them out"
+        )
+    if not request.inpaint and "mask" in takes:
         raise UserError(f"{name} applies only to inpainting: give inpaint, or another sampler")
-    if asked.inpaint and not {"project", "mask"} & set(takes):
+    if request.inpaint and not {"project", "mask"} & set(takes):
         raise UserError(f"inpaint: {name} cannot keep a part of an image; choose another sampler")
-    kept = np.unique(np.linspace(0, len(times) - 1, asked.frames or 2).round().astype(int))
+    kept = np.unique(np.linspace(0, len(times) - 1, request.frames or 2).round().astype(int))
     # For looking at: paths on which x_t grows are scaled to the size of the data's.
     sizes = np.maximum(np.hypot(*schedule.values(times[kept])), 1)
     sizes[-1] = 1
 
     def through(denoise: Denoiser, keys: jax.Array, x: jax.Array, arrays: Arrays) -> jax.Array:
         bound = sampler
-        if asked.inpaint and "mask" in takes:
+        if request.inpaint and "mask" in takes:
             bound = functools.partial(bound, known=arrays["known"], mask=arrays["mask"])
-        elif asked.inpaint:
+        elif request.inpaint:
             project = samplers.replacement(schedule, arrays["known"], arrays["mask"])
             bound = functools.partial(bound, project=project)
-        if not asked.frames:
+        if not request.frames:
             return bound(denoise, schedule, times, keys, x)
         if (size := 4 * x.size * len(times)) > MOST_BYTES:
             raise UserError(
@@ -182,11 +184,11 @@ def _weaker(
     )
 
 
-def _scales(asked: Signature, numbers: jax.Array) -> list[Any]:
+def _scales(request: Signature, numbers: jax.Array) -> list[Any]:
     """The scale of each branch: an argument, or the constants that leave one branch alone."""
-    if asked.only is None:
+    if request.only is None:
         return [*numbers]
-    return [float(k == asked.only) for k in range(len(numbers))]
+    return [float(k == request.only) for k in range(len(numbers))]
 
 
 def _interval(c: ConfigDict, schedule: Schedule) -> Callable[[Any], Scale]:

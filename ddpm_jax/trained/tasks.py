@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import class_names, conditioning
-from ddpm_jax.build.conditioning import Given
+from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config.checks import check_guidable, image_shape
@@ -62,7 +62,7 @@ class Task:
 
     classifier: Trained | None = None
     weaker: Trained | None = None
-    composed: Sequence[tuple[float, Mapping[str, Given]]] = ()
+    composed: Sequence[tuple[float, Mapping[str, ConditionValue]]] = ()
     between_labels: tuple[int, int] | None = None
     init_images: Sequence[np.ndarray] = ()
     strength: float | None = None
@@ -75,8 +75,8 @@ class Task:
     @property
     def helpers(self) -> dict[str, Any]:
         """The parameters of the other networks."""
-        given = {"classifier": self.classifier, "weaker": self.weaker}
-        return {name: one.params for name, one in given.items() if one is not None}
+        models = {"classifier": self.classifier, "weaker": self.weaker}
+        return {name: one.params for name, one in models.items() if one is not None}
 
     @property
     def interpolates(self) -> bool:
@@ -86,7 +86,9 @@ class Task:
     @property
     def tells_labels(self) -> bool:
         """It says of which classes the images are, each of several."""
-        return self.between_labels is not None or any("label" in told for _, told in self.composed)
+        return self.between_labels is not None or any(
+            "label" in conditions for _, conditions in self.composed
+        )
 
     @property
     def observed(self) -> np.ndarray | None:
@@ -118,7 +120,7 @@ def check(c: ConfigDict, task: Task) -> None:
     if c.sample.classifier_scale is not None and task.classifier is None:
         raise UserError(
             f"config.sample.classifier_scale={c.sample.classifier_scale}: no classifier to "
-            "scale; name its run too, or leave it at None"
+            "scale; name its run too, or leave it unset"
         )
     if task.strength is not None and not len(task.init_images):
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
@@ -136,7 +138,11 @@ def check(c: ConfigDict, task: Task) -> None:
 
 
 def arrays(
-    experiment: Experiment, num: int, labels: np.ndarray, given: Mapping[str, Given], task: Task
+    experiment: Experiment,
+    num: int,
+    labels: np.ndarray,
+    shared: Mapping[str, ConditionValue],
+    task: Task,
 ) -> dict[str, Any]:
     """The arrays [num, ...] that a task needs in the program beside the conditions.
 
@@ -144,25 +150,25 @@ def arrays(
       UserError: for labels or conditions that the model does not know.
     """
     c, encode = experiment.config, experiment.codec.encode
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if task.classifier is not None:
-        found["label"] = np.asarray(labels, np.int32)
+        result["label"] = np.asarray(labels, np.int32)
     for k, (_, conditions) in enumerate(task.composed):
-        found[f"branch_{k}"] = _branch(c, num, labels, given, conditions)
+        result[f"branch_{k}"] = _branch(c, num, labels, shared, conditions)
     if task.between_labels is not None:
         for k, label in enumerate(task.between_labels):
-            found[f"branch_{k}"] = _branch(c, num, labels, given, {"label": label})
+            result[f"branch_{k}"] = _branch(c, num, labels, shared, {"label": label})
     if task.interpolates:
-        found["share"] = np.linspace(0, 1, num, dtype=np.float32)
+        result["share"] = np.linspace(0, 1, num, dtype=np.float32)
     # Images to begin with or to keep are x_0; a mask and what is seen of an image are not.
     parts = {f"init_{k}": encode(image) for k, image in enumerate(task.init_images)}
     if task.inpaint is not None:
-        known, mask = task.inpaint
-        parts |= {"known": encode(known), "mask": stacked([mask])[0]}
+        kept, mask = task.inpaint
+        parts |= {"known": encode(kept), "mask": stacked([mask])[0]}
     if task.observed is not None:
         parts["observed"] = stacked([task.observed])[0]
     broadcast = {name: np.broadcast_to(one, (num, *one.shape)) for name, one in parts.items()}
-    return found | broadcast
+    return result | broadcast
 
 
 def strength(task: Task) -> float:
@@ -231,8 +237,8 @@ def _branch(
     c: ConfigDict,
     num: int,
     labels: np.ndarray,
-    given: Mapping[str, Given],
-    conditions: Mapping[str, Given],
+    shared: Mapping[str, ConditionValue],
+    conditions: Mapping[str, ConditionValue],
 ) -> dict[str, np.ndarray]:
     """All conditions of one branch: what is given for all, and its own."""
     own = dict(conditions)
@@ -240,15 +246,19 @@ def _branch(
         classes = c.model.num_classes
         label = class_names.number(c.data.class_names, own.pop("label"))
         if not 0 <= label < classes:
-            known = f"is outside 0..{classes - 1}" if classes else "is of a model with classes"
-            raise UserError(f"label {label} {known}; this one has {classes} of them")
+            reason = (
+                f"is outside 0..{classes - 1}"
+                if classes
+                else "applies only to a model with classes"
+            )
+            raise UserError(f"label {label} {reason}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
-    return conditioning.arrays(c, num, labels, {**given, **own})
+    return conditioning.arrays(c, num, labels, {**shared, **own})
 
 
 def _one_of(ways: Mapping[str, bool]) -> None:
-    if len(chosen := [name for name, given in ways.items() if given]) > 1:
-        raise UserError(f"{' and '.join(chosen)} do not go together: choose one")
+    if len(active := [name for name, is_set in ways.items() if is_set]) > 1:
+        raise UserError(f"{' and '.join(active)} do not go together: choose one")
 
 
 def _check_images(c: ConfigDict, task: Task) -> None:

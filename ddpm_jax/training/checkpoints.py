@@ -49,7 +49,7 @@ class Checkpoints:
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only, self._deadline = keep, read_only, deadline
         self._writer: threading.Thread | None = None
-        self._writing, self._began, self._told_stuck = 0, 0.0, False
+        self._writing, self._began, self._reported_stuck = 0, 0.0, False
         self._complaints: list[str] = []
         self._failed: BaseException | None = None
         self._proven = False
@@ -91,26 +91,26 @@ class Checkpoints:
     def best(self) -> int | None:
         """The best step among those where it was measured, or None.
 
-        That of the least distance of samples to the data; where none was measured, of the least
-        validation loss.
+        That with the smallest distance of samples to the data; where none was measured, with the
+        smallest validation loss.
         """
         records = self.records()
         for name in ("distance", "validation_loss"):
             values = {step: getattr(record, name) for step, record in records.items()}
-            known = {step: value for step, value in values.items() if value is not None}
-            if known:
-                return min(known, key=lambda step: (known[step], step))
+            measured = {step: value for step, value in values.items() if value is not None}
+            if measured:
+                return min(measured, key=lambda step: (measured[step], step))
         return None
 
     def records(self) -> dict[int, Record]:
         """What each step should hold, of those that say so; nothing is verified."""
-        found = {}
+        records = {}
         for step in self.steps():
             try:
-                found[step] = step_files.read_record(self._folder(step))
+                records[step] = step_files.read_record(self._folder(step))
             except (Damaged, Unreadable):
                 continue
-        return found
+        return records
 
     def set_aside(self) -> list[Path]:
         """The damaged steps that were set aside."""
@@ -135,7 +135,7 @@ class Checkpoints:
     ) -> None:
         """Save the state as `step`, in the background; a step that is there already is kept.
 
-        Every process of a run calls this, the first one writes. What goes wrong is told by
+        Every process of a run calls this, the first one writes. What goes wrong is reported by
         `complaints`, and by `wait`; the next save is tried all the same.
 
         Args:
@@ -155,7 +155,7 @@ class Checkpoints:
             value if math.isfinite(value or 0.0) else None for value in (validation_loss, distance)
         )
         self._failed = None
-        self._writing, self._began, self._told_stuck = step, time.monotonic(), False
+        self._writing, self._began, self._reported_stuck = step, time.monotonic(), False
         # A daemon: a write that never ends must not keep the process from ending.
         self._writer = threading.Thread(
             target=self._write, args=(step, host, loss, distance), name=WRITER, daemon=True
@@ -176,8 +176,8 @@ class Checkpoints:
 
     def complaints(self) -> list[str]:
         """What went wrong with saving since the last call, a line each."""
-        if self._writer is not None and not self._told_stuck and self._patience() <= 0:
-            self._told_stuck = True
+        if self._writer is not None and not self._reported_stuck and self._patience() <= 0:
+            self._reported_stuck = True
             self._complaints.append(
                 f"the save of step {self._writing:,} is stuck: no end after {self._deadline:g} s"
             )
@@ -216,8 +216,8 @@ class Checkpoints:
     ) -> tuple[TrainState, int] | None:
         """The newest step that is whole, and its number; None where no step ever was.
 
-        A damaged step is renamed to STEP.bad and told in one line; one that is as it was written
-        is never renamed.
+        A damaged step is renamed to STEP.bad and reported in one line; one that is as it was
+        written is never renamed.
 
         Raises:
           UserError: if there were steps and none is whole, they hold another network, or the newest
@@ -246,7 +246,7 @@ class Checkpoints:
             names = ", ".join(path.name for path in self.set_aside())
             raise UserError(
                 f"no checkpoint in {self.directory} is whole, and the damaged ones were set aside "
-                f"({names}): put a copy of one back, or start anew with --workdir=NEW"
+                f"({names}): put a copy of one back, or start again with --workdir=NEW"
             )
         return None
 
@@ -259,8 +259,8 @@ class Checkpoints:
         """
         self.check(step)
         target = {"params": like} if name == "raw" else {"ema": {name: like}}
-        found = step_files.read(self._folder(step), target)
-        params = found["params"] if name == "raw" else found["ema"][name]
+        tree = step_files.read(self._folder(step), target)
+        params = tree["params"] if name == "raw" else tree["ema"][name]
         return jax.tree.map(lambda leaf, to: processes.placed(leaf, to.sharding), params, like)
 
     def check(self, step: int | None) -> int:
@@ -273,12 +273,14 @@ class Checkpoints:
                 "--workdir"
             )
         if step is not None and step not in steps:
-            known = ", ".join(map(str, steps))
-            raise UserError(f"no checkpoint of step {step} in {self.directory}; there are {known}")
+            available = ", ".join(map(str, steps))
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; there are {available}"
+            )
         return steps[-1] if step is None else step
 
     def newest_whole(self, say: Callable[[str], None]) -> int:
-        """The newest step whose files are what was written; damaged ones are told and passed over.
+        """The newest step whose files are what was written; damaged ones are reported and skipped.
 
         Raises:
           UserError: if there is none.

@@ -12,7 +12,7 @@ NAME = "guard"
 # What can be wrong with a step, in the order of `Verdict.wrong`.
 REASONS = ("loss", "grad_norm", "history", "loss_spike", "grad_norm_spike")
 
-Record = dict[str, Any]
+LossRecord = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Verdict(NamedTuple):
     """
 
     ok: jax.Array
-    record: Record
+    record: LossRecord
     metrics: dict[str, jax.Array]
 
 
-def init(spike: Spike | None = None) -> Record:
+def init(spike: Spike | None = None) -> LossRecord:
     """The record before the first step: the counts and, of a spike guard, the statistics [2]."""
     counts = {"skipped": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)}
     # Of the loss and the gradient norm.
     return counts | ({} if spike is None else {"mean": jnp.zeros(2), "std": jnp.zeros(2)})
 
 
-def split(extra: dict[str, Any]) -> tuple[Record, dict[str, Any]]:
+def split(extra: dict[str, Any]) -> tuple[LossRecord, dict[str, Any]]:
     """TrainState.extra -> (the guard's record, what is the objective's).
 
     Raises:
@@ -77,7 +77,7 @@ def split(extra: dict[str, Any]) -> tuple[Record, dict[str, Any]]:
 
 
 def judge(
-    record: Record,
+    record: LossRecord,
     loss: jax.Array,
     grad_norm: jax.Array,
     history: Any,
@@ -103,8 +103,8 @@ def judge(
     statistics = {}
     if spike is not None:
         values = jnp.stack([loss, grad_norm]).astype(jnp.float32)
-        known = updates >= spike.window
-        bound = jnp.where(known, record["mean"] + spike.sigma * record["std"], jnp.inf)
+        warm = updates >= spike.window
+        bound = jnp.where(warm, record["mean"] + spike.sigma * record["std"], jnp.inf)
         wrong["loss_spike"], wrong["grad_norm_spike"] = values > bound
         bounds = {"loss_bound": bound[0], "grad_norm_bound": bound[1]}
         statistics = _updated(record, values, updates, spike.window)
@@ -129,7 +129,7 @@ def keep(ok: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda after, before: jax.lax.select(ok, after, before), new, old)
 
 
-def _updated(record: Record, values: jax.Array, updates: jax.Array, window: int) -> Record:
+def _updated(record: LossRecord, values: jax.Array, updates: jax.Array, window: int) -> LossRecord:
     """Mean and standard deviation [2] with one more value each, exact from the first one on.
 
     Source: West 1979, "Updating mean and variance estimates", with weights that fall by
@@ -137,7 +137,7 @@ def _updated(record: Record, values: jax.Array, updates: jax.Array, window: int)
     """
     fall = jnp.log1p(jnp.float32(-1 / window))
     weights = window * -jnp.expm1((updates + 1).astype(jnp.float32) * fall)
-    share = 1 / jnp.maximum(weights, 1)  # the first value's weight is 1, but for its rounding
+    share = 1 / jnp.maximum(weights, 1)  # the first value's weight is 1, except for rounding
     away = values - record["mean"]
     return {
         "mean": record["mean"] + share * away,

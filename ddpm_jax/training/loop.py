@@ -118,7 +118,7 @@ class MeanMetrics:
         self._pending.append(metrics)
 
     def pop(self) -> dict[str, float]:
-        """Means over the steps kept that were not skipped, by quarter of t too, and start anew.
+        """Means over the steps kept that were not skipped, by quarter of t too, and start again.
 
         NaN where every step was skipped; `skipped`, how many in the run so far, if there were any.
         """

@@ -216,4 +216,4 @@ def _check(players: Players, spike: guard.Spike | None) -> None:
     if not players or guard.NAME in players:
         raise ValueError(f"need players, none of the name {guard.NAME!r}, got {[*players]}")
     if spike is not None and any(player.every > 1 for player in players.values()):
-        raise ValueError("a spike guard needs players that move in every step: leave spike at None")
+        raise ValueError("a spike guard needs players that move in every step: leave spike unset")

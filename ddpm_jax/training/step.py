@@ -39,7 +39,7 @@ def gradient(
         (of_squares,) = pullback(2 * loss / len(loss))
         selected = objective.of_variance(params)
         grads = jax.tree.map(
-            lambda chosen, square, plain: square if chosen else plain, selected, of_squares, grads
+            lambda pick, square, plain: square if pick else plain, selected, of_squares, grads
         )
     return loss, outcome, grads
 

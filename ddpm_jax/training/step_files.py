@@ -163,16 +163,16 @@ def verify(folder: Path, step: int | None = None) -> Record:
     if str(record.step) != (folder.name if step is None else str(step)):
         raise Damaged(f"{folder} is step {record.step} by its record, under another name")
     try:
-        found = _sums(folder)
+        sums = _sums(folder)
     except OSError as error:
         kind = Unreadable if error.errno in _PASSING else Damaged
         raise kind(f"{folder} cannot be read ({reason(error)})") from error
-    for name in sorted(record.files.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(record.files.keys() | sums.keys()):
+        if name not in sums:
             raise Damaged(f"{folder} is damaged: {name} is missing")
         if name not in record.files:
             raise Damaged(f"{folder} is damaged: {name} does not belong to it")
-        if found[name] != record.files[name]:
+        if sums[name] != record.files[name]:
             raise Damaged(f"{folder} is damaged: {name} has other content than was written")
     for name in NEEDED:
         if name not in record.files:
@@ -207,21 +207,21 @@ def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, A
     # A state's fields are attributes, a dict's are keys: .params['conv'] in both.
     names = [f".{path[0].key}{jax.tree_util.keystr(path[1:])}" for path, _ in flat]
     for name, (_, leaf) in zip(names, flat, strict=True):
-        there = record.leaves.get(name, "nothing").split(" ")[0]
-        if there != digests.kind(leaf):
+        stored = record.leaves.get(name, "nothing").split(" ")[0]
+        if stored != digests.kind(leaf):
             types = (
                 "; jax_enable_x64 is on: switch it off"
                 if getattr(jax.config, "jax_enable_x64", False)
                 else ""
             )
             raise UserError(
-                f"{folder} holds another network or optimiser: {name} is {there} there and "
+                f"{folder} holds another network or optimiser: {name} is {stored} there and "
                 f"{digests.kind(leaf)} here{types}"
             )
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
         with _literal(folder) as literal, _orbax() as orbax:
-            found = orbax.restore(
+            tree = orbax.restore(
                 literal / STATE,
                 args=ocp.args.PyTreeRestore(like, restore_args=arguments, partial_restore=True),
             )
@@ -229,7 +229,7 @@ def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, A
         raise Unreadable(
             f"{folder} is as it was written, and cannot be restored ({reason(error)})"
         ) from error
-    leaves = jax.tree.leaves(found)
+    leaves = jax.tree.leaves(tree)
     for name, leaf in zip(names, leaves, strict=True):
         if digests.sum_of(leaf) != record.leaves[name]:
             raise Damaged(f"{folder} is damaged: {name} has other values than were written")

@@ -127,12 +127,12 @@ def test_a_composed_pair_is_told_apart(run, monkeypatch):
         (
             "held_out_pairs",
             {"model": {"conditions": ("shape",)}},
-            "is told shape; train with shape and colour",
+            "is conditioned on shape; train with shape and colour",
         ),
         (
             "attributes",
             {"model": {"num_classes": 4, "conditions": ()}},
-            "is told no attributes; train with some",
+            "is conditioned on no attributes; train with some",
         ),
         (
             "attributes",

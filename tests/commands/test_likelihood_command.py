@@ -117,7 +117,7 @@ def test_a_model_that_always_saw_its_label_has_no_bits(tmp_path):
         train={"num_steps": 1, "sample_every": 0, "validate_every": 0},
     )
     train_quietly(config, tmp_path / "run")
-    with pytest.raises(UserError, match=r"bpd is of p\(x\).*label_dropout"):
+    with pytest.raises(UserError, match=r"bpd measures p\(x\).*label_dropout"):
         evaluate.evaluate(str(tmp_path / "run"), metrics=["bpd"])
     with pytest.raises(UserError, match=r"metrics=bits: need some of .*bpd"):
         evaluate.evaluate(str(tmp_path / "run"), metrics=["bits"])

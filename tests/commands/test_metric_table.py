@@ -8,14 +8,14 @@ import pytest
 
 from ddpm_jax.commands.evaluate import compare, listing
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import metrics
+from ddpm_jax.measures import metric_table
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.reporting.report import evaluations, labels, results
 
 ROOT = Path(__file__).parents[2]
-TABLE = "ddpm_jax/measures/metrics.py"
-NAMES = {*metrics.METRICS, *metrics.labels()}
+TABLE = "ddpm_jax/measures/metric_table.py"
+NAMES = {*metric_table.METRICS, *metric_table.labels()}
 # Words that are names of figures too, and are there for something else.
 OTHERWISE = {
     "ddpm_jax/config/defaults.py": {"fid": "the value of a field"},
@@ -48,10 +48,10 @@ def test_a_metric_is_named_in_the_table_alone(folder):
 
 
 def test_every_row_is_whole():
-    assert [*metrics.METRICS] == [one.name for one in metrics.METRICS.values()]
-    every = [name for one in metrics.METRICS.values() for name in one.labels()]
+    assert [*metric_table.METRICS] == [one.name for one in metric_table.METRICS.values()]
+    every = [name for one in metric_table.METRICS.values() for name in one.labels()]
     assert len(every) == len({*every})  # no figure is two metrics'
-    for one in metrics.METRICS.values():
+    for one in metric_table.METRICS.values():
         assert one.better in (LOWER, HIGHER, NEAR_ONE)
         assert one.needs.depends
         assert (one.distance is None) or (one.better == LOWER and one.needs.space)
@@ -63,7 +63,7 @@ def test_every_row_is_whole():
 
 def test_what_a_metric_gives_has_the_names_of_its_row():
     one = Figure(1.0)
-    plain, fid = metrics.METRICS["spread"], metrics.METRICS["fid"]
+    plain, fid = metric_table.METRICS["spread"], metric_table.METRICS["fid"]
     assert plain.named(one) == plain.named(1) == {"spread": one}
     assert fid.named((one, None)) == {"fid": one}
     assert [*fid.named((one, one))] == ["fid", "fid_infinity"]
@@ -135,10 +135,10 @@ def test_own_metrics_of_other_sources_are_not_compared(tmp_path):
 
 
 def test_a_result_says_what_its_own_figures_are():
-    one = evaluations.parse("a", of_own("1a"), metrics.labels())
+    one = evaluations.parse("a", of_own("1a"), metric_table.labels())
     assert results.titled("mine.parts:sharpness", one.labels) == "mine.parts:sharpness ↑"
     # A file cannot say of a known figure that it is another.
     lie = of_own("1a") | {"figures": {"fid": {"label": "x", "better": "higher"}}}
-    assert evaluations.parse("a", lie, metrics.labels()).labels["fid"].better == LOWER
+    assert evaluations.parse("a", lie, metric_table.labels()).labels["fid"].better == LOWER
     for odd in (3, [1], {"a": 3}, {"a": {"label": 7, "more": "x"}}):
-        evaluations.parse("a", of_own("1a") | {"figures": odd}, metrics.labels())
+        evaluations.parse("a", of_own("1a") | {"figures": odd}, metric_table.labels())

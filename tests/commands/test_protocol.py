@@ -15,7 +15,7 @@ from ddpm_jax.data import build_source, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import moments
 from ddpm_jax.measures import pixel_metrics, sample_sets
-from ddpm_jax.measures.metrics import METRICS
+from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.runtime import digests
 from ddpm_jax.trained import drawing
 
@@ -143,7 +143,9 @@ def test_samples_are_drawn_as_asked(run):
     images = pixel_metrics.Images(drawn, np.arange(NUM) % 10)
     expected = pixel_metrics.measure(METRICS["memorisation"], real, images)["memorisation"]
     assert figure(report, "memorisation") == expected.record()
-    with pytest.raises(UserError, match="--eta is of samples, and --metrics=bpd draws none"):
+    with pytest.raises(
+        UserError, match="--eta applies only to samples, and --metrics=bpd draws none"
+    ):
         evaluate.evaluate(str(run), metrics=["bpd"], sampling={"eta": 0.0})
     with pytest.raises(UserError, match=r"--options=num_stps=1: need name=value.*num_steps"):
         measured(run, "x", metrics=["fid"], options=["num_stps=1"])
@@ -248,8 +250,11 @@ def test_what_is_no_result_is_named(run, tmp_path, content, words):
         ({"metrics": ["sfid"]}, "--metrics=sfid: .*no spatial part.*inception"),
         ({"metrics": ["is"]}, "--metrics=is: .*without classes.*classifier"),
         ({"metrics": ["prdc"], "num_samples": 4}, "--metrics=prdc: .*more than k"),
-        ({"metrics": ["fid"], "kid_subsets": 5}, "--kid_subsets=5 is of --metrics=kid"),
-        ({"metrics": ["memorisation"]}, "--extractor=pixels is of fid, .*has none of them"),
+        ({"metrics": ["fid"], "kid_subsets": 5}, "--kid_subsets=5 applies only to --metrics=kid"),
+        (
+            {"metrics": ["memorisation"]},
+            "--extractor=pixels applies only to fid, .*has none of them",
+        ),
         ({"repeats": 0}, "--repeats=0: need at least 1"),
         ({"step": "worst"}, "step=worst: need the number of a checkpoint, or best"),
         ({"space": SpaceFlags(extractor="pixels", export_reference="a.txt")}, "need a file F.npz"),

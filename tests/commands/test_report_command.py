@@ -190,7 +190,7 @@ def test_mistakes_are_one_line(finished_run, tmp_path):
         ([], {}, "--workdir is missing"),
         ([str(tmp_path / "none")], {}, "no such folder"),
         ([str(tmp_path)], {}, "no config.json"),
-        ([run, str(tmp_path / "link")], {}, "is there twice"),
+        ([run, str(tmp_path / "link")], {}, "is named twice"),
         ([run] * 9, {}, "too many"),
         ([run], {"out": str(tmp_path / "a.pdf")}, "need a file F.html"),
         ([run], {"out": ""}, "need a file F.html"),

@@ -14,7 +14,7 @@ from ddpm_jax.evaluation import kernel_distance, moments
 from ddpm_jax.evaluation.features import Features
 from ddpm_jax.evaluation.moments import Statistics
 from ddpm_jax.measures import distribution_metrics, feature_space, pixel_metrics, results
-from ddpm_jax.measures.metrics import METRICS, named
+from ddpm_jax.measures.metric_table import METRICS, named
 
 PIXELS = SpaceFlags(extractor="pixels")
 

@@ -8,10 +8,9 @@ import pytest
 from jax.scipy import stats
 
 from ddpm_jax.build import paths
-from ddpm_jax.diffusion import likelihood as diffusion_likelihood
-from ddpm_jax.diffusion import schedules
+from ddpm_jax.diffusion import likelihood, schedules
 from ddpm_jax.diffusion.prediction import Denoised
-from ddpm_jax.evaluation import likelihood
+from ddpm_jax.evaluation import likelihood_pass
 from ddpm_jax.samplers import ode
 
 LEVELS = 5
@@ -28,7 +27,7 @@ def _float64():
 
 def score_of(denoiser, **options):
     options = {"levels": LEVELS, "times": TIMES, "integrate": ode.integrator()} | options
-    return likelihood.make_score(lambda params: denoiser, SCHEDULE, **options)
+    return likelihood_pass.make_score(lambda params: denoiser, SCHEDULE, **options)
 
 
 def lattice(size):
@@ -57,7 +56,7 @@ def test_a_lattice_has_its_entropy_and_no_density():
     data = oracles.Mixture(WEIGHTS, levels, np.zeros(LEVELS))
     times = np.linspace(1, 0, 2001)
     score = score_of(data.denoiser(SCHEDULE), dequantised=False, times=times)
-    figures = likelihood.full_pass(score, None, lattice((1000, 1)), batch_size=1000)
+    figures = likelihood_pass.full_pass(score, None, lattice((1000, 1)), batch_size=1000)
     assert set(figures) == {f"discrete_{name}" for name in ("vlb", "prior", "denoising", "decoder")}
     mean, error = figures["discrete_vlb"]
     assert error < 0.05
@@ -71,7 +70,7 @@ def test_a_lattice_has_its_entropy_and_no_density():
 @pytest.mark.parametrize("name", paths.CONTINUOUS)
 def test_a_chain_runs_from_noise_to_data(name):
     schedule = paths.CONTINUOUS[name]()
-    times = likelihood.chain_times(schedule, 10)
+    times = likelihood_pass.chain_times(schedule, 10)
     assert (len(times), times[0], times[-1]) == (11, 1, 0)
     assert np.all(np.diff(times) < 0)
     # The decoder's step is no sliver: the one before it is where the data are all but clean.
@@ -88,11 +87,11 @@ def test_a_chain_runs_from_noise_to_data(name):
 def test_a_learned_beginning_scores_wherever_it_lies(offset):
     # A trained end point is any number, at or beside what stands for the data.
     schedule = schedules.linear_gamma(-13.3 + offset)
-    times = likelihood.chain_times(schedule, 5)
+    times = likelihood_pass.chain_times(schedule, 5)
     assert np.all(np.diff(times) < -1e-9)
     data = oracles.Gaussian(0.0, 0.3)
     x0 = jax.random.normal(jax.random.key(0), (3, 2)) * np.sqrt(0.3)
-    bound = diffusion_likelihood.discrete_vlb(
+    bound = likelihood.discrete_vlb(
         data.denoiser(schedule),
         schedule,
         x0,
@@ -108,7 +107,9 @@ def test_three_ways_agree_on_dequantised_pixels():
     # Pixels uniform on their levels, spread over their cells: uniform on [-1, 1), log2(levels).
     pixels = np.random.default_rng(1).integers(0, LEVELS, (192, 32))
     score = score_of(uniform_denoiser, dequantised=True, num_draws=64)
-    figures = likelihood.full_pass(score, None, pixels * (2 / (LEVELS - 1)) - 1, batch_size=192)
+    figures = likelihood_pass.full_pass(
+        score, None, pixels * (2 / (LEVELS - 1)) - 1, batch_size=192
+    )
     for name in ("discrete_vlb", "continuous_vlb", "ode"):
         mean, error = figures[name]
         assert 0 < error < 0.04
@@ -130,7 +131,8 @@ def test_a_pass_counts_every_example_once_whatever_the_batch():
         return {"value": params * x0.mean(axis=1), "draw": draws}
 
     passes = [
-        likelihood.full_pass(score, 2.0, images, seed=3, batch_size=size) for size in (7, 3, 50)
+        likelihood_pass.full_pass(score, 2.0, images, seed=3, batch_size=size)
+        for size in (7, 3, 50)
     ]
     jax.effects_barrier()
     assert set(seen) == {7, 3, 50}
@@ -141,7 +143,7 @@ def test_a_pass_counts_every_example_once_whatever_the_batch():
         expected = np.sqrt(np.sum((values - values.mean()) ** 2) / 6 / 7)
         assert figures["value"].standard_error == pytest.approx(expected, rel=1e-5)
         assert figures["draw"] == passes[0]["draw"]
-    other = likelihood.full_pass(score, 2.0, images, seed=4, batch_size=7)
+    other = likelihood_pass.full_pass(score, 2.0, images, seed=4, batch_size=7)
     assert other["draw"] != passes[0]["draw"]
 
 
@@ -156,4 +158,4 @@ def test_bad_input_is_refused():
 
     for images, size in [(np.zeros((1, 2)), 1), (np.zeros((3, 2)), 0)]:
         with pytest.raises(ValueError, match="at least 2 images and batch_size >= 1"):
-            likelihood.full_pass(score, None, images, batch_size=size)
+            likelihood_pass.full_pass(score, None, images, batch_size=size)

@@ -390,7 +390,7 @@ def test_names_of_the_first_releases(tmp_path):
         directory,
         lambda w: w.update({"mid_block.attentions.0.to_q.bias": np.zeros(32, np.float32)}),
     )
-    with pytest.raises(ValueError, match=r"mid_block\.attentions\.0\.to_q\.bias is there twice"):
+    with pytest.raises(ValueError, match=r"mid_block\.attentions\.0\.to_q\.bias occurs twice"):
         unet_from_diffusers(directory)
 
 

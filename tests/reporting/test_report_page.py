@@ -10,7 +10,7 @@ from html_reader import Reader
 from PIL import Image
 
 from ddpm_jax.data.images import BrokenImage
-from ddpm_jax.measures import metrics
+from ddpm_jax.measures import metric_table
 from ddpm_jax.reporting.report import (
     Run,
     evaluations,
@@ -27,7 +27,7 @@ from ddpm_jax.reporting.report import (
 )
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u202e"
-LABELS = metrics.labels()
+LABELS = metric_table.labels()
 DEFAULTS = {"optim.learning_rate": 1e-3, "data.name": "digits", "model.channels": 128}
 WRITTEN = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 
@@ -39,12 +39,12 @@ def empty(name="run", **changes):
         workdir=Path(name),
         config=dict(DEFAULTS),
         attempts="There is no manifest.json.",
-        levels="There is no schedule.",
+        curve="There is no schedule.",
         drawn="There is no checkpoint.",
         metrics="There is no metrics.jsonl.",
         samples=[],
         nearest=[],
-        evaluations=evaluations.Found([], []),
+        evaluations=evaluations.EvaluationFiles([], []),
         labels=LABELS,
     )
     return dataclasses.replace(nothing, **changes)
@@ -102,7 +102,7 @@ def test_nothing_that_a_file_says_becomes_html(tmp_path):
     attempt = {"start": 0, "reached": 1, "overrides": [HOSTILE], "git": {"commit": HOSTILE}}
     attempt |= {"machine": {"cpu": HOSTILE}, "devices": {"kind": HOSTILE, "count": HOSTILE}}
     attempt |= dict.fromkeys(("started_at", "ended_at", "ended"), HOSTILE)
-    bad = evaluations.Found(
+    bad = evaluations.EvaluationFiles(
         [evaluation(HOSTILE, sampler=HOSTILE, data=HOSTILE), evaluation("b", nfe=9)],
         [(HOSTILE, HOSTILE)],
     )
@@ -145,9 +145,9 @@ def test_fields_that_differ_between_runs_are_marked_and_first():
 
 def test_runs_of_one_schedule_share_its_curves():
     t = np.linspace(0, 1, 5)
-    cosine = runs.Levels(t, np.cos(t), np.sin(t))
-    linear = runs.Levels(t, 1 - t, t)
-    same = [empty(name, levels=runs.Levels(*map(np.copy, cosine))) for name in ("a", "b")]
+    cosine = runs.ScheduleCurve(t, np.cos(t), np.sin(t))
+    linear = runs.ScheduleCurve(t, 1 - t, t)
+    same = [empty(name, curve=runs.ScheduleCurve(*map(np.copy, cosine))) for name in ("a", "b")]
     found = Reader(training.schedule(same))
     plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
     assert [[one["name"] for one in p["series"]] for p in plots] == [
@@ -155,7 +155,7 @@ def test_runs_of_one_schedule_share_its_curves():
         ["log-SNR"],
     ]
     assert "One schedule: a, b." in found.text
-    found = Reader(training.schedule([*same, empty("c", levels=linear)]))
+    found = Reader(training.schedule([*same, empty("c", curve=linear)]))
     plots = [json.loads(a["data-plot"]) for _, a in found.found if "data-plot" in a]
     assert [one["name"] for one in plots[1]["series"]] == ["a, b", "c"]
 
@@ -190,13 +190,13 @@ def test_figures_of_any_size_are_drawn():
     for one in every:
         (fid,) = (row.metrics["fid"] for row in one.rows)
         one.rows[0].metrics["fid"] = fid._replace(low=None, high=None)
-    plots, _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    plots, _ = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     assert plots[0]["series"][0]["y"] == list(values)
 
 
 def test_only_results_of_one_protocol_share_a_table():
     run = empty(
-        evaluations=evaluations.Found(
+        evaluations=evaluations.EvaluationFiles(
             [evaluation("a"), evaluation("b", sampler="heun"), evaluation("c", num_samples=99)], []
         )
     )
@@ -220,7 +220,7 @@ def test_metrics_that_one_of_two_measured_do_not_part_them():
         "pixels": {"extractor": {"name": "pixels"}},
     }
     every = [evaluation(name, **protocol) for name, protocol in given.items()]
-    known = protocols.Protocols([empty(evaluations=evaluations.Found(every, []))])
+    known = protocols.Protocols([empty(evaluations=evaluations.EvaluationFiles(every, []))])
     letters = {one.name: known.of(one).letter for one in every}
     same, other = ("fid", "all", "prdc"), ("subsets", "k", "pixels")
     assert letters == dict.fromkeys(same, "A") | dict.fromkeys(other, "B")
@@ -242,8 +242,8 @@ def likelihood(name, bits, num_terms=None):
 
 
 def test_bits_per_pixel_are_the_runs_own():
-    left = empty("left", evaluations=evaluations.Found([likelihood("a", 5.25)], []))
-    right = empty("right", evaluations=evaluations.Found([likelihood("a", 4.75)], []))
+    left = empty("left", evaluations=evaluations.EvaluationFiles([likelihood("a", 5.25)], []))
+    right = empty("right", evaluations=evaluations.EvaluationFiles([likelihood("a", 4.75)], []))
     text = Reader(measured.metrics([left, right])).text
     assert "left, aheld-out images, step 1005.2505.240 to 5.260" in text
     assert "right, aheld-out images, step 1004.7504.740 to 4.760" in text
@@ -252,7 +252,7 @@ def test_bits_per_pixel_are_the_runs_own():
 
 def test_bits_of_other_terms_are_of_another_protocol():
     every = [likelihood("a", 5.0), likelihood("b", 5.0), likelihood("c", 5.0, num_terms=20)]
-    known = protocols.Protocols([empty(evaluations=evaluations.Found(every, []))])
+    known = protocols.Protocols([empty(evaluations=evaluations.EvaluationFiles(every, []))])
     assert [known.of(e).letter for e in every] == ["A", "A", "B"]
 
 
@@ -260,7 +260,9 @@ def test_a_classifiers_accuracy_is_shown_by_time():
     rows = [{"t": 0.0, "accuracy": 0.96875}, {"t": 0.5, "accuracy": 0.40625}]
     content = {"format": 2, "protocol": {}, "samples": [], "accuracy": rows}
     one = evaluations.parse("a", content, LABELS)
-    text = Reader(measured.metrics([empty(evaluations=evaluations.Found([one], []))])).text
+    text = Reader(
+        measured.metrics([empty(evaluations=evaluations.EvaluationFiles([one], []))])
+    ).text
     assert "accuracy ↑" in text
     assert "held-out images, t 0.50.406" in text
 
@@ -293,14 +295,14 @@ def test_a_sampler_set_otherwise_is_another_line():
         evaluation(f"{k}", nfe=s["num_steps"], sampling={"sampler": "ddim", "clip_x0": True, **s})
         for k, s in enumerate(sampling)
     ]
-    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     assert [one["name"] for one in plot["series"]] == ["ddim, eta 0", "ddim, eta 1"]
     assert [one["x"] for one in plot["series"]] == [[5, 50]] * 2
 
 
 def test_a_measurement_repeated_is_one_point():
     every = [evaluation("a", nfe=5), evaluation("b", nfe=50), evaluation("again", nfe=50)]
-    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    (plot,), _ = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     assert plot["series"][0]["x"] == [5, 50]
 
 
@@ -312,13 +314,13 @@ def bars(found):
 
 def test_an_interval_that_reaches_below_zero_is_drawn():
     every = [evaluation("a", nfe=5, fid=0.05), evaluation("b", nfe=50, fid=2.0)]  # -0.05 to 0.35
-    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     assert [len(one) for one in bars(found)] == [2]
 
 
 def test_bars_of_one_nfe_do_not_hide_each_other():
     every = [evaluation(f"{s}{n}", s, n) for s in ("ddim", "heun", "unipc") for n in (5, 50)]
-    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     places = sorted(one[0] for one in bars(found))
     assert np.diff(places).min() > 5  # of 1,000 along
     assert places[-1] - places[0] < 50
@@ -326,21 +328,23 @@ def test_bars_of_one_nfe_do_not_hide_each_other():
 
 def test_numbers_of_nfe_stand_where_something_was_measured():
     every = [evaluation(f"{n}", nfe=n) for n in (5, 6, 7, 20, 250)]
-    _, found = drawn_against_nfe(empty(evaluations=evaluations.Found(every, [])))
+    _, found = drawn_against_nfe(empty(evaluations=evaluations.EvaluationFiles(every, [])))
     ticks = [a for _, a in found if a.get("class", "").startswith("tick x")]
-    text = Reader(tradeoff.against_nfe([empty(evaluations=evaluations.Found(every, []))])).text
+    text = Reader(
+        tradeoff.against_nfe([empty(evaluations=evaluations.EvaluationFiles(every, []))])
+    ).text
     assert len(ticks) == 3  # 6 and 7 have no room beside 5
     assert "520250" in text
 
 
 def test_runs_that_were_measured_keep_their_colours():
-    left = empty("left", evaluations=evaluations.Found([evaluation("a", nfe=5)], []))
-    right = empty("right", evaluations=evaluations.Found([evaluation("a", nfe=50)], []))
+    left = empty("left", evaluations=evaluations.EvaluationFiles([evaluation("a", nfe=5)], []))
+    right = empty("right", evaluations=evaluations.EvaluationFiles([evaluation("a", nfe=50)], []))
     _, found = drawn_against_nfe(left, right)
     assert [a["class"] for t, a in found if t == "g"] == ["c0", "c1"] * 2  # drawing, then legend
     # Alone, its samplers have colours of no run.
     both = [evaluation("a", nfe=5), evaluation("b", "heun", 50)]
-    alone = empty("right", evaluations=evaluations.Found(both, []))
+    alone = empty("right", evaluations=evaluations.EvaluationFiles(both, []))
     _, found = drawn_against_nfe(empty("left"), alone)
     assert [a["class"] for t, a in found if t == "g"] == ["c2", "c3"] * 2
 
@@ -352,7 +356,7 @@ def test_quality_against_nfe_has_a_line_a_sampler_and_a_chart_a_protocol():
         for s in ("ddim", "heun")
         for n in (20, 5, 10)
     ]
-    run = empty(evaluations=evaluations.Found(given, []))
+    run = empty(evaluations=evaluations.EvaluationFiles(given, []))
     found = Reader(tradeoff.against_nfe([run])).found
     plots = [json.loads(a["data-plot"]) for _, a in found if "data-plot" in a]
     assert len(plots) == 2
@@ -364,7 +368,7 @@ def test_quality_against_nfe_has_a_line_a_sampler_and_a_chart_a_protocol():
 
 def test_checkpoints_are_not_one_line():
     given = [evaluation("a", nfe=5), evaluation("b", nfe=10, run_step=200)]
-    run = empty(evaluations=evaluations.Found(given, []))
+    run = empty(evaluations=evaluations.EvaluationFiles(given, []))
     found = Reader(tradeoff.against_nfe([run])).found
     (plot,) = [json.loads(a["data-plot"]) for _, a in found if "data-plot" in a]
     assert [one["name"] for one in plot["series"]] == ["ddim, step 100", "ddim, step 200"]
@@ -401,7 +405,7 @@ def test_a_metric_may_be_undefined_and_without_an_interval():
         "a",
         {"format": 2, "protocol": {}, "samples": [{"metrics": {"fid": {"value": None}, "is": 3}}]},
     )
-    found = Reader(measured.metrics([empty(evaluations=evaluations.Found([one], []))]))
+    found = Reader(measured.metrics([empty(evaluations=evaluations.EvaluationFiles([one], []))]))
     assert "undefined" in found.text
     assert one.rows[0].metrics["is"].value == 3
 
@@ -449,7 +453,8 @@ def test_nearest_images_tell_of_which_samples_they_are(tmp_path):
     one = evaluation("a")
     one.rows[0].metrics["memorisation"] = evaluations.Measured(0.98, 0.9, 1.06, "95%")
     run = empty(
-        nearest=[pictured(tmp_path, "a_nearest.png")], evaluations=evaluations.Found([one], [])
+        nearest=[pictured(tmp_path, "a_nearest.png")],
+        evaluations=evaluations.EvaluationFiles([one], []),
     )
     text = Reader(gallery.nearest([run])).text
     assert "below each the training image" in text
@@ -460,7 +465,7 @@ def test_nearest_images_tell_of_which_samples_they_are(tmp_path):
 def test_what_guidance_trades_is_shown(tmp_path):
     for name in ("a", "b_nearest", "notes"):
         pictured(tmp_path, f"{name}.png")
-    found = evaluations.Found([evaluation("a"), evaluation("b")], [])
+    found = evaluations.EvaluationFiles([evaluation("a"), evaluation("b")], [])
     shown = runs.trade_offs(tmp_path, found)
     assert [*shown] == ["a"]  # the picture of an evaluation, not whatever lies there
     read = Reader(gallery.trade_offs([empty(evaluations=found, trade_offs=shown)]))

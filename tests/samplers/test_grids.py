@@ -168,7 +168,7 @@ def test_karras_visits_every_level_of_the_paper_on_a_path_that_starts_above_0(op
 )
 def test_karras_ends_where_the_network_is_meant_to(schedule, level):
     times = grids.karras(schedule, 6)
-    sigmas = np.exp(-base.levels(schedule, times[:-1]).lam)
+    sigmas = np.exp(-base.signal_noise(schedule, times[:-1]).lam)
     np.testing.assert_allclose(sigmas[-1], level, rtol=1e-9)
     # A node of a discrete schedule is 1e-3 wide.
     tolerance = 1e-9 if schedule.betas is None else 1e-3
@@ -189,7 +189,7 @@ def test_log_snr_falls_evenly():
     times = grids.log_snr_uniform(PATHS["gamma"], 10)
     np.testing.assert_allclose(np.diff(times), -0.1, rtol=1e-9)
     times = grids.log_snr_uniform(PATHS["linear"], 20, log_snr_min=-8.0, log_snr_max=6.0)
-    log_snr = 2 * base.levels(PATHS["linear"], times[:-1]).lam
+    log_snr = 2 * base.signal_noise(PATHS["linear"], times[:-1]).lam
     np.testing.assert_allclose(log_snr, np.linspace(-8, 6, 20), atol=2e-5)  # nodes are 1e-3 wide
 
 

@@ -64,7 +64,7 @@ def test_the_size_of_a_correction_is_what_heun_adds_to_euler(path):
             for sampler in (samplers.euler, samplers.heun)
         )
         exact = float(DATA.flow_map(schedule, jax.numpy.asarray(x), *times)[0, 0])
-    size = correction_size(*evaluations.levels_at(schedule, times), 0.5)
+    size = correction_size(*evaluations.points_at(schedule, times), 0.5)
     assert size > 1e-4
     np.testing.assert_allclose(abs(second - first) / exact, size, rtol=1e-6)
 

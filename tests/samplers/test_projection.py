@@ -21,7 +21,7 @@ DATA = oracles.Gaussian(np.array([0.3, -0.8]), 0.2)
 X = jax.random.normal(jax.random.key(0), (4, 2))
 dpm, unipc = samplers.dpm_solver_pp, samplers.unipc
 # Below this level nothing is churned: all but the first step starts where the one before ended.
-CHURNED = float(np.exp(-base.levels(SCHEDULE, 0.9).lam))
+CHURNED = float(np.exp(-base.signal_noise(SCHEDULE, 0.9).lam))
 SOLVERS = {
     "euler": samplers.euler,
     "heun": samplers.heun,

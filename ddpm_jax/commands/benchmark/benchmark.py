@@ -17,12 +17,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
 from ddpm_jax.build import conditioning
 from ddpm_jax.commands.benchmark import peers
 from ddpm_jax.data import Batches
 from ddpm_jax.evaluation import manifold
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.experiment import Experiment, build, padded_batch
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
@@ -64,7 +63,7 @@ def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
     Returns:
       {"device": ..., "loop_over_step": ..., ...}; times in seconds, memory in MB.
     """
-    experiment = experiments.build(config)
+    experiment = build(config)
     device = experiment.mesh.devices.flat[0]
     return {
         "device": f"{experiment.mesh.size} x {device.device_kind}, {os.cpu_count()} host cores",
@@ -134,11 +133,11 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     sample_fn = program.sample_fn(experiment)
     config = experiment.config
     labels = drawing.default_labels(num, config.model.num_classes)
-    given = conditioning.arrays(config, num, labels, {})
-    size = experiments.padded_batch(experiment, num)
+    conditions = conditioning.arrays(config, num, labels, {})
+    size = padded_batch(experiment, num)
 
     def draw(count: int) -> None:
-        list(drawing.draw_images(sample_fn, params, count, given, seed=0, batch_size=size))
+        list(drawing.draw_images(sample_fn, params, count, conditions, seed=0, batch_size=size))
 
     draw(size)
     return {"samples_per_second": num / _seconds(lambda: draw(num))}

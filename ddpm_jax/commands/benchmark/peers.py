@@ -45,12 +45,14 @@ def ddim_speed() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         unet_to_diffusers(unet, params, folder)
         peer = diffusers.UNet2DModel.from_pretrained(folder).eval()
-    found: dict[str, Any] = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+    speeds: dict[str, Any] = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
     for size, batches in SIZES.items():
         for batch in batches:
             x = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
-            found[f"{size}x{size}, batch {batch}"] = _compare(_ours(unet, params), _theirs(peer), x)
-    return found
+            speeds[f"{size}x{size}, batch {batch}"] = _compare(
+                _ours(unet, params), _theirs(peer), x
+            )
+    return speeds
 
 
 def _ours(unet: UNet, params: Any) -> Callable[[jax.Array], np.ndarray]:

@@ -72,7 +72,7 @@ def export(
     and the digest of what was exported, of raw parameters that of final.json.
 
     Raises:
-      UserError: for no such run or checkpoint, a name that is no .safetensors file, or a folder
+      UserError: for no such run or checkpoint, a name that is not a .safetensors file, or a folder
         that cannot be written.
     """
     if out.suffix != ".safetensors":

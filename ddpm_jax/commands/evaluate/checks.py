@@ -12,7 +12,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
 from ddpm_jax.measures import attributes, manifest, real_data
 from ddpm_jax.measures.metric import Metric, Needs
-from ddpm_jax.measures.metrics import METRICS
+from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
 
 
@@ -27,8 +27,8 @@ def default_metrics(workdir: str) -> list[str]:
         needs = {Needs.PIXELS}
     else:
         needs = {Needs(name) for name in KINDS[config.kind].measures}
-        told_labels = bool(config.model.num_classes)
-        needs -= {Needs.ATTRIBUTES} if told_labels else {Needs.LABELS}
+        takes_labels = bool(config.model.num_classes)
+        needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config):
             needs -= {Needs.ATTRIBUTES}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
@@ -53,9 +53,9 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
         return
     source = real_data.train(loaded)
     names = source.info.class_names
-    there = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
+    recorded = (manifest.last(Path(workdir)) or {"data": {}})["data"].get("train")
     moved = all(name.isdecimal() for name in names) and [*names] != sorted(names)
-    if moved and there is not None and there != fingerprint(source):
+    if moved and recorded is not None and recorded != fingerprint(source):
         raise UserError(
             f"--workdir={workdir}: an earlier version trained this run, where the classes "
             f"{class_names.listed(names)} were in the order {class_names.listed(sorted(names))}, "
@@ -70,8 +70,8 @@ def check_labels(loaded: Loaded, metrics: Sequence[Metric], task: Task) -> None:
     if wrong := [metric for metric in metrics if metric.needs is Needs.LABELS]:
         others = _names(one for one in METRICS.values() if one.needs is not Needs.LABELS)
         raise UserError(
-            f"--metrics={wrong[0].name} needs labels, and this model is unconditional or told "
-            f"other things: choose among {others}"
+            f"--metrics={wrong[0].name} needs labels, and this model is unconditional or takes "
+            f"other conditions: choose among {others}"
         )
 
 
@@ -81,8 +81,8 @@ def check_space(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
         if value is not None and not any(metric.needs.space for metric in metrics):
             takers = _names(one for one in METRICS.values() if one.needs.space)
             raise UserError(
-                f"--{flag}={value} is of {takers}, and --metrics={_names(metrics, ',')} has none "
-                "of them: leave it out"
+                f"--{flag}={value} applies only to {takers}, and --metrics="
+                f"{_names(metrics, ',')} has none of them: leave it out"
             )
         if isinstance(value, int) and value < 2:
             raise UserError(f"--{flag}={value}: need at least 2")
@@ -96,7 +96,9 @@ def check_flags(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
     for flag, value in flags.items():
         if value is not None and not any(flag in metric.flags for metric in metrics):
             takers = _names(one for one in METRICS.values() if flag in one.flags)
-            raise UserError(f"--{flag}={value} is of --metrics={takers}: add it, or leave this out")
+            raise UserError(
+                f"--{flag}={value} applies only to --metrics={takers}: add it, or leave this out"
+            )
 
 
 def check_used(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
@@ -107,8 +109,8 @@ def check_used(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
     for flag, value in flags.items():
         if value not in (None, (), []) and all(metric.needs.of_model for metric in metrics):
             raise UserError(
-                f"--{flag} is of samples, and --metrics={_names(metrics, ',')} draws none: leave "
-                "it out"
+                f"--{flag} applies only to samples, and --metrics="
+                f"{_names(metrics, ',')} draws none: leave it out"
             )
 
 

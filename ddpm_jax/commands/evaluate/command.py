@@ -53,7 +53,7 @@ def define() -> None:
     text("reference_features", None, "with --sample_features: the data's, of the same program")
     number("kid_subsets", None, "100: the mean over subsets of 1,000; by default all pairs, if few")
     number("seed", 0, "of the samples", 0, 2**32 - 1)
-    text("step", None, "of the checkpoint, or best, of the least distance or loss; the latest")
+    text("step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest")
     flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
     text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
     text("data_dir", None, "where the run's data lie now, if they were moved")
@@ -80,9 +80,9 @@ def main(action: str, *result_files: str) -> None:
         print(listing.table())
         return
     if action == "compare":
-        cli.refuse(evaluate.FLAGS, "is of evaluating, not of comparing")
+        cli.refuse(evaluate.FLAGS, "applies only to evaluating, not to comparing")
         first, second = result_files
         print(compare.compare(first, second, flags.FLAGS.allow))
         return
-    cli.refuse(["allow"], "is of comparing")
-    print(evaluate.table(evaluate.from_flags(sample_flags.given(*evaluate.FLAGS))))
+    cli.refuse(["allow"], "applies only to comparing")
+    print(evaluate.table(evaluate.from_flags(sample_flags.values(*evaluate.FLAGS))))

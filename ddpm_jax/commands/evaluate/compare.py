@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import metrics, results
+from ddpm_jax.measures import metric_table, results
 from ddpm_jax.measures.metric import Needs
-from ddpm_jax.measures.results import Record
+from ddpm_jax.measures.results import FigureRecord
 from ddpm_jax.reporting.report import evaluations
 from ddpm_jax.reporting.report.evaluations import Evaluation, Measured, Row
 from ddpm_jax.reporting.report.labels import Label
@@ -25,7 +25,7 @@ class Result(NamedTuple):
     """A file of measures, and the versions it was made with."""
 
     path: str
-    found: Evaluation
+    evaluation: Evaluation
     versions: dict[str, Any]
 
 
@@ -44,12 +44,12 @@ def compare(first: str | Path, second: str | Path, allow: Sequence[str] = ()) ->
         results that have no figure in common.
     """
     a, b = read(first), read(second)
-    rows = _rows(a.found.rows, b.found.rows)
-    data = _of_model(a.found), _of_model(b.found)
+    rows = _rows(a.evaluation.rows, b.evaluation.rows)
+    data = _of_model(a.evaluation), _of_model(b.evaluation)
     common = _common(rows.values(), data)
     if not common:
         raise UserError(f"{first} and {second} have no figure in common{_settings(a, b, rows)}")
-    protocols = _that_count(a.found, b.found, common)
+    protocols = _that_count(a.evaluation, b.evaluation, common)
     differing = dict(_differences(*protocols))
     same_sampling = not any(name.split(".")[0] in ("sampling", "guides") for name in differing)
     of_rows = dict(_row_differences(rows.values()))
@@ -61,10 +61,10 @@ def compare(first: str | Path, second: str | Path, allow: Sequence[str] = ()) ->
         and (field != "nfe" or (same_sampling and len(of_rows) == 1))
     }
     if refused:
-        told = "; ".join(f"{field}: {x} and {y}" for field, (x, y) in refused.items())
+        differences = "; ".join(f"{field}: {x} and {y}" for field, (x, y) in refused.items())
         raise UserError(
-            f"these are not measured alike: {told}; evaluate one of them again, or name with "
-            "--allow what may differ"
+            f"these are not measured alike: {differences}; evaluate one of them again, or name "
+            "with --allow what may differ"
         )
     header = [f"A: {_named(a)}", f"B: {_named(b)}"]
     differing |= dict(_differences(a.versions, b.versions, "versions"))
@@ -84,12 +84,12 @@ def read(path: str | Path) -> Result:
         for name in ("protocol", "run", "samples", "held_out_data"):
             if name not in content:
                 raise ValueError(f"its {name} is missing")
-        found = evaluations.parse(Path(path).stem, content, metrics.labels())
+        evaluation = evaluations.parse(Path(path).stem, content, metric_table.labels())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be compared ({reason})") from error
     versions = content.get("versions")
-    return Result(str(path), found, versions if isinstance(versions, dict) else {})
+    return Result(str(path), evaluation, versions if isinstance(versions, dict) else {})
 
 
 def _common(rows: Iterable[tuple[Row, Row]], data: tuple[Mapping, Mapping]) -> set[str]:
@@ -122,8 +122,8 @@ def _that_count(
 
 def _needs(label: Label | None) -> Needs:
     """What a figure was measured on; of samples beside real images where nothing says it."""
-    known = {needs.value: needs for needs in Needs}
-    return Needs.PIXELS if label is None else known.get(label.needs, Needs.PIXELS)
+    by_value = {needs.value: needs for needs in Needs}
+    return Needs.PIXELS if label is None else by_value.get(label.needs, Needs.PIXELS)
 
 
 def _differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
@@ -160,16 +160,18 @@ def _row_differences(
 
 
 def _setting(row: Row) -> str:
-    known = {n: v for n, v in row.setting.items() if n != "nfe"}
-    told = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {_short(v)}" for n, v in known.items())
-    return ", ".join(told) or "samples"
+    scales = {n: v for n, v in row.setting.items() if n != "nfe"}
+    parts = (
+        f"{n} {v:g}" if isinstance(v, float) else f"{n} {_short(v)}" for n, v in scales.items()
+    )
+    return ", ".join(parts) or "samples"
 
 
 def _settings(a: Result, b: Result, rows: Mapping[str, Any]) -> str:
     """What to say of results of samples that have no row in common."""
-    if rows or not (a.found.rows and b.found.rows):
+    if rows or not (a.evaluation.rows and b.evaluation.rows):
         return ""
-    x, y = (" / ".join(_setting(row) for row in one.found.rows) for one in (a, b))
+    x, y = (" / ".join(_setting(row) for row in one.evaluation.rows) for one in (a, b))
     return f": their settings are {x}, and {y}"
 
 
@@ -192,7 +194,7 @@ def _table(title: str, a: Mapping[str, Measured], b: Mapping[str, Measured]) -> 
     return "\n".join(lines)
 
 
-def _difference(a: Measured, b: Measured) -> Record | None:
+def _difference(a: Measured, b: Measured) -> FigureRecord | None:
     """B - A; its interval as of independent samples, so wider than need be with equal seeds."""
     if a.value is None or b.value is None:
         return None
@@ -205,5 +207,5 @@ def _difference(a: Measured, b: Measured) -> Record | None:
 
 
 def _named(one: Result) -> str:
-    run = one.found.run
+    run = one.evaluation.run
     return f"{one.path}, step {run.get('checkpoint_step')}, state {str(run.get('checkpoint'))[:12]}"

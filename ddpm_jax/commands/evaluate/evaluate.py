@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import cli, sample_flags
-from ddpm_jax.build import sampling as sampling_parts
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.build.sampling import flat
 from ddpm_jax.commands.evaluate import checks, exported_features
 from ddpm_jax.commands.loading import load
 from ddpm_jax.commands.sample import sampling_options, task_flags
@@ -18,12 +18,12 @@ from ddpm_jax.measures import (
     distribution_metrics,
     extractors,
     feature_space,
+    metric_table,
     model_metrics,
     real_data,
     results,
     sample_metrics,
 )
-from ddpm_jax.measures import metrics as table_of_metrics
 from ddpm_jax.measures.metric import Sizes
 from ddpm_jax.reporting import plots
 
@@ -135,9 +135,9 @@ def evaluate(
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
     names = checks.default_metrics(workdir) if metrics is None else metrics
-    chosen = table_of_metrics.named(names)
-    of_model = [metric for metric in chosen if metric.needs.of_model]
-    of_samples = [metric for metric in chosen if not metric.needs.of_model]
+    selected = metric_table.named(names)
+    of_model = [metric for metric in selected if metric.needs.of_model]
+    of_samples = [metric for metric in selected if not metric.needs.of_model]
     name = results.file_name(name or (SAMPLES if of_samples else of_model[0].section))
     of_drawn = {
         "num_samples": num_samples,
@@ -148,21 +148,21 @@ def evaluate(
         **(guides or {}),
         **(sampling or {}),
     }
-    checks.check_used(chosen, of_drawn)
-    checks.check_space(chosen, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
+    checks.check_used(selected, of_drawn)
+    checks.check_space(selected, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
     flags = {"kid_subsets": kid_subsets, "num_terms": num_terms}
-    checks.check_flags(chosen, flags)
+    checks.check_flags(selected, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
     loaded = load(workdir, code, step=step, raw_params=raw_params, data_dir=data_dir)
     fields = sampling_options.from_flags(sampling or {}, options)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config
-    checks.check_kind(loaded, chosen)
+    checks.check_kind(loaded, selected)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}), code=code)
-    checks.check_labels(loaded, chosen, task)
+    checks.check_labels(loaded, selected, task)
     checks.check_classes(loaded, workdir)
-    for metric in chosen:
+    for metric in selected:
         if metric.check is not None:
             metric.check(metric.name, loaded, flags)
     folder = Path(workdir) / "eval"
@@ -172,7 +172,7 @@ def evaluate(
             "parameters": loaded.parameters,
             "seed": seed,
             "data": config.data.name,
-            **table_of_metrics.sources(chosen),
+            **metric_table.sources(selected),
         },
         "run": {"checkpoint_step": loaded.step, **described(loaded)},
         "samples": [],
@@ -184,7 +184,7 @@ def evaluate(
         scales = sample_metrics.settings(
             guidance_scales, classifier_scales, config.sample.guidance_scale, task
         )
-        asked = sample_metrics.Asked(
+        request = sample_metrics.Request(
             metrics=of_samples,
             scales=scales,
             task=task,
@@ -195,9 +195,9 @@ def evaluate(
             cache=folder / CACHE,
             pictures=lambda picture: folder / f"{name}_{picture}.png",
         )
-        _measure(loaded, asked, space, report)
-    if any(sample_metrics.REAL in metric.needs.depends for metric in chosen):
-        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, chosen)
+        _measure(loaded, request, space, report)
+    if any(sample_metrics.REAL in metric.needs.depends for metric in selected):
+        report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, selected)
     for metric in of_model:
         model_metrics.add(report, loaded, metric, seed, num_terms)
     results.write(folder / f"{name}.json", report, began)
@@ -213,32 +213,32 @@ def evaluate(
     return report
 
 
-def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """`evaluate` as the command line asks for it: the values of FLAGS, by name."""
-    if given["sample_features"] or given["reference_features"]:
+    if flags["sample_features"] or flags["reference_features"]:
         own = ("workdir", "metrics", "seed", "kid_subsets", "name")
         cli.refuse([f for f in FLAGS if f not in (*own, *EXPORTED)], "is not of exported features")
         return exported_features.evaluate(
-            samples=given["sample_features"],
-            reference=given["reference_features"],
-            **{name: given[name] for name in own},
+            samples=flags["sample_features"],
+            reference=flags["reference_features"],
+            **{name: flags[name] for name in own},
         )
     return evaluate(
-        **{name: given[name] for name in OWN},
-        **{argument: given[flag] for flag, argument in SCALES.items()},
-        guides={name: given[name] for name in sample_flags.GUIDES},
-        sampling={name: given[name] for name in sample_flags.SAMPLER},
-        options=given["options"],
-        space=SpaceFlags(**{name: given[name] for name in SPACE}),
+        **{name: flags[name] for name in OWN},
+        **{argument: flags[flag] for flag, argument in SCALES.items()},
+        guides={name: flags[name] for name in sample_flags.GUIDES},
+        sampling={name: flags[name] for name in sample_flags.SAMPLER},
+        options=flags["options"],
+        space=SpaceFlags(**{name: flags[name] for name in SPACE}),
     )
 
 
 def _measure(
-    loaded: Loaded, asked: sample_metrics.Asked, flags: SpaceFlags, report: dict[str, Any]
+    loaded: Loaded, request: sample_metrics.Request, flags: SpaceFlags, report: dict[str, Any]
 ) -> None:
     """Adds what is about samples to the report."""
     config = loaded.experiment.config
-    of_space = asked.of(lambda needs: needs.space)
+    of_space = request.of(lambda needs: needs.space)
     compared = None
     if of_space:
         compared = feature_space.space(
@@ -253,25 +253,21 @@ def _measure(
         )
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
-    measured = sample_metrics.measure(loaded, asked, compared)
-    guides = {"classifier": asked.task.classifier, "weaker": asked.task.weaker}
+    measured = sample_metrics.measure(loaded, request, compared)
+    guides = {"classifier": request.task.classifier, "weaker": request.task.weaker}
     report["protocol"] |= {
-        "num_samples": asked.num_samples,
-        "repeats": asked.repeats,
+        "num_samples": request.num_samples,
+        "repeats": request.repeats,
         # All that is set: two protocols never look alike.
-        "sampling": {
-            k: v
-            for k, v in sampling_parts.flat(config).items()
-            if k not in sample_metrics.OTHERWISE
-        },
+        "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
         "guides": {name: described(one) for name, one in guides.items() if one is not None},
     }
     num_reference = None if compared is None else compared.num_reference
-    sizes = Sizes(asked.num_samples, num_reference, asked.kid_subsets)
-    settings = distribution_metrics.protocol(asked.metrics, sizes)
+    sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
+    settings = distribution_metrics.protocol(request.metrics, sizes)
     if compared is not None:
         report["protocol"] |= {
-            "extractor": feature_space.told(compared.extractor),
+            "extractor": feature_space.extractor_record(compared.extractor),
             "reference": compared.described,
         }
     if settings or compared is not None:
@@ -290,7 +286,7 @@ def table(report: dict[str, Any]) -> str:
     if report["samples"]:
         parts.append(sample_metrics.table(report))
     names = dict.fromkeys(one["metric"] for one in report["figures"].values())
-    for metric in table_of_metrics.named([*names]):
+    for metric in metric_table.named([*names]):
         if metric.table is not None and metric.section in report:
             parts.append(metric.table(report[metric.section]))
     return "\n\n".join(parts)

@@ -8,8 +8,7 @@ from typing import Any
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Exported
-from ddpm_jax.measures import distribution_metrics, results
-from ddpm_jax.measures import metrics as table_of_metrics
+from ddpm_jax.measures import distribution_metrics, metric_table, results
 from ddpm_jax.measures.metric import Metric, Sizes
 from ddpm_jax.reporting.report.labels import Label
 
@@ -37,10 +36,10 @@ def evaluate(
     """
     began = time.monotonic()
     name = results.file_name(name or "exported")
-    given = {"workdir": workdir, "sample_features": samples, "reference_features": reference}
-    for flag, value in given.items():
+    required = {"workdir": workdir, "sample_features": samples, "reference_features": reference}
+    for flag, value in required.items():
         if not value:
-            raise UserError(f"--{flag} is missing: exported features need {', '.join(given)}")
+            raise UserError(f"--{flag} is missing: exported features need {', '.join(required)}")
     report: dict[str, Any] = {"format": results.FORMAT} | measure(
         str(samples),
         str(reference),
@@ -69,10 +68,10 @@ def measure(
       kid_subsets: as in `distribution_metrics.measure`.
 
     Raises:
-      UserError: for a file that is no such file, two that are of different extractors, other
+      UserError: for a file of another kind, two that are of different extractors, other
         metrics, or too few features.
     """
-    chosen = _metrics(metrics)
+    selected = _metrics(metrics)
     drawn, data = _read("sample_features", samples), _read("reference_features", reference)
     # What only one of them has is needed of neither, or `check` names it.
     both = [n for n, v in drawn.protocol.items() if None not in (v, data.protocol[n])]
@@ -81,10 +80,10 @@ def measure(
             f"--sample_features={samples} and --reference_features={reference} are not of one "
             f"extractor: {drawn.protocol} and {data.protocol}"
         )
-    distribution_metrics.check(chosen, data.features, drawn.features)
+    distribution_metrics.check(selected, data.features, drawn.features)
     figures: dict[str, results.Figure] = {}
     labels: dict[str, Label] = {}
-    for metric in chosen:
+    for metric in selected:
         own = distribution_metrics.measure(
             [metric], data.features, drawn.features, seed=seed, kid_subsets=kid_subsets
         )
@@ -98,8 +97,8 @@ def measure(
             "seed": seed,
             "extractor": {"name": "exported", **drawn.protocol},
             "reference": {"file": Path(reference).name, "num": counts[1], "blake3": data.digest},
-            "metrics": distribution_metrics.protocol(chosen, sizes),
-            **table_of_metrics.sources(chosen),
+            "metrics": distribution_metrics.protocol(selected, sizes),
+            **metric_table.sources(selected),
         },
         "run": {"sample_features": Path(samples).name, "blake3": drawn.digest},
         "samples": [{"metrics": {name: figure.record() for name, figure in figures.items()}}],
@@ -111,14 +110,14 @@ def measure(
 def _metrics(names: Sequence[str] | None) -> list[Metric]:
     """The metrics of these names, of features; None for the distances."""
     if names is None:
-        return table_of_metrics.distances()
-    found = table_of_metrics.named(names)
-    of_space = [one.name for one in table_of_metrics.METRICS.values() if one.needs.space]
-    if wrong := [one.name for one in found if not one.needs.space]:
+        return metric_table.distances()
+    selected = metric_table.named(names)
+    of_space = [one.name for one in metric_table.METRICS.values() if one.needs.space]
+    if wrong := [one.name for one in selected if not one.needs.space]:
         raise UserError(
             f"--metrics={wrong[0]} is not of features; of exported ones: {', '.join(of_space)}"
         )
-    return found
+    return selected
 
 
 def _read(flag: str, path: str) -> Exported:

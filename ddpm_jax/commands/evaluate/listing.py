@@ -1,6 +1,6 @@
 """What can be measured, as a table."""
 
-from ddpm_jax.measures.metrics import METRICS
+from ddpm_jax.measures.metric_table import METRICS
 
 
 def table() -> str:

@@ -16,7 +16,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import loss_by_time
 from ddpm_jax.experiment import Loaded
 from ddpm_jax.measures import real_data
-from ddpm_jax.reporting.report.runs import Drawn, Levels, LossByTime
+from ddpm_jax.reporting.report.runs import Drawn, LossByTime, ScheduleCurve
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training.step import trees_of
 
@@ -44,13 +44,13 @@ def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) 
         loaded = load(workdir, code, data_dir=data_dir)
     except FAILURES as error:
         return f"There is no checkpoint that can be read: {_line(error)}."
-    film, told = _film(loaded)
+    film, caption = _film(loaded)
     return Drawn(
         step=loaded.step,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
-        levels=levels(loaded.experiment.schedule_of(loaded.params)),
+        curve=schedule_curve(loaded.experiment.schedule_of(loaded.params)),
         film=film,
-        film_told=told,
+        film_caption=caption,
         losses=_losses(loaded),
     )
 
@@ -65,18 +65,18 @@ def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
         film = loaded.sample(rows, task=experiment.Task(frames=FRAMES))
     except FAILURES as error:
         return f"No film strip was drawn: {_line(error)}.", ""
-    told = (
+    caption = (
         f"{config.sample.sampler}, {config.sample.num_steps} steps, guidance_scale "
         f"{config.sample.guidance_scale:g}, seed 0; moving average of step {loaded.step:,}. "
         f"{film.shape[1]} of the images on the way, evenly spaced in steps."
     )
-    return film, told
+    return film, caption
 
 
-def levels(schedule: Schedule) -> Levels:
+def schedule_curve(schedule: Schedule) -> ScheduleCurve:
     """alpha and sigma at `TIMES` times from 0 to 1."""
     t = np.linspace(0.0, 1.0, TIMES)
-    return Levels(t, *schedule.values(t))
+    return ScheduleCurve(t, *schedule.values(t))
 
 
 def _losses(loaded: Loaded) -> LossByTime | str:
@@ -90,7 +90,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
         return built.objective(params, batch, key, False, {}, **trees)[:3]
 
     key = jax.random.key(config.seed)
-    found = []
+    losses = []
     try:
         source = real_data.source(loaded, "validation")
         if source is None:
@@ -102,16 +102,16 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             conditions=conditioning.of_data(config),
         )
         for number, batch in enumerate(batches):
-            there = sharding.put_batch(batch, place)
+            placed = sharding.put_batch(batch, place)
             for draw in range(ROUNDS):
                 own = jax.random.fold_in(key, number * ROUNDS + draw)
-                loss, t, weight = jax.device_get(outcome(loaded.params, there, own, built.frozen))
-                found.append((loss, t, weight * batch["mask"]))
+                loss, t, weight = jax.device_get(outcome(loaded.params, placed, own, built.frozen))
+                losses.append((loss, t, weight * batch["mask"]))
     except FAILURES as error:
         return f"The loss by t was not measured: {_line(error)}."
-    loss, t, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    by = loss_by_time.by_time(loss, t, weight, INTERVALS)
-    return LossByTime(by.t, by.mean, by.standard_error, int(by.num.sum()))
+    loss, t, weight = (np.concatenate(parts) for parts in zip(*losses, strict=True))
+    curve = loss_by_time.by_time(loss, t, weight, INTERVALS)
+    return LossByTime(curve.t, curve.mean, curve.standard_error, int(curve.num.sum()))
 
 
 def _line(error: BaseException) -> str:

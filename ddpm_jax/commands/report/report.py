@@ -14,9 +14,8 @@ from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.commands.report import drawing
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
-from ddpm_jax.measures import manifest, metrics
-from ddpm_jax.reporting import report as pages
-from ddpm_jax.reporting.report import evaluations, folders, runs
+from ddpm_jax.measures import manifest, metric_table
+from ddpm_jax.reporting.report import evaluations, folders, page, runs
 from ddpm_jax.runtime import files
 
 MAX_RUNS = 8  # colours that can be told apart
@@ -51,9 +50,9 @@ def report(
     read = [_config(folder) for folder in places]
     target = _target(out, places[0])
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
-    told = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
+    entries = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
     usual = config_files.fields(defaults.get_config())
-    text = pages.page(told, usual, datetime.datetime.now(datetime.UTC))
+    text = page(entries, usual, datetime.datetime.now(datetime.UTC))
     try:
         with files.whole(target) as partial:
             # A name of a file may hold bytes that are no text.
@@ -75,7 +74,7 @@ def _run(
     if draw:
         print(f"{name}: drawing with its checkpoint; --nodraw leaves it out", file=sys.stderr)
         drawn = drawing.drawn(folder, data_dir, code)
-    labels = metrics.labels()
+    labels = metric_table.labels()
     measured = evaluations.read(folder / "eval", labels)
     kind = KINDS[config.kind]
     return runs.Run(
@@ -83,7 +82,7 @@ def _run(
         workdir=folder,
         config=config_files.fields(config),
         attempts=_attempts(folder),
-        levels=_levels(config),
+        curve=_schedule_curve(config),
         drawn=drawn,
         metrics=runs.metrics(folder),
         samples=runs.samples(folder),
@@ -105,7 +104,7 @@ def _attempts(folder: Path) -> list[manifest.Entry] | str:
         return f"The attempts are not known: {error}."
 
 
-def _levels(config: ConfigDict) -> runs.Levels | str:
+def _schedule_curve(config: ConfigDict) -> runs.ScheduleCurve | str:
     """The schedule that the config describes, as long as it is none that is learned."""
     try:
         steps = config.diffusion.num_steps
@@ -116,23 +115,25 @@ def _levels(config: ConfigDict) -> runs.Levels | str:
         return f"The schedule that the config describes cannot be built: {error}."
     if schedule is None:
         return "The schedule is learned: it takes a checkpoint to show it."
-    return drawing.levels(schedule)
+    return drawing.schedule_curve(schedule)
 
 
-def _workdirs(given: Sequence[str]) -> list[Path]:
-    if not given:
+def _workdirs(workdirs: Sequence[str]) -> list[Path]:
+    if not workdirs:
         raise UserError("--workdir is missing: name the run to report on, or several of them")
-    if len(given) > MAX_RUNS:
-        raise UserError(f"--workdir: {len(given)} runs are too many to tell apart; name {MAX_RUNS}")
-    found: dict[str, str] = {}
-    for one in given:
+    if len(workdirs) > MAX_RUNS:
+        raise UserError(
+            f"--workdir: {len(workdirs)} runs are too many to tell apart; name {MAX_RUNS}"
+        )
+    seen: dict[str, str] = {}
+    for one in workdirs:
         if not Path(one).is_dir():
             raise UserError(f"--workdir={one}: there is no such folder; name a run's")
         real = os.path.realpath(one)
-        if real in found:
-            raise UserError(f"--workdir={one} is there twice: it is the same run as {found[real]}")
-        found[real] = one
-    return [Path(one) for one in given]
+        if real in seen:
+            raise UserError(f"--workdir={one} is named twice: it is the same run as {seen[real]}")
+        seen[real] = one
+    return [Path(one) for one in workdirs]
 
 
 def _config(folder: Path) -> ConfigDict:

@@ -8,13 +8,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import code as own_code
-from ddpm_jax.config import config_files, earlier
+from ddpm_jax.config import config_files, earlier, own_code
 from ddpm_jax.config.defaults import get_config
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import drift
+from ddpm_jax.experiment import Experiment, build, drift
 from ddpm_jax.measures import manifest
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import environment, files
@@ -36,7 +34,7 @@ def reproduce(
     data_dir: str | None = None,
     code: Sequence[str] = (),
 ) -> tuple[dict[str, Any], int]:
-    """Train a manifest's config anew, and compare.
+    """Train a manifest's config again, and compare.
 
     The last attempt that finished is repeated, from step 0. If none finished, the config is
     trained up to the newest checkpoint of the last attempts, as if a signal had stopped it there
@@ -71,7 +69,7 @@ def reproduce(
         config.train.num_steps = expected["step"]
     _check_workdir(Path(workdir), Path(path), config)
     own = own_code.from_modules(code, config_files.own_names(config).values())
-    experiment = experiments.build(config, own=own)
+    experiment = build(config, own=own)
     _check_data(experiment, entry, path)
     differences = [*filled, *_around(entry, lineage, dict(experiment.mesh.shape))]
     for line in differences:
@@ -151,9 +149,9 @@ def _config(
     if parsed.get("model"):
         default = config_files.override(default, {"model": {"name": parsed.model.get("name")}})
     default = config_files.without_unread(default)
-    known = config_files.fields(default)
+    fields = config_files.fields(default)
     for name in saved:
-        if name not in known and not name.rpartition(".")[0].endswith("options"):
+        if name not in fields and not name.rpartition(".")[0].endswith("options"):
             raise UserError(
                 f"{path}: its config has the field {name}, which this version does not know: check "
                 f"out {entry['git'].get('commit') or 'the version that wrote it'}"
@@ -162,7 +160,7 @@ def _config(
         raise UserError(f"{path} is not a manifest: its seed is not its config's")
     filled = [
         f"config.{name}: unknown there, {value!r} here"
-        for name, value in known.items()
+        for name, value in fields.items()
         if name not in saved
     ]
     if config_files.sha256(entry["config"]) != entry["config_sha256"]:
@@ -210,16 +208,16 @@ def _content(config: ConfigDict) -> dict[str, str]:
     return {"config_sha256": config_files.sha256(plain)}
 
 
-def _check_data(experiment: experiments.Experiment, entry: Entry, path: str | Path) -> None:
+def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
     validates = bool(experiment.config.train.validate_every)
     here = manifest.fingerprints(
         experiment.source("train"), experiment.source("validation") if validates else None
     )
     for split, sha256 in here.items():
-        if (there := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
+        if (recorded := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
             raise UserError(
-                f"the data are not those of {path}: the fingerprint of {split} is {there} there, "
-                f"{sha256} here; name the right ones with --data_dir"
+                f"the data are not those of {path}: the fingerprint of {split} is "
+                f"{recorded} there, {sha256} here; name the right ones with --data_dir"
             )
 
 
@@ -229,7 +227,7 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
     lines = _differences(entry, here, "here")
     if lineage[0]["start"]:
         first = lineage[0]["start"]
-        lines.append(f"start: step {first:,} there, in the first attempt that is told of, 0 here")
+        lines.append(f"start: step {first:,} there, in the first attempt on record, 0 here")
     for before in lineage[:-1]:
         began = f"in the attempt of {entry['started_at']}"
         lines += [
@@ -239,8 +237,8 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
     return lines
 
 
-def _differences(there: Entry, here: Entry, where: str) -> list[str]:
-    left, right = _flat(there), _flat(here)
+def _differences(recorded: Entry, here: Entry, where: str) -> list[str]:
+    left, right = _flat(recorded), _flat(here)
     return [
         f"{name}: {_value(left.get(name))} there, {_value(right.get(name))} {where}"
         for name in sorted(left.keys() | right.keys())
@@ -265,13 +263,11 @@ def _value(value: Any) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _got(
-    workdir: Path, experiment: experiments.Experiment, expected: dict[str, Any]
-) -> dict[str, Any] | None:
+def _got(workdir: Path, experiment: Experiment, expected: dict[str, Any]) -> dict[str, Any] | None:
     """The digests of what the workdir holds at the step compared; None if it did not get there."""
     step = expected["step"]
     with Checkpoints(workdir, read_only=True) as saved:
         if step not in saved.steps():
             return None
-        told = {"step": step, **digests(saved.restore(step, experiment.state_shapes()))}
-    return {name: told[name] for name in expected}
+        result = {"step": step, **digests(saved.restore(step, experiment.state_shapes()))}
+    return {name: result[name] for name in expected}

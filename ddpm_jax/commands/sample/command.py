@@ -38,7 +38,7 @@ def define() -> None:
         "runs that enlarge the images, one after another; out holds theirs",
     )
     flags.DEFINE_string(
-        "step", None, "of the checkpoint, or best, of the least distance or loss; the latest"
+        "step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest"
     )
     flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
     sample_flags.define_sampler()
@@ -64,7 +64,7 @@ def main() -> None:
         num_samples=f.num_samples,
         labels=f.labels,
         conditions=f.condition,
-        task=sample_flags.given(*sample_flags.GUIDES, *sample_flags.IMAGES),
+        task=sample_flags.values(*sample_flags.GUIDES, *sample_flags.IMAGES),
         trajectory=f.trajectory,
         upsampler_workdirs=f.upsampler_workdir,
         seed=f.seed,
@@ -72,5 +72,5 @@ def main() -> None:
         raw_params=f.raw_params,
         options=f.options,
         code=f.code,
-        **sample_flags.given(*sample_flags.SAMPLER, *sample_flags.SCALES),
+        **sample_flags.values(*sample_flags.SAMPLER, *sample_flags.SCALES),
     )

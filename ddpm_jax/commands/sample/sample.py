@@ -82,26 +82,26 @@ def to_files(
     target = _target(out)
     film = _film(trajectory, target)
     loaded = load(workdir, code, step=step, raw_params=raw_params)
-    given = sampling_options.from_flags(fields, options)
-    asked = task_flags.from_flags(
+    settings = sampling_options.from_flags(fields, options)
+    full_task = task_flags.from_flags(
         loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0), code=code
     )
     try:
-        chosen = loaded.class_numbers(labels, asked)
+        numbers = loaded.class_numbers(labels, full_task)
     except UserError as error:
         raise UserError(f"--labels={','.join(labels)}: {error}") from error
     asked_for: dict[str, Any] = {
-        "labels": chosen,
+        "labels": numbers,
         "conditions": _conditions(conditions, loaded.experiment.config),
-        "task": asked,
+        "task": full_task,
         "seed": seed,
     }
     upsamplers = [load(one, code) for one in upsampler_workdirs]
     chain = experiment.Cascade(loaded, upsamplers)
-    drawing = loaded.drawing(num_samples, **asked_for, **given)
-    passes = chain.passes(num_samples, **asked_for, **given)
+    drawing = loaded.drawing(num_samples, **asked_for, **settings)
+    passes = chain.passes(num_samples, **asked_for, **settings)
     of_no_class = bool((drawing.labels < 0).all())
-    if chosen and of_no_class and not asked.tells_labels:
+    if numbers and of_no_class and not full_task.tells_labels:
         print(
             f"--labels={','.join(labels)} has no part in these images: guidance_scale=0 draws them "
             "without labels; their label is -1",
@@ -115,7 +115,7 @@ def to_files(
     parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
     _check_free(target, drawing.labels, parts.folder.exists())
     _make_writable(target)
-    if asked.frames:
+    if full_task.frames:
         _make_writable(film)
     if ready := parts.ready():
         print(f"{ready} of {num_samples} samples are drawn; going on from there", file=sys.stderr)
@@ -129,7 +129,7 @@ def to_files(
 
         def make(rows: range) -> dict[str, np.ndarray]:
             drawn = _collected(drawing.batches(rows), bar)
-            if asked.frames:
+            if full_task.frames:
                 if rows.start == 0:
                     _save_film(film, drawn[:FILM_IMAGES])
                 drawn = drawn[:, -1]
@@ -139,7 +139,7 @@ def to_files(
 
         images = (arrays[SAMPLES] for _, arrays in parts.each(make))
         classes = loaded.experiment.config.model.num_classes
-        columns = None if chosen or of_no_class else figures.class_columns(classes)
+        columns = None if numbers or of_no_class else figures.class_columns(classes)
         said = _save(target, images, drawing.labels, columns)
     print(said)
     shutil.rmtree(_beside(target), ignore_errors=True)
@@ -172,10 +172,10 @@ def _check_free(target: Path, labels: np.ndarray, begun: bool) -> None:
     """
     if target.suffix in FILES or not target.is_dir():
         return
-    there = sorted(path.name for path in target.iterdir() if _SAMPLE.fullmatch(path.name))
-    if there and not (begun and set(there) <= set(_names(labels))):
+    existing = sorted(path.name for path in target.iterdir() if _SAMPLE.fullmatch(path.name))
+    if existing and not (begun and set(existing) <= set(_names(labels))):
         raise UserError(
-            f"--out={target} holds {len(there)} samples already, {there[0]} the first: name "
+            f"--out={target} holds {len(existing)} samples already, {existing[0]} the first: name "
             "another folder, or delete them"
         )
 
@@ -221,17 +221,19 @@ def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
 
 def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
     """Conditions from name=value,value; the name of an image's condition has a file's name."""
-    given: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
     for text in texts:
         name, sign, values = text.partition("=")
-        if not sign or not values or name in given:
+        if not sign or not values or name in conditions:
             raise UserError(f"--condition={text}: need name=value, each name once")
         if name in conditioning.images(config):
-            channels = conditioning.given_images(config)[name][2]
-            given[name] = _image(text, values, channels, channels == 1 and name != upsampling.NAME)
+            channels = conditioning.image_shapes(config)[name][2]
+            conditions[name] = _image(
+                text, values, channels, channels == 1 and name != upsampling.NAME
+            )
         else:
-            given[name] = values.split(",")
-    return given
+            conditions[name] = values.split(",")
+    return conditions
 
 
 def _image(text: str, path: str, channels: int, mask: bool) -> np.ndarray:

@@ -15,15 +15,15 @@ def from_flags(fields: Mapping[str, Any], options: Sequence[str]) -> dict[str, A
       options: others as text, name=value; numbers and true or false as in JSON, else text.
 
     Raises:
-      UserError: for an option that is no name=value.
+      UserError: for an option that is not name=value.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
+    settings = {name: value for name, value in fields.items() if value is not None}
     for option in options:
         name, sign, text = option.partition("=")
         if not sign or not name.isidentifier():
             raise UserError(f"--options={option}: need name=value, such as eta=0.5")
         try:
-            given[name] = json.loads(text)
+            settings[name] = json.loads(text)
         except ValueError:
-            given[name] = text
-    return given
+            settings[name] = text
+    return settings

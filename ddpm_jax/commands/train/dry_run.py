@@ -5,13 +5,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
+from ddpm_jax.experiment import build, imported_parts
 from ddpm_jax.measures import training_evaluation
 
 
 def dry_run(config: ConfigDict) -> dict[str, Any]:
     """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data."""
-    experiment = experiments.build(config, own=experiments.imported_parts(config))
+    experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
     shapes = experiment.state_shapes()
     lowered = experiment.train_step().lower(shapes, experiment.batch_shapes())

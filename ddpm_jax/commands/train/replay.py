@@ -9,10 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, attempt, drift
+from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts
 from ddpm_jax.measures import manifest
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -43,14 +42,14 @@ def replay(
       UserError: for a step out of range, or a workdir of another experiment.
     """
     config = config_files.resolve(config)
-    own = experiments.imported_parts(config)
+    own = imported_parts(config)
     drift.check_workdir(Path(workdir), config, allow_drift, own)
     if not 1 <= step <= config.train.num_steps:
         raise UserError(
             f"--replay_step={step}: the steps of this run are 1 to {config.train.num_steps} "
             "(config.train.num_steps)"
         )
-    experiment = experiments.build(config, own=own)
+    experiment = build(config, own=own)
     source = experiment.source("train")
     prints, parts = manifest.fingerprints(source, None), manifest.parts_of(experiment)
     drift.check(Path(workdir), config, prints, parts, allow_drift, own)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddpm_jax import experiment as experiments
 from ddpm_jax.config import config_files
-from ddpm_jax.config.code import Own
-from ddpm_jax.experiment import running
+from ddpm_jax.config.own_code import Own
+from ddpm_jax.experiment import build, imported_parts, running
 
 
 def train(
@@ -34,10 +33,10 @@ def train(
     Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
     config = config_files.resolve(config)
-    own = experiments.imported_parts(config) if own is None else own
+    own = imported_parts(config) if own is None else own
     return running.start(
         config,
-        functools.partial(experiments.build, config, own=own),
+        functools.partial(build, config, own=own),
         workdir,
         own=own,
         until=until,

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 def clip_x0(
     denoise: Denoiser, schedule: Schedule, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
-    """Clip the estimate of x_0 to [low, high] and derive eps anew, as Ho et al.'s sampler does.
+    """Clip the estimate of x_0 to [low, high] and derive eps again, as Ho et al.'s sampler does.
 
     Raises:
       ValueError: if low is not below high.
@@ -27,7 +27,7 @@ def threshold_x0(denoise: Denoiser, schedule: Schedule, quantile: float = 0.995)
     """Dynamic thresholding: scale x_0 into [-1, 1] by the quantile of its size, image by image.
 
     With q that quantile of an image's |x_0|, or 1 if it is less: x_0 is clipped to [-q, q] and
-    divided by q. eps is derived anew. For pixels, not for latents.
+    divided by q. eps is derived again. For pixels, not for latents.
 
     Raises:
       ValueError: unless 0 < quantile <= 1.

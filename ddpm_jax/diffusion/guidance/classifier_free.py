@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.schedules import Schedule, expand
 
 # w; w of each image, [B]; or w at times t [B]
 Scale = float | jax.Array | Callable[[jax.Array], jax.Array]
-Conditions = Mapping[str, jax.Array]
+ConditionArrays = Mapping[str, jax.Array]
 
 
 def classifier_free(
@@ -86,11 +86,11 @@ def composed(
 
 
 def classifier_free_network(
-    apply_fn: prediction.Network,
+    apply_fn: prediction.ApplyFn,
     params: Any,
     schedule: Schedule,
-    conditions: Conditions,
-    null_conditions: Conditions,
+    conditions: ConditionArrays,
+    null_conditions: ConditionArrays,
     scale: Scale,
     *,
     prediction_name: str | prediction.Parameterisation = "eps",
@@ -123,11 +123,11 @@ def classifier_free_network(
 
 
 def composed_network(
-    apply_fn: prediction.Network,
+    apply_fn: prediction.ApplyFn,
     params: Any,
     schedule: Schedule,
-    conditions: Sequence[Conditions],
-    null_conditions: Conditions,
+    conditions: Sequence[ConditionArrays],
+    null_conditions: ConditionArrays,
     scales: Sequence[Scale],
     *,
     prediction_name: str | prediction.Parameterisation = "eps",
@@ -151,13 +151,13 @@ def composed_network(
     if any(branch.keys() != null_conditions.keys() for branch in branches):
         raise ValueError(f"need the same names, got {' and '.join(str([*b]) for b in branches)}")
 
-    def network(chosen: Conditions) -> Denoiser:
+    def network(subset: ConditionArrays) -> Denoiser:
         return prediction.denoiser(
             apply_fn,
             params,
             schedule,
             prediction=prediction_name,
-            conditions=dict(chosen),
+            conditions=dict(subset),
             learned_variance=learned_variance,
         )
 
@@ -257,9 +257,9 @@ def _mix(
         for u, *others in zip(unconditional[:2], *(c[:2] for c in conditionals), strict=True)
     )
     if schedule is not None and rescale:
-        wanted, found = (_deviation(one) for one in (conditionals[0].x0, x0))
+        wanted, actual = (_deviation(one) for one in (conditionals[0].x0, x0))
         # A constant x_0 has no contrast to counter.
-        ratio = jnp.where(found > 0, wanted / jnp.where(found > 0, found, 1), 1)
+        ratio = jnp.where(actual > 0, wanted / jnp.where(actual > 0, actual, 1), 1)
         x0 = (1 - rescale + rescale * ratio) * x0
         x0, eps, _ = prediction.from_x0(schedule, xt, t, x0)
     return Denoised(x0, eps, conditionals[0].variance_fraction)

@@ -158,8 +158,8 @@ def _residual(
     measure: Measure, x0: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array]]]:
     """y - A x_0-hat, and A^T."""
-    found, transpose = jax.vjp(measure, x0)
-    return jnp.asarray(y, found.dtype) - found, transpose
+    measured, transpose = jax.vjp(measure, x0)
+    return jnp.asarray(y, measured.dtype) - measured, transpose
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -169,9 +169,9 @@ def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def _check(measure: Measure, xt: jax.Array, y: jax.Array) -> None:
-    found = jax.eval_shape(measure, xt)
-    if found.shape != y.shape:
-        raise ValueError(f"need y of the shape of measure(x), {found.shape}, got {y.shape}")
+    measured = jax.eval_shape(measure, xt)
+    if measured.shape != y.shape:
+        raise ValueError(f"need y of the shape of measure(x), {measured.shape}, got {y.shape}")
     probe = np.random.default_rng(0).standard_normal(y.shape)
     try:
         with jax.ensure_compile_time_eval():

@@ -5,9 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion import prediction as predictions
 from ddpm_jax.diffusion import process, weightings
-from ddpm_jax.diffusion.prediction import Parameterisation
+from ddpm_jax.diffusion.prediction import (
+    Denoised,
+    Parameterisation,
+    encode,
+    parameterisation,
+    previous_time,
+)
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.weightings import Weighting
 
@@ -47,7 +52,7 @@ def simple(
     Source: Ho et al. 2020, Algorithm 1 and equation 14; equation 8 for the posterior mean.
     """
     xt = process.add_noise(schedule, x0, t, eps)
-    target = predictions.encode(prediction, schedule, xt, t, predictions.Denoised(x0, eps))
+    target = encode(prediction, schedule, xt, t, Denoised(x0, eps))
     error = mean_squared_error(call(network, schedule, xt, t, prediction), target)
     return error if weight is None else weight(t) * error
 
@@ -95,7 +100,7 @@ def error_weight(
       ValueError: for an unknown prediction.
     """
     # Both factors of the bounded path: where one vanishes, the other stays finite.
-    scale = predictions.parameterisation(prediction).eps_scale(weightings.bounded(schedule), t)
+    scale = parameterisation(prediction).eps_scale(weightings.bounded(schedule), t)
     return scale**2 if weighting is None else weighting(schedule, t) * scale**2
 
 
@@ -153,18 +158,14 @@ def inverse_variance(schedule: Schedule, variance: str = "fixed_large") -> Weigh
     """
     first = 1 / schedule.num_steps
     if variance == "fixed_large":
-        return lambda t: (
-            0.5 / process.transition_variance(schedule, predictions.previous_time(schedule, t), t)
-        )
+        return lambda t: 0.5 / process.transition_variance(schedule, previous_time(schedule, t), t)
     if variance == "fixed_small":
         if schedule.num_steps < 2:
             raise ValueError("fixed_small needs a schedule of at least 2 steps: beta-tilde_1 is 0")
 
         def weight(t: jax.Array) -> jax.Array:
             t = jnp.maximum(t, 2 * first)
-            return 0.5 / process.posterior_variance(
-                schedule, predictions.previous_time(schedule, t), t
-            )
+            return 0.5 / process.posterior_variance(schedule, previous_time(schedule, t), t)
 
         return weight
     raise ValueError(f"variance must be fixed_large or fixed_small, got {variance!r}")
@@ -178,5 +179,5 @@ def call(
     prediction: str | Parameterisation,
 ) -> jax.Array:
     """The network's output at t, shown x_t [B, ...] in the units that its prediction asks for."""
-    shown = predictions.parameterisation(prediction).scale_input(schedule, xt, t)
+    shown = parameterisation(prediction).scale_input(schedule, xt, t)
     return network(shown, schedule.network_time(t))

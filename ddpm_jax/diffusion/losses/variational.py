@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion import likelihood, process, weightings
-from ddpm_jax.diffusion import prediction as predictions
 from ddpm_jax.diffusion.losses.squared import (
     Network,
     call,
@@ -14,7 +13,14 @@ from ddpm_jax.diffusion.losses.squared import (
     mean_squared_error,
     weighted,
 )
-from ddpm_jax.diffusion.prediction import Parameterisation
+from ddpm_jax.diffusion.prediction import (
+    Denoised,
+    Parameterisation,
+    decode,
+    encode,
+    previous_time,
+    split_variance,
+)
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.diffusion.weightings import Weighting
 
@@ -32,7 +38,7 @@ def vlb(
 ) -> jax.Array:
     """T times the term of the variational bound at step t, in bits per dimension.
 
-    Its mean over uniform steps is the bound, but for the prior's term, which has no parameters.
+    Its mean over uniform steps is the bound, except for the prior's term, which has no parameters.
 
     Args:
       network: as in `simple`; under "learned_range" its output has twice the channels of x_t.
@@ -81,7 +87,7 @@ def hybrid(
       schedule: discrete.
       x0, t, eps, prediction, decoder_levels: as in `vlb`.
       weighting: of L_simple, as in `weighted`; None for the error in the prediction's own units.
-      vlb_weight: lambda, of the bound in bits per dimension as the authors' code has it.
+      vlb_weight: lambda, of the bound in bits per dimension as in the authors' code.
 
     Returns:
       [B], as `simple`.
@@ -96,7 +102,7 @@ def hybrid(
     xt = process.add_noise(schedule, x0, t, eps)
     raw = call(network, schedule, xt, t, prediction)
     output, fraction = _split(raw, xt, "learned_range")
-    target = predictions.encode(prediction, schedule, xt, t, predictions.Denoised(x0, eps))
+    target = encode(prediction, schedule, xt, t, Denoised(x0, eps))
     error = mean_squared_error(output, target)
     if weighting is not None:
         error = error_weight(schedule, process.time_like(t, x0), prediction, weighting) * error
@@ -171,7 +177,7 @@ def continuous_vlb(
 def _split(output: jax.Array, xt: jax.Array, variance: str) -> tuple[jax.Array, jax.Array | None]:
     """The prediction and, under "learned_range", the fraction of a network's output."""
     if variance == "learned_range":
-        return predictions.split_variance(output, xt)
+        return split_variance(output, xt)
     return output, None
 
 
@@ -191,7 +197,7 @@ def _bound(
     t = process.time_like(t, x0)
     # Half-precision networks still get a bound that can be summed.
     wide = jnp.promote_types(output.dtype, jnp.float32)
-    denoised = predictions.decode(prediction, schedule, xt, t, output.astype(wide))
+    denoised = decode(prediction, schedule, xt, t, output.astype(wide))
     if fraction is not None:
         denoised = denoised._replace(variance_fraction=fraction.astype(wide))
     term = likelihood.vlb_term(
@@ -199,7 +205,7 @@ def _bound(
         denoised,
         x0,
         xt,
-        predictions.previous_time(schedule, t),
+        previous_time(schedule, t),
         t,
         variance=variance,
         decoder_levels=decoder_levels,

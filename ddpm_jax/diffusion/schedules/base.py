@@ -84,7 +84,7 @@ class Schedule:
 def from_gamma(gamma: Function) -> Schedule:
     """The variance-preserving path of a given gamma(t) = -log SNR(t), for example a learned one.
 
-    alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma). The network is told gamma, scaled to 0..999
+    alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma). The network takes gamma, scaled to 0..999
     between the ends: what it sees at a noise level does not depend on the interior of gamma.
 
     Args:

@@ -100,7 +100,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """The variance-exploding path: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t.
 
-    sigma(0) is sigma_min, not 0. The network is told log(sigma) / 4, as with `edm`.
+    sigma(0) is sigma_min, not 0. The network takes log(sigma) / 4, as with `edm`.
 
     Raises:
       ValueError: unless 0 < sigma_min < sigma_max < inf.
@@ -117,7 +117,7 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
-    """alpha = 1, sigma(t) = sigma_max t; the network is told log(sigma) / 4.
+    """alpha = 1, sigma(t) = sigma_max t; the network takes log(sigma) / 4.
 
     sigma_min is the last noise level that the network is asked about, the `smallest_level` where
     `grids.karras` and the adaptive ODE end unless told otherwise. Below it the network's clock
@@ -140,7 +140,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
 def flow(shift: float = 1.0) -> Schedule:
     """Rectified flow: alpha = 1 - u, sigma = u, with u = shift t / (1 + (shift - 1) t).
 
-    The network is told u, its noise level.
+    The network takes u, its noise level.
 
     Args:
       shift: of time towards the noise for larger images, 0 < shift < inf; sqrt(pixels / base

@@ -99,6 +99,6 @@ def number(value: float) -> str:
 
 
 def _round_step(step: float) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of ten that is no smaller."""
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below it."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))

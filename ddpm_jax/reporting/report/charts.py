@@ -27,7 +27,7 @@ class Line:
     """A curve of a chart.
 
     Attributes:
-      name: in the legend, and where values are told.
+      name: in the legend, and where values are listed.
       x, y: float [N]; what is not finite is a gap.
       colour, dash: which ones, from 0 on; they come again after the last.
       low, high: the band around it, or the ends of its bars; None for none.
@@ -155,7 +155,7 @@ def _drawn(line: Line, across: Axis, up: Axis, aside: float) -> Html:
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """The way through the points, anew after each gap."""
+    """The way through the points, starting again after each gap."""
     words, pen = [], "M"
     for a, b in zip(x, y, strict=True):
         if np.isfinite(a + b):
@@ -167,8 +167,8 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
-    there = np.isfinite(x + low + high)
-    x, low, high = x[there], low[there], high[there]
+    finite = np.isfinite(x + low + high)
+    x, low, high = x[finite], low[finite], high[finite]
     around = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in around) + "Z" if around else ""
 
@@ -206,17 +206,17 @@ def _legend(lines: Sequence[Line]) -> Html | None:
 
 def _summary(title: str, lines: Sequence[Line], x_label: str) -> str:
     """The drawing in words."""
-    told = []
+    parts = []
     for line in lines:
-        there = np.isfinite(line.y)
-        if there.any():
-            x, y = line.x[there], line.y[there]
-            told.append(
+        finite = np.isfinite(line.y)
+        if finite.any():
+            x, y = line.x[finite], line.y[finite]
+            parts.append(
                 f"{short(line.name)} goes from {number(y[0])} at {x_label} {number(x[0])} to "
                 f"{number(y[-1])} at {number(x[-1])}, least {number(y.min())}, largest "
                 f"{number(y.max())}"
             )
-    return f"{title}. {'; '.join(told) or 'No values'}."
+    return f"{title}. {'; '.join(parts) or 'No values'}."
 
 
 def _values(lines: Sequence[Line], x_label: str) -> Html:

@@ -82,8 +82,8 @@ class Metrics(NamedTuple):
     def points(self, name: str) -> Points | None:
         """The curve of a name; None where it has no values."""
         curve = self.curves.get(name)
-        found = None if curve is None else curve.points()
-        return None if found is None or not len(found.steps) else found
+        points = None if curve is None else curve.points()
+        return None if points is None or not len(points.steps) else points
 
 
 def read(path: str | Path, points: int = POINTS) -> Metrics:
@@ -113,7 +113,7 @@ def read(path: str | Path, points: int = POINTS) -> Metrics:
                 curve = curves[name] = Curve(points)
             if _is_number(value):
                 curve.add(step, value)
-            elif value is None or isinstance(value, float):  # NaN, as JSON has it or has it not
+            elif value is None or isinstance(value, float):  # NaN, as null or as JSON's extension
                 curve.add(step, None)
     return Metrics(curves, unreadable)
 

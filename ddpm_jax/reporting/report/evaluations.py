@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
       name: of the file, without its ending.
-      protocol: how was measured, as the file has it.
+      protocol: how it was measured, as in the file.
       run: what was measured: the step of the checkpoint, and more.
       rows: of samples.
       held_out: the same measures of held-out data, and the model's likelihood of them.
@@ -67,8 +67,8 @@ class Evaluation(NamedTuple):
     def some(self) -> dict[str, Any]:
         """What must be equal where both have it: the settings of a metric, the extractor, ..."""
         metrics = self.protocol.get("metrics")
-        found = metrics if isinstance(metrics, dict) else {}
-        settings = {f"metrics.{name}": value for name, value in found.items()}
+        values = metrics if isinstance(metrics, dict) else {}
+        settings = {f"metrics.{name}": value for name, value in values.items()}
         code = self.protocol.get("code")  # of metrics that users wrote
         settings |= (
             {f"code.{name}": v for name, v in code.items()} if isinstance(code, dict) else {}
@@ -76,25 +76,25 @@ class Evaluation(NamedTuple):
         return settings | {n: self.protocol[n] for n in OF_SOME if n in self.protocol}
 
 
-class Found(NamedTuple):
-    """The evaluations of a run, by name, and (name, reason) of files that are none."""
+class EvaluationFiles(NamedTuple):
+    """The evaluations of a run, by name, and (name, reason) of unreadable files."""
 
     evaluations: list[Evaluation]
     unreadable: list[tuple[str, str]]
 
 
-def read(folder: pathlib.Path, labels: Labels = NO_LABELS) -> Found:
+def read(folder: pathlib.Path, labels: Labels = NO_LABELS) -> EvaluationFiles:
     """All of the JSON files in a folder; `labels` as of `parse`."""
-    found = Found([], [])
+    contents = EvaluationFiles([], [])
     paths = folders.listed(folder, ".json")
     for path in paths[:MAX_FILES]:
         try:
-            found.evaluations.append(parse(path.stem, files.read_json(path), labels))
+            contents.evaluations.append(parse(path.stem, files.read_json(path), labels))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            found.unreadable.append((path.name, short(reason)))
-    found.unreadable.extend((p.name, "too many files") for p in paths[MAX_FILES:])
-    return found
+            contents.unreadable.append((path.name, short(reason)))
+    contents.unreadable.extend((p.name, "too many files") for p in paths[MAX_FILES:])
+    return contents
 
 
 def parse(name: str, content: Any, labels: Labels = NO_LABELS) -> Evaluation:
@@ -137,11 +137,11 @@ def parse(name: str, content: Any, labels: Labels = NO_LABELS) -> Evaluation:
 
 def _times(fields: dict[str, Any], name: str) -> list[Row]:
     """A classifier's rows: [{"t": 0.1, NAME: 0.9}] under NAME."""
-    given = fields.get(name) or []
-    if not isinstance(given, list) or len(given) > MAX_ROWS:
+    items = fields.get(name) or []
+    if not isinstance(items, list) or len(items) > MAX_ROWS:
         raise ValueError(f"{name} is no list of at most {MAX_ROWS}")
     rows = []
-    for k, one in enumerate(given):
+    for k, one in enumerate(items):
         setting = dict(_object(one, f"{name}[{k}]"))
         share = _measured(setting.pop(name, None), f"{name}[{k}]")
         rows.append(Row(setting, {name: share}))
@@ -165,10 +165,10 @@ def _row(fields: dict[str, Any], number: int) -> Row:
 
 
 def _metrics(content: Any, where: str) -> dict[str, Measured]:
-    found = _object(content, where)
-    if len(found) > MAX_METRICS:
+    entries = _object(content, where)
+    if len(entries) > MAX_METRICS:
         raise ValueError(f"{where} holds more than {MAX_METRICS}")
-    return {name: _measured(value, f"{where}.{name}") for name, value in found.items()}
+    return {name: _measured(value, f"{where}.{name}") for name, value in entries.items()}
 
 
 def _measured(content: Any, where: str) -> Measured:

@@ -34,21 +34,21 @@ def film(runs: Sequence[Run]) -> Html:
     parts = []
     for k, run in enumerate(runs):
         drawn = run.drawn
-        found = drawn if isinstance(drawn, str) else drawn.film
+        picture = drawn if isinstance(drawn, str) else drawn.film
         if len(runs) > 1:
             parts.append(overview.heading(run, k))
-        if isinstance(found, str) or isinstance(drawn, str):
-            parts.append(note(found))
+        if isinstance(picture, str) or isinstance(drawn, str):
+            parts.append(note(picture))
             continue
-        num, frames = found.shape[:2]
+        num, frames = picture.shape[:2]
         alt = (
             f"{num} rows of {frames} pictures each: from pure noise on the left to the finished "
             f"sample on the right, drawn by {short(run.name)}"
         )
-        strip = pictures.picture(_strip(found), alt, FILM_BYTES // len(runs))
+        strip = pictures.picture(_strip(picture), alt, FILM_BYTES // len(runs))
         box = tag("div", strip, class_="scroll film", role="region", tabindex="0",
                   aria_label=f"Film strip of {short(run.name)}")  # fmt: skip
-        parts.append(tag("figure", box, tag("figcaption", tag("span", drawn.film_told))))
+        parts.append(tag("figure", box, tag("figcaption", tag("span", drawn.film_caption))))
     return join(parts)
 
 
@@ -91,7 +91,7 @@ def _trade_off(run: Run, name: str, path: Path, runs: Sequence[Run]) -> Html:
 
 def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
     parts: list[Html] = [overview.heading(run, colour)] if len(runs) > 1 else []
-    known = {e.name: e for e in run.evaluations.evaluations}
+    by_name = {e.name: e for e in run.evaluations.evaluations}
     if not run.nearest:
         parts.append(note("No evaluation has drawn them yet (DIR/eval/NAME_nearest.png)."))
     for path in run.nearest[:NEAREST]:
@@ -100,7 +100,7 @@ def _nearest(run: Run, colour: int, runs: Sequence[Run]) -> Html:
         box = tag("div", shown, class_="scroll", role="region", tabindex="0", aria_label=alt)
         name = path.stem.removesuffix(f"_{NEAREST_NAME}")
         caption = tag(
-            "span", f"Evaluation {short(name)}{_drawn_how(known.get(name), NEAREST_NAME)}"
+            "span", f"Evaluation {short(name)}{_drawn_how(by_name.get(name), NEAREST_NAME)}"
         )
         parts.append(tag("figure", box, tag("figcaption", caption)))
     if len(run.nearest) > NEAREST:
@@ -113,25 +113,25 @@ def _drawn_how(evaluation: Evaluation | None, picture: str) -> str:
     if evaluation is None or not evaluation.rows:
         return ""
     row = evaluation.rows[0]
-    told = f": {results.described(evaluation, row)}"
+    text = f": {results.described(evaluation, row)}"
     for name, measured in row.metrics.items():
         if name in evaluation.labels and evaluation.labels[name].picture == picture:
             value, interval = results.figures(measured)
-            told += f"; {short(name)} {value}" + (f" ({interval})" if interval else "")
-    return told
+            text += f"; {short(name)} {value}" + (f" ({interval})" if interval else "")
+    return text
 
 
 def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
     title = overview.heading(run, colour) if len(runs) > 1 else None
     if not run.samples:
-        told = "No samples were drawn in training (DIR/samples/*.png)."
-        return tag("div", title, note(run.no_images or told))
-    chosen = spread(run.samples, max(PICTURES // len(runs), 2))
-    most = SAMPLE_BYTES // (len(chosen) * len(runs))
+        text = "No samples were drawn in training (DIR/samples/*.png)."
+        return tag("div", title, note(run.no_images or text))
+    slides = spread(run.samples, max(PICTURES // len(runs), 2))
+    most = SAMPLE_BYTES // (len(slides) * len(runs))
     frames = [
         tag("figure", _shown(path, f"Samples of {short(run.name)}, {short(caption)}", most),
             tag("figcaption", short(caption)))
-        for caption, path in chosen
+        for caption, path in slides
     ]  # fmt: skip
     label = f"Samples of {short(run.name)} through training"
     slider = tag(
@@ -139,20 +139,20 @@ def _slides(run: Run, colour: int, runs: Sequence[Run]) -> Html:
         tag("button", "▶", type="button", aria_label="Play"),
         tag("input", type="range", min=0, max=len(frames) - 1, value=len(frames) - 1, step=1,
             aria_label=label),
-        tag("output", short(chosen[-1][0])),
+        tag("output", short(slides[-1][0])),
         class_="slider",
         hidden=True,
     )  # fmt: skip
     box = tag("div", *frames, class_="frames", tabindex="0", role="region", aria_label=label)
     if len(frames) == 1:  # nothing to slide
         return tag("div", title, box, note("There is one picture so far."), class_="slides")
-    told = f"All {len(frames)} pictures."
+    text = f"All {len(frames)} pictures."
     if len(frames) < len(run.samples):
-        told = (
+        text = (
             f"{len(frames)} of {len(run.samples):,} pictures, evenly spaced, the first and the "
             "last among them."
         )
-    return tag("div", title, box, slider, note(told), data_slides=True)
+    return tag("div", title, box, slider, note(text), data_slides=True)
 
 
 def _shown(path: Path, alt: str, most: int) -> Html:
@@ -163,10 +163,10 @@ def _shown(path: Path, alt: str, most: int) -> Html:
         return note(f"{short(path.name)} cannot be shown: {short(str(error))}.")
 
 
-def _strip(found: np.ndarray) -> np.ndarray:
+def _strip(array: np.ndarray) -> np.ndarray:
     """Images [N, frames, H, W, C] as one picture, transparent between them."""
-    num, frames, *shape = found.shape
-    tiles = found.reshape(num * frames, *shape)
+    num, frames, *shape = array.shape
+    tiles = array.reshape(num * frames, *shape)
     colour = figures.grid(tiles, frames).repeat(3 if shape[-1] == 1 else 1, axis=-1)
     # On black tiles the grid's own white is what lies between.
     gaps = figures.grid(np.zeros((num * frames, *shape[:2], 1), np.uint8), frames)

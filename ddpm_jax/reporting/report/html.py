@@ -23,14 +23,14 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
       **attributes: a trailing underscore is dropped and others become hyphens; True is an attribute
         without a value, None and False are none at all.
     """
-    given = []
+    pairs = []
     for key, value in attributes.items():
         key = key.rstrip("_").replace("_", "-")
         if value is True:
-            given.append(f" {key}")
+            pairs.append(f" {key}")
         elif value is not None and value is not False:
-            given.append(f' {key}="{html.escape(str(value))}"')
-    opening = f"<{name}{''.join(given)}>"
+            pairs.append(f' {key}="{html.escape(str(value))}"')
+    opening = f"<{name}{''.join(pairs)}>"
     return Html(opening if name in VOID else f"{opening}{join(children)}</{name}>")
 
 

@@ -44,12 +44,12 @@ def of_content(content: Any) -> dict[str, Label]:
     """The labels that a result carries, by figure; what has not their shape is left out."""
     if not isinstance(content, dict):
         return {}
-    found = {}
+    labels = {}
     for name, fields in [*content.items()][:MAX_LABELS]:
         if isinstance(fields, dict):
             texts = {f: v for f, v in fields.items() if f in Label._fields and isinstance(v, str)}
-            found[name] = Label(**{"label": name, **texts})
-    return found
+            labels[name] = Label(**{"label": name, **texts})
+    return labels
 
 
 def ordered(names: Iterable[str], labels: Labels) -> list[str]:

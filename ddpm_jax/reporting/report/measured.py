@@ -20,26 +20,26 @@ def metrics(runs: Sequence[Run]) -> Html:
     parts: list[Html | None] = []
     for run in runs:
         if not run.evaluations.evaluations:
-            told = "has not been measured yet: evaluate writes DIR/eval/NAME.json."
-            parts.append(note(f"{short(run.name)} {told}"))
+            reason = "has not been measured yet: evaluate writes DIR/eval/NAME.json."
+            parts.append(note(f"{short(run.name)} {reason}"))
         parts.append(_unreadable(run))
     every = results.results(runs)
-    known = Protocols(runs)
-    if len(known.every) > 1:
+    grouped = Protocols(runs)
+    if len(grouped.every) > 1:
         parts.append(
             note("Values in one table were measured by one protocol and may be compared; those of "
                  "different tables may not.")
         )  # fmt: skip
     room = MAX_RESULTS
-    for protocol in known.every:
-        rows = [r for r in every if known.of(r.evaluation) is protocol]
+    for protocol in grouped.every:
+        rows = [r for r in every if grouped.of(r.evaluation) is protocol]
         if rows or any(map(results.of_data, protocol.evaluations)):
             parts.append(_table(protocol, rows[:room], runs))
             room -= len(rows[:room])
     if len(every) > MAX_RESULTS:
         parts.append(note(f"{len(every) - MAX_RESULTS} more rows are left out."))
-    if known.every:
-        parts.append(protocols.fields_table(known.every))
+    if grouped.every:
+        parts.append(protocols.fields_table(grouped.every))
     return join(parts)
 
 
@@ -60,9 +60,9 @@ def _table(protocol: Protocol, rows: Sequence[Result], runs: Sequence[Run]) -> H
         cells.append([own, *(_cell(held_out.get(name)) for name in names)])
     every = [m for r in rows for m in r.row.metrics.values()] + [*held_out.values()]
     ways = dict.fromkeys(m.interval for m in every if m.interval)
-    told = protocols.told(protocol)
+    text = protocols.described(protocol)
     return join([
-        tag("h3", f"Protocol {protocol.letter}" + (f": {told}" if told else "")),
+        tag("h3", f"Protocol {protocol.letter}" + (f": {text}" if text else "")),
         table(["", *(_head(name, labels) for name in names)], cells,
               label=f"Metrics, protocol {protocol.letter}", class_="named"),
         note("↓ less is better, ↑ more is better, → 1 best near 1.",
@@ -94,9 +94,11 @@ def _cell(measured: Measured | None) -> Html:
 
 
 def _unreadable(run: Run) -> Html | None:
-    found = run.evaluations.unreadable
-    if not found:
+    unreadable = run.evaluations.unreadable
+    if not unreadable:
         return None
-    told = [f"{short(name)} ({reason})" for name, reason in found[:MAX_UNREADABLE]]
-    more = f"; and {len(found) - len(told)} more" if len(found) > len(told) else ""
-    return note(f"Files in eval of {short(run.name)} that cannot be read: {'; '.join(told)}{more}.")
+    texts = [f"{short(name)} ({reason})" for name, reason in unreadable[:MAX_UNREADABLE]]
+    more = f"; and {len(unreadable) - len(texts)} more" if len(unreadable) > len(texts) else ""
+    return note(
+        f"Files in eval of {short(run.name)} that cannot be read: {'; '.join(texts)}{more}."
+    )

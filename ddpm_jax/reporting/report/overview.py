@@ -51,17 +51,17 @@ def config(runs: Sequence[Run], defaults: Mapping[str, Any]) -> Html:
             kind = kind or ("changed" if value != _of(defaults, name) else "")
             cells.append(_value(value, f"value {kind}".strip()))
         rows.append(cells)
-    told = f"{len(changed)} of {len(every)} fields are not the default."
+    text = f"{len(changed)} of {len(every)} fields are not the default."
     if len(runs) > 1:
-        told += (
+        text += (
             f" The {len(differing)} in which the runs differ come first, on a coloured ground."
             if differing
             else " The runs do not differ in any field."
         )
     if len(changed) > MAX_FIELDS:
-        told += f" {len(changed) - MAX_FIELDS} more are left out."
+        text += f" {len(changed) - MAX_FIELDS} more are left out."
     head = ["field", "default", *(short(run.name) for run in runs)]
-    return join([note(told), table(head, rows, label="Config fields that are not the default")])
+    return join([note(text), table(head, rows, label="Config fields that are not the default")])
 
 
 def _of(config: Mapping[str, Any], name: str) -> Any:
@@ -75,7 +75,7 @@ def _value(value: Any, kind: str) -> Html:
 
 
 def _card(run: Run, colour: int) -> Html:
-    told = [
+    entries = [
         ("data", f"{_get(run, 'data.name')}, {_size(run)}"),
         ("network", _network(run)),
         ("schedule", _get(run, "diffusion.schedule")),
@@ -83,7 +83,9 @@ def _card(run: Run, colour: int) -> Html:
         ("sampler", f"{_get(run, 'sample.sampler')}, {_get(run, 'sample.num_steps')} steps"),
         *_figures(run),
     ]  # fmt: skip
-    pairs = [tag("div", tag("dt", name), tag("dd", short(value))) for name, value in told if value]
+    pairs = [
+        tag("div", tag("dt", name), tag("dd", short(value))) for name, value in entries if value
+    ]
     return tag("article", heading(run, colour), tag("dl", pairs), class_="card")
 
 
@@ -105,9 +107,9 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
                 yield f"best {title}", _least(distance)
     if not isinstance(run.attempts, str) and run.attempts:
         seconds = [_seconds(one) for one in run.attempts]
-        known = [s for s in seconds if s is not None]
-        if known:
-            yield "time", _duration(sum(known)) + (" at least" if None in seconds else "")
+        durations = [s for s in seconds if s is not None]
+        if durations:
+            yield "time", _duration(sum(durations)) + (" at least" if None in seconds else "")
         last = run.attempts[-1]
         devices = last["devices"]
         yield "devices", f"{devices.get('count')} {devices.get('kind')}"
@@ -120,10 +122,10 @@ def _least(points: Points) -> str:
 
 
 def _network(run: Run) -> str:
-    told = short(_get(run, "model.name"))
+    text = short(_get(run, "model.name"))
     if not isinstance(run.drawn, str):
-        told += f", {number(run.drawn.parameters)} parameters"
-    return told
+        text += f", {number(run.drawn.parameters)} parameters"
+    return text
 
 
 def _size(run: Run) -> str:
@@ -182,10 +184,10 @@ def _commit(attempt: Mapping[str, Any]) -> str:
 
 
 def _versions(attempt: Mapping[str, Any]) -> str:
-    known = attempt.get("versions")
-    versions = known if isinstance(known, dict) else {}
-    told = [f"{name} {short(versions[name], 40)}" for name in VERSIONS if name in versions]
-    return ", ".join(told) or "unknown"
+    content = attempt.get("versions")
+    versions = content if isinstance(content, dict) else {}
+    texts = [f"{name} {short(versions[name], 40)}" for name in VERSIONS if name in versions]
+    return ", ".join(texts) or "unknown"
 
 
 def _step(step: Any) -> str:
@@ -214,5 +216,5 @@ def _duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    told = [f"{value} {unit}" for value, unit in parts if value]
-    return " ".join(told[:2]) or "0 s"
+    texts = [f"{value} {unit}" for value, unit in parts if value]
+    return " ".join(texts[:2]) or "0 s"

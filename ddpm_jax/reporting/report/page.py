@@ -41,7 +41,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         *([] if compared else [config]),
         ("attempts", "Attempts", overview.attempts(runs)),
     ]
-    told = ", ".join(short(run.name) for run in runs)
+    names = ", ".join(short(run.name) for run in runs)
     contents = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
     body = tag(
         "div",
@@ -54,12 +54,12 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         "header",
         tag("p", "Training report" if len(runs) == 1 else f"{len(runs)} runs compared",
             class_="kicker"),
-        tag("h1", told, class_="long" if len(told) > LONG else None),
+        tag("h1", names, class_="long" if len(names) > LONG else None),
         tag("p", "Written ", tag("time", when, datetime=written.isoformat("T", "minutes"))),
     )  # fmt: skip
     footer = tag("footer", "Written by ddpm_jax's report. This file loads nothing else.")
     sheet = tag("div", header, body, footer, class_="sheet")
-    return _document(f"{told}: report", sheet)
+    return _document(f"{names}: report", sheet)
 
 
 def _section(name: str, title: str, content: Html) -> Html:

@@ -49,16 +49,16 @@ class Protocols:
         return self._of[id(evaluation)]
 
     def _add(self, evaluation: Evaluation) -> None:
-        found = next((p for p in self.every if p.admits(evaluation)), None)
-        if found is None:
-            found = Protocol(_letter(len(self.every)), evaluation.measure, {}, [])
-            self.every.append(found)
-        found.some |= evaluation.some
-        found.evaluations.append(evaluation)
-        self._of[id(evaluation)] = found
+        protocol = next((p for p in self.every if p.admits(evaluation)), None)
+        if protocol is None:
+            protocol = Protocol(_letter(len(self.every)), evaluation.measure, {}, [])
+            self.every.append(protocol)
+        protocol.some |= evaluation.some
+        protocol.evaluations.append(evaluation)
+        self._of[id(evaluation)] = protocol
 
 
-def told(protocol: Protocol) -> str:
+def described(protocol: Protocol) -> str:
     """A protocol in a line: "10,000 samples, features of classifier, seed 0"."""
     fields = flat(protocol.fields | protocol.some)
     num, repeats = fields.get("num_samples"), fields.get("repeats")

@@ -64,27 +64,27 @@ def titled(name: str, labels: Labels) -> str:
 
 
 def nfe(row: Row) -> float | None:
-    """Network evaluations for a sample, if that is told."""
-    found = row.setting.get("nfe")
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e9:
+    """Network evaluations for a sample, if recorded."""
+    count = row.setting.get("nfe")
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count < 1e9:
         return None
-    return float(found)
+    return float(count)
 
 
 def setting(row: Row) -> str:
     """All of a row's setting but its NFE: "guidance_scale 2"."""
     rest = {name: value for name, value in row.setting.items() if name != "nfe"}
-    return ", ".join(f"{short(name)} {_told(value)}" for name, value in rest.items())
+    return ", ".join(f"{short(name)} {_text(value)}" for name, value in rest.items())
 
 
 def sampler(evaluation: Evaluation) -> str:
-    """The sampler and its order, if that is told: "dpm_solver_pp, order 3"."""
+    """The sampler and its order, if recorded: "dpm_solver_pp, order 3"."""
     sampling = evaluation.protocol.get("sampling")
     if not isinstance(sampling, dict):
         return ""
     order = sampling.get("order")
-    told = short(sampling.get("sampler", "unknown sampler"))
-    return f"{told}, order {short(order)}" if order is not None else told
+    text = short(sampling.get("sampler", "unknown sampler"))
+    return f"{text}, order {short(order)}" if order is not None else text
 
 
 def samplings(evaluations: Sequence[Evaluation]) -> dict[int, str]:
@@ -92,27 +92,27 @@ def samplings(evaluations: Sequence[Evaluation]) -> dict[int, str]:
     groups: dict[str, list[Evaluation]] = {}
     for one in evaluations:
         groups.setdefault(sampler(one), []).append(one)
-    found = {}
+    texts = {}
     for name, group in groups.items():
         every = [_options(one) for one in group]
         fields = sorted({field for options in every for field in options})
         varied = [f for f in fields if len({repr(options.get(f)) for options in every}) > 1]
         for one, options in zip(group, every, strict=True):
-            told = [f"{short(f, 40)} {_told(options[f])}" for f in varied if f in options]
-            found[id(one)] = ", ".join([name, *told])
-    return found
+            settings = [f"{short(f, 40)} {_text(options[f])}" for f in varied if f in options]
+            texts[id(one)] = ", ".join([name, *settings])
+    return texts
 
 
 def described(evaluation: Evaluation, row: Row, sampled: bool = True) -> str:
     """What a row is of: "ddim, NFE 50, guidance_scale 2, step 1,500"."""
     step, calls = evaluation.run.get("checkpoint_step"), nfe(row)
-    told = [
+    parts = [
         sampler(evaluation) if sampled else "held-out images",
         f"NFE {calls:g}" if calls is not None else "",
         setting(row),
         f"step {step:,}" if isinstance(step, int) else "",
     ]
-    return ", ".join(part for part in told if part)
+    return ", ".join(part for part in parts if part)
 
 
 def figures(measured: Measured) -> tuple[str, str]:
@@ -140,10 +140,10 @@ def _digits(value: float, width: float) -> int | None:
 
 def _options(evaluation: Evaluation) -> dict[str, Any]:
     sampling = evaluation.protocol.get("sampling")
-    known = sampling if isinstance(sampling, dict) else {}
-    return {n: v for n, v in known.items() if n not in ("sampler", "order", "num_steps")}
+    fields = sampling if isinstance(sampling, dict) else {}
+    return {n: v for n, v in fields.items() if n not in ("sampler", "order", "num_steps")}
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return number(value) if is_number and abs(value) < 1e300 else short(value)

@@ -14,7 +14,7 @@ from ddpm_jax.reporting.report.labels import Labels, ordered
 EVALUATED = "evaluation_"  # before the name of a figure, in metrics.jsonl
 
 
-class Levels(NamedTuple):
+class ScheduleCurve(NamedTuple):
     """A path from data to noise: alpha and sigma at times t in [0, 1], float64 [N] each."""
 
     t: np.ndarray
@@ -43,17 +43,17 @@ class Drawn(NamedTuple):
     Attributes:
       step: of the checkpoint.
       parameters: how many the network has.
-      levels: of its schedule, which may be learned.
+      curve: of its schedule, which may be learned.
       film: uint8 [N, frames, H, W, C], from noise to image.
-      film_told: how it was drawn.
+      film_caption: how it was drawn.
       losses: of the moving average.
     """
 
     step: int
     parameters: int
-    levels: Levels
+    curve: ScheduleCurve
     film: np.ndarray | str
-    film_told: str
+    film_caption: str
     losses: LossByTime | str
 
 
@@ -66,7 +66,7 @@ class Run:
       workdir: where it lies.
       config: {dotted name: value}.
       attempts: entries of the manifest, oldest first.
-      levels: of its schedule.
+      curve: of its schedule.
       drawn: what needs the network.
       metrics: curves by step.
       samples: pictures of samples with their steps, in the order of training.
@@ -81,20 +81,22 @@ class Run:
     workdir: pathlib.Path
     config: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]] | str
-    levels: Levels | str
+    curve: ScheduleCurve | str
     drawn: Drawn | str
     metrics: curves.Metrics | str
     samples: Sequence[tuple[str, pathlib.Path]]
     nearest: Sequence[pathlib.Path]
-    evaluations: evaluations.Found
+    evaluations: evaluations.EvaluationFiles
     labels: Labels = dataclasses.field(default_factory=dict)
     trade_offs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     no_images: str = ""
 
 
-def trade_offs(folder: pathlib.Path, found: evaluations.Found) -> dict[str, pathlib.Path]:
+def trade_offs(
+    folder: pathlib.Path, contents: evaluations.EvaluationFiles
+) -> dict[str, pathlib.Path]:
     """The pictures DIR/eval/NAME.png of evaluations at several scales, by NAME."""
-    names = {one.name for one in found.evaluations}
+    names = {one.name for one in contents.evaluations}
     return {p.stem: p for p in folders.listed(folder, ".png") if p.stem in names}
 
 
@@ -113,30 +115,30 @@ def distances(run: Run) -> list[tuple[str, str]]:
 def metrics(workdir: pathlib.Path) -> curves.Metrics | str:
     """The curves of a workdir's metrics.jsonl, or why there are none."""
     try:
-        found = curves.read(workdir / "metrics.jsonl")
+        logged = curves.read(workdir / "metrics.jsonl")
     except FileNotFoundError:
         return "There is no metrics.jsonl, so nothing is known of its training."
     except (OSError, ValueError) as error:
         return f"metrics.jsonl cannot be read: {getattr(error, 'strerror', None) or error}."
-    return found if found.curves else "metrics.jsonl holds no figures yet."
+    return logged if logged.curves else "metrics.jsonl holds no figures yet."
 
 
 def samples(workdir: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     """(caption, file) of the pictures in DIR/samples, in the order of the steps they name."""
-    found = []
+    entries = []
     for path in folders.listed(workdir / "samples", ".png"):
         digits = re.search(r"(\d{1,18})$", path.stem)
         step = int(digits[1]) if digits else -1
         caption = f"step {step:,}" if path.stem.startswith("step_") and digits else path.stem
-        found.append((step, path.name, caption, path))
-    return [(caption, path) for *_, caption, path in sorted(found)]
+        entries.append((step, path.name, caption, path))
+    return [(caption, path) for *_, caption, path in sorted(entries)]
 
 
 def names(workdirs: Sequence[pathlib.Path]) -> list[str]:
     """The shortest ends of these paths that tell them apart, the last folder's name at least."""
     parts = [path.parts for path in workdirs]
     for length in range(1, max(map(len, parts)) + 1):
-        told = ["/".join(p[-length:]) for p in parts]
-        if len(set(told)) == len(told):
-            return told
+        endings = ["/".join(p[-length:]) for p in parts]
+        if len(set(endings)) == len(endings):
+            return endings
     return [str(path) for path in workdirs]

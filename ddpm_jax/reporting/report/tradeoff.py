@@ -31,9 +31,9 @@ def against_nfe(runs: Sequence[Run]) -> Html:
     left = 0
     drawn = 0
     protocols = Protocols(runs)
-    known = [r for r in results(runs) if nfe(r.row) is not None]
-    groups = _grouped(known, lambda r: (protocols.of(r.evaluation).letter, setting(r.row)))
-    for (letter, told), group in groups:
+    counted = [r for r in results(runs) if nfe(r.row) is not None]
+    groups = _grouped(counted, lambda r: (protocols.of(r.evaluation).letter, setting(r.row)))
+    for (letter, text), group in groups:
         charts = list(_charts(group, runs))
         if not charts:
             continue
@@ -41,7 +41,7 @@ def against_nfe(runs: Sequence[Run]) -> Html:
         left += len(charts[room:])
         drawn += len(charts)
         if charts[:room]:
-            title = ", ".join(part for part in (told, f"protocol {letter}") if part)
+            title = ", ".join(part for part in (text, f"protocol {letter}") if part)
             parts.append(tag("h3", title))
             parts.append(tag("div", *charts[:room], class_="charts"))
     if not parts:
@@ -62,9 +62,9 @@ def _charts(group: Sequence[Result], runs: Sequence[Run]) -> Iterable[Html]:
     dashes = list(dict.fromkeys(kinds.values()))
     compared = len({r.place for r in group}) > 1
 
-    def line(place: int, kind: str, given: Sequence[Result], name: str) -> Line:
+    def line(place: int, kind: str, members: Sequence[Result], name: str) -> Line:
         # What was measured twice is one point.
-        points = sorted({(nfe(r.row) or 0.0, *_numbers(r.row.metrics[name])) for r in given})
+        points = sorted({(nfe(r.row) or 0.0, *_numbers(r.row.metrics[name])) for r in members})
         x, y, low, high = np.array(points, np.float64).T
         dash = dashes.index(kind)
         # A run keeps its colour; where only one was measured, samplers have those of no run.
@@ -76,7 +76,7 @@ def _charts(group: Sequence[Result], runs: Sequence[Run]) -> Iterable[Html]:
     for name in ordered((name for r in group for name in r.row.metrics), labels):
         having = [r for r in group if name in r.row.metrics]
         every = _grouped(having, lambda r: (r.place, kinds[id(r.evaluation)]))
-        lines = [line(place, kind, given, name) for (place, kind), given in every]
+        lines = [line(place, kind, members, name) for (place, kind), members in every]
         lines = [one for one in lines if np.isfinite(one.y).any()]
         places = sorted({x for one in lines for x in one.x[np.isfinite(one.y)]})
         if len(places) > 1:
@@ -87,12 +87,12 @@ def _charts(group: Sequence[Result], runs: Sequence[Run]) -> Iterable[Html]:
 
 def _kinds(results: Sequence[Result]) -> dict[int, str]:
     """{id of an evaluation: its sampler}, and its checkpoint where its run has several."""
-    told = samplings([r.evaluation for r in results])
+    names = samplings([r.evaluation for r in results])
     steps: dict[int, set[str]] = {}
     for r in results:
         steps.setdefault(r.place, set()).add(_step(r))
     several = {id(r.evaluation): _step(r) for r in results if len(steps[r.place]) > 1}
-    return {k: f"{name}, {several[k]}" if k in several else name for k, name in told.items()}
+    return {k: f"{name}, {several[k]}" if k in several else name for k, name in names.items()}
 
 
 def _step(result: Result) -> str:

@@ -7,8 +7,7 @@ import numpy as np
 from ddpm_jax.reporting.report import curves
 from ddpm_jax.reporting.report.charts import Line, chart, positive
 from ddpm_jax.reporting.report.html import Html, join, note, short, tag
-from ddpm_jax.reporting.report.runs import Levels, Run
-from ddpm_jax.reporting.report.runs import distances as distances_of
+from ddpm_jax.reporting.report.runs import Run, ScheduleCurve, distances
 
 QUARTERS = ("0 to ¼, nearly clean", "¼ to ½", "½ to ¾", "¾ to 1, nearly noise")
 LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
@@ -16,7 +15,7 @@ LOUD = 3.0  # sigma beyond this asks for a logarithmic axis
 
 def figures(runs: Sequence[Run]) -> Html:
     """Loss, gradient norm, held-out loss and learning rate by step."""
-    distances = {curve: label for run in runs for curve, label in distances_of(run)}
+    titles = {curve: label for run in runs for curve, label in distances(run)}
     return join([
         *_missing(runs),
         _wide(_by_step(runs, "Loss in training", "loss", log_y=True, smooth=True,
@@ -27,7 +26,7 @@ def figures(runs: Sequence[Run]) -> Html:
                      note="Of the moving average; noise and times are the same at each step."),
             *[_by_step(runs, title, name, must=False,
                        note="Of samples drawn on the way, to the training data.")
-              for name, title in distances.items()],
+              for name, title in titles.items()],
             _by_step(runs, "Gradient norm", "grad_norm", log_y=True, smooth=True,
                      note="Before clipping."),
             _by_step(runs, "Learning rate", "learning_rate"),
@@ -51,10 +50,10 @@ def by_time(runs: Sequence[Run]) -> Html:
             Line(run.name, losses.t, losses.mean, k, k, losses.mean - error, losses.mean + error,
                  points=True)
         )  # fmt: skip
-        told = f"{losses.num:,} draws of held-out images, their noise and t"
+        draws = f"{losses.num:,} draws of held-out images, their noise and t"
         assert not isinstance(run.drawn, str)
         parts.append(
-            note(_of(run, runs), f"Moving average of step {run.drawn.step:,}, {told}, by the "
+            note(_of(run, runs), f"Moving average of step {run.drawn.step:,}, {draws}, by the "
                  "run's own draw of times. Bars are two standard errors.")
         )  # fmt: skip
     if lines:
@@ -69,20 +68,20 @@ def by_time(runs: Sequence[Run]) -> Html:
 
 def schedule(runs: Sequence[Run]) -> Html:
     """alpha, sigma and log-SNR by t."""
-    groups: list[tuple[Levels, list[int]]] = []  # runs of one schedule are drawn once
+    groups: list[tuple[ScheduleCurve, list[int]]] = []  # runs of one schedule are drawn once
     parts = []
     for k, run in enumerate(runs):
-        found = run.levels
-        if isinstance(found, str) and not isinstance(run.drawn, str):
-            found = run.drawn.levels
-        if isinstance(found, str):
-            parts.append(note(_of(run, runs), found))
+        curve = run.curve
+        if isinstance(curve, str) and not isinstance(run.drawn, str):
+            curve = run.drawn.curve
+        if isinstance(curve, str):
+            parts.append(note(_of(run, runs), curve))
             continue
-        same = [places for at, places in groups if _equal(at, found)]
+        same = [places for at, places in groups if _equal(at, curve)]
         if same:
             same[0].append(k)
         else:
-            groups.append((found, [k]))
+            groups.append((curve, [k]))
     if not groups:
         return join(parts)
     if len(groups) == 1 and len(groups[0][1]) > 1:
@@ -95,8 +94,8 @@ def schedule(runs: Sequence[Run]) -> Html:
         colours = (k, k) if many else (0, 1)
         paths.append(Line(names[0], at.t, at.alpha, colours[0], 0))
         paths.append(Line(names[1], at.t, at.sigma, colours[1], 1))
-        told = name if many or len(runs) == 1 else "log-SNR"
-        ratios.append(Line(told, at.t, _log_snr(at), k if many else 0, k if many else 0))
+        label = name if many or len(runs) == 1 else "log-SNR"
+        ratios.append(Line(label, at.t, _log_snr(at), k if many else 0, k if many else 0))
     loud = any(at.sigma.max() > LOUD for at, _ in groups)
     return join([
         *parts,
@@ -109,34 +108,34 @@ def schedule(runs: Sequence[Run]) -> Html:
     ])  # fmt: skip
 
 
-def _equal(a: Levels, b: Levels) -> bool:
+def _equal(a: ScheduleCurve, b: ScheduleCurve) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _log_snr(at: Levels) -> np.ndarray:
+def _log_snr(at: ScheduleCurve) -> np.ndarray:
     with np.errstate(divide="ignore"):
         ratio = 2 * (np.log(at.alpha) - np.log(at.sigma))
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
 def _missing(runs: Sequence[Run]) -> list[Html]:
-    told = []
+    notes = []
     for run in runs:
         if isinstance(run.metrics, str):
-            told.append(note(_of(run, runs), run.metrics))
+            notes.append(note(_of(run, runs), run.metrics))
             continue
         if run.metrics.unreadable:
-            told.append(
+            notes.append(
                 note(_of(run, runs), f"Lines of metrics.jsonl that cannot be read and are left "
                      f"out: {run.metrics.unreadable:,}.")
             )  # fmt: skip
         for name, curve in run.metrics.curves.items():
             if curve.missing:
-                told.append(
+                notes.append(
                     note(_of(run, runs), f"{short(name)} was not a finite number in "
                          f"{curve.missing:,} lines; they are left out.")
                 )  # fmt: skip
-    return told
+    return notes
 
 
 def _by_step(
@@ -166,18 +165,18 @@ def _by_step(
         lines.append(Line(run.name, points.steps, curves.smooth(points), k, k))
     if not lines:
         logged = any(not isinstance(r.metrics, str) and name in r.metrics.curves for r in runs)
-        told = "no finite number" if logged else "nothing"
-        return tag("p", f"{title}: {told} was logged.", class_="note") if must else None
+        reason = "no finite number" if logged else "nothing"
+        return tag("p", f"{title}: {reason} was logged.", class_="note") if must else None
     logarithmic = log_y and positive([*behind, *lines])
     return chart(title, [*behind, *lines], x_label="step", log_y=logarithmic, note=note)
 
 
 def _quarters(run: Run, runs: Sequence[Run]) -> Html | None:
     lines = []
-    for q, told in enumerate(QUARTERS):
+    for q, quarter in enumerate(QUARTERS):
         points = None if isinstance(run.metrics, str) else run.metrics.points(f"loss_q{q + 1}")
         if points is not None:
-            lines.append(Line(f"t {told}", points.steps, curves.smooth(points), q, q))
+            lines.append(Line(f"t {quarter}", points.steps, curves.smooth(points), q, q))
     if not lines:
         return None
     title = "Loss in training by quarter of t"

@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
     Attributes:
       loss: [B], of each example.
       t: [B], the times that were drawn; zeros where there are none.
-      weight: [B]; the mean of weight times loss is what is minimised. 1 but for times drawn by
+      weight: [B]; the mean of weight times loss is what is minimised. 1 except for times drawn by
         importance.
       extra: what is kept in TrainState.extra after the batch.
     """

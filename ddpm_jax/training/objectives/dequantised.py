@@ -11,7 +11,7 @@ from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
 
 
 def dequantised(objective: Objective, levels: int) -> Objective:
-    """The same objective on pixels that are spread evenly over their cells, anew in each step.
+    """The same objective on pixels spread evenly over their cells, drawn again in each step.
 
     The noise is drawn on the device, for each example from the step's key and its place in the
     batch, as every draw: a resumed run sees what an uninterrupted one sees.

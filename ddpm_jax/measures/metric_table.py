@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ddpm_jax.config import code
+from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
@@ -56,7 +56,7 @@ _ROWS = (
         pixel_metrics.label_accuracy, default=True,
     ),
     Metric(
-        "attributes", "samples that show all they were told", HIGHER, Needs.ATTRIBUTES,
+        "attributes", "samples that show all their conditions", HIGHER, Needs.ATTRIBUTES,
         attributes.measure, check=attributes.check, prompts=attributes.held_out_images,
         default=True,
     ),
@@ -65,7 +65,7 @@ _ROWS = (
         attributes.measure, check=attributes.check_pairs, prompts=attributes.held_out_pairs,
     ),
     Metric(
-        "composed_pairs", "the same, told apart", HIGHER, Needs.ATTRIBUTES, attributes.measure,
+        "composed_pairs", "the same, composed", HIGHER, Needs.ATTRIBUTES, attributes.measure,
         check=attributes.check_pairs,
         prompts=functools.partial(attributes.held_out_pairs, composed=True),
     ),
@@ -108,22 +108,22 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
       among: those that can be asked for here, own ones aside.
 
     Raises:
-      UserError: for no names, one that is unknown, or a part that is no metric.
+      UserError: for no names, one that is unknown, or a part that is not a metric.
     """
-    known = {one.name: one for one in among}
-    choices = f"need some of {', '.join(known)}, or your own as package.module:name"
+    by_name = {one.name: one for one in among}
+    choices = f"need some of {', '.join(by_name)}, or your own as package.module:name"
     if not names:
         raise UserError(f"--metrics is empty: {choices}")
-    found: dict[str, Metric] = {}
+    selected: dict[str, Metric] = {}
     for name in names:
-        if name in known:
-            found[name] = known[name]
-        elif code.is_own(name):
-            found[name] = own_parts.metric(name)
+        if name in by_name:
+            selected[name] = by_name[name]
+        elif own_code.is_own(name):
+            selected[name] = own_parts.metric(name)
         else:
             raise UserError(f"--metrics={name}: {choices}")
-    _check_apart(found.values())
-    return [*found.values()]
+    _check_apart(selected.values())
+    return [*selected.values()]
 
 
 def distances() -> list[Metric]:

@@ -16,7 +16,7 @@ from ddpm_jax.samplers import grids
 Score = Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]
 
 
-class Figure(NamedTuple):
+class MeanAndError(NamedTuple):
     """A mean over examples and its standard error."""
 
     mean: float
@@ -137,7 +137,7 @@ def chain_times(schedule: Schedule, num_steps: int) -> np.ndarray | None:
 
 def full_pass(
     score: Score, params: Any, images: np.ndarray, *, seed: int = 0, batch_size: int = 64
-) -> dict[str, Figure]:
+) -> dict[str, MeanAndError]:
     """The mean of every score over all examples, with the standard error of that mean.
 
     The draws for example k follow from (seed, k), whatever the batch size; the last batch is padded
@@ -170,5 +170,5 @@ def full_pass(
     return {name: _figure(np.concatenate(bits)) for name, bits in collected.items()}
 
 
-def _figure(values: np.ndarray) -> Figure:
-    return Figure(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+def _figure(values: np.ndarray) -> MeanAndError:
+    return MeanAndError(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
