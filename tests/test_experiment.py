@@ -16,6 +16,7 @@ from ddpm_jax.build import paths, sampling
 from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import training_evaluation
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.trained import program
@@ -119,8 +120,10 @@ def nonsense():
 
 @pytest.mark.parametrize(("group", "name", "value"), list(nonsense()))
 def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
+    config = tiny_config(**{group: {name: value}})
     with pytest.raises(UserError, match=f"config.{group}"):
-        experiment.build(tiny_config(**{group: {name: value}}))
+        experiment.build(config)
+        training_evaluation.check(config)  # as training does: metrics are unknown to `build`
 
 
 @pytest.mark.wide(8)
@@ -176,7 +179,7 @@ def test_every_schedule_can_be_sampled(name):
         (
             "diffusion",
             {"schedule": "linear", "time_min": 0.1},
-            "linear are its own steps",
+            r"t_min=0.1: the times of linear",
         ),
         ("diffusion", {"loss": "simple", "vlb_weight": 0.1}, r"vlb_weight=0.1.*\(hybrid has\)"),
         ("diffusion", LEARNED | {"gamma_0": 5.0, "gamma_1": -5.0}, "gamma_0=5.0, gamma_1=-5.0"),

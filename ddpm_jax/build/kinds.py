@@ -29,7 +29,7 @@ class Kind:
       objective: (config, network, schedule, own parts) -> what is minimised; a schedule of None is
         learned by the network.
       face: what `experiment.load` gives, a name of `trained.load.FACES`.
-      measures: what metrics of it are measured on, names of `measures.metric.Needs`.
+      measures: what metrics of it are measured on, members of `measures.metric.Needs`.
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        measures=("features", "logits", "pixels", "labels", "attributes", "likelihood"),
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "LIKELIHOOD"),
         watches=("sample", "evaluate"),
         guides="weaker",
         next=upsampling.next_command,
@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
         network=networks.classifier,
         objective=objectives.classification,
         face="classifier",
-        measures=("classifier",),
+        measures=("CLASSIFIER",),
         guides="classifier",
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",

@@ -279,12 +279,11 @@ def _check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None
         "time_draw",
         f"loss={d.get('loss')} is a mean over uniform times; set one of {', '.join(OF_A_BOUND)}",
     )
-    _need(
-        d,
-        "t_min" not in d.time_options or schedule is None or schedule.betas is None,
-        "time_options",
-        f"the times of {d.schedule} are its own steps; leave t_min out",
-    )
+    if "t_min" in d.time_options and schedule is not None and schedule.betas is not None:
+        raise UserError(
+            f"config.diffusion.time_options.t_min={d.time_options.t_min}: the times of "
+            f"{d.schedule} are its own steps; leave it out"
+        )
     _need(
         d,
         d.time_draw != "importance" or (schedule is not None and schedule.betas is not None),

@@ -100,9 +100,9 @@ def parameterisation(c: ConfigDict) -> prediction.Parameterisation:
     d = c.diffusion
     if d.prediction not in OF_OPTIONS:
         if d.prediction_options:
-            option = next(iter(d.prediction_options))
+            option, value = next(iter(d.prediction_options.items()))
             raise UserError(
-                f"config.diffusion.prediction_options.{option}: only prediction="
+                f"config.diffusion.prediction_options.{option}={value!r}: only prediction="
                 f"{', '.join(OF_OPTIONS)} has options; leave it out"
             )
         return prediction.parameterisation(d.prediction)

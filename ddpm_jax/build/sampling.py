@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
 from ddpm_jax.config import earlier
-from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.choose import choose, defaults_of, keywords
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import guidance
 from ddpm_jax.diffusion.prediction import Denoised, Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.samplers import base
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
@@ -179,7 +179,7 @@ def flat(c: ConfigDict) -> dict[str, Any]:
     return fields | options | {f"grid_{name}": value for name, value in of_grid.items()}
 
 
-def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
+def changed(changes: Mapping[str, Any], c: ConfigDict, own: Own = NONE) -> dict[str, Any]:
     """Changes of config.sample as its fields, from fields and options of sampler or grid by name.
 
     Another sampler or grid does not inherit the first one's options.
@@ -187,6 +187,10 @@ def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
     Args:
       changes: fields of config.sample, and options of the sampler: eta=0.5.
       c: the config that is changed.
+      own: the user's own parts.
+
+    Raises:
+      UserError: for a name that is neither a field nor an option of the sampler.
     """
     if set(earlier.JUMPS) & set(changes) and changes.get("sampler") == "ancestral":
         changes = {**changes, "sampler": "repaint"}  # as it was named in earlier versions
@@ -198,10 +202,17 @@ def changed(changes: Mapping[str, Any], c: ConfigDict) -> dict[str, Any]:
             fields.setdefault("threshold", None)  # it was set to suit the first one
         before = c.sample[options].to_dict() if same else {}
         fields[options] = before | dict(fields.get(options, {}))
+    sampler_name = fields.get("sampler", c.sample.sampler)
+    options = defaults_of(choose("sample.sampler", sampler_name, SAMPLERS, own))
     for name, value in named.items():
-        moved = earlier.place(f"sample.{name}") or f"sample.options.{name}"
-        _, options, key = moved.split(".")
-        fields[options] |= {key: value}
+        place = earlier.place(f"sample.{name}")
+        if place is None and name not in options:
+            names = [*c.sample, *(option for option in options if option not in BY_PROGRAM)]
+            hint = suggest(f"sample.{name}", [f"sample.{one}" for one in names])
+            raise UserError(f"no such config field sample.{name}{hint}")
+        moved = place or f"sample.options.{name}"
+        _, group, key = moved.split(".")
+        fields[group] |= {key: value}
     if fields.get("threshold") is not None:
         # The config's default; asked for beside it, it is refused.
         fields = {"clip_x0": False, **fields}

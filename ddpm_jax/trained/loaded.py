@@ -224,7 +224,7 @@ class Loaded:
             )
         if not options:
             return self.experiment
-        options = sampling.changed(options, self.experiment.config)
+        options = sampling.changed(options, self.experiment.config, self.experiment.own)
         return program.sampled_with(self.experiment, options)
 
     def classes(

@@ -62,7 +62,11 @@ def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
             images[: num // 2] = 255  # half of them show nothing
         description = {"conditions": conditions, "guidance_scale": guidance_scale}
         return experiment.Drawing(
-            num, num, description, lambda rows: iter([images[rows.start : rows.stop]])
+            num,
+            num,
+            description,
+            np.full(num, -1, np.int32),
+            lambda rows: iter([images[rows.start : rows.stop]]),
         )
 
     monkeypatch.setattr(experiment.Loaded, "drawing", drawing)

@@ -58,11 +58,11 @@ def test_every_field_that_differs_is_named_with_its_type(trained):
         "optim.learning_rate: 0.001 (float) there, 0.01 (float) here",
         "data.batch_size: 8 (int) there, 4 (int) here",
         "diffusion.schedule: 'cosine' (str) there, 'linear' (str) here",
-        "diffusion.beta_end: None there, 0.5 (float) here",
+        "diffusion.schedule_options.beta_end: None there, 0.5 (float) here",
     ):
         assert line in said
     assert "warmup_steps" not in said
-    assert "--allow_drift=data.batch_size,diffusion.beta_end," in said
+    assert "--allow_drift=data.batch_size,diffusion.schedule," in said
     assert tiny_runs.snapshot(trained) == before
 
 

@@ -114,10 +114,8 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
     classifier, workdir = tmp_path / "classifier", tmp_path / "run"
     shutil.copytree(finished_run.workdir, workdir)
     config = tiny_runs.tiny_config(
-        model={"name": "classifier"},
-        diffusion={"loss": "cross_entropy", "label_dropout": 0.0, "variance": "fixed_large"},
-        sample={"guidance_scale": 1.0},
-        train={"num_steps": 100, "validate_every": 100, "sample_every": 50},
+        kind="classifier",
+        train={"num_steps": 100, "validate_every": 100},
         data={"batch_size": 32},
         optim={"decay": "constant", "warmup_steps": 0, "learning_rate": 1e-2},
         ema={"decay": 0.8},
@@ -147,7 +145,7 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
     assert "| samples, guidance_scale 1, classifier_scale 5 |" in evaluate.table(report)
 
     for metrics, run, words in (
-        (["accuracy"], workdir, "is of classifiers"),
+        (["accuracy"], workdir, "this run is a diffusion model"),
         (["spread"], classifier, "this run is a classifier"),
         (["bpd"], classifier, "this run is a classifier"),
     ):

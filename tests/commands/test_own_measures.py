@@ -154,7 +154,11 @@ def test_records_and_extractors_are_measured_in_their_space(run):
         (["=fid"], {"space": SpaceFlags("own_measures:flat")}, r"shape \(\d+,\).*need floats"),
         (["=fid"], {"space": SpaceFlags("own_measures:infinite")}, "features are not finite"),
         (["=fid"], {"space": SpaceFlags("own_measures:number")}, "--extractor=.*not callable"),
-        (["=fid"], {"space": SpaceFlags("own_measures:rows", resize="x")}, "resize=x is of"),
+        (
+            ["=fid"],
+            {"space": SpaceFlags("own_measures:rows", resize="x")},
+            "resize=x applies only to",
+        ),
     ],
 )
 def test_what_cannot_be_a_part_is_one_line(run, metrics, options, words):

@@ -147,7 +147,7 @@ def test_samples_are_drawn_as_asked(run):
         UserError, match="--eta applies only to samples, and --metrics=bpd draws none"
     ):
         evaluate.evaluate(str(run), metrics=["bpd"], sampling={"eta": 0.0})
-    with pytest.raises(UserError, match=r"--options=num_stps=1: need name=value.*num_steps"):
+    with pytest.raises(UserError, match=r"sample\.num_stps; did you mean sample\.num_steps"):
         measured(run, "x", metrics=["fid"], options=["num_stps=1"])
 
 

@@ -26,7 +26,7 @@ def default_metrics(workdir: str) -> list[str]:
     if config is None:  # `experiment.load` says what is missing
         needs = {Needs.PIXELS}
     else:
-        needs = {Needs(name) for name in KINDS[config.kind].measures}
+        needs = {Needs[name] for name in KINDS[config.kind].measures}
         takes_labels = bool(config.model.num_classes)
         needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config):
@@ -38,8 +38,8 @@ def check_kind(loaded: Loaded, metrics: Sequence[Metric]) -> None:
     """Raises UserError for a metric of another kind of run."""
     kind = loaded.experiment.kind
     for metric in metrics:
-        if metric.needs.value not in kind.measures:
-            its = _names(one for one in METRICS.values() if one.needs.value in kind.measures)
+        if metric.needs.name not in kind.measures:
+            its = _names(one for one in METRICS.values() if one.needs.name in kind.measures)
             raise UserError(f"--metrics={metric.name}: this run is a {kind.noun}; it has {its}")
 
 
