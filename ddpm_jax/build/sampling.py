@@ -203,11 +203,11 @@ def changed(changes: Mapping[str, Any], c: ConfigDict, own: Own = NONE) -> dict[
         before = c.sample[options].to_dict() if same else {}
         fields[options] = before | dict(fields.get(options, {}))
     sampler_name = fields.get("sampler", c.sample.sampler)
-    options = defaults_of(choose("sample.sampler", sampler_name, SAMPLERS, own))
+    takes = defaults_of(choose("sample.sampler", sampler_name, SAMPLERS, own))
     for name, value in named.items():
         place = earlier.place(f"sample.{name}")
-        if place is None and name not in options:
-            names = [*c.sample, *(option for option in options if option not in BY_PROGRAM)]
+        if place is None and name not in takes:
+            names = [*c.sample, *(option for option in takes if option not in BY_PROGRAM)]
             hint = suggest(f"sample.{name}", [f"sample.{one}" for one in names])
             raise UserError(f"no such config field sample.{name}{hint}")
         moved = place or f"sample.options.{name}"

@@ -176,9 +176,8 @@ def _typed(field: str, value: Any, annotation: Any) -> Any:
         return list(value) if (typing.get_origin(sequences[0]) or sequences[0]) is list else value
     kinds = {*spelled, *([int] if float in spelled else []), *([type(None)] if nothing else [])}
     if type(value) not in kinds:
-        need = {kind.__name__ for kind in kinds} - {"NoneType"} | (
-            {"tuple"} if sequences else set()
-        )
+        need = {kind.__name__ for kind in kinds if kind is not type(None)}
+        need |= {"tuple"} if sequences else set()
         raise UserError(f"{field}={value!r}: need {' or '.join(sorted(need))}")
     return value
 

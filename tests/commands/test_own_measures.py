@@ -157,7 +157,7 @@ def test_records_and_extractors_are_measured_in_their_space(run):
         (
             ["=fid"],
             {"space": SpaceFlags("own_measures:rows", resize="x")},
-            "resize=x applies only to",
+            "resize=x applies only",
         ),
     ],
 )

@@ -207,7 +207,7 @@ def test_mistakes_are_one_line(finished_run, tmp_path):
 
 PEAK = """
 import resource, sys
-from ddpm_jax.commands import report
+from ddpm_jax.commands.report import report
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 report.report(sys.argv[1:2], sys.argv[2], draw=False)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

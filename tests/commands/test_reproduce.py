@@ -121,7 +121,7 @@ def test_what_never_finished_is_compared_at_its_newest_checkpoint(tmp_path):
 def test_a_repetition_that_is_stopped_goes_on(finished, tmp_path, monkeypatch):
     # As a signal after the third step would.
     whole = train.train
-    monkeypatch.setattr(train, "train", lambda *a, until: whole(*a, until=3))
+    monkeypatch.setattr(train, "train", lambda *a, until, **k: whole(*a, until=3, **k))
     result, code = repeat(finished / "manifest.json", tmp_path / "new")
     assert (code, result["equal"], result["got"]) == (75, False, None)
     monkeypatch.undo()
