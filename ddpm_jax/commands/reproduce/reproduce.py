@@ -165,8 +165,10 @@ def _config(
     ]
     if config_files.sha256(entry["config"]) != entry["config_sha256"]:
         filled.append("config_sha256: the config was changed after the run took it down")
-    config = ConfigDict(default.to_dict())
-    config.update(parsed)
+    content = parsed.to_dict()
+    groups = {name: value for name, value in content.items() if isinstance(value, dict)}
+    config = config_files.override(default, groups)
+    config.update({name: value for name, value in content.items() if name not in groups})
     if data_dir is not None:
         config.data.data_dir = data_dir
     return config_files.resolve(config), filled
