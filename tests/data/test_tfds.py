@@ -182,7 +182,7 @@ def test_another_format_is_refused_with_the_remedy(data_dir, tmp_path):
     prepared = copy_of(data_dir, tmp_path)
     info = prepared / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match=r"as tfrecord.*prepare_data.py --dataset=ddpm_tiny_images"):
+    with pytest.raises(UserError, match=r"as tfrecord.*prepare_data --dataset=ddpm_tiny_images"):
         tfds_source("ddpm_tiny_images", "train", tmp_path, (6, 8), 3)
     with pytest.raises(UserError, match=r"as tfrecord: move it away, or choose another --data_dir"):
         prepare("ddpm_tiny_images", tmp_path)
