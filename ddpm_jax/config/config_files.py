@@ -47,6 +47,9 @@ BUILT_IN_NETWORKS = (
 # The fields that name files and folders.
 PATHS = ("data.data_dir", "data.options.labels_file", "train.inception_weights")
 
+# What a config.json that no run wrote raises where it is read.
+BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
 
 def read(workdir: str | Path) -> ConfigDict | None:
     """The config that a run left in its workdir, or None. Raises UserError if it is damaged."""
@@ -59,7 +62,7 @@ def read(workdir: str | Path) -> ConfigDict | None:
             raise ValueError("it is no JSON object")
         return ConfigDict(_completed(content))
     # Keys that are names of its methods are what ConfigDict raises KeyError and others for.
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (*BROKEN, UserError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is not a config: {reason}; name another --workdir") from error
 
@@ -150,7 +153,7 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
     """As this version has it: fields that moved, and the default of each that came later."""
     earlier_kind = "kind" not in content
     content = earlier.translated(content)
-    usual = defaults.get_config(content.get("kind", "")).to_dict()
+    usual = defaults.get_config(content.get("kind", "denoiser")).to_dict()
     if earlier_kind:  # every kind had all fields then, and left alone what was not its own
         content = {group: fields for group, fields in content.items() if group in usual}
     for group, fields in usual.items():
