@@ -161,8 +161,9 @@ def test_a_model_is_told_by_name_and_guided(run, tmp_path):
 
 def test_the_grid_of_a_run_shows_what_held_out_images_do(run):
     source, num = shapes("validation", 16), 20
-    asked = {name: [source[k][name] for k in range(num)] for name in ("shape", "colour")}
-    asked["silhouette"] = np.stack([source[k]["silhouette"] for k in range(num)])
+    rows = [k * len(source) // num for k in range(num)]
+    asked = {name: [source[k][name] for k in rows] for name in ("shape", "colour")}
+    asked["silhouette"] = np.stack([source[k]["silhouette"] for k in rows])
     drawn = experiment.load(run).sample(num, conditions=asked)
     with Image.open(run / "samples" / "step_000004.png") as picture:
         difference = np.asarray(picture).astype(int) - figures.grid(drawn)

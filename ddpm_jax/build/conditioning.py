@@ -157,7 +157,7 @@ def shown(
     batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
     conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
     if upsampling.NAME in condition_names(c):
-        conditions[upsampling.NAME] = upsampling.shrunk(c, batch["image"])
+        conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
     return batch["label"], conditions
 
 
