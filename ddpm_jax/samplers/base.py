@@ -154,11 +154,8 @@ def initial_noise(
 
     Args:
       key: a scalar key, or [shape[0]] keys.
-
-    Raises:
-      ValueError: as `check_noise`.
+      times: the grid; `check_noise` says whether noise alone is a start for it.
     """
-    check_noise(schedule, times)
     like = jnp.zeros(shape, dtype)
     start = jnp.full(shape[:1], times[0], dtype)
     return expand(schedule.sigma(start), like) * normal(as_keys(key), like)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ddpm_jax import samplers
 from ddpm_jax.diffusion import schedules
-from ddpm_jax.samplers import grids
+from ddpm_jax.samplers import base, grids
 
 SCHEDULE = schedules.vp_continuous()
 GRID = grids.log_snr_uniform(SCHEDULE, 40)
@@ -186,7 +186,7 @@ NOT_NOISE = {
 @pytest.mark.parametrize("case", IN_USE)
 def test_noise_is_a_start_for_grids_in_use(case):
     schedule, grid = IN_USE[case]
-    assert np.isfinite(samplers.initial_noise(KEY, schedule, grid(schedule), (2, 3))).all()
+    base.check_noise(schedule, grid(schedule))
 
 
 @pytest.mark.parametrize("case", NOT_NOISE)
@@ -194,7 +194,7 @@ def test_noise_is_no_start_where_an_image_is_still_there(case):
     schedule, grid = NOT_NOISE[case]
     times = grid(schedule)
     with pytest.raises(ValueError, match=rf"begins at t = {times[0]:.4g}.*uniform") as error:
-        samplers.initial_noise(KEY, schedule, times, (2, 3))
+        base.check_noise(schedule, times)
     assert "\n" not in str(error.value)
     # From an image it is one.
     assert np.isfinite(samplers.noised_start(KEY, schedule, times, jnp.ones((2, 3)))).all()
