@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,11 @@ def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> d
         provided=provided,
         choices={name: one.loss for name, one in LOSSES.items()},
     )
+    bound = options.get("vlb_weight")
+    if d.loss in LOSSES and bound is not None and not 0 <= bound < math.inf:
+        raise UserError(
+            f"config.diffusion.loss_options.vlb_weight={bound}: need a finite number, at least 0"
+        )
     return functools.partial(row.loss, **options)
 
 

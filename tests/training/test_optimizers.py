@@ -2,7 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_runs import tiny_config
 
+from ddpm_jax import experiment
+from ddpm_jax.errors import UserError
 from ddpm_jax.training import optimizers
 
 
@@ -49,17 +52,24 @@ def test_a_bad_schedule_is_named(options, named):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "named"),
+    ("optim", "named"),
     [
-        ("sgd", {}, "sgd"),
-        ("adam", {"weight_decay": 0.1}, "adamw"),
-        ("adamw", {"weight_decay": -0.1}, "weight_decay"),
-        ("adam", {"grad_clip": -1.0}, "grad_clip"),
+        ({"name": "sgd"}, "optim.name='sgd': need one of adam, adamw"),
+        ({"weight_decay": 0.1}, "optim.name=adamw"),
+        ({"name": "adamw", "weight_decay": -0.1}, "weight_decay"),
+        ({"grad_clip": -1.0}, "grad_clip"),
+        ({"options": {"beta_1": 0.5}}, "beta_1=0.5: .*did you mean beta"),
     ],
 )
-def test_a_bad_optimizer_is_named(name, options, named):
-    with pytest.raises(ValueError, match=named):
-        optimizers.optimizer(name, optax.constant_schedule(1.0), **options)
+def test_a_bad_optimizer_is_named(optim, named):
+    with pytest.raises(UserError, match=named):
+        experiment.build(tiny_config(optim=optim))
+
+
+def made(name, rate, *, weight_decay=0, grad_clip=0):
+    """As config.optim names it."""
+    decay = {"weight_decay": weight_decay} if weight_decay else {}
+    return optimizers.clipped(getattr(optimizers, name)(rate, **decay), grad_clip)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +87,7 @@ def test_the_updates_are_those_of_torch(name, weight_decay, grad_clip):
 
     params = {k: jnp.asarray(v, jnp.float32) for k, v in start.items()}
     schedule = optimizers.learning_rate(0.1, warmup_steps=5, decay="constant", num_steps=30)
-    ours = optimizers.optimizer(name, schedule, weight_decay=weight_decay, grad_clip=grad_clip)
+    ours = made(name, schedule, weight_decay=weight_decay, grad_clip=grad_clip)
     opt_state = ours.init(params)
     for gradient in gradients:
         gradient = {k: jnp.asarray(v, jnp.float32) for k, v in gradient.items()}
@@ -100,8 +110,8 @@ def test_the_updates_are_those_of_torch(name, weight_decay, grad_clip):
 
 
 def test_a_clip_bounds_the_global_norm_and_keeps_the_direction():
-    clip = optimizers.optimizer("adam", optax.constant_schedule(1.0), grad_clip=1.0)
-    free = optimizers.optimizer("adam", optax.constant_schedule(1.0))
+    clip = made("adam", optax.constant_schedule(1.0), grad_clip=1.0)
+    free = made("adam", optax.constant_schedule(1.0))
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     long = {"a": jnp.array([2.0, 3.0]), "b": jnp.array([6.0])}  # of norm 7
     unit = {"a": jnp.array([2.0, 3.0]) / 7, "b": jnp.array([6.0]) / 7}

@@ -152,9 +152,7 @@ def test_constant_data_are_learned_to_the_last_digit():
     schedule = schedules.linear(num_steps=3, beta_start=0.2, beta_end=0.4)
     # A fall to 0 at the end, or Adam goes on shaking.
     rate = optimizers.learning_rate(0.1, warmup_steps=0, decay="cosine", num_steps=500)
-    state, train_step = toy_training.setup(
-        schedule, dropout=None, optimizer=optimizers.optimizer("adam", rate)
-    )
+    state, train_step = toy_training.setup(schedule, dropout=None, optimizer=optimizers.adam(rate))
     train_step = jax.jit(train_step)
     batch = {"x0": jnp.full((32, *SHAPE), c), "label": jnp.zeros(32, jnp.int32)}
     state, first = train_step(state, batch)
