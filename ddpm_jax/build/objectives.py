@@ -200,7 +200,6 @@ def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> d
         "with_ends": schedule is None,
     }
     if d.weighting == "inverse_variance" and schedule is not None:
-        # Of the posterior mean's own error, which `weighted` has no form for.
         weight = losses.inverse_variance(schedule, d.variance)
         return functools.partial(losses.simple, prediction=provided["prediction"], weight=weight)
     options = keywords(
@@ -212,11 +211,9 @@ def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> d
         provided=provided,
         choices={name: one.loss for name, one in LOSSES.items()},
     )
-    bound = options.get("vlb_weight")
-    if d.loss in LOSSES and bound is not None and not 0 <= bound < math.inf:
-        raise UserError(
-            f"config.diffusion.loss_options.vlb_weight={bound}: need a finite number, at least 0"
-        )
+    if not 0 <= d.loss_options.get("vlb_weight", 0) < math.inf:
+        bad = f"config.diffusion.loss_options.vlb_weight={d.loss_options.vlb_weight}"
+        raise UserError(f"{bad}: need a finite number, at least 0")
     return functools.partial(row.loss, **options)
 
 
