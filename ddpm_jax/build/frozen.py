@@ -95,7 +95,7 @@ def read(
 
 def _here(config: ConfigDict, data_dir: str | None) -> ConfigDict:
     """On all devices of this machine, whatever trained it, with batches that they divide."""
-    devices = jax.device_count()
+    devices, _ = jax.device_count(), config.mesh  # without which no run was written
     try:
         batch_size = -(-config.data.batch_size // devices) * devices
     except TypeError:  # a batch size that is not a number, which `build` refuses by name

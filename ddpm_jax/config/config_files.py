@@ -60,6 +60,7 @@ def read(workdir: str | Path) -> ConfigDict | None:
         content = _tuples(files.read_json(path))
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
+        ConfigDict(content)  # refuses keys that no config has
         return ConfigDict(_completed(content))
     # Keys that are names of its methods are what ConfigDict raises KeyError and others for.
     except (*BROKEN, UserError) as error:

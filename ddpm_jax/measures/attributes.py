@@ -49,7 +49,7 @@ class Answered(NamedTuple):
 
 def applies(config: ConfigDict) -> bool:
     """Whether something reads back from its samples what a model is conditioned on."""
-    return dataset(config).describe is not None and bool(conditioning.values(config))
+    return bool(conditioning.values(config)) and dataset(config).describe is not None
 
 
 def check(
@@ -67,7 +67,7 @@ def check(
       UserError: for data that nothing reads back, or a model that does not take those.
     """
     c = loaded.experiment.config
-    if dataset(c).describe is None:
+    if dataset(c, loaded.experiment.own).describe is None:
         described = [name for name, one in data.DATASETS.items() if one.describe]
         raise UserError(
             f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from "

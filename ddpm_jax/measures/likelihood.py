@@ -60,7 +60,9 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
             "condition_dropout, above 0, or without label and conditions"
         )
     try:
-        score = _score(loaded, objectives.pixel_levels(c), flags["num_terms"])
+        score = _score(
+            loaded, objectives.pixel_levels(c, loaded.experiment.own), flags["num_terms"]
+        )
         x0 = jax.ShapeDtypeStruct((1, *loaded.experiment.image_shape), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
         jax.eval_shape(score, loaded.params, x0, keys)

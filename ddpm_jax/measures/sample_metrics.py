@@ -218,7 +218,7 @@ def _answered(
 ) -> dict[str, Figure]:
     """The figures of images that were drawn by prompts; None for the real ones that show them."""
     judged = prompts.images if images is None else images
-    describe = dataset(loaded.experiment.config).describe
+    describe = dataset(loaded.experiment.config, loaded.experiment.own).describe
     assert describe is not None  # `attributes.check` refuses other data
     return metric.named(metric.measure(attributes.Answered(describe, prompts, judged)))
 

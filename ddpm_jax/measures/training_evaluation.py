@@ -65,7 +65,7 @@ class TrainingEvaluation:
             self._space: Space = feature_space.space(
                 t.evaluate_extractor,
                 {split: real_data.split(experiment, split) for split in real_data.SPLITS},
-                dataset(experiment.config).extractor,
+                dataset(experiment.config, experiment.own).extractor,
                 reference="train",
                 num_reference=feature_space.NUM_REFERENCE,
                 weights=t.inception_weights or None,

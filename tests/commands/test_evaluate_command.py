@@ -121,7 +121,7 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
         ema={"decay": 0.8},
     )
     assert train.train(config, classifier) == 0
-    assert f"sample --classifier_workdir={classifier}" in capsys.readouterr().err
+    assert f"--classifier_workdir={classifier}" in capsys.readouterr().err
     assert not (classifier / "samples").exists()
     report = evaluate.evaluate(str(classifier), metrics=["accuracy"])
     clean, *_, last = (row["accuracy"] for row in report["accuracy"])

@@ -24,6 +24,7 @@ OTHERWISE = {
     "ddpm_jax/evaluation/manifold.py": dict.fromkeys(
         ("precision", "recall", "density", "coverage"), "fields of what it returns"
     ),
+    "ddpm_jax/build/networks.py": {"attributes": "a field of a network"},
     "ddpm_jax/interop/unet2d_config.py": {"attributes": "a field of a network"},
     "ddpm_jax/measures/metric.py": {"attributes": "what some metrics need"},
     "ddpm_jax/measures/likelihood.py": {"density": "of pixels: a model of one, or of a lattice"},

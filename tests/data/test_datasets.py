@@ -254,7 +254,7 @@ def test_options_that_a_data_set_does_not_have_are_refused():
     def needs(split, *, path):
         return Reading(split)
 
-    with pytest.raises(UserError, match=r"data\.path: the data set own needs this option"):
+    with pytest.raises(UserError, match=r"options\.path: the data set own needs this option"):
         build_source("own", "train", own=needs, **OWN_SIZE)
 
 

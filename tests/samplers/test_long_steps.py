@@ -49,7 +49,10 @@ def test_three_steps_of_heun_are_near_the_datas_deviation(name, grid):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_no_solver_runs_away_in_three_steps(name, grid):
-    assert 0.1 < deviation(OTHERS[name], COSINE, GRIDS[grid](COSINE, 3)) < 1.0
+    # Euler-Maruyama adds noise of variance g² dt. On cosine g² = pi tan(pi t / 2): from t = 1/2 to
+    # 0 that is pi / 2, of deviation 1.25, beside what is left of x.
+    largest = 1.6 if name == "euler-maruyama" else 1.0
+    assert 0.1 < deviation(OTHERS[name], COSINE, GRIDS[grid](COSINE, 3)) < largest
 
 
 @pytest.mark.parametrize("path", ["vp", "edm"])

@@ -244,7 +244,7 @@ def _measure(
         compared = feature_space.space(
             flags.extractor or extractors.AUTO,
             real_data.sources(loaded),
-            dataset(config).extractor,
+            dataset(config, loaded.experiment.own).extractor,
             reference=flags.reference or "train",
             num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
             weights=flags.inception_weights,
