@@ -12,6 +12,7 @@ COMMANDS = {
     "sample": "draw images from a trained model",
     "evaluate": "measure a trained model, or compare two results",
     "report": "write a report of runs as one HTML file",
+    "sweep": "run a sweep of many runs, and report them with intervals",
     "reproduce": "train a run again from its manifest, and compare the bits",
     "checkpoint": "list, verify or export the checkpoints of a run",
     "benchmark": "measure speed and memory on this machine",

@@ -146,6 +146,10 @@ def parse(
       UserError: for anything wrong with them.
     """
     options: list[str] = []
+    try:
+        argv = FLAGS.read_flags_from_files(argv)
+    except (flags.Error, OSError) as error:
+        raise UserError(f"--flagfile: cannot be read ({error})") from error
     use_code_path(command_words.values(argv, "code_path"))  # now: a config file imports from there
     argv = command_words.last_of_each(argv)
     if "config" in FLAGS:

@@ -40,6 +40,7 @@ def train(
     *,
     until: int | None = None,
     allow_drift: Sequence[str] = (),
+    lock_wait: float = files.PROBED,
 ) -> int:
     """Train an experiment in `workdir`, or go on with what is there; returns the exit code.
 
@@ -59,6 +60,7 @@ def train(
       until: stop and save at this step, as a signal would; None for config.train.num_steps.
       allow_drift: what may differ from what is there: fields of the config, "data.fingerprint",
         "changed_in_python.objective", "frozen.NAME".
+      lock_wait: seconds to wait for another process that has the workdir and may be ending.
 
     Returns:
       0 when the run is complete (or was already), 75 when a SIGINT or SIGTERM stopped it: the state
@@ -76,6 +78,7 @@ def train(
         own=experiment.own,
         until=until,
         allow_drift=allow_drift,
+        lock_wait=lock_wait,
     )
 
 
@@ -88,13 +91,14 @@ def start(
     until: int | None = None,
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    lock_wait: float = files.PROBED,
 ) -> int:
     """As `train`, of an experiment that is built only where there is something to do.
 
     Args:
       config: the experiment's.
       build: () -> the experiment.
-      workdir, until, allow_drift: as of `train`.
+      workdir, until, allow_drift, lock_wait: as of `train`.
       own: the user's own parts of it.
       overrides: what the command line changed in the config, for the manifest.
     """
@@ -110,6 +114,7 @@ def start(
             allow_drift,
             manifest,
             stop,
+            lock_wait,
         )
 
 
@@ -122,6 +127,7 @@ def _train(
     allow_drift: Sequence[str],
     manifest: Manifest,
     stop: loop.StopSignal,
+    lock_wait: float,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift, own)
     if (finished := _finished(workdir)) and finished >= config.train.num_steps:
@@ -144,7 +150,7 @@ def _train(
     _make_writable(workdir)
 
     with (
-        _alone(workdir),
+        _alone(workdir, lock_wait),
         _shown(workdir) as (folder, stream),
         manifest,
         Checkpoints(
@@ -197,13 +203,13 @@ def _train(
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
+def _alone(workdir: Path, wait: float) -> Iterator[None]:
     """The workdir for this run alone: the first process has it for all."""
     with contextlib.ExitStack() as held:
 
         def take() -> None:
             if processes.is_first():
-                held.enter_context(files.alone(workdir))
+                held.enter_context(files.alone(workdir, wait))
 
         processes.all_or_none(take, f"--workdir={workdir} is not free")
         yield

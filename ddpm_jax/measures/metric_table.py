@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ddpm_jax.build.kinds import Kind
 from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
@@ -124,6 +125,13 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
             raise UserError(f"--metrics={name}: {choices}")
     _check_apart(selected.values())
     return [*selected.values()]
+
+
+def check_kind(metric: Metric, kind: Kind) -> None:
+    """Raises UserError for a metric of another kind of run."""
+    if metric.needs.name not in kind.measures:
+        its = ", ".join(one.name for one in METRICS.values() if one.needs.name in kind.measures)
+        raise UserError(f"--metrics={metric.name}: this run is a {kind.noun}; it has {its}")
 
 
 def distances() -> list[Metric]:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -15,6 +16,8 @@ from blake3 import blake3
 
 from ddpm_jax.errors import UserError
 
+# Seconds: who only looks whether a folder is taken has its lock for an instant.
+PROBED = 0.1
 JSON_BYTES = 2**20  # configs, indices of shards: the largest of ours has some 5,000 bytes
 
 
@@ -84,23 +87,32 @@ def append(path: str | os.PathLike[str], content: bytes, *, lines: bool = False)
 
 
 @contextlib.contextmanager
-def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+def alone(folder: str | os.PathLike[str], wait: float = PROBED) -> Iterator[None]:
     """Have a folder to this process as long as the context lasts, by a lock on FOLDER/.lock.
 
     The system lets go of the lock when the process ends, however it ends.
 
+    Args:
+      folder: that is there.
+      wait: seconds to wait for another process that has it.
+
     Raises:
-      UserError: if another process has it.
+      UserError: if another process still has it then.
     """
+    deadline = time.monotonic() + wait
     with (Path(folder) / ".lock").open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            stream.seek(0)
-            raise UserError(
-                f"{folder} is in use by {stream.read(200).strip() or 'another process'}: wait for "
-                "it, or name another --workdir"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    raise UserError(
+                        f"{folder} is in use by {stream.read(200).strip() or 'another process'}: "
+                        "wait for it, or name another --workdir"
+                    ) from error
+                time.sleep(min(0.02 + wait / 100, 1.0))
         holder = f"process {os.getpid()} on {socket.gethostname()}\n"
         with contextlib.suppress(OSError):  # the lock holds also where its name has no space
             os.ftruncate(stream.fileno(), 0)

@@ -10,7 +10,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.measures import attributes, manifest, real_data
+from ddpm_jax.measures import attributes, manifest, metric_table, real_data
 from ddpm_jax.measures.metric import Metric, Needs
 from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
@@ -36,11 +36,8 @@ def default_metrics(workdir: str) -> list[str]:
 
 def check_kind(loaded: Loaded, metrics: Sequence[Metric]) -> None:
     """Raises UserError for a metric of another kind of run."""
-    kind = loaded.experiment.kind
     for metric in metrics:
-        if metric.needs.name not in kind.measures:
-            its = _names(one for one in METRICS.values() if one.needs.name in kind.measures)
-            raise UserError(f"--metrics={metric.name}: this run is a {kind.noun}; it has {its}")
+        metric_table.check_kind(metric, loaded.experiment.kind)
 
 
 def check_classes(loaded: Loaded, workdir: str) -> None:

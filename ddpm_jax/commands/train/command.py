@@ -35,6 +35,12 @@ def define() -> None:
     flags.DEFINE_integer(
         "replay_step", None, "print the loss of each example of this step of the run, and exit"
     )
+    flags.DEFINE_float(
+        "lock_wait",
+        0.1,
+        "seconds to wait for another process that still has the workdir, such as a stopping one",
+        0.0,
+    )
     for name in ("compile_cache", "code_path", "coordinator", "num_processes", "process_id"):
         flags.declare_key_flag(name)
 
@@ -59,5 +65,10 @@ def main() -> int | None:
         seen = replay.replay(f.config, f.workdir, f.replay_step, allow_drift=f.allow_drift)
         print(json.dumps(seen, indent=2, allow_nan=False))
         return 0
-    overrides = command_words.overrides(sys.argv)
-    return train.train(f.config, f.workdir, allow_drift=f.allow_drift, overrides=overrides)
+    return train.train(
+        f.config,
+        f.workdir,
+        allow_drift=f.allow_drift,
+        overrides=command_words.overrides(f.read_flags_from_files(sys.argv)),
+        lock_wait=f.lock_wait,
+    )

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.experiment import build, imported_parts, running
+from ddpm_jax.runtime import files
 
 
 def train(
@@ -19,6 +20,7 @@ def train(
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
     own: Own | None = None,
+    lock_wait: float = files.PROBED,
 ) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
@@ -29,6 +31,7 @@ def train(
       allow_drift: fields in which the config may differ from that of what is there.
       overrides: what the command line changed in the config, for the manifest.
       own: the user's own parts; None imports what the config names, which the caller wrote.
+      lock_wait: seconds to wait for another process that has the workdir and may be ending.
 
     Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
@@ -42,4 +45,5 @@ def train(
         until=until,
         allow_drift=allow_drift,
         overrides=overrides,
+        lock_wait=lock_wait,
     )

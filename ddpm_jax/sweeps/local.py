@@ -1,0 +1,221 @@
+"""A sweep on this machine: as many cells at a time as it is asked for, each in its own process."""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.sweeps import status, workdirs
+from ddpm_jax.sweeps.sweep_file import Cell, Sweep
+from ddpm_jax.sweeps.workdirs import State
+
+POLL = 0.25  # seconds between two looks at the processes
+SHOW = 5.0  # seconds between two looks at how far they are
+EXIT_FAILED = 1
+
+
+@dataclasses.dataclass
+class _Job:
+    """A process for one training, or for what is measured of one of its cells."""
+
+    training: str
+    what: str
+    process: subprocess.Popen[bytes]
+    slot: int
+
+
+def run(
+    sweep: Sweep,
+    workdir: str | Path,
+    *,
+    jobs: int,
+    attempts: int,
+    words: Sequence[str] = (),
+    stream: TextIO | None = None,
+) -> int:
+    """Train and measure every cell that is not done; returns the exit code.
+
+    Each cell is `python -m ddpm_jax train --flagfile=cells/NAME/flags.txt`, in a process that is
+    told to stop and save where this one dies.
+
+    Args:
+      sweep: the sweep.
+      workdir: its folder, which this process has to itself.
+      jobs: trainings at a time.
+      attempts: failed tries in a row, without getting further, after which a cell is left alone.
+      words: more flags of every command, such as --code_path.
+      stream: where lines go; None for stderr.
+
+    Returns:
+      0 when every cell is done, 1 when some failed, 75 when a SIGINT or SIGTERM stopped it: every
+      cell is then saved, and the same command goes on.
+
+    Raises:
+      UserError: for more jobs than there are GPUs.
+    """
+    driver = _Driver(sweep, Path(workdir), jobs, attempts, words, stream or sys.stderr)
+    with _signals(driver.stop):
+        return driver.run()
+
+
+class _Driver:
+    """The loop. What it knows of cells it reads from their workdirs."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        workdir: Path,
+        jobs: int,
+        attempts: int,
+        words: Sequence[str],
+        stream: TextIO,
+    ):
+        self._sweep = sweep
+        self._workdir = workdir
+        self._attempts = attempts
+        self._words = words
+        self._stream = stream
+        self._devices = _devices(jobs)
+        self._free = list(range(jobs))
+        self._jobs: list[_Job] = []
+        self._waiting = list(sweep.trainings())
+        self._cells: dict[str, list[Cell]] = {}
+        for cell in sweep.cells:
+            self._cells.setdefault(cell.training, []).append(cell)
+        self._stopping = 0
+        self._failed: list[str] = []
+        self._shown = status.Live(sweep, workdir, attempts, stream)
+
+    def stop(self) -> None:
+        """Ask every process to stop and save; the second time, end them."""
+        self._stopping += 1
+        for job in self._jobs:
+            with contextlib.suppress(ProcessLookupError):
+                job.process.send_signal(signal.SIGTERM if self._stopping == 1 else signal.SIGKILL)
+
+    def run(self) -> int:
+        looked = 0.0
+        while self._jobs or (self._waiting and not self._stopping):
+            while self._free and self._waiting and not self._stopping:
+                self._next(self._waiting.pop(0))
+            if not self._jobs:
+                continue
+            time.sleep(POLL)
+            for job in [job for job in self._jobs if job.process.poll() is not None]:
+                self._ended(job)
+            if time.monotonic() - looked > SHOW:
+                self._shown.show()
+                looked = time.monotonic()
+        self._shown.show(last=True)
+        if self._stopping:
+            print("stopped and saved; run the same command again to go on", file=self._stream)
+            return workdirs.STOPPED
+        for name in self._failed:
+            folder = workdirs.folder(self._workdir, name)
+            print(
+                f"failed: {name}: {workdirs.last_words(folder)} ({folder / workdirs.LOG})",
+                file=self._stream,
+            )
+        return EXIT_FAILED if self._failed else 0
+
+    def _next(self, training: str) -> None:
+        """Start what comes next of a training and its cells; nothing where all is done."""
+        folder = workdirs.folder(self._workdir, training)
+        found = workdirs.training(folder, self._attempts)
+        if found.state is not State.TRAINED:
+            if workdirs.failures_of(folder, workdirs.TRAIN)[0] >= self._attempts:
+                self._failed.append(training)
+                return
+            words = ["train", f"--flagfile={folder / workdirs.FLAGS}", f"--workdir={folder}"]
+            self._start(training, workdirs.TRAIN, [*words, "--lock_wait=60"])
+            return
+        for cell in self._cells[training] if self._sweep.evaluate else []:
+            result = workdirs.result(self._workdir, self._sweep, cell)
+            if result.exists():
+                continue
+            if workdirs.failures_of(folder, result.stem)[0] >= self._attempts:
+                self._failed.append(cell.name)
+                continue
+            words = ["evaluate", f"--workdir={folder}", f"--name={result.stem}"]
+            words += workdirs.evaluate_words(self._sweep, cell, folder)
+            self._start(training, result.stem, words)
+            return
+
+    def _start(self, training: str, what: str, words: Sequence[str]) -> None:
+        slot = self._free.pop(0)
+        folder = workdirs.folder(self._workdir, training)
+        with open(folder / workdirs.LOG, "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ddpm_jax", *words, *self._words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | self._devices[slot],
+                start_new_session=True,  # Ctrl-C comes to the driver, which passes it on
+                preexec_fn=_die_with_parent,
+            )
+        self._jobs.append(_Job(training, what, process, slot))
+        self._shown.started(training, what)
+
+    def _ended(self, job: _Job) -> None:
+        self._jobs.remove(job)
+        self._free.append(job.slot)
+        folder = workdirs.folder(self._workdir, job.training)
+        code = job.process.returncode
+        step = workdirs.training(folder, self._attempts).step
+        if not (self._stopping and code < 0):  # ended by the second Ctrl-C
+            workdirs.record_try(folder, code, step, job.what)
+        self._shown.ended(job.training, job.what, code)
+        self._waiting.insert(0, job.training)
+
+
+def _devices(jobs: int) -> list[dict[str, str]]:
+    """The environment of each slot: its share of the GPUs; nothing where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        try:
+            listed = subprocess.run(
+                ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+                capture_output=True, text=True, timeout=30, check=True,
+            )  # fmt: skip
+            visible = ",".join(listed.stdout.split())
+        except (OSError, subprocess.SubprocessError):
+            visible = ""
+    gpus = [one for one in visible.split(",") if one.strip()]
+    if not gpus:
+        return [{} for _ in range(jobs)]
+    if jobs > len(gpus):
+        raise UserError(
+            f"--jobs={jobs}: there are {len(gpus)} GPUs, and each training needs one of its own"
+        )
+    share = len(gpus) // jobs
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[k * share : (k + 1) * share])} for k in range(jobs)
+    ]
+
+
+def _die_with_parent() -> None:
+    """In the new process: a signal to stop and save, should the driver be killed (Linux alone)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    def received(number: int, frame: object) -> None:
+        stop()
+
+    before = {n: signal.signal(n, received) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,272 @@
+"""How far each cell is, read from its own workdir: there is no record of the driver's to believe.
+
+Of a training: final.json says that it is finished, the lock that a process has it, the manifest how
+its last attempt ended, and tries.jsonl how the processes that were started there ended, since one
+that fails at once leaves no manifest. Of what is measured, the result file.
+"""
+
+import dataclasses
+import enum
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.config import config_files
+from ddpm_jax.runtime import files
+from ddpm_jax.sweeps.sweep_file import Cell, Sweep, digest
+
+FLAGS = "flags.txt"
+LOG = "log.txt"
+TRIES = "tries.jsonl"
+TRAIN = "train"  # what a try was of
+PLAN = "plan.json"
+STOPPED = 75  # the exit code of a run that a signal stopped and that was saved
+TAIL = 4096  # bytes of metrics.jsonl that hold its last line
+
+
+class State(enum.Enum):
+    """Of a cell."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    STOPPED = "stopped"  # and saved; or dead: another start goes on with it
+    FAILED = "failed"  # as often as it may
+    TRAINED = "trained"
+    DONE = "done"  # and measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How far a training is.
+
+    Attributes:
+      state: PLANNED to TRAINED.
+      step: the last that is known of, 0 for none; of num_steps.
+      num_steps: in all; 0 where nothing was started.
+      loss, steps_per_second: the last that were logged, or None.
+      failures: tries that failed without getting further, since the last `retry`.
+      error: the last line of its last failure, or "".
+    """
+
+    state: State
+    step: int = 0
+    num_steps: int = 0
+    loss: float | None = None
+    steps_per_second: float | None = None
+    failures: int = 0
+    error: str = ""
+
+
+def folder(workdir: Path, training: str) -> Path:
+    """The workdir of a training."""
+    return workdir / "cells" / training
+
+
+def result(workdir: Path, sweep: Sweep, cell: Cell) -> Path:
+    """The file that the evaluate command writes of a cell."""
+    content = [cell.sampling, dict(sweep.evaluate)]
+    return folder(workdir, cell.training) / "eval" / f"sweep-{digest(content)[:8]}.json"
+
+
+def training(path: Path, attempts: int) -> Training:
+    """How far the training in a workdir is.
+
+    Args:
+      path: the workdir.
+      attempts: failed tries after which it counts as failed.
+    """
+    if not path.is_dir():
+        return Training(State.PLANNED)
+    final, last = _json(path / "final.json"), _last_attempt(path)
+    config = _json(path / "config.json") or {}
+    num_steps = _whole(config.get("train", {}).get("num_steps"))
+    if final and _whole(final.get("step")) >= num_steps > 0:
+        step = _whole(final["step"])
+        line = _last_line(path)
+        return Training(State.TRAINED, step, num_steps, line.get("loss"))
+    step = max(_whole(last.get("reached")), _whole(last.get("start")))
+    line = _last_line(path)
+    step = max(step, _whole(line.get("step")))
+    failures, error = failures_of(path, TRAIN)
+    if locked(path):
+        state = State.RUNNING
+    elif failures >= attempts:
+        state = State.FAILED
+    elif last or failures:
+        state = State.STOPPED
+    else:
+        state = State.PLANNED
+    speed = line.get("steps_per_second")
+    return Training(state, step, num_steps, line.get("loss"), speed, failures, error)
+
+
+def cell_state(
+    workdir: Path, sweep: Sweep, cell: Cell, of_training: Training, attempts: int
+) -> State:
+    """The state of a cell, from that of its training."""
+    if of_training.state is not State.TRAINED:
+        return of_training.state
+    if not sweep.evaluate or result(workdir, sweep, cell).exists():
+        return State.DONE
+    path = folder(workdir, cell.training)
+    failures, _ = failures_of(path, result(workdir, sweep, cell).stem)
+    return State.FAILED if failures >= attempts else State.TRAINED
+
+
+def record_try(path: Path, code: int, step: int, what: str) -> None:
+    """Append how a process that was started for a cell ended.
+
+    Args:
+      path: the workdir.
+      code: its exit code; negative for a signal's number.
+      step: how far the training was then.
+      what: "train", or the name of a result.
+    """
+    line = {"exit_code": code, "step": step, "what": what}
+    files.append(path / TRIES, json.dumps(line).encode() + b"\n", lines=True)
+
+
+def failures_of(path: Path, what: str) -> tuple[int, str]:
+    """How many tries in a row failed without getting further, and the last line that one said.
+
+    Args:
+      path: the workdir.
+      what: TRAIN, or the name of a result.
+    """
+    count, furthest = 0, -1
+    for line in _lines(path / TRIES):
+        if line.get("what") != what:
+            continue
+        code, step = line.get("exit_code"), _whole(line.get("step"))
+        if code in (0, STOPPED):
+            count, furthest = 0, max(furthest, step)
+        else:
+            count = 1 if step > furthest else count + 1
+            furthest = max(furthest, step)
+    return count, last_words(path) if count else ""
+
+
+def forget_failures(path: Path) -> bool:
+    """Set aside how earlier tries ended, so that a failed cell is tried again."""
+    tries = path / TRIES
+    if not tries.exists():
+        return False
+    number = next(n for n in range(1, 10**6) if not tries.with_suffix(f".{n}.jsonl").exists())
+    tries.rename(tries.with_suffix(f".{number}.jsonl"))
+    return True
+
+
+def last_words(path: Path) -> str:
+    """The last line of a cell's log, at most 200 letters."""
+    try:
+        with open(path / LOG, "rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - TAIL, 0))
+            lines = log.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+
+
+def locked(path: Path) -> bool:
+    """Whether a process has this workdir; a command that starts at this instant waits for it."""
+    try:
+        with open(path / ".lock", "rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def flag_lines(sweep: Sweep, cell_overrides: Mapping[str, Any]) -> list[str]:
+    """The lines of a cell's flags.txt: absl reads them with --flagfile."""
+    return [
+        f"--config={sweep.path}",
+        *(f"--config.{name}={flag_value(value)}" for name, value in cell_overrides.items()),
+    ]
+
+
+def flag_value(value: Any) -> str:
+    """A value as a --config flag spells it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def evaluate_words(sweep: Sweep, cell: Cell, path: Path) -> list[str]:
+    """The flags of the evaluate command for a cell."""
+    words = [f"--{name}={_listed(value)}" for name, value in sweep.evaluate.items()]
+    if "guidance_scale" not in sweep.evaluate:
+        scale = cell.sampling.get("sample.guidance_scale")
+        config = config_files.read(path)
+        if scale is None and config is not None and "sample" in config:
+            scale = config.sample.guidance_scale
+        if scale is not None:
+            words.append(f"--guidance_scale={scale}")
+    options = []
+    for name, value in cell.sampling.items():
+        last = name.rpartition(".")[2]
+        if name != "sample.guidance_scale":
+            options.append(f"{last}={json.dumps(value) if not isinstance(value, str) else value}")
+    return [*words, *([f"--options={','.join(options)}"] if options else [])]
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return flag_value(value)
+
+
+def _last_attempt(path: Path) -> dict[str, Any]:
+    attempts = (_json(path / "manifest.json") or {}).get("attempts")
+    entry = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of metrics.jsonl that has a loss."""
+    try:
+        with open(path / "metrics.jsonl", "rb") as stream:
+            stream.seek(max(stream.seek(0, os.SEEK_END) - TAIL, 0))
+            lines = stream.read().split(b"\n")
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict) and isinstance(content.get("loss"), float | int):
+            return content
+    return {}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        texts = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    lines = []
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = files.read_json(path, 2**24)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
