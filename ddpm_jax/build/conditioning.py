@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from ddpm_jax import data
 from ddpm_jax.build import upsampling
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.codecs import Codec, to_float
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.data.base import nearest
-from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.errors import UserError
 
 # A value by its name or number, one for each image, cycled; or an image for all, or one for each.
@@ -150,11 +150,14 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> N
 
 
 def shown(
-    c: ConfigDict, held_out: data.Source, num: int
+    c: ConfigDict, held_out: data.Source, num: int, codec: Codec
 ) -> tuple[np.ndarray, dict[str, ConditionValue]]:
     """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
-    batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
+    batches = data.evaluation_batches(
+        held_out, num, num, encode=codec.encode_batch, conditions=names, num_threads=0
+    )
+    batch = next(batches)
     conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
     if upsampling.NAME in condition_names(c):
         conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
@@ -171,7 +174,7 @@ def _image(name: str, value: ConditionValue, shape: tuple[int, int, int], num: i
         )
     if array.dtype not in (np.uint8, bool) and not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"condition {name}: need uint8, bool, or floats, got {array.dtype}")
-    return stacked([array])[0]
+    return to_float(array)
 
 
 def _number(name: str, value: str | int, names: tuple[str, ...]) -> int:

@@ -94,6 +94,7 @@ class Watch:
             self._validation_data,
             self.config.data.batch_size,
             self.config.train.validate_examples,
+            encode=self.experiment.codec.encode_batch,
             conditions=conditioning.of_data(self.config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -179,7 +180,9 @@ class Watch:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
         c, classes = self.config, self.config.model.num_classes
         if c.model.conditions and self._validation_data is not None:
-            labels, conditions = conditioning.shown(c, self._validation_data, num)
+            labels, conditions = conditioning.shown(
+                c, self._validation_data, num, self.experiment.codec
+            )
             return labels, conditioning.arrays(c, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)
         return labels, conditioning.arrays(c, num, labels, {}), figures.class_columns(classes)

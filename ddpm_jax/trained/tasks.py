@@ -12,8 +12,8 @@ from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.kinds import KINDS
+from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import check_guidable, image_shape
-from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 
@@ -164,9 +164,9 @@ def arrays(
     parts = {f"init_{k}": encode(image) for k, image in enumerate(task.init_images)}
     if task.inpaint is not None:
         kept, mask = task.inpaint
-        parts |= {"known": encode(kept), "mask": stacked([mask])[0]}
+        parts |= {"known": encode(kept), "mask": to_float(mask)}
     if task.observed is not None:
-        parts["observed"] = stacked([task.observed])[0]
+        parts["observed"] = to_float(task.observed)
     broadcast = {name: np.broadcast_to(one, (num, *one.shape)) for name, one in parts.items()}
     return result | broadcast
 
@@ -264,9 +264,11 @@ def _one_of(ways: Mapping[str, bool]) -> None:
 def _check_images(c: ConfigDict, task: Task) -> None:
     """Raises UserError for an image or mask of another size or kind."""
     height, width, channels = image_shape(c)
-    wanted = [("init_image", image, (height, width, channels)) for image in task.init_images]
+    encoded = [("init_image", image) for image in task.init_images]
     if task.inpaint is not None:
-        wanted.append(("inpaint", task.inpaint[0], (height, width, channels)))
+        encoded.append(("inpaint", task.inpaint[0]))
+    wanted = [(name, image, (height, width, channels)) for name, image in encoded]
+    if task.inpaint is not None:
         wanted.append(("inpaint's mask", task.inpaint[1], (height, width, 1)))
     if task.colourise is not None:
         if channels != 3:
@@ -275,6 +277,9 @@ def _check_images(c: ConfigDict, task: Task) -> None:
     for name, image, shape in wanted:
         if image.shape != shape:
             raise UserError(f"{name}: need {shape} (height, width, channels), got {image.shape}")
+    for name, image in encoded:
+        if image.dtype != np.uint8:
+            raise UserError(f"{name}: need uint8, 0 to 255, got {image.dtype}")
     if task.upscale is not None:
         small = task.upscale.shape
         fits = small[2:] == (channels,) and height % small[0] == 0 == width % small[1]

@@ -87,6 +87,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
         experiment.source("train"),
         config.data.batch_size,
         config.seed,
+        encode=experiment.codec.encode_batch,
         conditions=conditioning.of_data(config),
     )
     fixed = sharding.put_batch(batches.batch_at(0), place)
@@ -137,7 +138,16 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     size = padded_batch(experiment, num)
 
     def draw(count: int) -> None:
-        list(drawing.draw_images(sample_fn, params, count, conditions, seed=0, batch_size=size))
+        drawn = drawing.draw_images(
+            sample_fn,
+            params,
+            count,
+            conditions,
+            seed=0,
+            batch_size=size,
+            decode=experiment.codec.decode,
+        )
+        list(drawn)
 
     draw(size)
     return {"samples_per_second": num / _seconds(lambda: draw(num))}
