@@ -242,7 +242,7 @@ def test_labels_and_conditions_go_together():
         diffusion={"label_dropout": 0.1, "condition_dropout": (0.2,)},
     )
     assert conditioning.dropout(c) == {"label": 0.1, "colour": 0.2}
-    whole = conditioning.arrays(c, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
+    whole = conditioning.arrays(c, {}, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
     assert {name: value.tolist() for name, value in whole.items()} == {
         "label": [0, 1, 2],
         "colour": [0, 5, 0],

@@ -149,15 +149,15 @@ def arrays(
     Raises:
       UserError: for labels or conditions that the model does not know.
     """
-    c, encode = experiment.config, experiment.codec.encode
+    encode = experiment.codec.encode
     result: dict[str, Any] = {}
     if task.classifier is not None:
         result["label"] = np.asarray(labels, np.int32)
     for k, (_, conditions) in enumerate(task.composed):
-        result[f"branch_{k}"] = _branch(c, num, labels, shared, conditions)
+        result[f"branch_{k}"] = _branch(experiment, num, labels, shared, conditions)
     if task.between_labels is not None:
         for k, label in enumerate(task.between_labels):
-            result[f"branch_{k}"] = _branch(c, num, labels, shared, {"label": label})
+            result[f"branch_{k}"] = _branch(experiment, num, labels, shared, {"label": label})
     if task.interpolates:
         result["share"] = np.linspace(0, 1, num, dtype=np.float32)
     # Images to begin with or to keep are x_0; a mask and what is seen of an image are not.
@@ -234,17 +234,17 @@ def names_of_classes(c: ConfigDict, task: Task) -> tuple[str, ...]:
 
 
 def _branch(
-    c: ConfigDict,
+    experiment: Experiment,
     num: int,
     labels: np.ndarray,
     shared: Mapping[str, ConditionValue],
     conditions: Mapping[str, ConditionValue],
 ) -> dict[str, np.ndarray]:
     """All conditions of one branch: what is given for all, and its own."""
-    own = dict(conditions)
-    if "label" in own:
+    c, of_branch = experiment.config, dict(conditions)
+    if "label" in of_branch:
         classes = c.model.num_classes
-        label = class_names.number(c.data.class_names, own.pop("label"))
+        label = class_names.number(c.data.class_names, of_branch.pop("label"))
         if not 0 <= label < classes:
             reason = (
                 f"is outside 0..{classes - 1}"
@@ -253,7 +253,7 @@ def _branch(
             )
             raise UserError(f"label {label} {reason}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
-    return conditioning.arrays(c, num, labels, {**shared, **own})
+    return conditioning.arrays(c, experiment.own, num, labels, {**shared, **of_branch})
 
 
 def _one_of(ways: Mapping[str, bool]) -> None:

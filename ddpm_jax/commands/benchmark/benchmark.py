@@ -134,7 +134,7 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     sample_fn = program.sample_fn(experiment)
     config = experiment.config
     labels = drawing.default_labels(num, config.model.num_classes)
-    conditions = conditioning.arrays(config, num, labels, {})
+    conditions = conditioning.arrays(config, experiment.own, num, labels, {})
     size = padded_batch(experiment, num)
 
     def draw(count: int) -> None:
