@@ -53,8 +53,8 @@ class Dataset:
       conditions: what a network can take beside a label, by its name in an example: the names
         of a value's choices, or the channels of an image. An example holds the number of the
         choice (-1 for none), or the image, bool, uint8 or float [H, W, channels].
-      describe: reads an image's attributes back from its pixels, uint8 [H, W, C] -> {name: index},
-        or None for an image that shows none; None where nothing does.
+      describe: reads an image's attributes back from its pixels, uint8 [H, W, C], 0 to 255 as
+        samples are -> {name: index}, or None for an image that shows none; None where nothing does.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
     """

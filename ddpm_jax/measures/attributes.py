@@ -15,7 +15,7 @@ from ddpm_jax.data import Source
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
-from ddpm_jax.measures import results
+from ddpm_jax.measures import images_of, results
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.loaded import Drawing, Loaded
 from ddpm_jax.trained.tasks import Task
@@ -27,7 +27,7 @@ class Prompts(NamedTuple):
     """What samples are conditioned on, and real images that show it.
 
     Attributes:
-      images, labels: [N, H, W, C] and [N].
+      images, labels: [N, H, W, C], 0 to 255 as samples are, and [N].
       wanted: the values that they show, {condition: [N]}.
       composed: no branch is conditioned on both of PAIR.
       each: how often each condition is shown counts too.
@@ -118,7 +118,7 @@ def _prompts(loaded: Loaded, source: Source, num: int) -> Prompts:
     """A condition that is itself an image stays absent."""
     examples = [source[k % len(source)] for k in range(num)]
     return Prompts(
-        np.stack([example["image"] for example in examples]),
+        images_of.of_256_levels([example["image"] for example in examples], source.info),
         np.array([example["label"] for example in examples]),
         {
             name: np.array([example[name] for example in examples])
