@@ -8,7 +8,7 @@ import tiny_runs
 from PIL import Image
 from tiny_runs import tiny_config
 
-from ddpm_jax import experiment
+from ddpm_jax import codecs, experiment
 from ddpm_jax.build import conditioning
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.sample import sample
@@ -114,13 +114,14 @@ def test_what_is_null_is_null_of_its_kind():
 
 def test_a_batch_holds_what_was_asked_for_and_a_mirror_turns_images_alone():
     source = shapes("train", 16)
-    batches = Batches(source, 6, 0, conditions=NAMES)
+    options = {"encode": codecs.pixels((16, 16, 3)).encode_batch, "conditions": NAMES}
+    batches = Batches(source, 6, 0, **options)
     batch = batches.batch_at(3)
     assert set(batch) == {"x0", "label", *NAMES}
     assert batch["shape"].dtype == np.int32
     assert batch["silhouette"].shape == (6, 16, 16, 1)
     assert set(np.unique(batch["silhouette"])) == {0, 1}
-    turned = Batches(source, 6, 0, conditions=NAMES, flip=True).batch_at(3)
+    turned = Batches(source, 6, 0, **options, flip=True).batch_at(3)
     for k in range(6):
         way = -1 if (turned["x0"][k] != batch["x0"][k]).any() else 1
         for name in ("x0", "silhouette"):
@@ -241,7 +242,7 @@ def test_labels_and_conditions_go_together():
         diffusion={"label_dropout": 0.1, "condition_dropout": (0.2,)},
     )
     assert conditioning.dropout(c) == {"label": 0.1, "colour": 0.2}
-    whole = conditioning.arrays(c, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
+    whole = conditioning.arrays(c, {}, 3, np.array([0, 1, 2]), {"colour": ["red", "cyan"]})
     assert {name: value.tolist() for name, value in whole.items()} == {
         "label": [0, 1, 2],
         "colour": [0, 5, 0],

@@ -14,10 +14,20 @@ def fake_sample_fn(params, keys, conditions):
     return bits * params
 
 
-def drawn(num, batch_size, seed=0, **options):
+DECODE = codecs.pixels((2, 2, 1)).decode
+
+
+def drawn(num, batch_size, seed=0, decode=DECODE, **options):
     conditions = {"label": np.zeros(num, np.int32)}
     batches = drawing.draw_images(
-        fake_sample_fn, 1.0, num, conditions, seed=seed, batch_size=batch_size, **options
+        fake_sample_fn,
+        1.0,
+        num,
+        conditions,
+        seed=seed,
+        batch_size=batch_size,
+        decode=decode,
+        **options,
     )
     return np.concatenate(list(batches))
 
@@ -37,7 +47,8 @@ def test_every_batch_has_the_same_size():
         return jnp.zeros((len(keys), 1, 1, 1))
 
     given = {"label": [3, 1, 4, 1, 5], "colour": [0, 1, 2, 3, 4]}
-    batches = list(drawing.draw_images(spy, None, 5, given, seed=0, batch_size=4))
+    images = drawing.draw_images(spy, None, 5, given, seed=0, batch_size=4, decode=DECODE)
+    batches = list(images)
     assert seen == [
         ((4,), {"label": [3, 1, 4, 1], "colour": [0, 1, 2, 3]}),
         ((4,), {"label": [5] * 4, "colour": [4] * 4}),  # padded by the last
@@ -46,7 +57,7 @@ def test_every_batch_has_the_same_size():
 
 
 def test_a_codec_decodes_what_was_sampled():
-    images = drawn(4, 4, decode=lambda x0: codecs.pixels((2, 2, 1)).decode(2 * x0))
+    images = drawn(4, 4, decode=lambda x0: DECODE(2 * x0))
     plain = drawn(4, 4).astype(float) / 127.5 - 1
     np.testing.assert_allclose(images / 127.5 - 1, np.clip(2 * plain, -1, 1), atol=0.02)
 

@@ -269,6 +269,8 @@ def test_network_calls_and_their_batch(model, options, task, calls, batches, mon
         ({"colourise": IMAGE}, {}, "nothing to colour"),
         ({"upscale": IMAGE}, {}, r"need \(8 / k, 8 / k, 1\)"),
         ({"upscale": IMAGE[:3, :3]}, {}, r"got \(3, 3, 1\)"),
+        ({"init_images": [IMAGE / 255]}, {}, "init_image: need uint8, 0 to 255, got float64"),
+        ({"inpaint": (IMAGE > 0, MASK)}, {}, "inpaint: need uint8, 0 to 255, got bool"),
         ({"observation_noise": 0.1}, {}, "nothing is observed"),
         ({"upscale": IMAGE[:4, :4], "observation_noise": -1.0}, {}, "observation_noise=-1"),
         ({"between_labels": (3, 10)}, {}, r"label 10 is outside 0\.\.9"),

@@ -1,4 +1,8 @@
-"""config.model.conditions: what the network takes beside x_t, and in which form."""
+"""config.model.conditions: what the network takes beside x_t, and in which form.
+
+The data set says what a condition is: the names of its values, or the channels of an image. One of
+the user's own is among `own`, the parts that were handed over by "package.module:name".
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,9 +12,10 @@ from ml_collections import ConfigDict
 from ddpm_jax import data
 from ddpm_jax.build import upsampling
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.codecs import Codec, to_float
 from ddpm_jax.config.checks import image_shape
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.data.base import nearest
-from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.errors import UserError
 
 # A value by its name or number, one for each image, cycled; or an image for all, or one for each.
@@ -29,18 +34,20 @@ def dropout(c: ConfigDict) -> dict[str, float]:
     return label | dict(zip(condition_names(c), rates, strict=True))
 
 
-def values(c: ConfigDict) -> dict[str, tuple[str, ...]]:
+def values(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...]]:
     """The names of the values of config.model.conditions, except images."""
     return {
         name: value_names
-        for name, value_names in _available(c).items()
+        for name, value_names in _available(c, own).items()
         if not isinstance(value_names, int)
     }
 
 
-def images(c: ConfigDict) -> dict[str, int]:
+def images(c: ConfigDict, own: Own) -> dict[str, int]:
     """The channels of those of config.model.conditions that are images."""
-    return {name: channels for name, channels in _available(c).items() if isinstance(channels, int)}
+    return {
+        name: channels for name, channels in _available(c, own).items() if isinstance(channels, int)
+    }
 
 
 def of_data(c: ConfigDict) -> tuple[str, ...]:
@@ -53,28 +60,30 @@ def takes_labels(c: ConfigDict) -> bool:
     return bool(c.model.num_classes) and "label_dropout" in c.diffusion
 
 
-def shown_shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
+def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:
     """The shape (of one example) and dtype in which the network sees each condition but labels."""
     height, width, _ = image_shape(c)
-    of_values: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
+    of_values: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(
+        values(c, own), ((), np.int32)
+    )
     return of_values | {
-        name: ((height, width, channels), np.float32) for name, channels in images(c).items()
+        name: ((height, width, channels), np.float32) for name, channels in images(c, own).items()
     }
 
 
-def shapes(c: ConfigDict) -> dict[str, tuple[tuple[int, ...], type]]:
+def shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:
     """The shape (of one example) and dtype of each of `of_data`."""
-    entries: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c), ((), np.int32))
-    of_images = image_shapes(c)
+    entries: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(values(c, own), ((), np.int32))
+    of_images = image_shapes(c, own)
     return entries | {
         name: (of_images[name], np.float32) for name in of_images if name in of_data(c)
     }
 
 
-def image_shapes(c: ConfigDict) -> dict[str, tuple[int, int, int]]:
+def image_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[int, int, int]]:
     """The shape in which each condition that is an image is given when sampling."""
     height, width, _ = image_shape(c)
-    sizes = {name: (height, width, channels) for name, channels in images(c).items()}
+    sizes = {name: (height, width, channels) for name, channels in images(c, own).items()}
     small = upsampling.size(c)
     return sizes if small is None else sizes | {upsampling.NAME: small}
 
@@ -84,9 +93,9 @@ def ever_hidden(c: ConfigDict, name: str) -> bool:
     return dropout(c)[name] > 0 or c.diffusion.joint_dropout > 0
 
 
-def _available(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
+def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:
     """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
-    available = dict(dataset(c).conditions) if of_data(c) else {}
+    available = dict(dataset(c, own).conditions) if of_data(c) else {}
     for name in of_data(c):
         if name not in available:
             raise UserError(
@@ -99,7 +108,11 @@ def _available(c: ConfigDict) -> dict[str, tuple[str, ...] | int]:
 
 
 def arrays(
-    c: ConfigDict, num: int, labels: np.ndarray, conditions: Mapping[str, ConditionValue]
+    c: ConfigDict,
+    own: Own,
+    num: int,
+    labels: np.ndarray,
+    conditions: Mapping[str, ConditionValue],
 ) -> dict[str, np.ndarray]:
     """Every condition of the network for `num` images; what is not given is absent.
 
@@ -107,6 +120,7 @@ def arrays(
 
     Args:
       c: the config.
+      own: the user's parts.
       num: how many images.
       labels: int [num], for a network with classes.
       conditions: their values, by name.
@@ -114,19 +128,19 @@ def arrays(
     Raises:
       UserError: for a name or value that is unknown, or an image of another size.
     """
-    if unknown := sorted(set(conditions) - {*values(c), *images(c)}):
+    if unknown := sorted(set(conditions) - {*values(c, own), *images(c, own)}):
         choices = ", ".join(condition_names(c)) or "none but labels"
         hint = nearest(unknown[0], condition_names(c))
         raise UserError(
             f"condition {unknown[0]}: this model has no such condition; it has {choices}{hint}"
         )
     whole = {"label": np.asarray(labels, np.int32)} if c.model.num_classes else {}
-    for name, names in values(c).items():
+    for name, names in values(c, own).items():
         selection = conditions.get(name, ())
         selection = [selection] if isinstance(selection, str | int) else list(selection)
         numbers = [_number(name, value, names) for value in selection]
         whole[name] = np.resize(np.asarray(numbers or [-1], np.int32), num)
-    for name, shape in image_shapes(c).items():
+    for name, shape in image_shapes(c, own).items():
         if name in conditions:
             image = _image(name, conditions[name], shape, num)
         else:
@@ -150,11 +164,14 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> N
 
 
 def shown(
-    c: ConfigDict, held_out: data.Source, num: int
+    c: ConfigDict, held_out: data.Source, num: int, codec: Codec
 ) -> tuple[np.ndarray, dict[str, ConditionValue]]:
     """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
-    batch = next(data.evaluation_batches(held_out, num, num, conditions=names, num_threads=0))
+    batches = data.evaluation_batches(
+        held_out, num, num, encode=codec.encode_batch, conditions=names, num_threads=0
+    )
+    batch = next(batches)
     conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
     if upsampling.NAME in condition_names(c):
         conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
@@ -171,7 +188,7 @@ def _image(name: str, value: ConditionValue, shape: tuple[int, int, int], num: i
         )
     if array.dtype not in (np.uint8, bool) and not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"condition {name}: need uint8, bool, or floats, got {array.dtype}")
-    return stacked([array])[0]
+    return to_float(array)
 
 
 def _number(name: str, value: str | int, names: tuple[str, ...]) -> int:

@@ -100,7 +100,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
-        return networks.initial_params(self.config, self.model, key)
+        return networks.initial_params(self.config, self.own, self.model, key)
 
     def init_state(self) -> state.TrainState:
         """The state at step 0, placed on the mesh, a pure function of config.seed."""
@@ -200,7 +200,7 @@ class Experiment:
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
-                for name, (shape, dtype) in conditioning.shapes(self.config).items()
+                for name, (shape, dtype) in conditioning.shapes(self.config, self.own).items()
             },
         }
 

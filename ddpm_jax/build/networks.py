@@ -43,7 +43,7 @@ def denoiser(c: ConfigDict, own: Own = NONE) -> NetworkModule:
         output does not.
     """
     plain: Any = _named(c, DENOISERS, own)
-    _check_output(c, plain, (*image_shape(c)[:2], _out_channels(c)))
+    _check_output(c, own, plain, (*image_shape(c)[:2], _out_channels(c)))
     if c.diffusion.schedule != "learned":
         return plain
     return WithSchedule(plain, Gamma(**paths.schedule_options(c)))
@@ -56,30 +56,30 @@ def classifier(c: ConfigDict, own: Own = NONE) -> NetworkModule:
             f"config.model.num_classes={c.model.num_classes}: a classifier needs at least 2"
         )
     plain = _named(c, CLASSIFIERS, own)
-    _check_output(c, plain, (c.model.num_classes,))
+    _check_output(c, own, plain, (c.model.num_classes,))
     return plain
 
 
-def example_conditions(c: ConfigDict, num: int = 1) -> dict[str, jax.Array] | None:
+def example_conditions(c: ConfigDict, own: Own, num: int = 1) -> dict[str, jax.Array] | None:
     """Conditions of the shapes that the network takes, [num, ...]; None for none at all."""
     label = {"label": jnp.zeros(num, jnp.int32)} if conditioning.takes_labels(c) else {}
     others = {
         name: jnp.zeros((num, *shape), dtype)
-        for name, (shape, dtype) in conditioning.shown_shapes(c).items()
+        for name, (shape, dtype) in conditioning.shown_shapes(c, own).items()
     }
     return label | others or None
 
 
-def initial_params(c: ConfigDict, network: NetworkModule, key: jax.Array) -> Any:
+def initial_params(c: ConfigDict, own: Own, network: NetworkModule, key: jax.Array) -> Any:
     """The network's parameters before training. The built-in ones need no example conditions."""
     xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
     if not own_code.is_own(c.model.name):
         return network.init(key, xt, time)["params"]
-    return network.init(key, xt, time, example_conditions(c))["params"]
+    return network.init(key, xt, time, example_conditions(c, own))["params"]
 
 
 def _named(
-    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict], NetworkModule]], own: Own
+    c: ConfigDict, choices: Mapping[str, Callable[[ConfigDict, Own], NetworkModule]], own: Own
 ) -> NetworkModule:
     m = c.model
     factory = choose("model.name", m.name, choices, own)
@@ -89,7 +89,7 @@ def _named(
                 f"config.model.options.{next(iter(m.options))}: the options of the built-in "
                 "networks are fields of config.model; leave it out"
             )
-        return factory(c)
+        return factory(c, own)
     height, width, channels = image_shape(c)
     options = keywords(
         "model.options",
@@ -100,7 +100,7 @@ def _named(
             "image_shape": (height, width, channels),
             "out_channels": _out_channels(c),
             "num_classes": m.num_classes,
-            "attributes": _attributes(c),
+            "attributes": _attributes(c, own),
             "dtype": choose("model.dtype", m.dtype, DTYPES),
         },
         hidden=("parent", "name"),
@@ -115,7 +115,9 @@ def _named(
     return made
 
 
-def _check_output(c: ConfigDict, network: NetworkModule, expected: tuple[int, ...]) -> None:
+def _check_output(
+    c: ConfigDict, own: Own, network: NetworkModule, expected: tuple[int, ...]
+) -> None:
     """Trace the network once on two images, without computing them.
 
     Raises:
@@ -124,7 +126,7 @@ def _check_output(c: ConfigDict, network: NetworkModule, expected: tuple[int, ..
     """
     built_in = not own_code.is_own(c.model.name)
     xt, time = jnp.zeros((2, *image_shape(c))), jnp.zeros((2,))
-    conditions = None if built_in else example_conditions(c, 2)
+    conditions = None if built_in else example_conditions(c, own, 2)
 
     def output(key: jax.Array, xt: jax.Array, time: jax.Array, conditions: Any) -> Any:
         rngs = {"dropout": key}
@@ -153,7 +155,7 @@ def _check_output(c: ConfigDict, network: NetworkModule, expected: tuple[int, ..
         )
 
 
-def _unet(c: ConfigDict) -> UNet:
+def _unet(c: ConfigDict, own: Own) -> UNet:
     m = c.model
     if m.patch_size is not None:
         raise UserError(
@@ -163,13 +165,13 @@ def _unet(c: ConfigDict) -> UNet:
     return UNet(
         **_levels(c),
         out_channels=_out_channels(c),
-        attributes=_attributes(c),
-        images=tuple(conditioning.images(c).items()),
+        attributes=_attributes(c, own),
+        images=tuple(conditioning.images(c, own).items()),
         fourier_features=tuple(m.fourier_features),
     )
 
 
-def _classifier(c: ConfigDict) -> Classifier:
+def _classifier(c: ConfigDict, own: Own) -> Classifier:
     return Classifier(**_levels(c))
 
 
@@ -199,7 +201,7 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _dit(c: ConfigDict) -> DiT:
+def _dit(c: ConfigDict, own: Own) -> DiT:
     m = c.model
     patching = {} if m.patch_size is None else {"patch_size": m.patch_size}
     if m.head_dim and m.channels % m.head_dim:
@@ -212,16 +214,16 @@ def _dit(c: ConfigDict) -> DiT:
         num_heads=m.num_heads or (m.channels // m.head_dim if m.head_dim else 1),
         out_channels=_out_channels(c),
         num_classes=m.num_classes,
-        attributes=_attributes(c),
-        images=tuple(conditioning.images(c).items()),
+        attributes=_attributes(c, own),
+        images=tuple(conditioning.images(c, own).items()),
         dropout=m.dropout,
         dtype=choose("model.dtype", m.dtype, DTYPES),
         **patching,
     )
 
 
-def _attributes(c: ConfigDict) -> tuple[tuple[str, int], ...]:
-    return tuple((name, len(names)) for name, names in conditioning.values(c).items())
+def _attributes(c: ConfigDict, own: Own) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(names)) for name, names in conditioning.values(c, own).items())
 
 
 def _out_channels(c: ConfigDict) -> int:
@@ -230,5 +232,5 @@ def _out_channels(c: ConfigDict) -> int:
     return (2 if learned else 1) * c.data.channels
 
 
-DENOISERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"unet": _unet, "dit": _dit}
-CLASSIFIERS: dict[str, Callable[[ConfigDict], NetworkModule]] = {"classifier": _classifier}
+DENOISERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {"unet": _unet, "dit": _dit}
+CLASSIFIERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {"classifier": _classifier}

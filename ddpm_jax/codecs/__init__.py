@@ -2,5 +2,6 @@
 
 from ddpm_jax.codecs.base import Codec
 from ddpm_jax.codecs.pixels import pixels
+from ddpm_jax.codecs.scaling import to_float
 
-__all__ = ["Codec", "pixels"]
+__all__ = ["Codec", "pixels", "to_float"]

@@ -1,20 +1,48 @@
 """What every codec is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from ddpm_jax.codecs.scaling import to_float
 
 
 class Codec(NamedTuple):
     """Between 8-bit images and the space that a diffusion runs in, on the host.
 
     Attributes:
-      encode: images uint8 [..., H, W, C] -> x_0, float32 [..., *shape].
-      decode: x_0 [..., *shape] -> images uint8 [..., H, W, C]; what lies outside is clipped.
+      encode: (images uint8 [..., H, W, C], num_values=256) -> x_0, float32 [..., *shape]; the
+        pixels take the values 0 to num_values - 1.
+      decode: x_0 [..., *shape] -> images uint8 [..., H, W, C] of 256 values; what lies outside is
+        clipped.
       shape: of one x_0.
     """
 
-    encode: Callable[[np.ndarray], np.ndarray]
+    encode: Callable[..., np.ndarray]
     decode: Callable[[np.ndarray], np.ndarray]
     shape: tuple[int, ...]
+
+    def encode_batch(
+        self, stored: Mapping[str, np.ndarray], num_values: int = 256
+    ) -> dict[str, np.ndarray]:
+        """A batch of examples as a network is to see them.
+
+        Args:
+          stored: by name, as a source has them: "image" [B, H, W, C], or of what is no image "x0",
+            floats [B, ...] that need no codec; values [B]; other images [B, H, W, C].
+          num_values: that the pixels of "image" take.
+
+        Returns:
+          The same names, x_0 as "x0": float32 [B, *shape], values int32, other images `to_float`.
+        """
+        if "x0" in stored:
+            x0 = stored["x0"].astype(np.float32)
+        else:
+            x0 = self.encode(stored["image"], num_values)
+        others = {
+            name: array.astype(np.int32) if array.ndim == 1 else to_float(array)
+            for name, array in stored.items()
+            if name not in ("image", "x0")
+        }
+        return {"x0": x0, **others}

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import re
+import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,13 +109,19 @@ def checked(field: str, name: str, own: Own) -> Any:
 
 
 def sources(own: Own) -> dict[str, str]:
-    """{name: sha256 of the source file} of own parts; "unknown" where they have no file."""
+    """{name: sha256 of the source file} of own parts; "unknown" where they have no file.
+
+    A part that is neither a function nor a class, such as a record, is of the module in its name.
+    """
     digests = {}
     for name, part in own.items():
-        owner = part if hasattr(part, "__module__") else type(part)
         try:
-            text = Path(inspect.getfile(inspect.unwrap(owner))).read_bytes()
-        except (OSError, TypeError):
+            path = inspect.getfile(inspect.unwrap(part))
+        except TypeError:  # neither a function nor a class
+            path = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None) or ""
+        try:
+            text = Path(path).read_bytes()
+        except OSError:
             digests[name] = "unknown"
         else:
             digests[name] = hashlib.sha256(text).hexdigest()

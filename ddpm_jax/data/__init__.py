@@ -1,7 +1,8 @@
 """Data: random-access sources of uint8 images, and batches as a pure function of (seed, step).
 
     source = build_source("digits", "train")
-    batches = Batches(source, batch_size=64, seed=0)
+    encode = codecs.pixels(source.info.image_shape).encode_batch
+    batches = Batches(source, batch_size=64, seed=0, encode=encode)
     batches.batch_at(0)["x0"]               # float32 [64, 8, 8, 1] in [-1, 1]
 
 Importing this package is cheap: grain, scikit-learn and TFDS are imported where they are used.

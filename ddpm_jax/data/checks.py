@@ -8,6 +8,32 @@ import numpy as np
 from ddpm_jax.data.base import DataInfo, Source, Tolerant
 from ddpm_jax.errors import UserError
 
+# What a batch or a network calls otherwise; "low_resolution" is made from the images themselves.
+_TAKEN = ("image", "x0", "label", "mask", "task", "tokens", "low_resolution")
+
+
+def check_conditions(name: str, conditions: Mapping[str, Any]) -> None:
+    """What a data set says of its conditions can be used.
+
+    Args:
+      name: of the data set, for errors.
+      conditions: as `Dataset.conditions`.
+
+    Raises:
+      UserError: for a name that means something else, or what is neither choices nor channels.
+    """
+    for condition, choices in conditions.items():
+        what = f"the data set {name}: conditions[{condition!r}]"
+        if not isinstance(condition, str) or condition in _TAKEN or condition.endswith("_mask"):
+            raise UserError(f"{what}: this name has another meaning; choose another")
+        texts = isinstance(choices, tuple) and all(isinstance(one, str) for one in choices)
+        named = texts and len(set(choices)) == len(choices) > 0
+        if not named and not (_is_whole(choices) and choices > 0):
+            raise UserError(
+                f"{what}={choices!r}: need a tuple of the different names of its values, or the "
+                "number of channels of an image"
+            )
+
 
 def checked(
     name: str,
@@ -105,6 +131,9 @@ def _check_example(
             shape = (*info.image_shape[:2], choices)
             got = np.shape(value)
             need(got == shape, f"the condition {name} has the shape {got}: need {shape}")
+            dtype = np.asarray(value).dtype
+            scaled = dtype in (np.uint8, bool) or np.issubdtype(dtype, np.floating)
+            need(scaled, f"the condition {name} is {dtype}: need bool, uint8 or floats")
         else:
             need(
                 _is_whole(value) and -1 <= value < len(choices),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.base import Source, check_size, check_split, nearest
-from ddpm_jax.data.checks import checked
+from ddpm_jax.data.checks import check_conditions, checked
 from ddpm_jax.data.digits import NUM_VALUES, digits
 from ddpm_jax.data.folder import build as build_folder
 from ddpm_jax.data.shapes import ATTRIBUTES, describe
@@ -51,9 +51,10 @@ class Dataset:
         the config's size whether or not the function takes it.
       info: what is counted on before the data are read.
       conditions: what a network can take beside a label, by its name in an example: the names
-        of a value's choices, or the channels of an image.
-      describe: reads an image's attributes back from its pixels, uint8 [H, W, C] -> {name: index},
-        or None for an image that shows none; None where nothing does.
+        of a value's choices, or the channels of an image. An example holds the number of the
+        choice (-1 for none), or the image, bool, uint8 or float [H, W, channels].
+      describe: reads an image's attributes back from its pixels, uint8 [H, W, C], 0 to 255 as
+        samples are -> {name: index}, or None for an image that shows none; None where nothing does.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
     """
@@ -93,11 +94,12 @@ def dataset(build: Callable[..., Source] | Dataset, **fields: Any) -> Dataset:
       **fields: of `Dataset`, where they differ from its defaults.
 
     Raises:
-      UserError: for what cannot be called as `build(split)`.
+      UserError: for what cannot be called as `build(split)`, or conditions that are none.
 
     Example:
       def blobs(split: str, *, image_size, channels, width: float = 3.0) -> Source: ...
-      source = build_source("blobs", "train", own=dataset(blobs), width=2.0)
+      own = dataset(blobs, conditions={"colour": ("red", "blue"), "outline": 1})
+      source = build_source("blobs", "train", own=own, width=2.0)
     """
     made = build if isinstance(build, Dataset) else Dataset(build)
     made = dataclasses.replace(made, **fields)
@@ -116,6 +118,7 @@ def dataset(build: Callable[..., Source] | Dataset, **fields: Any) -> Dataset:
         required = one.default is one.empty and one.kind in kinds
         if required and (one.name not in _GIVEN or one.kind == one.POSITIONAL_ONLY):
             raise UserError(f"{need}, and its {one.name} is neither a keyword nor has a default")
+    check_conditions(name, made.conditions)
     return made
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from ddpm_jax.data.base import Example, Source, evenly_spaced
 from ddpm_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
+# (stacked examples by name, the number of values that pixels of "image" take) -> the batch
+Encode = Callable[[Mapping[str, np.ndarray], int], HostBatch]
 
 # grain's index shuffle walks through at least 2^16 places until it meets one below the size:
 # 14 us an example for the 1,437 digits, 6 ms for two images. Smaller sources are permuted here.
@@ -28,6 +30,8 @@ class Batches:
       source: the examples.
       batch_size: the global batch, over all processes.
       seed: in [0, 2**32).
+      encode: from stacked examples, {"image" or "x0": [b, ...], "label": [b], conditions by name},
+        and `source.info.levels` to a batch, such as a codec's `encode_batch`.
       flip: mirror each example left to right with probability 1/2, drawn from (seed, n).
       conditions: what else of each example is read, by name: values and images.
       process_index: which contiguous block of each global batch this process reads.
@@ -37,7 +41,8 @@ class Batches:
       UserError: an empty source, a bad batch size, seed or process count.
 
     Example:
-      batches = Batches(digits("train"), batch_size=64, seed=0)
+      encode = codecs.pixels((8, 8, 1)).encode_batch
+      batches = Batches(digits("train"), batch_size=64, seed=0, encode=encode)
       for batch in batches.iterate(start_step=state.step): ...
     """
 
@@ -47,6 +52,7 @@ class Batches:
         batch_size: int,
         seed: int,
         *,
+        encode: Encode,
         flip: bool = False,
         conditions: Sequence[str] = (),
         process_index: int = 0,
@@ -58,7 +64,7 @@ class Batches:
         self.source = source
         self.batch_size = batch_size
         self._block = _block(batch_size, process_index, process_count)
-        self._scale = _scaling(source.info.levels)
+        self._encode = encode
         self._conditions = conditions
         examples, self._place = _shuffled(source, seed)
         # Behind the endless repetition, so that a flip is drawn for n, again in each epoch.
@@ -68,12 +74,13 @@ class Batches:
         """The batch of a step: this process's block of it.
 
         Returns:
-          {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} and the conditions, values
-          int32 [b] and images float32 [b, H, W, C], with b = batch_size / process_count.
+          What `encode` makes of it: {"x0": [b, ...], "label": [b]} and the conditions by name, with
+          b = batch_size / process_count.
         """
         first = step * self.batch_size
         examples = [self._examples[first + j] for j in self._block]
-        return _stack(examples, self._scale, self._conditions)
+        stacked = _stacked(examples, self._conditions)
+        return self._encode(stacked, self.source.info.levels)
 
     def example_ids(self, step: int) -> list[int]:
         """The places in the source of the examples of a step, of all processes; reads nothing.
@@ -104,6 +111,7 @@ def evaluation_batches(
     batch_size: int,
     max_examples: int | None = None,
     *,
+    encode: Encode,
     conditions: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -118,13 +126,13 @@ def evaluation_batches(
       batch_size: the global batch, over all processes.
       max_examples: so many of them, evenly spaced: the first of a sorted folder would be of one
         class; None: all.
-      conditions: as of `Batches`.
+      encode, conditions: as of `Batches`.
       process_index: which contiguous block of each batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
       num_threads: threads that read ahead; 0 reads in the caller.
 
     Yields:
-      {"x0": float32 [b, H, W, C] in [-1, 1], "label": int32 [b], "mask": bool [b]}.
+      What `encode` makes of them, and "mask": bool [b].
 
     Raises:
       UserError: an empty source, a bad batch size or count, a broken image.
@@ -135,12 +143,11 @@ def evaluation_batches(
     rows = evenly_spaced(source, len(source) if max_examples is None else max_examples)
     count = len(rows)
     block = _block(batch_size, process_index, process_count)
-    scale = _scaling(source.info.levels)
 
     def batch_at(number: int) -> HostBatch:
         indices = [number * batch_size + j for j in block]
         examples = [source[rows[min(index, count - 1)]] for index in indices]
-        batch = _stack(examples, scale, conditions)
+        batch = encode(_stacked(examples, conditions), source.info.levels)
         return batch | {"mask": np.array([index < count for index in indices])}
 
     return _read_ahead(batch_at, 0, -(-count // batch_size), num_threads, prefetch=4)
@@ -167,35 +174,14 @@ def _block(batch_size: int, process_index: int, process_count: int) -> range:
     return range(process_index * size, (process_index + 1) * size)
 
 
-def _scaling(levels: int) -> np.ndarray:
-    """The value of each level, float32 [levels]: x * 2 / (levels - 1) - 1, symmetric about 0.
-
-    A table: its ends are exactly -1 and 1, which float32 arithmetic on the pixels does not promise.
-    """
-    return (np.arange(1 - levels, levels, 2) / (levels - 1)).astype(np.float32)
-
-
-def _stack(examples: list[Example], scale: np.ndarray, conditions: Sequence[str]) -> HostBatch:
-    # The one place that knows both names: a source of images has "image", uint8 [H, W, C], and one
-    # of anything else "x0", floats [...] as the network is to see them.
-    if "x0" in examples[0]:
-        x0 = np.stack([example["x0"] for example in examples]).astype(np.float32)
-    else:
-        x0 = scale[np.stack([example["image"] for example in examples])]
-    labels = np.array([example["label"] for example in examples], np.int32)
-    others = {name: stacked([example[name] for example in examples]) for name in conditions}
-    return {"x0": x0, "label": labels, **others}
-
-
-def stacked(values: Sequence[Any]) -> np.ndarray:
-    """A condition of several examples: values as int32 [b], images as float32 [b, H, W, C].
-
-    A bool image becomes 0 and 1, an 8-bit one [-1, 1].
-    """
-    array = np.stack(values)
-    if array.ndim == 1:
-        return array.astype(np.int32)
-    return (array / 127.5 - 1 if array.dtype == np.uint8 else array).astype(np.float32)
+def _stacked(examples: list[Example], conditions: Sequence[str]) -> HostBatch:
+    # A source of images has "image", and one of anything else "x0".
+    content = "x0" if "x0" in examples[0] else "image"
+    return {
+        content: np.stack([example[content] for example in examples]),
+        "label": np.array([example["label"] for example in examples], np.int32),
+        **{name: np.stack([example[name] for example in examples]) for name in conditions},
+    }
 
 
 def _shuffled(source: Source, seed: int) -> tuple[Any, Callable[[int], int]]:

@@ -123,6 +123,7 @@ def training_batches(experiment: Experiment, source: Source) -> Batches:
         source,
         config.data.batch_size,
         config.seed,
+        encode=experiment.codec.encode_batch,
         flip=config.data.flip,
         conditions=conditioning.of_data(config),
         process_index=jax.process_index(),

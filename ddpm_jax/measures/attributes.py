@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 from ddpm_jax import data
 from ddpm_jax.build import conditioning, datasets
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.data import Source
 from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
-from ddpm_jax.measures import results
+from ddpm_jax.measures import images_of, results
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.loaded import Drawing, Loaded
 from ddpm_jax.trained.tasks import Task
@@ -26,7 +27,7 @@ class Prompts(NamedTuple):
     """What samples are conditioned on, and real images that show it.
 
     Attributes:
-      images, labels: [N, H, W, C] and [N].
+      images, labels: [N, H, W, C], 0 to 255 as samples are, and [N].
       wanted: the values that they show, {condition: [N]}.
       composed: no branch is conditioned on both of PAIR.
       each: how often each condition is shown counts too.
@@ -47,9 +48,9 @@ class Answered(NamedTuple):
     images: np.ndarray
 
 
-def applies(config: ConfigDict) -> bool:
+def applies(config: ConfigDict, own: Own) -> bool:
     """Whether something reads back from its samples what a model is conditioned on."""
-    return bool(conditioning.values(config)) and dataset(config).describe is not None
+    return bool(conditioning.values(config, own)) and dataset(config, own).describe is not None
 
 
 def check(
@@ -66,14 +67,14 @@ def check(
     Raises:
       UserError: for data that nothing reads back, or a model that does not take those.
     """
-    c = loaded.experiment.config
-    if dataset(c, loaded.experiment.own).describe is None:
+    c, own = loaded.experiment.config, loaded.experiment.own
+    if dataset(c, own).describe is None:
         described = [name for name, one in data.DATASETS.items() if one.describe]
         raise UserError(
             f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from "
             f"pixels, only those of {', '.join(described)}"
         )
-    names = conditioning.values(c)
+    names = conditioning.values(c, own)
     if not names or not {*needed} <= {*names}:
         raise UserError(
             f"--metrics={metric}: this model is conditioned on "
@@ -106,10 +107,10 @@ def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
       num: how many.
       composed: tell both of PAIR apart.
     """
-    c = loaded.experiment.config
+    c, own = loaded.experiment.config, loaded.experiment.own
     every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
     drawn = tuple(pair for pair in every if pair not in c.data.options.get("held_out", ()))
-    source = datasets.source(c, "validation", max_objects=1, held_out=drawn)
+    source = datasets.source(c, "validation", own, max_objects=1, held_out=drawn)
     return _prompts(loaded, source, num)._replace(composed=composed)
 
 
@@ -117,11 +118,11 @@ def _prompts(loaded: Loaded, source: Source, num: int) -> Prompts:
     """A condition that is itself an image stays absent."""
     examples = [source[k % len(source)] for k in range(num)]
     return Prompts(
-        np.stack([example["image"] for example in examples]),
+        images_of.of_256_levels([example["image"] for example in examples], source.info),
         np.array([example["label"] for example in examples]),
         {
             name: np.array([example[name] for example in examples])
-            for name in conditioning.values(loaded.experiment.config)
+            for name in conditioning.values(loaded.experiment.config, loaded.experiment.own)
         },
     )
 

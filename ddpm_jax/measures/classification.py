@@ -17,7 +17,7 @@ BATCH_SIZE = 256
 
 def measure(of: OfModel) -> Details:
     """The share of held-out images that a classifier reads right, by t."""
-    images, labels = real_data.arrays(of.source)
+    images, labels = real_data.arrays(of.source, of.loaded.experiment.codec)
     return Details(accuracy(of.loaded, images, labels, of.seed), {}, {})
 
 

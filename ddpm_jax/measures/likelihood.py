@@ -76,7 +76,7 @@ def measure(of: OfModel) -> Details:
     Raises:
       ValueError: as `bits_per_pixel`.
     """
-    images, _ = real_data.arrays(of.source)
+    images, _ = real_data.arrays(of.source, of.loaded.experiment.codec)
     levels = of.source.info.levels
     report = bits_per_pixel(of.loaded, images, levels, seed=of.seed, num_terms=of.num_terms)
     return Details(report, totals(report), protocol_of(report, fingerprint(of.source)))

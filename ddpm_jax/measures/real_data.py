@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.codecs import Codec
 from ddpm_jax.data import Source, evenly_spaced, fingerprint
 from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.trained.loaded import Loaded
@@ -71,8 +72,9 @@ def described(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def arrays(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Images in [-1, 1] and labels of a source; of very many as many as are compared."""
+def arrays(source: Source, codec: Codec) -> tuple[np.ndarray, np.ndarray]:
+    """x_0 and labels of a source's images; of very many as many as are compared."""
     examples = [source[k] for k in evenly_spaced(source, MOST_IMAGES)]
-    images = np.stack([e["image"] for e in examples]).astype(np.float32)
-    return images * (2 / (source.info.levels - 1)) - 1, np.array([e["label"] for e in examples])
+    images = np.stack([example["image"] for example in examples])
+    labels = np.array([example["label"] for example in examples])
+    return codec.encode(images, source.info.levels), labels

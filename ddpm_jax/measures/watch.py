@@ -94,6 +94,7 @@ class Watch:
             self._validation_data,
             self.config.data.batch_size,
             self.config.train.validate_examples,
+            encode=self.experiment.codec.encode_batch,
             conditions=conditioning.of_data(self.config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -177,12 +178,14 @@ class Watch:
     @functools.cache  # noqa: B019 - one watch a run
     def _conditions(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
-        c, classes = self.config, self.config.model.num_classes
+        c, own, classes = self.config, self.experiment.own, self.config.model.num_classes
         if c.model.conditions and self._validation_data is not None:
-            labels, conditions = conditioning.shown(c, self._validation_data, num)
-            return labels, conditioning.arrays(c, num, labels, conditions), None
+            labels, conditions = conditioning.shown(
+                c, self._validation_data, num, self.experiment.codec
+            )
+            return labels, conditioning.arrays(c, own, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)
-        return labels, conditioning.arrays(c, num, labels, {}), figures.class_columns(classes)
+        return labels, conditioning.arrays(c, own, num, labels, {}), figures.class_columns(classes)
 
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""

@@ -95,12 +95,12 @@ class Cascade:
         Raises:
           UserError: for labels or conditions that an upsampler cannot take.
         """
-        own = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
+        given = {k: v for k, v in (conditions or {}).items() if k not in _names_composed(task)}
         of_base = self.base.classes(num, labels, task, **options)
         counts = []
         for number, one in enumerate(self.upsamplers, 1):
-            c = one.experiment.config
-            passed = {name: own[name] for name in conditioning.values(c) if name in own}
+            c, parts = one.experiment.config, one.experiment.own
+            passed = {name: given[name] for name in conditioning.values(c, parts) if name in given}
             counts.append(
                 one.enlarging(
                     num,

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.codecs.pixels import to_uint8
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
@@ -78,9 +77,9 @@ def draw_images(
     *,
     seed: int,
     batch_size: int,
+    decode: Callable[[np.ndarray], np.ndarray],
     first: int = 0,
     one_noise: bool = False,
-    decode: Callable[[np.ndarray], np.ndarray] = to_uint8,
 ) -> Iterator[np.ndarray]:
     """Images in batches of uint8 [b, H, W, C]; image k is of (seed, k) and its conditions alone.
 
@@ -95,10 +94,10 @@ def draw_images(
       conditions: named arrays [num, ...], and under "task" a dict of such.
       seed: of the sample set.
       batch_size: a multiple of the devices.
+      decode: a codec's, from x_0 to images.
       first: the number k of the first one, of a set that is drawn in parts.
       one_noise: give every image the noise of image 0, so that they differ by their conditions
         alone.
-      decode: a codec's, from x_0 to images.
 
     Raises:
       UserError: for samples that are not a number, as an adaptive sampler gives that gave up.

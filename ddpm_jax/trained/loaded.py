@@ -115,7 +115,7 @@ class Loaded:
         conditioning.check_enlarges(config, conditions)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         inputs = {
-            **conditioning.arrays(config, num, numbers, conditions),
+            **conditioning.arrays(config, experiment.own, num, numbers, conditions),
             drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
         }
         batch_size = padded_batch(experiment, num)
@@ -176,18 +176,18 @@ class Loaded:
         Raises:
           UserError: for a model that enlarges nothing, or conditions that do not fit.
         """
-        config = self.experiment.config
+        config, own = self.experiment.config, self.experiment.own
         if upsampling.size(config) is None:
             raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
         if labels is None:
             labels = np.full(num, NULL_VALUE, np.int32)
-        inputs = conditioning.arrays(config, num, labels, conditions or {})
+        inputs = conditioning.arrays(config, own, num, labels, conditions or {})
         sample_fn = program.sample_fn(self.experiment)
 
         def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
             rows = slice(first, first + len(images))
             small = conditioning.arrays(
-                config, len(images), labels[rows], {upsampling.NAME: images}
+                config, own, len(images), labels[rows], {upsampling.NAME: images}
             )
             return drawing.draw_images(
                 sample_fn,

@@ -12,8 +12,8 @@ from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.kinds import KINDS
+from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import check_guidable, image_shape
-from ddpm_jax.data.pipeline import stacked
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 
@@ -149,24 +149,24 @@ def arrays(
     Raises:
       UserError: for labels or conditions that the model does not know.
     """
-    c, encode = experiment.config, experiment.codec.encode
+    encode = experiment.codec.encode
     result: dict[str, Any] = {}
     if task.classifier is not None:
         result["label"] = np.asarray(labels, np.int32)
     for k, (_, conditions) in enumerate(task.composed):
-        result[f"branch_{k}"] = _branch(c, num, labels, shared, conditions)
+        result[f"branch_{k}"] = _branch(experiment, num, labels, shared, conditions)
     if task.between_labels is not None:
         for k, label in enumerate(task.between_labels):
-            result[f"branch_{k}"] = _branch(c, num, labels, shared, {"label": label})
+            result[f"branch_{k}"] = _branch(experiment, num, labels, shared, {"label": label})
     if task.interpolates:
         result["share"] = np.linspace(0, 1, num, dtype=np.float32)
     # Images to begin with or to keep are x_0; a mask and what is seen of an image are not.
     parts = {f"init_{k}": encode(image) for k, image in enumerate(task.init_images)}
     if task.inpaint is not None:
         kept, mask = task.inpaint
-        parts |= {"known": encode(kept), "mask": stacked([mask])[0]}
+        parts |= {"known": encode(kept), "mask": to_float(mask)}
     if task.observed is not None:
-        parts["observed"] = stacked([task.observed])[0]
+        parts["observed"] = to_float(task.observed)
     broadcast = {name: np.broadcast_to(one, (num, *one.shape)) for name, one in parts.items()}
     return result | broadcast
 
@@ -234,17 +234,17 @@ def names_of_classes(c: ConfigDict, task: Task) -> tuple[str, ...]:
 
 
 def _branch(
-    c: ConfigDict,
+    experiment: Experiment,
     num: int,
     labels: np.ndarray,
     shared: Mapping[str, ConditionValue],
     conditions: Mapping[str, ConditionValue],
 ) -> dict[str, np.ndarray]:
     """All conditions of one branch: what is given for all, and its own."""
-    own = dict(conditions)
-    if "label" in own:
+    c, of_branch = experiment.config, dict(conditions)
+    if "label" in of_branch:
         classes = c.model.num_classes
-        label = class_names.number(c.data.class_names, own.pop("label"))
+        label = class_names.number(c.data.class_names, of_branch.pop("label"))
         if not 0 <= label < classes:
             reason = (
                 f"is outside 0..{classes - 1}"
@@ -253,7 +253,7 @@ def _branch(
             )
             raise UserError(f"label {label} {reason}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
-    return conditioning.arrays(c, num, labels, {**shared, **own})
+    return conditioning.arrays(c, experiment.own, num, labels, {**shared, **of_branch})
 
 
 def _one_of(ways: Mapping[str, bool]) -> None:
@@ -264,9 +264,11 @@ def _one_of(ways: Mapping[str, bool]) -> None:
 def _check_images(c: ConfigDict, task: Task) -> None:
     """Raises UserError for an image or mask of another size or kind."""
     height, width, channels = image_shape(c)
-    wanted = [("init_image", image, (height, width, channels)) for image in task.init_images]
+    encoded = [("init_image", image) for image in task.init_images]
     if task.inpaint is not None:
-        wanted.append(("inpaint", task.inpaint[0], (height, width, channels)))
+        encoded.append(("inpaint", task.inpaint[0]))
+    wanted = [(name, image, (height, width, channels)) for name, image in encoded]
+    if task.inpaint is not None:
         wanted.append(("inpaint's mask", task.inpaint[1], (height, width, 1)))
     if task.colourise is not None:
         if channels != 3:
@@ -275,6 +277,9 @@ def _check_images(c: ConfigDict, task: Task) -> None:
     for name, image, shape in wanted:
         if image.shape != shape:
             raise UserError(f"{name}: need {shape} (height, width, channels), got {image.shape}")
+    for name, image in encoded:
+        if image.dtype != np.uint8:
+            raise UserError(f"{name}: need uint8, 0 to 255, got {image.dtype}")
     if task.upscale is not None:
         small = task.upscale.shape
         fits = small[2:] == (channels,) and height % small[0] == 0 == width % small[1]

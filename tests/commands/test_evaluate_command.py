@@ -170,6 +170,6 @@ def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
 def test_what_is_measured_by_default_fits_the_run(tmp_path, name, expected):
     config = importlib.import_module(f"configs.{name}").get_config()
     config_files.write(tmp_path, config)
-    assert checks.default_metrics(str(tmp_path)) == expected
+    assert checks.default_metrics(str(tmp_path), own={}) == expected
     with pytest.raises(UserError, match="no checkpoint in"):
         evaluate.evaluate(str(tmp_path / "nothing"))

@@ -81,7 +81,7 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
 
 def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch):
     whole = real_data.arrays
-    monkeypatch.setattr(real_data, "arrays", lambda source: [a[:24] for a in whole(source)])
+    monkeypatch.setattr(real_data, "arrays", lambda *of: [a[:24] for a in whole(*of)])
     monkeypatch.setattr(likelihood, "TOLERANCE", 1e-2)
     report = evaluate.evaluate(str(density_run), metrics=["bpd"])
     bits = report["likelihood"]

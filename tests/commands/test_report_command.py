@@ -88,7 +88,8 @@ def test_the_loss_by_t_is_what_validation_measures_by_quarter(finished_run, draw
     # Other noise, other times, and the sums of the training loop.
     loaded = experiment.load(finished_run.workdir)
     step, key = loaded.experiment.validation_step(), jax.random.key(7)
-    batches = evaluation_batches(loaded.experiment.source("validation"), 8, 320)
+    source, encode = loaded.experiment.source("validation"), loaded.experiment.codec.encode_batch
+    batches = evaluation_batches(source, 8, 320, encode=encode)
     sums = [step(loaded.params, b, jax.random.fold_in(key, k)) for k, b in enumerate(batches)]
     sums = jax.device_get(sums)
     total, count = (

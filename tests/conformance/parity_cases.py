@@ -149,6 +149,11 @@ EULER = {
     "HeunDiscreteScheduler": (samplers.heun, None),
 }
 
+# From an alpha of 5e-5 ours leaves the correction out: in `parity_differences`.
+TOO_LONG = [
+    ("HeunDiscreteScheduler", "squaredcos_cap_v2", spacing) for spacing in ("linspace", "trailing")
+]
+
 
 def euler(kind: str, name: str, spacing: str, form: str, *, zero_snr: bool = False) -> Case:
     sampler, noisy = EULER[kind]
@@ -169,7 +174,8 @@ def euler(kind: str, name: str, spacing: str, form: str, *, zero_snr: bool = Fal
 
 def _euler_cases() -> Iterator[Case]:
     for kind, name, spacing in itertools.product(EULER, SCHEDULES, SPACINGS):
-        yield euler(kind, name, spacing, _form_of(name))
+        if (kind, name, spacing) not in TOO_LONG:
+            yield euler(kind, name, spacing, _form_of(name))
 
 
 def _euler_forms() -> Iterator[Case]:

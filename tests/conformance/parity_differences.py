@@ -5,8 +5,10 @@ Each function of DIFFERENCES answers (figure, whether the figure shows what the 
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -56,6 +58,19 @@ def _linspace_levels() -> tuple[float, bool]:
     ours = parity_peers.indices(grids.linspace(LINEAR, 20))
     found = float(np.abs(theirs - ours).max())
     return found, 0.1 < found <= 0.5
+
+
+def _correction_from_alpha_near_0() -> tuple[str, bool]:
+    """Away from ours as it is, and from ours without its bound."""
+    module = importlib.import_module("ddpm_jax.samplers.euler")
+    found, unbounded = [], []
+    for kind, name, spacing in parity_cases.TOO_LONG:
+        case = parity_cases.euler(kind, name, spacing, "v_prediction")
+        found.append(parity.difference(case, np.float64))
+        with mock.patch.object(module, "LARGEST_CORRECTION", np.inf):
+            unbounded.append(parity.difference(case, np.float64))
+    ok = min(found) > 0.1 and max(unbounded) < 1e-10
+    return f"{max(found):.3f}; without our bound {max(unbounded):.1e}", ok
 
 
 def _last_call() -> tuple[int, bool]:
@@ -206,6 +221,11 @@ DIFFERENCES = [
         "Euler, EulerAncestral, Heun, linspace, 20 steps",
         "times between the nodes, levels interpolated; largest distance from a node",
         _linspace_levels,
+    ),
+    Difference(
+        "Heun, cosine, linspace and trailing",
+        "corrects a first step from alpha = 5e-5, where ours is Euler's: away from ours by",
+        _correction_from_alpha_near_0,
     ),
     Difference(
         "EulerAncestral",

@@ -218,6 +218,11 @@ class Uninformed(Reading):
         (3, "need a function build.*got int"),
         (lambda split, path: 3, "its path is neither a keyword nor has a default"),
         (Dataset(Reading, conditions={"colour": ("red",)}), "no 'colour' .*it has image, label"),
+        (Dataset(Reading, conditions={"mask": 1}), r"Reading: conditions\['mask'\]: .*another"),
+        (Dataset(Reading, conditions={"colour": "red"}), r"\['colour'\]='red': need a tuple"),
+        (Dataset(Reading, conditions={"colour": ("a", "a")}), "need a tuple of the different"),
+        (Dataset(Reading, conditions={"colour": ()}), "need a tuple"),
+        (Dataset(Reading, conditions={"sketch": 0}), "number of channels"),
     ],
 )  # fmt: skip
 def test_an_own_source_that_does_not_fit_is_one_line(own, message):
@@ -227,20 +232,24 @@ def test_an_own_source_that_does_not_fit_is_one_line(own, message):
 
 
 def test_conditions_of_an_own_data_set_are_looked_at():
-    conditions = {"colour": ("red", "blue"), "mask": 1}
-    whole = {"colour": 1, "mask": np.zeros((4, 6, 1), bool)}
+    conditions = {"colour": ("red", "blue"), "outline": 1}
+    whole = {"colour": 1, "outline": np.zeros((4, 6, 1), bool)}
 
     def build(**values):
         own = Dataset(changed(whole | values), conditions=conditions)
         return build_source("own", "train", own=own, **OWN_SIZE)
 
-    assert set(build()[0]) == {"image", "label", "colour", "mask"}
+    assert set(build()[0]) == {"image", "label", "colour", "outline"}
     with pytest.raises(
         UserError, match=r"condition colour is '2' .*need the number of one of red,"
     ):
         build(colour=2)
-    with pytest.raises(UserError, match=r"condition mask has the shape \(4, 6\): need \(4, 6, 1\)"):
-        build(mask=np.zeros((4, 6), bool))
+    with pytest.raises(
+        UserError, match=r"condition outline has the shape \(4, 6\): need \(4, 6, 1\)"
+    ):
+        build(outline=np.zeros((4, 6), bool))
+    with pytest.raises(UserError, match=r"condition outline is int64: need bool, uint8 or floats"):
+        build(outline=np.zeros((4, 6, 1), np.int64))
 
 
 def test_options_that_a_data_set_does_not_have_are_refused():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_jax import codecs
 from ddpm_jax.data import Batches, build_source, folder
 from ddpm_jax.errors import UserError
 
@@ -212,7 +213,8 @@ def test_non_square_images_of_many_sizes(tmp_path, channels):
     )
     assert source.info.image_shape == (5, 12, channels)
     assert {source[i]["image"].shape for i in range(len(source))} == {(5, 12, channels)}
-    batch = Batches(source, 4, seed=0, flip=True).batch_at(0)
+    encode = codecs.pixels((5, 12, channels)).encode_batch
+    batch = Batches(source, 4, seed=0, encode=encode, flip=True).batch_at(0)
     assert batch["x0"].shape == (4, 5, 12, channels)
 
 
@@ -265,7 +267,8 @@ def test_only_broken_files_end_in_one_line(tmp_path):
 
 
 def test_a_broken_file_stops_the_batches_through_the_threads(tmp_path):
-    batches = Batches(folder(broken_folder(tmp_path), "train", (8, 6), 1, holdout=0), 10, seed=0)
+    source = folder(broken_folder(tmp_path), "train", (8, 6), 1, holdout=0)
+    batches = Batches(source, 10, seed=0, encode=codecs.pixels((8, 6, 1)).encode_batch)
     with pytest.raises(UserError, match=r"remove it, or set data\.options\.on_error=skip"):
         next(batches.iterate(num_threads=2))
 

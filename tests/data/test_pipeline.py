@@ -1,14 +1,21 @@
 """Batches: every example once per epoch, and content that only (seed, step) decides."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data import Batches, DataInfo, digits, evaluation_batches, folder, pipeline
+from ddpm_jax import codecs
+from ddpm_jax.data import DataInfo, digits, folder, pipeline
 from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.errors import UserError
+
+# Whatever the shape, pixels are scaled by the same function.
+ENCODE = codecs.pixels((2, 3, 1)).encode_batch
+Batches = functools.partial(pipeline.Batches, encode=ENCODE)
+evaluation_batches = functools.partial(pipeline.evaluation_batches, encode=ENCODE)
 
 
 @pytest.fixture(params=["permuted", "shuffled by grain"])
@@ -26,7 +33,7 @@ def counting_source(size: int) -> ArraySource:
     return ArraySource(images, np.arange(size), info)
 
 
-def take(batches: Batches, count: int, start: int = 0, **options):
+def take(batches: pipeline.Batches, count: int, start: int = 0, **options):
     return list(itertools.islice(batches.iterate(start, **options), count))
 
 
@@ -181,6 +188,26 @@ def test_what_is_no_image_is_handed_on_as_it_is():
         assert batch["x0"].dtype == np.float32
         expected = np.stack([batch["label"] / 3, np.full(4, -2.5)], axis=1)
         np.testing.assert_array_equal(batch["x0"], expected.astype(np.float32))
+
+
+def test_what_the_source_holds_is_handed_to_the_encoding_and_nothing_else_is_done():
+    source = digits("train")
+    seen = []
+
+    def encode(examples, num_values):
+        seen.append((examples, num_values))
+        return {"tokens": examples["image"][..., 0]}
+
+    options = {"encode": encode}
+    batch = pipeline.Batches(source, 4, seed=0, **options).batch_at(0)
+    held = next(pipeline.evaluation_batches(source, 4, 4, **options, num_threads=0))
+    (first, values), (second, _) = seen
+    assert values == 17
+    assert (first["image"].dtype, first["image"].shape) == (np.uint8, (4, 8, 8, 1))
+    assert first["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["tokens"], first["image"][..., 0])
+    np.testing.assert_array_equal(held["tokens"], second["image"][..., 0])
+    assert (set(batch), set(held)) == ({"tokens"}, {"tokens", "mask"})
 
 
 def test_shapes_and_dtypes():

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from ddpm_jax import codecs
 from ddpm_jax.data import build_source, evaluation_batches, fingerprint, tfds_source
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.errors import UserError
@@ -132,7 +133,8 @@ def test_build_source_maps_the_splits_and_resizes(data_dir):
     train = build_source("ddpm_tiny_images", "train", train_split="train[:5]", **options)
     validation = build_source("ddpm_tiny_images:1.0.0", "validation", **options)
     assert (len(train), len(validation)) == (5, 4)
-    batch = next(evaluation_batches(validation, 4))
+    encode = codecs.pixels((4, 4, 1)).encode_batch
+    batch = next(evaluation_batches(validation, 4, encode=encode))
     assert batch["x0"].shape == (4, 4, 4, 1)
 
 

@@ -87,6 +87,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
         experiment.source("train"),
         config.data.batch_size,
         config.seed,
+        encode=experiment.codec.encode_batch,
         conditions=conditioning.of_data(config),
     )
     fixed = sharding.put_batch(batches.batch_at(0), place)
@@ -133,11 +134,20 @@ def _sampling_speed(experiment: Experiment, num: int = 500) -> dict[str, float]:
     sample_fn = program.sample_fn(experiment)
     config = experiment.config
     labels = drawing.default_labels(num, config.model.num_classes)
-    conditions = conditioning.arrays(config, num, labels, {})
+    conditions = conditioning.arrays(config, experiment.own, num, labels, {})
     size = padded_batch(experiment, num)
 
     def draw(count: int) -> None:
-        list(drawing.draw_images(sample_fn, params, count, conditions, seed=0, batch_size=size))
+        drawn = drawing.draw_images(
+            sample_fn,
+            params,
+            count,
+            conditions,
+            seed=0,
+            batch_size=size,
+            decode=experiment.codec.decode,
+        )
+        list(drawn)
 
     draw(size)
     return {"samples_per_second": num / _seconds(lambda: draw(num))}

@@ -7,6 +7,7 @@ from typing import Any
 from ddpm_jax.build import class_names
 from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config import config_files
+from ddpm_jax.config.own_code import Own
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
@@ -16,11 +17,12 @@ from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
 
 
-def default_metrics(workdir: str) -> list[str]:
+def default_metrics(workdir: str, own: Own) -> list[str]:
     """What is measured of a run if nothing else is asked for: of pixels, which takes seconds.
 
     Of a classifier how it reads; of samples that have classes whether they show them, of others
-    what they show of what they were told; and whether they copy the training set.
+    what they show of what they were told; and whether they copy the training set. `own` holds the
+    run's own parts.
     """
     config = config_files.read(workdir)
     if config is None:  # `experiment.load` says what is missing
@@ -29,7 +31,7 @@ def default_metrics(workdir: str) -> list[str]:
         needs = {Needs[name] for name in KINDS[config.kind].measures}
         takes_labels = bool(config.model.num_classes)
         needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
-        if Needs.ATTRIBUTES in needs and not attributes.applies(config):
+        if Needs.ATTRIBUTES in needs and not attributes.applies(config, own):
             needs -= {Needs.ATTRIBUTES}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 

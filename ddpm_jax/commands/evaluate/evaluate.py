@@ -10,7 +10,7 @@ from ddpm_jax import cli, sample_flags
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.build.sampling import flat
 from ddpm_jax.commands.evaluate import checks, exported_features
-from ddpm_jax.commands.loading import load
+from ddpm_jax.commands.loading import load, own_parts
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, described
@@ -134,7 +134,8 @@ def evaluate(
     began = time.monotonic()
     if not workdir:
         raise UserError("--workdir is missing: name the run to evaluate")
-    names = checks.default_metrics(workdir) if metrics is None else metrics
+    own = own_parts(workdir, code)
+    names = checks.default_metrics(workdir, own) if metrics is None else metrics
     selected = metric_table.named(names)
     of_model = [metric for metric in selected if metric.needs.of_model]
     of_samples = [metric for metric in selected if not metric.needs.of_model]

@@ -99,6 +99,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             source,
             config.data.batch_size,
             EXAMPLES,
+            encode=built.codec.encode_batch,
             conditions=conditioning.of_data(config),
         )
         for number, batch in enumerate(batches):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddpm_jax import experiment
@@ -92,7 +91,7 @@ def to_files(
         raise UserError(f"--labels={','.join(labels)}: {error}") from error
     asked_for: dict[str, Any] = {
         "labels": numbers,
-        "conditions": _conditions(conditions, loaded.experiment.config),
+        "conditions": _conditions(conditions, loaded.experiment),
         "task": full_task,
         "seed": seed,
     }
@@ -219,15 +218,15 @@ def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
     return np.concatenate(drawn)
 
 
-def _conditions(texts: Sequence[str], config: ConfigDict) -> dict[str, Any]:
+def _conditions(texts: Sequence[str], run: experiment.Experiment) -> dict[str, Any]:
     """Conditions from name=value,value; the name of an image's condition has a file's name."""
     conditions: dict[str, Any] = {}
     for text in texts:
         name, sign, values = text.partition("=")
         if not sign or not values or name in conditions:
             raise UserError(f"--condition={text}: need name=value, each name once")
-        if name in conditioning.images(config):
-            channels = conditioning.image_shapes(config)[name][2]
+        if name in conditioning.images(run.config, run.own):
+            channels = conditioning.image_shapes(run.config, run.own)[name][2]
             conditions[name] = _image(
                 text, values, channels, channels == 1 and name != upsampling.NAME
             )
