@@ -61,7 +61,7 @@ def run(
     Raises:
       UserError: for more jobs than there are GPUs.
     """
-    driver = _Driver(sweep, Path(workdir), jobs, attempts, words, stream or sys.stderr)
+    driver = _Driver(sweep, Path(workdir).absolute(), jobs, attempts, words, stream or sys.stderr)
     with _signals(driver.stop):
         return driver.run()
 
@@ -144,8 +144,8 @@ class _Driver:
             if workdirs.failures_of(folder, result.stem)[0] >= self._attempts:
                 self._failed.append(cell.name)
                 continue
-            words = ["evaluate", f"--workdir={folder}", f"--name={result.stem}"]
-            words += workdirs.evaluate_words(self._sweep, cell, folder)
+            flags = workdirs.measure_flags(self._workdir, self._sweep, cell)
+            words = ["evaluate", f"--flagfile={flags}"]
             self._start(training, result.stem, words)
             return
 

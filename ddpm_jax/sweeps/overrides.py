@@ -11,6 +11,7 @@ Overrides = dict[str, Any]
 # A field with its values, or overrides that another helper made.
 Part = Mapping[str, Sequence[Any]] | Iterable[Overrides]
 Draw = Callable[[np.random.Generator], Any]
+MOST_DRAWS = 100  # for each combination that is asked for: most may be there already
 
 
 def grid(*parts: Part) -> list[Overrides]:
@@ -57,7 +58,7 @@ def seeds(n: int, first: int = 0) -> list[Overrides]:
 
 
 def random(n: int, seed: int, fields: Mapping[str, Draw | Sequence[Any]]) -> list[Overrides]:
-    """n random combinations: of a larger n, the first ones are those of a smaller.
+    """n different random combinations: of a larger n, the first ones are those of a smaller.
 
     Args:
       n: how many.
@@ -66,7 +67,7 @@ def random(n: int, seed: int, fields: Mapping[str, Draw | Sequence[Any]]) -> lis
         sequence of values, each as likely.
 
     Raises:
-      ValueError: for n below 1, or no values.
+      ValueError: for n below 1, no values, or fewer combinations than n.
 
     Source: Bergstra and Bengio 2012, why random and not a grid.
     """
@@ -75,13 +76,16 @@ def random(n: int, seed: int, fields: Mapping[str, Draw | Sequence[Any]]) -> lis
     draws = {
         field: values if callable(values) else choice(*values) for field, values in fields.items()
     }
-    return [
-        {
+    drawn: dict[tuple[Any, ...], Overrides] = {}
+    for k in range(MOST_DRAWS * n):
+        one = {
             field: draw(np.random.default_rng([seed, k, place]))
             for place, (field, draw) in enumerate(draws.items())
         }
-        for k in range(n)
-    ]
+        drawn.setdefault(tuple(one.values()), one)
+        if len(drawn) == n:
+            return [*drawn.values()]
+    raise ValueError(f"random({n}): there are but {len(drawn)} different combinations")
 
 
 def uniform(low: float, high: float) -> Draw:

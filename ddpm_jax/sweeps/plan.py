@@ -7,7 +7,7 @@ from typing import Any
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
 from ddpm_jax.sweeps import workdirs
-from ddpm_jax.sweeps.sweep_file import Cell, Sweep
+from ddpm_jax.sweeps.sweep_file import Sweep
 
 LIMIT = 2**26  # bytes of plan.json
 
@@ -57,7 +57,7 @@ def check_workdir(sweep: Sweep, workdir: str | Path) -> dict[str, Any]:
 
 
 def write(sweep: Sweep, workdir: str | Path, **more: Any) -> dict[str, Any]:
-    """Write D/plan.json and each training's flags.txt; what else stood in plan.json stays.
+    """Write D/plan.json and the files of flags; what else stood in plan.json stays.
 
     Args:
       sweep: the sweep.
@@ -67,20 +67,33 @@ def write(sweep: Sweep, workdir: str | Path, **more: Any) -> dict[str, Any]:
     Raises:
       UserError: as `check_workdir`, or where nothing can be written.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).absolute()
     content = check_workdir(sweep, workdir) | plan(sweep) | more
     try:
         for name, overrides in sweep.trainings().items():
             folder = workdirs.folder(workdir, name)
-            path = folder / workdirs.FLAGS
-            text = "".join(f"{line}\n" for line in workdirs.flag_lines(sweep, overrides))
-            if not path.exists() or path.read_text() != text:
-                folder.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_lines(folder / workdirs.FLAGS, workdirs.flag_lines(sweep, overrides))
+        measures = {
+            workdirs.measure_flags(workdir, sweep, cell): cell
+            for cell in (sweep.cells if sweep.evaluate else ())
+        }
+        for path, cell in measures.items():
+            _write_lines(path, workdirs.measure_lines(workdir, sweep, cell))
+        for name in sweep.trainings():  # what an earlier sweep file measured
+            for path in workdirs.folder(workdir, name).glob("measure-*.txt"):
+                if path not in measures:
+                    path.unlink()
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot write there ({error.strerror})") from error
     files.must_write_json(workdir / workdirs.PLAN, content)
     return content
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,8 +143,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(inner) for inner in value]
     return value
-
-
-def cells_of(sweep: Sweep, training: str) -> list[Cell]:
-    """The cells that a training serves."""
-    return [cell for cell in sweep.cells if cell.training == training]

@@ -87,7 +87,8 @@ class Live:
     def ended(self, training: str, what: str, code: int) -> None:
         """A process ended."""
         if not self._terminal:
-            how = {0: "done", workdirs.STOPPED: "stopped and saved"}.get(code, f"failed ({code})")
+            how = f"failed ({code})" if code not in workdirs.ENDED else "stopped"
+            how = {0: "done", workdirs.STOPPED: "stopped and saved"}.get(code, how)
             verb = "training" if what == workdirs.TRAIN else "measuring"
             print(f"{verb} {training}: {how}", file=self._stream, flush=True)
 

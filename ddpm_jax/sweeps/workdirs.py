@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.config import config_files
 from ddpm_jax.runtime import files
 from ddpm_jax.sweeps.sweep_file import Cell, Sweep, digest
 
@@ -24,6 +23,8 @@ TRIES = "tries.jsonl"
 TRAIN = "train"  # what a try was of
 PLAN = "plan.json"
 STOPPED = 75  # the exit code of a run that a signal stopped and that was saved
+# No failure: finished, or told to end, by SIGTERM or SIGINT also before or after a training.
+ENDED = (0, STOPPED, 130, 143, -2, -15)
 TAIL = 4096  # bytes of metrics.jsonl that hold its last line
 
 
@@ -137,11 +138,11 @@ def failures_of(path: Path, what: str) -> tuple[int, str]:
       what: TRAIN, or the name of a result.
     """
     count, furthest = 0, -1
-    for line in _lines(path / TRIES):
+    for line in json_lines(path / TRIES):
         if line.get("what") != what:
             continue
         code, step = line.get("exit_code"), _whole(line.get("step"))
-        if code in (0, STOPPED):
+        if code in ENDED:
             count, furthest = 0, max(furthest, step)
         else:
             count = 1 if step > furthest else count + 1
@@ -196,22 +197,28 @@ def flag_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def evaluate_words(sweep: Sweep, cell: Cell, path: Path) -> list[str]:
-    """The flags of the evaluate command for a cell."""
-    words = [f"--{name}={_listed(value)}" for name, value in sweep.evaluate.items()]
-    if "guidance_scale" not in sweep.evaluate:
-        scale = cell.sampling.get("sample.guidance_scale")
-        config = config_files.read(path)
-        if scale is None and config is not None and "sample" in config:
-            scale = config.sample.guidance_scale
-        if scale is not None:
-            words.append(f"--guidance_scale={scale}")
-    options = []
-    for name, value in cell.sampling.items():
-        last = name.rpartition(".")[2]
-        if name != "sample.guidance_scale":
-            options.append(f"{last}={json.dumps(value) if not isinstance(value, str) else value}")
-    return [*words, *([f"--options={','.join(options)}"] if options else [])]
+def measure_flags(workdir: Path, sweep: Sweep, cell: Cell) -> Path:
+    """The file of the evaluate command's flags for a cell."""
+    name = result(workdir, sweep, cell).stem
+    return folder(workdir, cell.training) / f"measure-{name.removeprefix('sweep-')}.txt"
+
+
+def measure_lines(workdir: Path, sweep: Sweep, cell: Cell) -> list[str]:
+    """The lines of that file: samples are drawn as the base config says but for the cell's own."""
+    lines = [f"--workdir={folder(workdir, cell.training)}"]
+    lines.append(f"--name={result(workdir, sweep, cell).stem}")
+    lines += [f"--{name}={_listed(value)}" for name, value in sweep.evaluate.items()]
+    scale = "sample.guidance_scale"
+    if "guidance_scale" not in sweep.evaluate and "sample" in sweep.base:
+        # Without it the unguided samples would be measured too.
+        usual = sweep.base.sample.guidance_scale
+        lines.append(f"--guidance_scale={(cell.overrides | cell.sampling).get(scale, usual)}")
+    options = [
+        f"{name.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in cell.sampling.items()
+        if name != scale
+    ]
+    return [*lines, *([f"--options={','.join(options)}"] if options else [])]
 
 
 def _listed(value: Any) -> str:
@@ -244,7 +251,8 @@ def _last_line(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; none where it is not there."""
     try:
         texts = path.read_text(errors="replace").splitlines()
     except OSError:

@@ -21,7 +21,16 @@ def define() -> None:
     """Define the command's flags."""
     flags.DEFINE_string("sweep", None, "the sweep file, say configs/sweeps/seeds.py")
     flags.DEFINE_string("workdir", None, "where the sweep lives; its cells are in DIR/cells")
-    flags.DEFINE_integer("jobs", 1, "run: cells at a time on this machine", 1)
+    flags.DEFINE_integer(
+        "jobs", None, "run: cells at a time; here 1, on a cluster as many as it lets run", 1
+    )
+    flags.DEFINE_enum(
+        "launcher",
+        "local",
+        ["local", "slurm", "k8s"],
+        "run: on this machine; as an array of Slurm; or as a Kubernetes Job, written and not sent",
+    )
+    flags.DEFINE_bool("dry_run", False, "run: with slurm, only write what would be submitted")
     flags.DEFINE_integer(
         "attempts", 3, "failed tries in a row, none further than the one before, of a cell", 1
     )

@@ -10,7 +10,9 @@ from absl import flags
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import local, plan, status, sweep_file, workdirs
+from ddpm_jax.sweeps import local, plan, slurm, status, sweep_file, workdirs
+from ddpm_jax.sweeps.sweep_file import Sweep
+from ddpm_jax.sweeps.workdirs import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +21,11 @@ class Request:
 
     sweep: str
     workdir: Path
-    jobs: int
+    jobs: int | None
     attempts: int
     words: tuple[str, ...]
+    launcher: str
+    dry_run: bool
 
     @classmethod
     def from_flags(cls) -> "Request":
@@ -29,7 +33,9 @@ class Request:
         f = flags.FLAGS
         words = [f"--code_path={path}" for path in f.code_path]
         words += [f"--compile_cache={f.compile_cache}"] if f.compile_cache else []
-        return cls(f.sweep, Path(f.workdir), f.jobs, f.attempts, tuple(words))
+        return cls(
+            f.sweep, Path(f.workdir), f.jobs, f.attempts, tuple(words), f.launcher, f.dry_run
+        )
 
 
 def _plan(request: Request) -> int:
@@ -43,18 +49,40 @@ def _plan(request: Request) -> int:
 def _run(request: Request) -> int:
     sweep = sweep_file.read(request.sweep)
     plan.check_workdir(sweep, request.workdir)
-    if not all(state.name == "DONE" for state in _states(sweep, request).values()):
+    if request.launcher == "slurm":
+        slurm.check(sweep, request.dry_run)
+    if request.dry_run and request.launcher == "local":
+        raise UserError("--dry_run is of --launcher=slurm or k8s: sweep.py plan shows the cells")
+    states = _states(sweep, request)
+    if any(state is not State.DONE for state in states.values()):
         _check(request)
     request.workdir.mkdir(parents=True, exist_ok=True)
     with files.alone(request.workdir):
         plan.write(sweep, request.workdir)
-        return local.run(
-            sweep,
-            request.workdir,
-            jobs=request.jobs,
-            attempts=request.attempts,
-            words=request.words,
-        )
+        return LAUNCHERS[request.launcher](sweep, request)
+
+
+def _local(sweep: Sweep, request: Request) -> int:
+    return local.run(
+        sweep,
+        request.workdir,
+        jobs=request.jobs or 1,
+        attempts=request.attempts,
+        words=request.words,
+    )
+
+
+def _slurm(sweep: Sweep, request: Request) -> int:
+    for line in slurm.run(
+        sweep,
+        request.workdir,
+        attempts=request.attempts,
+        at_once=request.jobs,
+        words=request.words,
+        dry_run=request.dry_run,
+    ):
+        print(line)
+    return 0
 
 
 def _status(request: Request) -> int:
@@ -73,7 +101,7 @@ def _retry(request: Request) -> int:
     return 0
 
 
-def _states(sweep: sweep_file.Sweep, request: Request) -> dict[str, workdirs.State]:
+def _states(sweep: Sweep, request: Request) -> dict[str, State]:
     return status.look(sweep, request.workdir, request.attempts)[0]
 
 
@@ -87,6 +115,7 @@ def _check(request: Request) -> None:
         raise UserError(lines[-1].removeprefix("error: "))
 
 
+LAUNCHERS: dict[str, Callable[[Sweep, Request], int]] = {"local": _local, "slurm": _slurm}
 ACTIONS: dict[str, Callable[[Request], int]] = {
     "plan": _plan,
     "run": _run,
