@@ -1,4 +1,4 @@
-"""Run a sweep: many runs from one file, and their results with intervals."""
+"""Run a sweep: every cell of a sweep file as an ordinary run, and their results with intervals."""
 
 from ddpm_jax import cli
 from ddpm_jax.commands.sweep import command

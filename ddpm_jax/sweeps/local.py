@@ -14,7 +14,8 @@ from typing import TextIO
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.sweeps import status, workdirs
-from ddpm_jax.sweeps.sweep_file import Cell, Sweep
+from ddpm_jax.sweeps.cells import Cell
+from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
 POLL = 0.25  # seconds between two looks at the processes

@@ -89,7 +89,7 @@ def random(n: int, seed: int, fields: Mapping[str, Draw | Sequence[Any]]) -> lis
 
 
 def uniform(low: float, high: float) -> Draw:
-    """A number in [low, high), of three significant digits. For `random`.
+    """A number in [low, high], of three significant digits. For `random`.
 
     Raises:
       ValueError: unless low < high.
@@ -100,7 +100,7 @@ def uniform(low: float, high: float) -> Draw:
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """A number in [low, high) whose logarithm is uniform, of three significant digits.
+    """A number in [low, high] whose logarithm is uniform, of three significant digits.
 
     Raises:
       ValueError: unless 0 < low < high.

@@ -113,7 +113,7 @@ def run(
     check(sweep, dry_run)
     workdir = Path(workdir).absolute()
     queued = set() if dry_run else {*queue(workdir)}
-    todo = [name for name in _unfinished(sweep, workdir, attempts) if name not in queued]
+    todo = [name for name in unfinished(sweep, workdir, attempts) if name not in queued]
     if not todo:
         return [f"nothing to submit: every cell is done, failed or queued ({len(queued)} queued)"]
     folder = workdir / FOLDER
@@ -240,7 +240,7 @@ def _submitted(workdir: Path) -> dict[str, list[str]]:
     return jobs
 
 
-def _unfinished(sweep: Sweep, workdir: Path, attempts: int) -> Iterable[str]:
+def unfinished(sweep: Sweep, workdir: Path, attempts: int) -> Iterable[str]:
     """Trainings with something to do; those that failed too often wait for `retry`."""
     from ddpm_jax.sweeps import status
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps.sweep_file import Cell, Sweep, digest
+from ddpm_jax.sweeps.cells import Cell, digest
+from ddpm_jax.sweeps.sweep_file import Sweep
 
 FLAGS = "flags.txt"
 LOG = "log.txt"

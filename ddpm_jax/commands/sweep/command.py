@@ -3,18 +3,22 @@
   python scripts/sweep.py plan --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
   python scripts/sweep.py run --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds --jobs=2
   python scripts/sweep.py status --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
+  python scripts/sweep.py run --sweep=... --workdir=... --launcher=slurm
   python scripts/sweep.py retry --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
 
-A sweep file is a config file with a function sweep() more, which returns the overrides of each
-cell; see docs/sweeps.md. Each cell is an ordinary workdir, DIR/cells/NAME, that every other command
-takes. Exit code 75 means stopped by a signal, every cell saved: run the same command again.
+"check" builds every setting and trains nothing; "retry" lets cells that failed too often be tried
+again. A sweep file is a config file with a function sweep() more, which returns the overrides of
+each cell; see docs/sweeps.md. Each cell is an ordinary workdir, DIR/cells/NAME, that every other
+command takes. Exit code 75 means stopped by a signal, every cell saved: run the same command again.
 """
+
+from pathlib import Path
 
 from absl import flags
 
 from ddpm_jax import cli
 
-ACTIONS = {"plan": 0, "run": 0, "status": 0, "retry": 0}
+ACTIONS = {"plan": 0, "check": 0, "run": 0, "status": 0, "retry": 0}
 
 
 def define() -> None:
@@ -45,4 +49,16 @@ def main(action: str) -> int | None:
     cli.use_code_path()
     from ddpm_jax.commands.sweep import sweep
 
-    return sweep.ACTIONS[action](sweep.Request.from_flags())
+    f = flags.FLAGS
+    words = [f"--code_path={path}" for path in f.code_path]
+    words += [f"--compile_cache={f.compile_cache}"] if f.compile_cache else []
+    request = sweep.Request(
+        sweep=f.sweep,
+        workdir=Path(f.workdir),
+        jobs=f.jobs,
+        attempts=f.attempts,
+        words=tuple(words),
+        launcher=f.launcher,
+        dry_run=f.dry_run,
+    )
+    return sweep.ACTIONS[action](request)

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags
-
+from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import local, plan, slurm, status, sweep_file, workdirs
+from ddpm_jax.sweeps import kubernetes, local, plan, slurm, status, sweep_file, workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
@@ -26,16 +25,6 @@ class Request:
     words: tuple[str, ...]
     launcher: str
     dry_run: bool
-
-    @classmethod
-    def from_flags(cls) -> "Request":
-        """Of this process's flags."""
-        f = flags.FLAGS
-        words = [f"--code_path={path}" for path in f.code_path]
-        words += [f"--compile_cache={f.compile_cache}"] if f.compile_cache else []
-        return cls(
-            f.sweep, Path(f.workdir), f.jobs, f.attempts, tuple(words), f.launcher, f.dry_run
-        )
 
 
 def _plan(request: Request) -> int:
@@ -55,7 +44,7 @@ def _run(request: Request) -> int:
         raise UserError("--dry_run is of --launcher=slurm or k8s: sweep.py plan shows the cells")
     states = _states(sweep, request)
     if any(state is not State.DONE for state in states.values()):
-        _check(request)
+        _checked(request)
     request.workdir.mkdir(parents=True, exist_ok=True)
     with files.alone(request.workdir):
         plan.write(sweep, request.workdir)
@@ -85,6 +74,18 @@ def _slurm(sweep: Sweep, request: Request) -> int:
     return 0
 
 
+def _k8s(sweep: Sweep, request: Request) -> int:
+    for line in kubernetes.write(
+        sweep,
+        request.workdir,
+        attempts=request.attempts,
+        at_once=request.jobs,
+        words=request.words,
+    ):
+        print(line)
+    return 0
+
+
 def _status(request: Request) -> int:
     sweep = sweep_file.read(request.sweep)
     plan.check_workdir(sweep, request.workdir)
@@ -105,19 +106,33 @@ def _states(sweep: Sweep, request: Request) -> dict[str, State]:
     return status.look(sweep, request.workdir, request.attempts)[0]
 
 
-def _check(request: Request) -> None:
-    """Build every cell's experiment, in a process that imports jax and ends again."""
-    argv = [sys.executable, "-m", "ddpm_jax.commands.sweep.check", f"--sweep={request.sweep}"]
-    argv += [word for word in request.words if word.startswith("--code_path=")]
+def _check(request: Request) -> int:
+    cli.start_jax()
+    from ddpm_jax.commands.sweep import check  # imports jax, as no other action does
+
+    count = check.check(sweep_file.read(request.sweep))
+    print(f"{count:,} settings can be built")
+    return 0
+
+
+def _checked(request: Request) -> None:
+    """`check` in a process of its own, which ends again: the driver is small."""
+    argv = [sys.executable, "-m", "ddpm_jax", "sweep", "check", f"--sweep={request.sweep}"]
+    argv += [f"--workdir={request.workdir}", *request.words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing said why"]
         raise UserError(lines[-1].removeprefix("error: "))
 
 
-LAUNCHERS: dict[str, Callable[[Sweep, Request], int]] = {"local": _local, "slurm": _slurm}
+LAUNCHERS: dict[str, Callable[[Sweep, Request], int]] = {
+    "local": _local,
+    "slurm": _slurm,
+    "k8s": _k8s,
+}
 ACTIONS: dict[str, Callable[[Request], int]] = {
     "plan": _plan,
+    "check": _check,
     "run": _run,
     "status": _status,
     "retry": _retry,

@@ -1,0 +1,209 @@
+"""The cells of a sweep: from a base config and overrides to names that stay."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import checks, config_files, defaults
+from ddpm_jax.errors import UserError, suggest
+from ddpm_jax.sweeps.overrides import Overrides
+
+SEED = "seed"
+# Not what a run is, but where its data lie: a sweep has the same cells on every machine.
+PLACES = ("data.data_dir",)
+DIGITS = 8  # of a digest, in a name
+MOST_LETTERS = 120  # of a name before its digest; file systems take 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One set of overrides.
+
+    Attributes:
+      name: what differs from the base config, its seed, and a digest of its config: of no other
+        cell, and no other once cells are added.
+      setting: the values of all that the sweep varies but the seed, "learning_rate=0.001"; "base"
+        where that is nothing.
+      seed: of the training.
+      training: the name of its training, which cells share that differ only in how they are
+        sampled: its workdir is cells/TRAINING.
+      overrides: of the training, {field: value}.
+      sampling: overrides of config.sample that leave the training as it is.
+      values: {field: value} of all that the sweep varies but the seed.
+    """
+
+    name: str
+    setting: str
+    seed: int
+    training: str
+    overrides: Overrides
+    sampling: Overrides
+    values: Overrides
+
+
+class Cells:
+    """Makes cells from overrides of one base config; thousands in a second."""
+
+    def __init__(self, base: ConfigDict, cells: Iterable[Overrides]):
+        self._fields = config_files.fields(base)
+        varied = (name for one in cells for field in one for name, _ in _flat(field, one[field]))
+        self._varied = [name for name in dict.fromkeys(varied) if name != SEED]
+        self._names = _short_names(self._fields)
+        self._usual = config_files.fields(defaults.get_config(base.get("kind", "denoiser")))
+        self._scratch = ConfigDict(base.to_dict())
+
+    def cell(self, overrides: Overrides) -> Cell:
+        """The cell of these overrides. Raises UserError for what no config can have."""
+        overrides = {
+            name: value for field, given in overrides.items() for name, value in _flat(field, given)
+        }
+        whole = self._fields | self._checked(overrides)
+        differs = {n: whole[n] for n in overrides if whole[n] != self._fields.get(n, ...)}
+        seed = whole[SEED]
+        # Where samples choose the checkpoint, how they are drawn is a matter of training.
+        of_samples = () if whole.get("train.evaluate_every") else ("sample.",)
+        sampling = {n: v for n, v in overrides.items() if n.startswith(of_samples)}
+        sampling = sampling if of_samples else {}
+        trained = {n: v for n, v in overrides.items() if n not in sampling}
+        ours = self._compared(whole, of_samples)
+        training = self._name({n: v for n, v in differs.items() if n in trained}, seed, ours)
+        name = training
+        if sampling:
+            name = self._name(differs, seed, [ours, self._compared(whole, ())])
+        values = {n: whole[n] for n in self._varied if n in whole}
+        return Cell(
+            name=name,
+            setting=self._text(values) or "base",
+            seed=seed,
+            training=training,
+            overrides=trained,
+            sampling=sampling,
+            values=values,
+        )
+
+    def _checked(self, overrides: Overrides) -> Overrides:
+        """The overrides as the config holds them: 1 for a float is 1.0."""
+        held = {}
+        try:
+            for field, value in overrides.items():
+                held[field] = self._set(field, value, overrides)
+            checks.check_ranges(self._scratch)
+            checks.image_shape(self._scratch)
+        except UserError as error:
+            raise UserError(f"cell {self._text(overrides, seed=True)}: {error}") from error
+        finally:
+            for field in overrides:
+                self._restore(field)
+        return held
+
+    def _set(self, field: str, value: Any, overrides: Overrides) -> Any:
+        group, key = self._place(field)
+        is_option = field.count(".") == 2
+        if not is_option and field not in self._fields:
+            raise UserError(f"no such config field {field}{suggest(field, [*self._fields])}")
+        if not isinstance(value, str | int | float | bool | tuple | list | None):
+            raise UserError(f"config.{field}={value!r}: need text, numbers or a tuple of them")
+        try:
+            group[key] = tuple(value) if isinstance(value, list) else value
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"config.{field}={value!r}: {reason}") from error
+        return group[key]
+
+    def _restore(self, field: str) -> None:
+        try:
+            group, key = self._place(field)
+        except UserError:
+            return
+        if field in self._fields:
+            with contextlib.suppress(TypeError, ValueError):
+                group[key] = self._fields[field]
+        elif field.count(".") == 2 and key in group:
+            del group[key]
+
+    def _place(self, field: str) -> tuple[Any, str]:
+        """The group of the scratch config that holds a field, and its key there."""
+        *groups, key = field.split(".")
+        place: Any = self._scratch
+        for name in groups:
+            if not isinstance(place.get(name), ConfigDict):
+                raise UserError(f"no such config field {field}{suggest(field, [*self._fields])}")
+            place = place[name]
+        if isinstance(place.get(key), ConfigDict):
+            raise UserError(f"config.{field} is a group of fields: name one of them")
+        return place, key
+
+    def _compared(self, whole: Overrides, without: tuple[str, ...]) -> Overrides:
+        """What makes this config: its difference from the defaults, so that a default of a field
+        that comes with a later version moves no cell."""
+        return {
+            n: v
+            for n, v in whole.items()
+            if not n.startswith((*PLACES, *without)) and self._usual.get(n, ...) != v
+        }
+
+    def _name(self, differs: Overrides, seed: int, ours: Any) -> str:
+        text = ",".join(filter(None, [self._text(differs), f"seed={seed}"]))
+        plain = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)[:MOST_LETTERS]
+        return f"{plain}-{digest(ours)[:DIGITS]}"
+
+    def _text(self, differs: Overrides, *, seed: bool = False) -> str:
+        """What differs, by names as short as the config allows."""
+        return ",".join(
+            f"{self._names.get(n, n)}={_spelt(v)}" for n, v in differs.items() if seed or n != SEED
+        )
+
+
+def _short_names(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The last word of each field, where no other field ends in it; the whole name elsewhere.
+
+    Of the config alone: adding a cell gives no other cell another name.
+    """
+    last = [field.rpartition(".")[2] for field in fields]
+    return {
+        field: word if last.count(word) == 1 else field
+        for field, word in zip(fields, last, strict=True)
+    }
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "x".join(map(_spelt, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flat(field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A dict of options as its entries."""
+    if not isinstance(value, Mapping):
+        yield field, value
+        return
+    for name, inner in value.items():
+        yield from _flat(f"{field}.{name}", inner)
+
+
+def digest(content: Any) -> str:
+    """The sha256 of what JSON can hold, tuples as lists."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def setting_named(asked: str | Mapping[str, Any], cells: Iterable[Cell]) -> str | None:
+    """The one setting of that name, or with these values; None where no cell has it, or several."""
+    found = {
+        cell.setting
+        for cell in cells
+        if asked in (cell.setting, cell.name)
+        or (isinstance(asked, Mapping) and dict(asked).items() <= cell.values.items())
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def compared(base: ConfigDict) -> Overrides:
+    """The fields of a base config by which sweeps are told apart."""
+    return {n: v for n, v in config_files.fields(base).items() if n not in PLACES}
