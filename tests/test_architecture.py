@@ -47,6 +47,7 @@ ALLOWED = {
     "trained": BUILT,
     "measures": BUILT | {"trained", "evaluation", "interop", "reporting"},
     "experiment": BUILT | {"cli", "trained", "measures", "reporting"},
+    "sweeps": BUILT | {"cli", "trained", "measures", "reporting", "evaluation", "experiment"},
     "commands": None,  # all of the package
 }
 SCRIPTS_SEE = {"commands", "cli", "errors"}
@@ -98,7 +99,7 @@ def test_libraries_stay_where_they_belong(path):
         if library == "diffrax":
             assert part == "samplers", f"{named(path)} imports {name}"
         if library == "ml_collections":
-            known = ("config", "build", "trained", "measures", "experiment", "commands")
+            known = ("config", "build", "trained", "measures", "experiment", "sweeps", "commands")
             assert part in known, f"{named(path)} imports {name}"
         if library == "absl" and name.split(".")[1] == "flags":
             defines = part in ("cli", "sample_flags") or path.name == "command.py"
