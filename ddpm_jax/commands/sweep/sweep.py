@@ -22,6 +22,8 @@ class Request:
     jobs: int
     attempts: int
     words: tuple[str, ...]
+    baseline: str | None = None
+    allow: tuple[str, ...] = ()
 
     @classmethod
     def from_flags(cls) -> "Request":
@@ -29,7 +31,9 @@ class Request:
         f = flags.FLAGS
         words = [f"--code_path={path}" for path in f.code_path]
         words += [f"--compile_cache={f.compile_cache}"] if f.compile_cache else []
-        return cls(f.sweep, Path(f.workdir), f.jobs, f.attempts, tuple(words))
+        return cls(
+            f.sweep, Path(f.workdir), f.jobs, f.attempts, tuple(words), f.baseline, tuple(f.allow)
+        )
 
 
 def _plan(request: Request) -> int:
@@ -73,6 +77,17 @@ def _retry(request: Request) -> int:
     return 0
 
 
+def _report(request: Request) -> int:
+    from ddpm_jax.commands.sweep import report  # which imports jax
+
+    sweep = sweep_file.read(request.sweep)
+    plan.check_workdir(sweep, request.workdir)
+    print(report.write(sweep, request.workdir, request.baseline, request.allow), end="")
+    names = ", ".join(report.FILES)
+    print(f"wrote {names} in {request.workdir}", file=sys.stderr)
+    return 0
+
+
 def _states(sweep: sweep_file.Sweep, request: Request) -> dict[str, workdirs.State]:
     return status.look(sweep, request.workdir, request.attempts)[0]
 
@@ -92,4 +107,5 @@ ACTIONS: dict[str, Callable[[Request], int]] = {
     "run": _run,
     "status": _status,
     "retry": _retry,
+    "report": _report,
 }
