@@ -2,6 +2,7 @@
 
 import collections
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +13,14 @@ from ddpm_jax.sweeps.workdirs import State, Training
 MOST_LINES = 40  # of the table; finished and planned ones are only counted beyond
 
 
-def table(sweep: Sweep, workdir: str | Path, attempts: int, *, most: int = MOST_LINES) -> str:
+def table(
+    sweep: Sweep,
+    workdir: str | Path,
+    attempts: int,
+    *,
+    most: int = MOST_LINES,
+    queue: Mapping[str, str] | None = None,
+) -> str:
     """A line for each cell, those that need a look first, and how many are in which state.
 
     Args:
@@ -20,8 +28,14 @@ def table(sweep: Sweep, workdir: str | Path, attempts: int, *, most: int = MOST_
       workdir: its folder.
       attempts: failed tries after which a cell counts as failed.
       most: lines; what is left out is said.
+      queue: what Slurm says of trainings, "queued" or "running"; on another node a lock may not be
+        seen.
     """
     states, trainings = look(sweep, Path(workdir), attempts)
+    queue = queue or {}
+    for cell in sweep.cells:
+        if queue.get(cell.training) == "running" and states[cell.name] is not State.DONE:
+            states[cell.name] = State.RUNNING
     order = list(State)
     urgent = [State.FAILED, State.RUNNING, State.STOPPED]
     urgent += [state for state in order if state not in urgent]
@@ -30,7 +44,8 @@ def table(sweep: Sweep, workdir: str | Path, attempts: int, *, most: int = MOST_
     lines = []
     for cell in cells[:most]:
         line = _line(states[cell.name], trainings[cell.training])
-        lines.append(f"{cell.name:<{width}}  {line}")
+        waits = "  in the queue" if queue.get(cell.training) == "queued" else ""
+        lines.append(f"{cell.name:<{width}}  {line}{waits}")
     if len(cells) > most:
         lines.append(f"... and {len(cells) - most:,} more")
     return "\n".join([*lines, "", summary(states, trainings)])

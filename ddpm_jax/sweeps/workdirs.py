@@ -87,10 +87,10 @@ def training(path: Path, attempts: int) -> Training:
     num_steps = _whole(config.get("train", {}).get("num_steps"))
     if final and _whole(final.get("step")) >= num_steps > 0:
         step = _whole(final["step"])
-        line = _last_line(path)
+        line = last_line(path)
         return Training(State.TRAINED, step, num_steps, line.get("loss"))
     step = max(_whole(last.get("reached")), _whole(last.get("start")))
-    line = _last_line(path)
+    line = last_line(path)
     step = max(step, _whole(line.get("step")))
     failures, error = failures_of(path, TRAIN)
     if locked(path):
@@ -234,7 +234,7 @@ def _last_attempt(path: Path) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _last_line(path: Path) -> dict[str, Any]:
+def last_line(path: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl that has a loss."""
     try:
         with open(path / "metrics.jsonl", "rb") as stream:

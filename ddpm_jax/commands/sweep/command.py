@@ -4,12 +4,15 @@
   python scripts/sweep.py run --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds --jobs=2
   python scripts/sweep.py status --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
   python scripts/sweep.py run --sweep=... --workdir=... --launcher=slurm
+  python scripts/sweep.py report --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
+  python scripts/sweep.py prove --sweep=SMALL.py --workdir=sweeps/proof --kills=20
   python scripts/sweep.py retry --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
 
 "check" builds every setting and trains nothing; "retry" lets cells that failed too often be tried
-again. A sweep file is a config file with a function sweep() more, which returns the overrides of
-each cell; see docs/sweeps.md. Each cell is an ordinary workdir, DIR/cells/NAME, that every other
-command takes. Exit code 75 means stopped by a signal, every cell saved: run the same command again.
+again; "prove" runs a small sweep twice, kills the second one again and again, and compares bits. A
+sweep file is a config file with a function sweep() more, which returns the overrides of each cell;
+see docs/sweeps.md. Each cell is an ordinary workdir, DIR/cells/NAME, that every other command takes.
+Exit code 75 means stopped by a signal, every cell saved: run the same command again.
 """
 
 from pathlib import Path
@@ -18,7 +21,20 @@ from absl import flags
 
 from ddpm_jax import cli
 
-ACTIONS = {"plan": 0, "check": 0, "run": 0, "status": 0, "retry": 0}
+ACTIONS = {
+    "plan": 0,
+    "check": 0,
+    "run": 0,
+    "status": 0,
+    "retry": 0,
+    "report": 0,
+    "prove": 0,
+}
+# Flags that one action alone reads.
+OF_ACTION = {
+    "report": ("baseline", "allow"),
+    "prove": ("kills", "kill_seed", "node_loss"),
+}
 
 
 def define() -> None:
@@ -38,14 +54,24 @@ def define() -> None:
     flags.DEFINE_integer(
         "attempts", 3, "failed tries in a row, none further than the one before, of a cell", 1
     )
+    flags.DEFINE_string("baseline", None, "report: the setting that others are compared with")
+    flags.DEFINE_list("allow", [], "report: fields of the protocol that may differ between cells")
+    flags.DEFINE_integer("kills", 20, "prove: at so many random times", 0)
+    flags.DEFINE_integer("kill_seed", 0, "prove: of the times")
+    flags.DEFINE_string(
+        "node_loss", "", "prove, with slurm: a command that takes a node down and brings it back"
+    )
     for name in ("compile_cache", "code_path"):
         flags.declare_key_flag(name)
 
 
 def main(action: str) -> int | None:
-    """Plan, run or look at a sweep, as the action says."""
+    """Plan, run, look at, report or prove a sweep, as the action says."""
     cli.require("sweep", "name a sweep file, say configs/sweeps/seeds.py")
     cli.require("workdir", "name the folder that the sweep should live in")
+    for other, names in OF_ACTION.items():
+        if other != action:
+            cli.refuse(names, f"applies only to {other}")
     cli.use_code_path()
     from ddpm_jax.commands.sweep import sweep
 
@@ -60,5 +86,10 @@ def main(action: str) -> int | None:
         words=tuple(words),
         launcher=f.launcher,
         dry_run=f.dry_run,
+        baseline=f.baseline,
+        allow=tuple(f.allow),
+        kills=f.kills,
+        kill_seed=f.kill_seed,
+        node_loss=f.node_loss,
     )
     return sweep.ACTIONS[action](request)

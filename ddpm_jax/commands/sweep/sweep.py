@@ -9,7 +9,7 @@ from pathlib import Path
 from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import kubernetes, local, plan, slurm, status, sweep_file, workdirs
+from ddpm_jax.sweeps import kubernetes, local, plan, prove, slurm, status, sweep_file, workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
@@ -25,6 +25,11 @@ class Request:
     words: tuple[str, ...]
     launcher: str
     dry_run: bool
+    baseline: str | None
+    allow: tuple[str, ...]
+    kills: int
+    kill_seed: int
+    node_loss: str
 
 
 def _plan(request: Request) -> int:
@@ -89,7 +94,8 @@ def _k8s(sweep: Sweep, request: Request) -> int:
 def _status(request: Request) -> int:
     sweep = sweep_file.read(request.sweep)
     plan.check_workdir(sweep, request.workdir)
-    print(status.table(sweep, request.workdir, request.attempts))
+    queue = slurm.queue(request.workdir.absolute())
+    print(status.table(sweep, request.workdir, request.attempts, queue=queue))
     return 0
 
 
@@ -100,6 +106,38 @@ def _retry(request: Request) -> int:
     again = sum(map(workdirs.forget_failures, folders))
     print(f"{again} cells may be tried again: sweep.py run", file=sys.stderr)
     return 0
+
+
+def _report(request: Request) -> int:
+    from ddpm_jax.commands.sweep import report  # which imports jax
+
+    sweep = sweep_file.read(request.sweep)
+    plan.check_workdir(sweep, request.workdir)
+    print(report.write(sweep, request.workdir, request.baseline, request.allow), end="")
+    names = ", ".join(report.FILES)
+    print(f"wrote {names} in {request.workdir}", file=sys.stderr)
+    return 0
+
+
+def _prove(request: Request) -> int:
+    sweep = sweep_file.read(request.sweep)
+    if request.launcher == "slurm":
+        slurm.check(sweep, dry_run=False)
+    if request.launcher not in prove.KINDS:
+        raise UserError(f"--launcher={request.launcher}: prove knows {', '.join(prove.KINDS)}")
+    _checked(request)
+    found = prove.prove(
+        sweep,
+        request.workdir,
+        kills=request.kills,
+        seed=request.kill_seed,
+        jobs=request.jobs or 1,
+        launcher=request.launcher,
+        node_loss=request.node_loss,
+        words=request.words,
+    )
+    print(prove.table(found))
+    return 0 if found["equal"] else 1
 
 
 def _states(sweep: Sweep, request: Request) -> dict[str, State]:
@@ -136,4 +174,6 @@ ACTIONS: dict[str, Callable[[Request], int]] = {
     "run": _run,
     "status": _status,
     "retry": _retry,
+    "report": _report,
+    "prove": _prove,
 }

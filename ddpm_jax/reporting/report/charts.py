@@ -19,6 +19,7 @@ COLOURS = 8
 TICKS = {"x": 6, "y": 5}  # at most, about
 TICK_ROOM = 0.09  # of the axis along
 ASIDE = 16.0  # units between lines with bars
+ASIDES = 70.0  # units that all of them take at most
 DASHES = ("", "7 4", "2 4", "9 3 2 3")
 
 
@@ -32,6 +33,7 @@ class Line:
       colour, dash: which ones, from 0 on; they come again after the last.
       low, high: the band around it, or the ends of its bars; None for none.
       points: mark each value, with bars instead of a band.
+      joined: draw the way from value to value.
       faint: behind the others, in neither legend nor values.
     """
 
@@ -43,6 +45,7 @@ class Line:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     points: bool = False
+    joined: bool = True
     faint: bool = False
 
 
@@ -117,7 +120,11 @@ def _asides(lines: Sequence[Line]) -> list[float]:
     """How far each line stands aside, so that bars at one place do not hide each other."""
     barred = [k for k, line in enumerate(lines) if line.points and line.low is not None]
     middle = (len(barred) - 1) / 2
-    return [ASIDE * (barred.index(k) - middle) if k in barred else 0.0 for k in range(len(lines))]
+    width = min(ASIDE, ASIDES / max(len(barred), 1))
+    asides = {k: width * (place - middle) for place, k in enumerate(barred)}
+    # What is behind a line with bars stands where it stands.
+    behind = {k - 1: by for k, by in asides.items() if k and lines[k - 1].faint}
+    return [asides.get(k, behind.get(k, 0.0)) for k in range(len(lines))]
 
 
 def _with_room(across: Axis, ticks: Sequence[float]) -> list[float]:
@@ -144,7 +151,8 @@ def _drawn(line: Line, across: Axis, up: Axis, aside: float) -> Html:
         else:
             parts.append(tag("path", d=_band(x, low, high), class_="band"))
     dash = DASHES[line.dash % len(DASHES)]
-    parts.append(tag("path", d=_path(x, y), class_="line", stroke_dasharray=dash or None))
+    if line.joined:
+        parts.append(tag("path", d=_path(x, y), class_="line", stroke_dasharray=dash or None))
     if line.points:
         # A stroke of no length with round ends: a circle, however the drawing is stretched.
         dots = "".join(
@@ -185,7 +193,7 @@ def _ticks(on: Axis, which: str, ticks: Sequence[float]) -> Html:
         odd = " odd" if which == "x" and k % 2 and len(ticks) > 4 else ""
         edge = " end" if which == "x" and place > 0.97 else ""
         spans.append(
-            tag("span", number(value), class_=f"tick {which}{odd}{edge}",
+            tag("span", _written(value), class_=f"tick {which}{odd}{edge}",
                 style=f"{side}:{100 * place:.2f}%")
         )  # fmt: skip
     return tag("div", *spans, aria_hidden="true")
@@ -227,7 +235,12 @@ def _values(lines: Sequence[Line], x_label: str) -> Html:
         for ln in lines
         if len(ln.y) and np.isfinite(ln.y[-1]) and ln.x[-1] == max(ends)
     ]
-    return join([f"{x_label} {number(max(ends))}" if ends else "No values", *values])
+    return join([f"{x_label} {_written(max(ends))}" if ends else "No values", *values])
+
+
+def _written(place: float) -> str:
+    """A place on an axis: 0.9999 is another decay than 1."""
+    return f"{place:.6g}" if 0.99 < place < 1 else number(place)
 
 
 def _data(lines: Sequence[Line], across: Axis, x_label: str) -> str:

@@ -46,6 +46,7 @@ class Curve:
         self._kept: list[tuple[float, float, float, float, int]] = []
         self.missing = 0  # values that were no finite numbers
         self.lost = False  # the last one was none
+        self.newest: float | None = None  # value, None where it was none
 
     def add(self, step: float, value: float | None) -> None:
         """One value more, None where it was not finite; left out if its step is not a later one."""
@@ -53,6 +54,7 @@ class Curve:
             return
         self.last = step
         self.lost = value is None
+        self.newest = value
         if value is None:
             self.missing += 1
             return

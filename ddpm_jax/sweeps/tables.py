@@ -1,0 +1,257 @@
+"""A sweep's report as text: Markdown to read, CSV and JSON to go on with. No dates, no paths."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ddpm_jax.evaluation.intervals import LEVEL
+from ddpm_jax.reporting.report.labels import NEAR_ONE, arrow
+from ddpm_jax.sweeps import statistics
+from ddpm_jax.sweeps.aggregates import Best, Report, Row, Table
+from ddpm_jax.sweeps.results import OF_TIME
+
+FORMAT = 1
+MOST_DIGITS = 8  # after the point
+MOST_MISSING = 20  # names of cells that are not done
+COLUMNS = ("setting", "n", "mean", "std", "low", "high")
+BOOTSTRAP = ("bootstrap_low", "bootstrap_high")
+COMPARED = ("common_seeds", "difference", "difference_low", "difference_high", "p_holm", "word")
+
+INTERVALS = (
+    f"low and high: Student's {100 * LEVEL:g}% interval of the mean over training seeds; it takes "
+    "2 of them."
+)
+BOOTSTRAPPED = (
+    f"bootstrap: the {100 * LEVEL:g}% percentile interval of resampled seeds, from "
+    f"{statistics.ENOUGH} seeds on."
+)
+FEW = (
+    f"n < {statistics.FEW}: fewer than {statistics.FEW} seeds say next to nothing of their spread; "
+    "trust neither interval nor word."
+)
+WORDS = (
+    "difference: to the baseline over the seeds that both have, with Student's interval. A word "
+    f"other than inconclusive has p below {statistics.SIGNIFICANT:g} after Holm's correction for "
+    "the settings compared in a table, so an interval without 0 may still be inconclusive."
+)
+DISTANCES = "Of figures that are best near 1 it is the difference of the distances to 1."
+UNDEFINED = (
+    "undefined: seeds in which the figure is no finite number. They are not in the mean, and such "
+    "a setting is never the best."
+)
+SHARED = "Settings that differ only in how they are sampled share it, and are compared once."
+
+
+def record(report: Report) -> dict[str, Any]:
+    """All of it, for report.json."""
+    results = report.results
+    return {
+        "format": FORMAT,
+        "sweep": results.sweep.path.stem,
+        "cells": len(results.sweep.cells),
+        "done": len(results.cells),
+        "missing": results.missing,
+        "varied": results.varied,
+        "baseline": report.baseline,
+        "level": LEVEL,
+        "notes": list(results.notes),
+        "metrics": [_record_of_table(table) for table in report.tables],
+    }
+
+
+def csv_text(report: Report) -> str:
+    """A line for each figure of each setting, for report.csv; numbers in full."""
+    stream = io.StringIO()
+    fields = report.results.varied
+    head = ["metric", *COLUMNS, *BOOTSTRAP, *COMPARED, "flags", *fields]
+    writer = csv.DictWriter(stream, head, restval="", lineterminator="\n")
+    writer.writeheader()
+    for table in report.tables:
+        for row in table.rows:
+            values = {name: row.values.get(name) for name in fields}
+            entry = {n: v for n, v in _flat(row).items() if n in head and v is not None}
+            writer.writerow(
+                {"metric": table.figure, **entry, "flags": "; ".join(row.flags), **values}
+            )
+    return stream.getvalue()
+
+
+def markdown(report: Report) -> str:
+    """A table for each figure, for report.md."""
+    results = report.results
+    parts = [f"# {results.sweep.path.stem}", report.counts]
+    parts += [*missing(report), *results.notes, *(f"- {line}" for line in legend(report))]
+    for table in report.tables:
+        title = f"## {table.figure}{arrow_of(report, table)}"
+        said = [best_text(table, table.best)] if table.best else []
+        said += [SHARED] if report.results.of_training(table.figure) and _sampled(report) else []
+        parts += [title, table.label.label, _markdown_table(table), *said]
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+
+
+def legend(report: Report) -> list[str]:
+    """What must be known to read the tables, a sentence each."""
+    rows = [row for table in report.tables for row in table.rows]
+    compared = any(row.difference for row in rows)
+    near = any(table.label.better == NEAR_ONE for table in report.tables)
+    lines = [INTERVALS]
+    lines += [BOOTSTRAPPED] if any(r.summary and r.summary.bootstrap for r in rows) else []
+    lines += [f"Baseline: {report.baseline}."] if report.baseline else []
+    lines += [f"{WORDS} {DISTANCES}" if near else WORDS] if compared else []
+    lines += [FEW] if any(len(row.seeds) < statistics.FEW for row in rows) else []
+    lines += [UNDEFINED] if any(row.undefined for row in rows) else []
+    return lines
+
+
+def missing(report: Report) -> list[str]:
+    """Which cells are not done, in a sentence; nothing where all are."""
+    names = report.results.missing
+    if not names:
+        return []
+    more = f" and {len(names) - MOST_MISSING:,} more" if len(names) > MOST_MISSING else ""
+    return [f"Not done, and left out: {', '.join(names[:MOST_MISSING])}{more}."]
+
+
+def arrow_of(report: Report, table: Table) -> str:
+    """An arrow to where the figure is better."""
+    return arrow(table.figure.split(OF_TIME)[0], report.results.labels)
+
+
+def best_text(table: Table, best: Best) -> str:
+    """Which setting is best, of how many, and how much of that is luck."""
+    others = len(best.ties)
+    equal = f" ({others:,} more have the same mean)" if others else ""
+    text = f"Best of {best.num:,} settings compared: {best.setting}{equal}."
+    luck = best.optimism
+    if luck is None:
+        return (
+            f"{text} For being the best of several it looks better than it is; by how much takes "
+            f"{statistics.ENOUGH} seeds that all settings have."
+        )
+    what = "distance to 1" if table.label.better == NEAR_ONE else "mean"
+    size = abs(luck.value) or abs(luck.chosen)
+    chosen, held_out, value = (
+        _number(v, _digits([size])) for v in (luck.chosen, luck.held_out, luck.value)
+    )
+    return (
+        f"{text} Chosen by half of {luck.n} seeds, the best setting's {what} is {chosen} on these "
+        f"and {held_out} on the others: {value} of it is the luck of having been chosen. All seeds "
+        "choose with less luck, about 0.7 times as much."
+    )
+
+
+def compared(table: Table) -> bool:
+    """Whether it has differences to a baseline."""
+    return any(row.difference for row in table.rows)
+
+
+def bootstrapped(table: Table) -> bool:
+    """Whether it has intervals by bootstrap."""
+    return any(row.summary and row.summary.bootstrap for row in table.rows)
+
+
+def written(row: Row) -> dict[str, str]:
+    """Its numbers as people read them, with the digits that their spread calls for."""
+    flat = _flat(row)
+    own = _digits([flat["std"]])
+    apart = _digits_apart(flat["difference"], _width(row))
+    texts = {name: str(flat[name] if flat[name] is not None else "") for name in ("n", "word")}
+    texts |= {n: _number(flat[n], own) for n in ("mean", "std", "low", "high", *BOOTSTRAP)}
+    texts |= {n: _number(flat[n], apart) for n in COMPARED[1:4]}
+    p = flat["p_holm"]
+    return texts | {"p_holm": "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"}
+
+
+def _sampled(report: Report) -> bool:
+    return any(one.cell.sampling for one in report.results.cells)
+
+
+def _markdown_table(table: Table) -> str:
+    names = [*COLUMNS]
+    names += BOOTSTRAP if bootstrapped(table) else ()
+    names += COMPARED[1:] if compared(table) else ()
+    flagged = any(row.flags for row in table.rows)
+    lines = [[name.replace("_", " ") for name in names] + ["flags"] * flagged]
+    lines.append(["---"] * len(lines[0]))
+    for row in table.rows:
+        texts = {"setting": row.setting.replace("|", "\\|"), **written(row)}
+        lines.append([texts[name] for name in names] + ["; ".join(row.flags)] * flagged)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _record_of_table(table: Table) -> dict[str, Any]:
+    best = table.best
+    return {
+        "metric": table.figure,
+        "label": table.label.label,
+        "better": table.label.better or None,
+        "settings": [
+            {
+                **_flat(row),
+                "values": dict(row.values),
+                "seeds": {str(seed): value for seed, value in row.seeds.items()},
+                "undefined": row.undefined,
+                "flags": row.flags,
+            }
+            for row in table.rows
+        ],
+        "best": best
+        and {
+            "setting": best.setting,
+            "of": best.num,
+            "ties": list(best.ties),
+            "optimism": best.optimism and best.optimism._asdict(),
+        },
+    }
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Its numbers by column; None for what is not there."""
+    own, other = row.summary, row.difference
+    interval, bootstrap = (own.interval, own.bootstrap) if own else (None, None)
+    return {
+        "setting": row.setting,
+        "n": len(row.seeds),
+        "mean": own.mean if own else None,
+        "std": own.std if own else None,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "bootstrap_low": bootstrap.low if bootstrap else None,
+        "bootstrap_high": bootstrap.high if bootstrap else None,
+        "common_seeds": other.n if other else None,
+        "difference": other.value if other else None,
+        "difference_low": other.low if other else None,
+        "difference_high": other.high if other else None,
+        "p_holm": row.p,
+        "word": row.word or None,
+    }
+
+
+def _width(row: Row) -> float | None:
+    one = row.difference
+    return None if one is None or one.low is None or one.high is None else one.high - one.low
+
+
+def _digits(sizes: Sequence[float | None]) -> int | None:
+    """After the point: as many as show two digits of the first size that is not 0.
+
+    None where there is no such size, or none that digits would show.
+    """
+    sized = [abs(size) for size in sizes if size]
+    if not sized or not 1e-12 < sized[0] < 1e6:
+        return None
+    return min(max(1 - math.floor(math.log10(sized[0])), 0), MOST_DIGITS)
+
+
+def _digits_apart(difference: float | None, width: float | None) -> int | None:
+    """Two of the difference, and no more than two beyond those of its interval's width."""
+    own, of_width = _digits([difference]), _digits([width])
+    return own if own is None or of_width is None else max(min(own, of_width + 2), of_width)
+
+
+def _number(value: float | None, digits: int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if digits is None or abs(value) >= 1e9 else f"{value:.{digits}f}"
