@@ -53,6 +53,7 @@ def ended(processes):
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_runs.brief_config(**CHANGES)

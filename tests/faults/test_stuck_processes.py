@@ -77,6 +77,7 @@ def assert_ends_alike(workdir, straight):
 # --- the watchdog
 
 
+@pytest.mark.wide(3)
 def test_a_step_that_never_ends_ends_the_process(victim, straight, tmp_path):
     process = victim("step", train__step_deadline=DEADLINE)
     began = time.monotonic()
@@ -150,6 +151,7 @@ def test_a_stderr_that_nobody_reads_keeps_no_process_from_ending(exits, monkeypa
 # --- signals, and a save that is stuck
 
 
+@pytest.mark.wide(3)
 def test_a_second_signal_ends_at_once_though_a_save_is_stuck(victim, straight, tmp_path):
     process = victim("sync")
     process.send_signal(signal.SIGTERM)
@@ -163,6 +165,7 @@ def test_a_second_signal_ends_at_once_though_a_save_is_stuck(victim, straight, t
     assert_ends_alike(tmp_path / "run", straight)
 
 
+@pytest.mark.wide(3)
 def test_a_run_whose_last_save_is_stuck_ends_all_the_same(victim, tmp_path):
     # Python itself would wait for the threads that put files on disk, for ever.
     process = victim("sync", train__save_deadline=2.0)
@@ -178,6 +181,7 @@ def test_a_run_whose_last_save_is_stuck_ends_all_the_same(victim, tmp_path):
 # --- two processes
 
 
+@pytest.mark.wide(3)
 def test_a_workdir_is_one_process_s_until_that_is_gone(victim, straight, tmp_path):
     workdir = tmp_path / "run"
     process = victim("step")
@@ -196,6 +200,7 @@ def test_a_workdir_is_one_process_s_until_that_is_gone(victim, straight, tmp_pat
 # --- the clock
 
 
+@pytest.mark.wide(3)
 def test_a_clock_that_jumps_changes_nothing(straight, tmp_path, monkeypatch, capsys):
     hour, year = -3600.0, 365 * 86400.0
     real, offset, advance = time.time, [0.0], Progress.advance

@@ -93,6 +93,7 @@ def test_the_network_and_the_result_see_what_was_put_in_place(name, end):
 
 
 @pytest.mark.parametrize("name", ["heun", "3M", "3S", "unipc 2", "unipc 3"])
+@pytest.mark.wide(4)
 def test_a_solver_goes_on_from_where_it_was_put(name):
     """On a point mass every solver is exact, so each step is the flow of the projected x."""
     data = oracles.point_mass(np.array([0.3, -0.8]))
