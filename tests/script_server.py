@@ -1,10 +1,10 @@
-"""Scripts run to their end in processes of their own that need not import jax anew.
+"""Scripts run in processes of their own that need not import jax anew.
 
 A server, started once by each thread of tests, imports what most scripts import and forks for each
 script: a process with its own flags, files and exit code, as `python scripts/NAME.py` but for two
 seconds of imports. It has started no backend and no thread of jax's when it forks.
 
-  python tests/script_server.py  # one request a line on stdin: the pid and the exit code on stdout
+  python tests/script_server.py  # one request a line on stdin, one answer a line on stdout
 """
 
 import atexit
@@ -30,22 +30,28 @@ _servers: dict = {}  # by process, thread and environment
 
 
 def serve():
-    """Fork for each request until stdin ends; a fork returns its script's exit code."""
+    """Answer requests until stdin ends; a fork returns its script's exit code.
+
+    {"argv", ...} of `become` is answered by the pid of the fork, {"pid", "block"} by its exit code
+    or null if it runs, which is told once.
+    """
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # jax warns of any fork
-            pid = os.fork()
-        if pid == 0:
-            answers.close()
-            return become(**request)
-        print(pid, file=answers, flush=True)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(code, file=answers, flush=True)
+        if "pid" in request:
+            pid, status = os.waitpid(request["pid"], 0 if request["block"] else os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # jax warns of any fork
+                answer = os.fork()
+            if answer == 0:
+                answers.close()
+                return become(**request)
+        print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 
@@ -73,32 +79,72 @@ def become(argv, stdout, stderr, variables):
     return 0
 
 
+class Started:
+    """A script that runs, or has run: as much of subprocess.Popen as the tests need.
+
+    Args:
+      argv: the script, its path from the root first.
+      environment: all of its variables.
+    """
+
+    def __init__(self, argv, environment):
+        self._server, self.args, self.returncode = _server(environment), argv, None
+        self._folder = tempfile.TemporaryDirectory()
+        self._paths = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        for path in self._paths:
+            open(path, "w").close()
+        variables = {name: environment[name] for name in _passing(environment)}
+        stdout, stderr = self._paths
+        self.pid = self._ask(argv=argv, stdout=stdout, stderr=stderr, variables=variables)
+
+    def _ask(self, seconds=None, **request):
+        """The server's answer; past so many seconds the script is killed."""
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
+        self._server.stdin.flush()
+        late = not select.select([self._server.stdout], [], [], seconds)[0]
+        if late:
+            os.kill(self.pid, signal.SIGKILL)
+        said = self._server.stdout.readline()
+        assert said, "the server of scripts has ended; its stderr says why"
+        if late:
+            self.returncode = json.loads(said)
+            raise subprocess.TimeoutExpired(self.args, seconds)
+        return json.loads(said)
+
+    def poll(self):
+        """The exit code, or None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._ask(pid=self.pid, block=False)
+        return self.returncode
+
+    def wait(self, timeout):
+        """The exit code when it has ended.
+
+        Raises:
+          subprocess.TimeoutExpired: it is killed then.
+        """
+        if self.returncode is None:
+            self.returncode = self._ask(timeout, pid=self.pid, block=True)
+        return self.returncode
+
+    def send_signal(self, number):
+        """As by kill, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def said(self):
+        """What it has written to stdout and stderr."""
+        return [Path(path).read_text() for path in self._paths]
+
+
 def run(argv, environment, timeout):
     """Run a script, its path from the root first, to its end: a subprocess.CompletedProcess.
 
     Raises:
       subprocess.TimeoutExpired: it is killed then.
     """
-    server = _server(environment)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        for path in paths:
-            open(path, "w").close()
-        variables = {name: environment[name] for name in _passing(environment)}
-        request = {"argv": argv, "stdout": paths[0], "stderr": paths[1], "variables": variables}
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        server.stdin.flush()
-        said = server.stdout.readline()
-        assert said, "the server of scripts has ended; its stderr says why"
-        pid = int(said)
-        late = not select.select([server.stdout], [], [], timeout)[0]
-        if late:
-            os.kill(pid, signal.SIGKILL)
-        code = int(server.stdout.readline())
-        if late:
-            raise subprocess.TimeoutExpired(argv, timeout)
-        said = [Path(path).read_text() for path in paths]
-    return subprocess.CompletedProcess(argv, code, *said)
+    started = Started(argv, environment)
+    return subprocess.CompletedProcess(argv, started.wait(timeout), *started.said())
 
 
 def _server(environment):
@@ -122,8 +168,10 @@ def _server(environment):
 
 
 def _passing(environment):
-    """The variables that are another for each test: pytest's."""
-    return {name for name in environment if name.startswith("PYTEST_")}
+    """The variables that are another for each test, which nothing reads when it is imported."""
+    return {name for name in environment if name.startswith("PYTEST_")} | (
+        {"XDG_CACHE_HOME"} & set(environment)
+    )
 
 
 def stop(server):

@@ -73,6 +73,7 @@ def enlarge(upsampler, small, **options):
     return upsampler.sample(len(small), conditions={"low_resolution": small}, **options)
 
 
+@pytest.mark.wide(3)
 def test_an_image_depends_on_seed_number_and_its_small_image_alone(upsampler):
     whole = enlarge(upsampler, SMALL)
     assert whole.shape == (4, 8, 8, 1)
@@ -290,6 +291,7 @@ def run(unconditional_run, tmp_path_factory):
     return workdir, config
 
 
+@pytest.mark.wide(3)
 def test_a_run_that_enlarges_resumes_exactly(run, tmp_path):
     workdir, config = run
     quiet = {"sample_every": 0, "validate_every": 0}
@@ -299,6 +301,7 @@ def test_a_run_that_enlarges_resumes_exactly(run, tmp_path):
     assert tiny_runs.final(tmp_path / "half") == tiny_runs.final(workdir)
 
 
+@pytest.mark.wide(3)
 def test_the_grid_of_a_run_enlarges_held_out_images(run):
     workdir, config = run
     one = experiment.load(workdir)
@@ -312,6 +315,7 @@ def test_the_grid_of_a_run_enlarges_held_out_images(run):
         assert grey_levels(np.asarray(picture), expected) <= 1
 
 
+@pytest.mark.wide(3)
 def test_the_command_draws_and_enlarges(unconditional_run, run, tmp_path):
     base, out = experiment.load(unconditional_run.workdir), tmp_path / "a.npz"
     upsampler = experiment.load(run[0])

@@ -56,6 +56,7 @@ def changed(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.wide(3)
 def test_an_experiment_that_was_not_changed_is_the_command_s_run(plain, tmp_path):
     assert built().changed == {}
     assert train.train(brief_config(train=QUIET), tmp_path) == 0
@@ -97,6 +98,7 @@ def test_nor_does_it_go_on_with_a_plain_run(plain):
         experiment.train(of_power(built(num_steps=6), 1.5), plain)
 
 
+@pytest.mark.wide(3)
 def test_a_difference_that_is_meant_is_taken_down(changed, tmp_path):
     workdir = shutil.copytree(changed, tmp_path / "run")
     run = of_power(built(num_steps=6), 2.0)
@@ -140,6 +142,7 @@ def distilled(run, teacher):
     return dataclasses.replace(run, objective=student, frozen={"teacher": teacher})
 
 
+@pytest.mark.wide(3)
 def test_a_teacher_is_handed_over_and_known_by_its_digest(tmp_path):
     run = built(validate_every=4, validate_examples=8)
     teacher = run.init_params(jax.random.key(3))
@@ -151,6 +154,7 @@ def test_a_teacher_is_handed_over_and_known_by_its_digest(tmp_path):
         experiment.train(distilled(built(num_steps=6), other), tmp_path)
 
 
+@pytest.mark.wide(3)
 def test_players_train_as_a_run(tmp_path):
     """One moves the whole network, one its last part besides: with checkpoints and a resume."""
     run = built(log_every=2)

@@ -383,6 +383,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
         ("checkpoint", ["list", "--workdir=NEW"], {"JAX_ENABLE_X64": "maybe"}),
     ],
 )
+@pytest.mark.wide(4)
 def test_what_jax_cannot_be_is_one_line(tmp_path, name, words, variables):
     words = [word.replace("NEW", str(tmp_path / "new")) for word in words]
     environment = tiny_runs.environment() | variables

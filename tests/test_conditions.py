@@ -136,6 +136,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.wide(3)
 def test_a_model_is_told_by_name_and_guided(run, tmp_path):
     loaded = experiment.load(run)
     by_name = loaded.sample(3, conditions={"shape": ["circle", "cross"], "colour": "blue"})
@@ -160,6 +161,7 @@ def test_a_model_is_told_by_name_and_guided(run, tmp_path):
     assert (drawn != by_name).any()
 
 
+@pytest.mark.wide(3)
 def test_the_grid_of_a_run_shows_what_held_out_images_do(run):
     source, num = shapes("validation", 16), 20
     rows = [k * len(source) // num for k in range(num)]
@@ -229,6 +231,7 @@ def test_a_config_that_cannot_be_told_so_is_refused(changes, message):
         experiment.build(shapes_config(**changes))
 
 
+@pytest.mark.wide(3)
 def test_a_run_with_conditions_resumes_exactly(run, tmp_path):
     half = tmp_path / "half"
     assert train.train(shapes_config(train={"num_steps": 2}), half) == 0
@@ -250,6 +253,7 @@ def test_labels_and_conditions_go_together():
     experiment.build(c)
 
 
+@pytest.mark.wide(3)
 def test_what_is_dropped_together_can_be_guided():
     names = {"num_classes": 4, "conditions": ("colour",)}
     rates = {"label_dropout": 0.0, "condition_dropout": (), "joint_dropout": 0.1}
@@ -277,6 +281,7 @@ def test_what_is_dropped_together_can_be_guided():
         experiment.build(shapes_config(model=names, diffusion=rates | {"joint_dropout": 0.0}))
 
 
+@pytest.mark.wide(3)
 def test_bits_need_a_model_that_was_trained_without_each_condition(tmp_path):
     config = shapes_config(
         diffusion={"condition_dropout": (0.5, 0.0, 0.1)},

@@ -56,6 +56,7 @@ def test_each_is_small():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.wide(4)
 def test_it_loads_with_the_digest_that_it_was_saved_with(name):
     loaded = experiment.load(RUNS / name)
     attempts = json.loads((RUNS / name / "manifest.json").read_text())["attempts"]
@@ -87,6 +88,7 @@ def test_an_upsampler_draws_what_it_drew():
     near(drawn, "upsampler")
 
 
+@pytest.mark.wide(3)
 def test_a_classifier_reads_what_it_read():
     loaded = experiment.load(RUNS / "classifier")
     image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1)

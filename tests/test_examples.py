@@ -16,6 +16,7 @@ def test_an_example_is_short_and_says_what_it_is(path):
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_points_have_the_moments_of_their_data(capsys):
     """The example's own assertion; the figures that it prints are those that it compares."""
     path = next(path for path in EXAMPLES if path.stem == "points")
@@ -27,6 +28,7 @@ def test_points_have_the_moments_of_their_data(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_network", "own_loss", "own_dataset"])
+@pytest.mark.wide(3)
 def test_own_parts_train_load_and_draw(name, capsys):
     path = next(path for path in EXAMPLES if path.stem == name)
     runpy.run_path(str(path))

@@ -119,6 +119,7 @@ def nonsense():
 
 
 @pytest.mark.parametrize(("group", "name", "value"), list(nonsense()))
+@pytest.mark.wide(4)
 def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
     config = tiny_config(**{group: {name: value}})
     # Metrics and extractors are unknown to `build`; training asks this before it begins.
@@ -209,6 +210,7 @@ def test_every_schedule_can_be_sampled(name):
         ("sample", {"threshold": 0.9, "clip_x0": True}, "choose one"),
     ],
 )
+@pytest.mark.wide(4)
 def test_options_are_refused_by_name(group, fields, words):
     with pytest.raises(UserError, match=rf"config\.{group}.*{words}"):
         experiment.build(tiny_config(**{group: fields}))
@@ -245,6 +247,7 @@ def test_a_learned_schedule_refuses_its_sampler_before_training(fields, words):
         )
 
 
+@pytest.mark.wide(3)
 def test_a_learned_schedule_is_sampled_in_its_present_state():
     config = tiny_config(
         model={"num_classes": 0},
@@ -279,6 +282,7 @@ def test_another_sampler_does_not_inherit_options():
     assert sampling.changed({"grid_rho": 5.0}, c)["grid_options"] == {"rho": 5.0}
 
 
+@pytest.mark.wide(3)
 def test_the_first_objectives_weights_are_those_of_the_config():
     # The same network, draws and targets: the losses differ by 1 / (2 sigma²) of the step alone.
     def losses_of(**diffusion):
@@ -320,6 +324,7 @@ def test_a_batch_divides_by_the_devices():
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_eight_devices_train_the_network_as_one_does(monkeypatch):
     """A real network on a real mesh: sharded state, split batches, donated buffers."""
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 256)

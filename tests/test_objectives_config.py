@@ -112,6 +112,7 @@ def test_the_bound_of_digits_is_on_their_17_levels():
         ({**HYBRID, "vlb_weight": -1.0}, "vlb_weight=-1.0"),
     ],
 )
+@pytest.mark.wide(4)
 def test_choices_that_do_not_go_together_are_refused(diffusion, said):
     with pytest.raises(UserError, match=said):
         built(**diffusion)

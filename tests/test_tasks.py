@@ -72,6 +72,7 @@ def grey_levels(a, b):
     [{}, {"sampler": "ancestral", "num_resamples": 2}],
     ids=["ddim", "repaint"],
 )
+@pytest.mark.wide(2)
 def test_inpainting_keeps_what_is_known_and_paints_the_rest(model, options):
     drawn = model.sample(4, task=Task(inpaint=(IMAGE, MASK)), **options)
     kept = ~np.broadcast_to(MASK, IMAGE.shape)
@@ -126,6 +127,7 @@ def test_what_is_told_to_all_goes_into_every_branch(colours):
     assert grey_levels(guided, composed) <= 1
 
 
+@pytest.mark.wide(3)
 def test_a_classifier_counts_by_its_scale(model, classifier):
     unguided = model.sample(4, labels=[3])
     none = model.sample(4, labels=[3], task=Task(classifier=classifier), classifier_scale=0.0)
@@ -140,6 +142,7 @@ def test_a_classifier_counts_by_its_scale(model, classifier):
     assert grey_levels(strong, unguided) > grey_levels(one, unguided)
 
 
+@pytest.mark.wide(3)
 def test_a_model_without_classes_takes_those_of_its_classifier(classifier):
     plain = loaded(model={"num_classes": 0}, diffusion={"label_dropout": 0.0})
     task = Task(classifier=classifier)
@@ -178,6 +181,7 @@ def test_guidance_within_an_interval(model):
     assert min(grey_levels(inside, everywhere), grey_levels(inside, nowhere)) > 1
 
 
+@pytest.mark.wide(3)
 def test_rescaling_brings_the_contrast_of_guidance_down(trained):
     def contrast(**options):
         drawn = trained.sample(8, guidance_scale=8.0, clip_x0=False, **options)
@@ -196,6 +200,7 @@ def test_frames_lead_from_noise_to_the_same_image(model):
     assert grey_levels(whole[:, 1], whole[:, 0]) > 5
 
 
+@pytest.mark.wide(3)
 def test_what_was_observed_shows_in_the_samples(trained):
     def blocks(images):
         return images.astype(float).reshape(-1, 4, 2, 4, 2, 1).mean(axis=(2, 4))
@@ -211,6 +216,7 @@ def test_what_was_observed_shows_in_the_samples(trained):
     assert exact < 0.25 * none
 
 
+@pytest.mark.wide(3)
 def test_a_grey_image_is_told_to_a_model_of_colours(colours):
     light, dark = (np.full((16, 16, 1), level, np.uint8) for level in (230, 20))
     bright, dim = (colours.sample(2, task=Task(colourise=grey)) for grey in (light, dark))
@@ -228,6 +234,7 @@ def test_a_grey_image_is_told_to_a_model_of_colours(colours):
         ({}, {"composed": [(1.0, {"label": 1}), (2.0, {"label": 2})]}, 5, 3),
     ],
 )
+@pytest.mark.wide(3)
 def test_network_calls_and_their_batch(model, options, task, calls, batches, monkeypatch):
     sizes = []
     apply = type(model.model).apply

@@ -19,6 +19,7 @@ def test_it_is_stored_executed_and_small():
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_it_runs_and_what_it_says_holds():
     notebook, names = notebooks.run(PATH)
     stored = json.loads(PATH.read_text())

@@ -23,6 +23,20 @@ def test_each_case_runs_within_n_commits(size, n, first):
         assert sum(map(len, parts)) == size
 
 
+@pytest.mark.parametrize("first", [0, 11])
+def test_long_tests_take_turns(first):
+    marked = {f"a.py::test_{c}": 3 for c in "pqrst"} | {f"b.py::test_w[{c}]": 4 for c in "xyzuv"}
+    runs = [wide_matrices.selected(marked, k) for k in range(first, first + 4)]
+    assert set().union(*runs) == set(marked)
+    assert set().union(*runs[:3]) >= {f"a.py::test_{c}" for c in "pqrst"}
+    for run in runs:
+        singles = [name for name in run if name.startswith("a.py")]
+        assert len(singles) in (1, 2)
+        assert 1 <= len(run) - len(singles) <= 2
+    # One that is asked for by its name runs.
+    assert wide_matrices.selected({"a.py::test_p": 3}, first) == {"a.py::test_p"}
+
+
 def test_commits_are_counted_where_there_is_a_history(tmp_path):
     def git(*arguments, cwd=tmp_path):
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]

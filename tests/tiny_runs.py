@@ -162,8 +162,14 @@ def in_process(name, *words) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
+def forked(name, *words) -> script_server.Started:
+    """Start scripts/NAME.py in a forked process, from the root."""
+    argv = [f"scripts/{name}.py", *map(str, words)]
+    return script_server.Started(argv, environment())
+
+
 def start(name, *words, **options) -> subprocess.Popen:
-    """Start scripts/NAME.py."""
+    """The same by a Python of its own: what is on a terminal has to open it."""
     return subprocess.Popen(
         [sys.executable, f"scripts/{name}.py", *map(str, words)],
         cwd=ROOT,

@@ -1,7 +1,25 @@
 """Which cases of a wide matrix run: a part of them at each commit, all of them within n commits."""
 
+import collections
 import subprocess
 from pathlib import Path
+
+
+def selected(marked, k):
+    """The tests marked wide(n) that run at commit k, of {node id: n}; in n commits each of them.
+
+    The cases of one test are a matrix. Long tests without cases take turns with each other: all of
+    the same n are a matrix too.
+    """
+    matrices = collections.defaultdict(list)
+    for name in marked:
+        matrices[name.split("[")[0]].append(name)
+    turns = collections.defaultdict(list)
+    for test in [test for test, cases in matrices.items() if len(cases) == 1]:
+        (name,) = matrices.pop(test)
+        turns[marked[name]].append(name)
+    every = (*matrices.values(), *turns.values())
+    return {name for cases in every for name in part(cases, marked[cases[0]], k)}
 
 
 def part(cases, n, k):

@@ -42,6 +42,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.wide(3)
 def test_a_model_that_draws_what_it_is_told_is_right(run, monkeypatch):
     """The network is replaced by the data: it draws the held-out image of its prompt."""
     drawn = []

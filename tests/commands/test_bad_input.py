@@ -90,6 +90,7 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
         ({"diffusion": {"weighting": "inverse_variance"}}, "set prediction=posterior_mean"),
     ],
 )
+@pytest.mark.wide(4)
 def test_a_run_that_cannot_be_leaves_no_workdir(tmp_path, changes, named):
     (tmp_path / "EMPTY").mkdir()
     for label in "abc":

@@ -7,6 +7,7 @@ from ddpm_jax.commands.benchmark import peers
 pytest.importorskip("diffusers")
 
 
+@pytest.mark.wide(3)
 def test_both_loops_draw_the_same_images(monkeypatch):
     monkeypatch.setattr(peers, "STEPS", 4)  # of 1000: theirs counts in whole strides
     monkeypatch.setattr(peers, "ROUNDS", 1)

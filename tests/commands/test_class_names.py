@@ -45,6 +45,7 @@ def numbered(tmp_path_factory):
     return root
 
 
+@pytest.mark.wide(3)
 def test_a_run_keeps_the_names_of_its_classes(numbered):
     saved = json.loads((numbered / "run" / "config.json").read_text())
     assert saved["data"]["class_names"] == list(NAMES)
@@ -120,6 +121,7 @@ def test_a_run_of_an_earlier_order_is_not_taken_for_this_one(numbered, tmp_path,
         run.labels(1, ["a"])
 
 
+@pytest.mark.wide(3)
 def test_a_run_of_an_earlier_version_in_the_same_order_goes_on(tmp_path):
     images = images_in(tmp_path / "images", ("a", "b", "c"))
     assert train.train(config_of(images), tmp_path / "run") == 0

@@ -42,6 +42,7 @@ def measured(workdir, **options):
     return evaluate.evaluate(str(workdir), **(given | options))
 
 
+@pytest.mark.wide(3)
 def test_samples_are_compared_with_the_training_images(run):
     loaded = experiment.load(run)
     source = loaded.experiment.source("train")
@@ -81,6 +82,7 @@ def test_what_needs_held_out_images_says_so(run, options, words):
     assert not (run / "eval" / "refused.json").exists()
 
 
+@pytest.mark.wide(3)
 def test_data_that_were_moved_are_named_by_a_flag(run, tmp_path):
     workdir = shutil.copytree(run, tmp_path / "run")
     config = json.loads((workdir / "config.json").read_text())

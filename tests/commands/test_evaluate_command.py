@@ -77,6 +77,7 @@ def test_the_script_measures_prints_and_writes(finished_run, tmp_path):
         ({"step": 3}, "there are 700, 800"),
     ],
 )
+@pytest.mark.wide(4)
 def test_what_does_not_fit_is_named_and_nothing_written(finished_run, options, named):
     before = tiny_runs.snapshot(finished_run.workdir)
     options = {"metrics": ["spread"], "num_samples": 4} | options
@@ -93,6 +94,7 @@ def test_labels_cannot_be_measured_without_classes(unconditional_run):
         )  # fmt: skip
 
 
+@pytest.mark.wide(3)
 def test_more_than_two_scales_are_drawn_as_a_trade_off(finished_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run.workdir, workdir)
@@ -110,6 +112,7 @@ def test_more_than_two_scales_are_drawn_as_a_trade_off(finished_run, tmp_path):
     assert len({row["metrics"]["class_recall"]["value"] for row in report["samples"]}) == 3
 
 
+@pytest.mark.wide(3)
 def test_a_classifier_is_read_and_guides(finished_run, tmp_path, capsys):
     classifier, workdir = tmp_path / "classifier", tmp_path / "run"
     shutil.copytree(finished_run.workdir, workdir)

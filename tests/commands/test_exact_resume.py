@@ -75,6 +75,7 @@ def test_stops_anywhere_leave_no_trace(straight, tmp_path, at, capsys):
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@pytest.mark.wide(3)
 def test_a_longer_run_goes_on_from_a_finished_one(straight, tmp_path, capsys):
     assert train.train(short_config(train={"num_steps": 11}), tmp_path) == 0
     shorter = tiny_runs.final(tmp_path)
@@ -131,6 +132,7 @@ def interrupt(process, workdir, step, number):
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_a_run_on_a_terminal_shows_a_bar_and_stops_at_ctrl_c(tmp_path):
     workdir = tmp_path / "run"
     assert train.train(brief_config(), workdir) == 0

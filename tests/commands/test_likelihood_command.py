@@ -79,6 +79,7 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
     assert len(lines) == 8
 
 
+@pytest.mark.wide(3)
 def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch):
     whole = real_data.arrays
     monkeypatch.setattr(real_data, "arrays", lambda *of: [a[:24] for a in whole(*of)])
@@ -100,6 +101,7 @@ def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch
     assert "a density of pixels spread over their cells, 17 of width 1" in text
 
 
+@pytest.mark.wide(3)
 def test_validation_in_training_sees_dequantised_pixels(density_run):
     lines = [json.loads(line) for line in (density_run / "metrics.jsonl").read_text().splitlines()]
     assert any("validation_loss" in line for line in lines)
@@ -110,6 +112,7 @@ def test_validation_in_training_sees_dequantised_pixels(density_run):
     assert np.all(one.loss != other.loss)
 
 
+@pytest.mark.wide(3)
 def test_a_model_that_always_saw_its_label_has_no_bits(tmp_path):
     config = tiny_runs.brief_config(
         diffusion={"label_dropout": 0.0},

@@ -161,6 +161,7 @@ def test_records_and_extractors_are_measured_in_their_space(run):
         ),
     ],
 )
+@pytest.mark.wide(4)
 def test_what_cannot_be_a_part_is_one_line(run, metrics, options, words):
     with pytest.raises(UserError, match=words) as error:
         measured(run, metrics, **options)
@@ -168,6 +169,7 @@ def test_what_cannot_be_a_part_is_one_line(run, metrics, options, words):
     assert not (run / "eval" / "own.json").exists()
 
 
+@pytest.mark.wide(3)
 def test_the_command_takes_them(run):
     flags = [f"--workdir={run}", "--num_samples=8", "--guidance_scale=1", "--name=said"]
     done = tiny_runs.script("evaluate", *flags, "--metrics=own_measures:brightness")

@@ -54,6 +54,7 @@ def train_images():
     return np.stack([source[k]["image"] for k in range(len(source))])
 
 
+@pytest.mark.wide(3)
 def test_the_distance_is_that_of_the_samples_which_the_protocol_names(run):
     report = read(run, "a")
     drawn = experiment.load(run).sample(NUM, guidance_scale=1.0)
@@ -130,6 +131,7 @@ def test_statistics_of_the_reference_are_computed_once(run, monkeypatch):
     assert figure(again, "fid") == figure(read(run, "a"), "fid")
 
 
+@pytest.mark.wide(3)
 def test_samples_are_drawn_as_asked(run):
     given = {"sampling": {"num_steps": 3, "eta": 0.5}, "options": ["threshold=0.995"]}
     report = measured(run, "asked", metrics=["memorisation"], space=SpaceFlags(), **given)
@@ -162,6 +164,7 @@ def test_a_damaged_cache_is_told_and_made_again(run, capsys):
     assert capsys.readouterr().err.count("is damaged") >= 2
 
 
+@pytest.mark.wide(3)
 def test_repeats_are_sets_of_the_next_seeds(run):
     options = {"metrics": ["memorisation"], "space": SpaceFlags()}
     three = figure(measured(run, "three", repeats=3, **options), "memorisation")

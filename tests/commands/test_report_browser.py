@@ -85,6 +85,7 @@ def look(browser, address):
     assert {url for url in asked if not url.startswith("data:image/")} == {address}
 
 
+@pytest.mark.wide(3)
 def test_every_picture_is_there(look):
     page = look()
     widths = page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth)")

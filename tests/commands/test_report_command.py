@@ -50,6 +50,7 @@ def plots(found):
     return {(plot["x"], plot["series"][0]["name"], len(plot["series"])): plot for plot in given}
 
 
+@pytest.mark.wide(3)
 def test_it_shows_what_the_run_left(written, finished_run):
     lines = [line for line in tiny_runs.metrics(finished_run.workdir) if "loss" in line]
     told = " ".join(written.text.split())
@@ -75,6 +76,7 @@ def test_it_draws_with_the_checkpoint(written):
     assert any("of 6 pictures" in alt for alt in alts)
 
 
+@pytest.mark.wide(3)
 def test_the_film_ends_in_the_samples_of_the_run(finished_run, drawn):
     loaded = experiment.load(finished_run.workdir)
     np.testing.assert_array_equal(drawn.film[:, -1], loaded.sample(len(drawn.film)))
@@ -215,6 +217,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.wide(3)
 def test_a_long_run_takes_little_memory_and_makes_a_small_page(finished_run, tmp_path):
     workdir = without(finished_run, tmp_path, "samples")
     (workdir / "samples").mkdir()

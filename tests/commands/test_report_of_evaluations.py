@@ -65,6 +65,7 @@ def as_shown(value, shown):
     return f"{value:.{len(shown.partition('.')[2])}f}"
 
 
+@pytest.mark.wide(3)
 def test_the_very_figures_and_intervals_are_in_the_table(measured):
     text, results = measured
     rows = Tables(text).rows

@@ -53,6 +53,7 @@ def again(repeated, tmp_path):
     return shutil.copytree(repeated[0], tmp_path / "again")
 
 
+@pytest.mark.wide(3)
 def test_a_repetition_ends_in_the_same_bits(finished, repeated):
     workdir, result, code = repeated
     assert (code, result["equal"]) == (0, True)
@@ -102,6 +103,7 @@ def test_what_differs_around_it_is_listed_and_stops_nothing(changed, repeated, t
     assert set(result["differences"]) <= set(said)
 
 
+@pytest.mark.wide(3)
 def test_what_never_finished_is_compared_at_its_newest_checkpoint(tmp_path):
     # Half of a cosine as long as the run that was meant, not as far as it came.
     config = brief_config(optim={"decay": "cosine", "warmup_steps": 2})
@@ -118,6 +120,7 @@ def test_what_never_finished_is_compared_at_its_newest_checkpoint(tmp_path):
     assert repeat(path, tmp_path / "new") == (result, 0)
 
 
+@pytest.mark.wide(3)
 def test_a_repetition_that_is_stopped_goes_on(finished, tmp_path, monkeypatch):
     # As a signal after the third step would.
     whole = train.train
@@ -169,6 +172,7 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.wide(3)
 def test_a_longer_run_of_a_constant_rate_is_one_run(finished, repeated, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     assert train.train(brief_config(train={"num_steps": 8}), run) == 0
@@ -200,6 +204,7 @@ def test_only_a_new_workdir_or_its_own_is_taken(finished, repeated, tmp_path):
             repeat(own / "manifest.json", own)
 
 
+@pytest.mark.wide(3)
 def test_data_that_moved_are_named(tmp_path):
     images = tiny_runs.images_of_digits(tmp_path / "images")
     data = {"name": "folder", "data_dir": str(images), "holdout": 0.0}
@@ -215,6 +220,7 @@ def test_data_that_moved_are_named(tmp_path):
         repeat(path, tmp_path / "other", data_dir=str(tmp_path / "moved"))
 
 
+@pytest.mark.wide(3)
 def test_the_commands_take_their_flags(finished, repeated, tmp_path):
     workdir = again(repeated, tmp_path)
     flags = [f"--manifest={finished / 'manifest.json'}", f"--workdir={workdir}"]

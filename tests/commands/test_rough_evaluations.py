@@ -64,6 +64,7 @@ def test_few_samples_have_every_figure_that_can_be(run):
         ),
     ],
 )
+@pytest.mark.wide(4)
 def test_too_few_of_anything_is_one_line(run, options, words):
     with pytest.raises(UserError, match=words):
         measured(run, **options)

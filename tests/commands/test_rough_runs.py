@@ -47,6 +47,7 @@ def folder_config(folder, on_error):
     )  # fmt: skip
 
 
+@pytest.mark.wide(3)
 def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match=r"07\.png.*data\.options\.on_error=skip.*saved at step \d"):
@@ -67,6 +68,7 @@ def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_
     assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "straight")
 
 
+@pytest.mark.wide(3)
 def test_a_loss_that_is_not_finite_stops_the_run_saved_and_whole(tmp_path, capsys):
     config = brief_config(
         train=QUICK | {"num_steps": 40, "max_skipped": 4},

@@ -53,6 +53,7 @@ def test_a_png_gets_the_grid_alone(finished_run, tmp_path):
     assert not (tmp_path / "b.npz").exists()
 
 
+@pytest.mark.wide(3)
 def test_an_image_depends_on_its_seed_and_number_alone(draw):
     whole = draw(20, batch_size=24)["samples"]
     assert grey_levels(draw(20, batch_size=8)["samples"], whole) <= 1
@@ -64,6 +65,7 @@ def test_an_image_depends_on_its_seed_and_number_alone(draw):
 
 
 @pytest.mark.parametrize("target", ["a.npz", "a.png", "folder"])
+@pytest.mark.wide(3)
 def test_what_was_interrupted_goes_on_and_ends_alike(
     finished_run, tmp_path, capsys, monkeypatch, target
 ):
@@ -103,6 +105,7 @@ def test_given_labels_cycle_and_count(draw, finished_run):
     assert grey_levels(labelled["samples"][0], default["samples"][0]) > 1
 
 
+@pytest.mark.wide(3)
 def test_guidance_leans_on_the_label_and_scale_0_ignores_it(draw):
     ignored = [draw(8, labels=[label], guidance_scale=0.0)["samples"] for label in "27"]
     np.testing.assert_array_equal(*ignored)
@@ -110,6 +113,7 @@ def test_guidance_leans_on_the_label_and_scale_0_ignores_it(draw):
     assert grey_levels(*guided) > 1
 
 
+@pytest.mark.wide(3)
 def test_the_average_is_drawn_unless_the_raw_parameters_are_asked_for(draw, finished_run):
     average, raw = draw(8), draw(8, raw_params=True)
     assert grey_levels(average["samples"], raw["samples"]) > 1
@@ -123,6 +127,7 @@ def test_an_older_checkpoint_can_be_asked_for(draw):
     assert grey_levels(latest, older) > 1
 
 
+@pytest.mark.wide(3)
 def test_the_best_checkpoint_can_be_asked_for(tmp_path):
     config = tiny_runs.brief_config(train={"validate_every": 2, "keep_checkpoints": 3})
     assert train.train(config, tmp_path) == 0
@@ -164,6 +169,7 @@ def test_a_folder_that_holds_other_samples_is_refused(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize("fewer", [False, True])
+@pytest.mark.wide(2)
 def test_what_was_interrupted_while_it_was_written_goes_on(
     finished_run, tmp_path, monkeypatch, fewer
 ):
@@ -196,6 +202,7 @@ def test_what_was_interrupted_while_it_was_written_goes_on(
 
 
 @pytest.mark.parametrize("out", [".", "..", "./", "inner/.."])
+@pytest.mark.wide(4)
 def test_the_current_folder_can_be_written_to(finished_run, tmp_path, monkeypatch, out):
     (tmp_path / "here" / "inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
@@ -241,6 +248,7 @@ def test_the_script_draws_what_the_package_does(finished_run, tmp_path):
     assert grey_levels(ours, theirs) <= 1
 
 
+@pytest.mark.wide(3)
 def test_an_ode_that_is_not_solved_is_one_line(finished_run):
     loaded = experiment.load(finished_run.workdir)
     with pytest.raises(UserError, match=r"2 of 2 samples are not a number.*sample\.max_steps"):

@@ -136,6 +136,7 @@ def test_a_film_is_a_png_or_a_gif(finished_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.wide(3)
 def test_black_and_white_masks_and_two_images_are_taken(finished_run, images, tmp_path):
     for task in (
         {"inpaint": [str(images / "grey.png"), str(images / "bits.png")]},

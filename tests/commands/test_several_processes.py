@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -41,13 +39,9 @@ def started(workdir):
     }
     flags = tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **changes)
     return [
-        subprocess.Popen(
-            [sys.executable, "scripts/train.py", *flags, f"--coordinator={address}",
-             "--num_processes=2", f"--process_id={number}"],
-            cwd=tiny_runs.ROOT,
-            env=tiny_runs.environment(),
-            stderr=subprocess.PIPE,
-            text=True,
+        tiny_runs.forked(
+            "train", *flags, f"--coordinator={address}", "--num_processes=2",
+            f"--process_id={number}",
         )
         for number in (0, 1)
     ]  # fmt: skip
@@ -55,11 +49,11 @@ def started(workdir):
 
 def ended(processes):
     """(exit code, stderr) of each."""
-    said = [process.communicate(timeout=200)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    return [(process.wait(timeout=200), process.said()[1]) for process in processes]
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_runs.brief_config(**CHANGES)

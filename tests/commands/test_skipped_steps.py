@@ -88,6 +88,7 @@ def run_batches(config):
     return built, attempt.training_batches(built, built.source("train"))
 
 
+@pytest.mark.wide(3)
 def test_each_skipped_step_is_told_with_its_examples(straight):
     _, batches = run_batches(poisoned_config())
     spike, nan = skipped(straight)
@@ -104,6 +105,7 @@ def test_each_skipped_step_is_told_with_its_examples(straight):
         np.testing.assert_array_equal(np.round(8 * shown["x0"] + 8), pixels)  # 17 levels
 
 
+@pytest.mark.wide(3)
 def test_a_run_that_is_stopped_around_a_spike_decides_alike(straight, tmp_path, poison, capsys):
     poison(WRONG)
     for num_steps in (14, SPIKE, LAST):
@@ -136,6 +138,7 @@ def test_a_line_of_a_checkpoints_step_survives_a_crash_behind_it(straight, tmp_p
 
 
 @pytest.mark.parametrize("step", [SPIKE, NAN])
+@pytest.mark.wide(2)
 def test_a_step_comes_again_by_its_number(straight, poison, step):
     poison(WRONG)
     before = tiny_runs.snapshot(straight)
@@ -196,6 +199,7 @@ INJECTIONS = {
 }
 
 
+@pytest.mark.wide(3)
 def test_many_bad_batches_leave_no_trace(tmp_path, poison):
     num_steps = 100
     rng = np.random.default_rng(0)

@@ -51,6 +51,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize(("size", "batch_size"), [(12, 4), (7, 3), (5, 8), (1, 4)])
 @pytest.mark.usefixtures("shuffle")
+@pytest.mark.wide(4)
 def test_every_example_comes_once_per_epoch(size, batch_size):
     batches = Batches(counting_source(size), batch_size, seed=3)
     seen = labels([batches.batch_at(step) for step in range(6 * size)])

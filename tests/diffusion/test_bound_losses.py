@@ -74,6 +74,7 @@ def of_torch(x0, eps, guess, fraction, levels):
 
 @pytest.mark.parametrize("levels", [None, 5])
 @pytest.mark.parametrize("fraction", [-1.0, 0.3, 1.0])
+@pytest.mark.wide(4)
 def test_the_bound_is_a_sum_of_torchs_divergences(fraction, levels):
     x0, t, eps = batch()
     if levels:
@@ -90,6 +91,7 @@ def test_the_bound_is_a_sum_of_torchs_divergences(fraction, levels):
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.wide(2)
 def test_fixed_variances_are_the_ends_of_the_learned_range(variance):
     x0, t, eps = batch()
     fixed = losses.vlb(lambda xt, time: 0.4 * xt, SCHEDULE, x0, t, eps, variance=variance)
@@ -175,6 +177,7 @@ def test_the_bound_does_not_depend_on_what_is_predicted(form):
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, schedules.zero_terminal_snr(SCHEDULE)])
 @pytest.mark.parametrize("loss", [losses.vlb, losses.hybrid])
+@pytest.mark.wide(4)
 def test_bounds_and_gradients_are_finite_in_half_and_single_precision(loss, schedule):
     x0, t, eps = (x.astype(jnp.float32) for x in batch())
     with jax.enable_x64(False):

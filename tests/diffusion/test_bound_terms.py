@@ -9,6 +9,7 @@ FIXED = ["fixed_small", "fixed_large"]
 
 @pytest.mark.parametrize("variance", likelihoods.VARIANCES)
 @pytest.mark.parametrize("fixed", FIXED)
+@pytest.mark.wide(4)
 def test_each_term_is_its_closed_form(fixed, variance):
     found, known = (way(variance, fixed) for way in (likelihoods.expected, likelihoods.closed_form))
     np.testing.assert_allclose(found, known, rtol=1e-10)

@@ -40,6 +40,7 @@ def gradient_of(schedule, k):
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.wide(4)
 def test_guidance_by_the_exact_classifier_is_the_conditional_denoiser(path, k):
     # Bayes: grad log q(x_t) + grad log p(k | x_t) = grad log q(x_t | k).
     schedule, xt, t = PATHS[path], noised(), TIMES.astype(jnp.float64)
@@ -52,6 +53,7 @@ def test_guidance_by_the_exact_classifier_is_the_conditional_denoiser(path, k):
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 3.0])
+@pytest.mark.wide(4)
 def test_at_other_scales_it_is_the_score_of_the_tilted_noised_density(path, scale):
     schedule, xt, t = PATHS[path], noised(), TIMES.astype(jnp.float64)
 
@@ -237,6 +239,7 @@ def test_bad_options_are_refused(call, words):
 
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.wide(2)
 def test_the_shifted_mean_falls_short_by_the_factor_that_the_docs_give(variance):
     """One step of ancestral: Sigma w gradient against (alpha_s / alpha_t) beta w gradient."""
     schedule = PATHS["linear"]

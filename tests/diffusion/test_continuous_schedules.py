@@ -133,6 +133,7 @@ def test_flow_shifts_its_time_as_stable_diffusion_3_does():
 
 
 @pytest.mark.parametrize("build", [schedules.linear, schedules.scaled_linear, schedules.cosine])
+@pytest.mark.wide(3)
 def test_zero_terminal_snr_is_that_of_lin_et_al(build):
     before, after = build(1000), schedules.zero_terminal_snr(build(1000))
     nodes = np.arange(1001) / 1000

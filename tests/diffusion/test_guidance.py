@@ -39,6 +39,7 @@ def test_the_ends_are_the_unguided_denoisers_bit_for_bit():
 
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 0.3, 1.0, 2.0, 7.5])
+@pytest.mark.wide(4)
 def test_the_guided_score_mixes_the_gradients_of_the_log_densities(scale):
     with jax.enable_x64(True):
         xt, t = noised(jnp.float64), TIMES.astype(jnp.float64)

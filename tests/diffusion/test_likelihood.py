@@ -104,6 +104,7 @@ def test_the_gap_of_fixed_small_variance_is_its_sum_of_divergences(data_variance
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("fixed", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("schedule", [LINEAR, schedules.cosine(1000)])
+@pytest.mark.wide(4)
 def test_the_gaps_are_closed_forms_to_ten_digits(schedule, fixed):
     gap = excess_over_the_truth(schedule, fixed, 0.3, jnp.float64)
     expected = closed_form_gap(schedule.betas, 0.3, fixed)
@@ -214,6 +215,7 @@ def test_the_decoder_holds_its_digits_in_float32():
 
 
 @pytest.mark.parametrize("path", ["linear", "ve", "flow"])
+@pytest.mark.wide(3)
 def test_the_discrete_bound_and_its_terms(path):
     schedule = PATHS[path]
     data = oracles.Gaussian(0.4, 0.25)
@@ -238,6 +240,7 @@ def test_the_discrete_bound_and_its_terms(path):
     assert -error < excess.mean() < slack + error
 
 
+@pytest.mark.wide(3)
 def test_a_subset_of_the_steps_estimates_their_sum():
     data = oracles.Gaussian(0.0, 0.25)
     schedule = schedules.cosine(100)
@@ -348,6 +351,7 @@ def test_the_flow_has_the_density_of_a_gaussian(path):
 
 
 @pytest.mark.usefixtures("_float64")
+@pytest.mark.wide(3)
 def test_the_flow_has_the_density_of_a_mixture():
     # x_0 is scored by the density of x_t / alpha at t_min, here far from 0. The prior is
     # that of alpha = 0, at log-SNR -20: exp(-10) off.
@@ -401,6 +405,7 @@ def test_the_density_of_dequantised_data_bounds_their_entropy():
 
 
 @pytest.mark.parametrize("which", ["discrete", "some", "continuous", "flow"])
+@pytest.mark.wide(4)
 def test_an_example_does_not_depend_on_its_neighbours(which):
     data, schedule = oracles.Gaussian(0.1, 0.3), schedules.cosine(20)
     x0 = data.sample(jax.random.key(0), (8, 3))
@@ -423,6 +428,7 @@ def test_an_example_does_not_depend_on_its_neighbours(which):
     np.testing.assert_allclose(alone, together, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.wide(3)
 def test_a_lattice_is_never_scored_by_a_density():
     data, schedule = oracles.Gaussian(0.0, 0.3), schedules.cosine(10)
     denoise = data.denoiser(schedule)

@@ -156,6 +156,7 @@ def test_the_infinite_weight_of_the_first_step_is_that_of_the_second():
 
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+@pytest.mark.wide(2)
 def test_weights_are_precise_enough_in_float32(variance):
     schedule = schedules.linear(1000)
     weight = losses.inverse_variance(schedule, variance)

@@ -7,6 +7,7 @@ from ddpm_jax.diffusion import prediction
 
 
 @pytest.mark.parametrize("form", identities.CONTINUOUS)
+@pytest.mark.wide(4)
 def test_every_form_and_back_from_log_snr_20_to_minus_20(form):
     found = identities.round_trip(form)
     assert found.finite
@@ -25,6 +26,7 @@ def test_a_loss_is_a_weighted_loss_of_x0(form):
 
 
 @pytest.mark.parametrize("name", identities.WEIGHTS)
+@pytest.mark.wide(4)
 def test_a_weighting_is_the_papers_whatever_is_predicted(name):
     assert identities.weighting_identity(name) < 1e-8
 

@@ -54,6 +54,7 @@ def conditioned(mean, rows, observed, noise):
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.wide(4)
 def test_on_gaussian_data_it_is_the_conditional_denoiser(name, path, noise_std):
     schedule, (measure, matrix) = PATHS[path], MEASURES[name]
     rng, times = np.random.default_rng(2), np.array([0.001, 0.1, 0.5, 1.0])
@@ -76,6 +77,7 @@ def test_on_gaussian_data_it_is_the_conditional_denoiser(name, path, noise_std):
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
+@pytest.mark.wide(2)
 def test_samples_are_those_of_the_conditional_law(noise_std):
     schedule, count = schedules.vp_continuous(), 3000
     measure, matrix = MEASURES["grey, then pooled"]
@@ -118,6 +120,7 @@ def test_it_is_one_call_of_the_denoiser():
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
 @pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.wide(4)
 def test_float32_holds_at_the_ends_of_a_path(name, noise_std):
     # sigma² of 1e-30 is no float32; at sigma = 0 nothing may change, at alpha = 0 nothing divide.
     levels = jnp.array([0.0, 1e-30, 1e-12, 1e-3, 1.0])

@@ -29,6 +29,7 @@ def _float64():
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", DATA)
+@pytest.mark.wide(4)
 def test_the_score_is_the_gradient_and_the_denoiser_obeys_tweedie(kind, path):
     data, schedule = DATA[kind], PATHS[path]
     t = np.array([0.05, 0.3, 0.7, 1.0])

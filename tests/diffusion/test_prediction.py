@@ -35,6 +35,7 @@ def test_all_forms_are_there():
 @pytest.mark.parametrize("name", SCHEDULES)
 @settings(max_examples=25, deadline=None)
 @given(x0=points, eps=points, i=steps)
+@pytest.mark.wide(2)
 def test_every_form_tells_the_truth_back(name, x0, eps, i):
     schedule, t = SCHEDULES[name], jnp.array([i / STEPS])
     truth = Denoised(jnp.array([x0]), jnp.array([eps]))

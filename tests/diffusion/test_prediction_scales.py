@@ -35,6 +35,7 @@ def network(value):
     st.lists(numbers, min_size=3, max_size=3),
     st.sampled_from(list(itertools.permutations(CONTINUOUS, 2))),
 )
+@pytest.mark.wide(3)
 def test_round_trips_of_every_pair_at_every_log_snr(path, log_snr, x0, eps, pair):
     # float32. What one form's rounding can do to another is the ratio of their scales: the
     # tolerance follows from that condition number, not from what was seen.

@@ -109,6 +109,7 @@ def test_the_posterior_is_that_of_diffusers(name, monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", [schedules.linear(), schedules.cosine(10), STRAIGHT])
+@pytest.mark.wide(3)
 def test_the_posterior_at_time_0_is_x0_itself(schedule):
     xt, x0 = jax.random.normal(jax.random.key(0), (2, 5, 3))
     posterior = process.posterior(schedule, xt, x0, 0.0, jnp.array([0.1, 0.2, 0.5, 0.9, 1.0]))

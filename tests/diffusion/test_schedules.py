@@ -20,6 +20,7 @@ def nodes(num_steps: int, dtype=np.float32) -> jax.Array:
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
+@pytest.mark.wide(4)
 def test_tables_equal_those_of_diffusers(name, size):
     diffusers = pytest.importorskip("diffusers")
     peer = diffusers.DDPMScheduler(num_train_timesteps=size, beta_schedule=PEER_NAMES[name])
@@ -97,6 +98,7 @@ def test_network_time_is_clipped_to_the_trained_range():
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
+@pytest.mark.wide(4)
 def test_variance_is_preserved_and_the_snr_falls(name, size):
     schedule, t = BUILDERS[name](size), nodes(size)
     np.testing.assert_allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1, atol=3e-7)

@@ -52,6 +52,7 @@ def test_uniform_steps_are_uniform():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.wide(4)
 def test_a_drawn_step_is_on_its_node_however_it_was_compiled(kind):
     # XLA multiplies by 1 / T when it compiles the division: the last bit of t differs from i / T.
     schedule = schedules.cosine(4000)

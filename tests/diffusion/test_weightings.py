@@ -128,6 +128,7 @@ def test_under_likelihood_the_whole_weight_is_the_range_of_log_snr():
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.wide(4)
 def test_weights_are_finite_at_both_ends_in_float32(name, path):
     with jax.enable_x64(False):
         t = jnp.asarray([0.0, 1e-7, 1e-3, 0.5, 0.999, 0.9999999, 1.0], jnp.float32)

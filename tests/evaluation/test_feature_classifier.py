@@ -45,6 +45,7 @@ def read_digits():
         return classifier.train(digits("train"), digits("validation"))
 
 
+@pytest.mark.wide(3)
 def test_digits_are_read_as_they_are_labelled(read_digits):
     held_out = digits("validation")
     images = np.stack([held_out[k]["image"] for k in range(len(held_out))])
@@ -89,6 +90,7 @@ class Described(ArraySource):
         return example | {"half": example["label"] // 2, "brightness": 0}
 
 
+@pytest.mark.wide(3)
 def test_each_attribute_has_a_head_and_the_label_is_the_first(brief):
     trained = classifier.train(Described(60), Described(30, seed=1))
     assert list(trained.heads.items()) == [("label", 4), ("half", 2), ("brightness", 1)]
@@ -102,6 +104,7 @@ def test_each_attribute_has_a_head_and_the_label_is_the_first(brief):
     assert extractor.protocol["logits"] == "label"
 
 
+@pytest.mark.wide(3)
 def test_training_is_repeated_bit_for_bit_and_the_seed_changes_it(brief):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.train(source, held_out)
@@ -118,6 +121,7 @@ def test_the_digest_hangs_on_every_parameter(read_digits):
         assert classifier._digest(other) != read_digits.digest
 
 
+@pytest.mark.wide(3)
 def test_the_cache_is_read_and_hangs_on_data_recipe_and_seed(brief, tmp_path, monkeypatch):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.load_or_train(tmp_path / "new", source, held_out)
@@ -160,6 +164,7 @@ def test_two_at_the_same_time_train_once(brief, tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.wide(3)
 def test_metadata_of_another_shape_is_damage(brief, tmp_path, capsys):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.load_or_train(tmp_path, source, held_out)
@@ -172,6 +177,7 @@ def test_metadata_of_another_shape_is_damage(brief, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "pipe"])
+@pytest.mark.wide(4)
 def test_a_damaged_cache_is_told_and_made_anew(brief, tmp_path, capsys, damage):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.load_or_train(tmp_path, source, held_out)

@@ -50,6 +50,7 @@ def uniform_denoiser(xt, t):
 
 
 @pytest.mark.usefixtures("_float64")
+@pytest.mark.wide(3)
 def test_a_lattice_has_its_entropy_and_no_density():
     # Point masses: a density model of them would reach any figure, a probability cannot.
     levels = np.linspace(-1, 1, LEVELS)[:, None]
@@ -103,6 +104,7 @@ def test_a_learned_beginning_scores_wherever_it_lies(offset):
 
 
 @pytest.mark.usefixtures("_float64")
+@pytest.mark.wide(3)
 def test_three_ways_agree_on_dequantised_pixels():
     # Pixels uniform on their levels, spread over their cells: uniform on [-1, 1), log2(levels).
     pixels = np.random.default_rng(1).integers(0, LEVELS, (192, 32))

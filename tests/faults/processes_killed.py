@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,23 +45,17 @@ def killed_at(workdir, point, count):
 
 def signalled(workdir, seconds, *numbers, from_first_step=False):
     """Run, and send signals after some seconds; (exit code, stderr)."""
-    process = subprocess.Popen(
-        [sys.executable, "scripts/train.py", *flags(workdir)],
-        cwd=tiny_runs.ROOT,
-        env=tiny_runs.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = tiny_runs.forked("train", *flags(workdir))
     if from_first_step:
         before = steps_logged(workdir)
         while steps_logged(workdir) <= before and process.poll() is None:
             time.sleep(0.01)
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        for number in numbers:
-            process.send_signal(number)
-    return process.wait(timeout=300), process.stderr.read()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        time.sleep(0.005)
+    for number in numbers:
+        process.send_signal(number)
+    return process.wait(timeout=300), process.said()[1]
 
 
 def steps_logged(workdir):

@@ -130,6 +130,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.wide(4)
 def test_a_save_that_fails_is_told_and_the_next_ones_work(
     way, straight, tmp_path, at, capsys, monkeypatch
 ):
@@ -165,6 +166,7 @@ def test_a_save_that_fails_is_told_and_the_next_ones_work(
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+@pytest.mark.wide(3)
 def test_a_last_save_that_fails_is_an_error_and_the_same_command_ends_alike(
     straight, tmp_path, at, monkeypatch
 ):
@@ -230,6 +232,7 @@ def test_a_save_that_is_stuck_is_told_and_the_next_ones_work(straight, tmp_path,
     assert ended_alike(tmp_path, straight)
 
 
+@pytest.mark.wide(3)
 def test_a_stop_while_a_save_is_stuck_ends_in_time(straight, tmp_path, at, stuck):
 
     def hold():
@@ -309,6 +312,7 @@ def nans(monkeypatch):
     monkeypatch.setattr(Batches, "batch_at", poisoned)
 
 
+@pytest.mark.wide(3)
 def test_a_full_disk_stops_no_run(small_disk, tmp_path, at, nans, capsys):
     seen = config(train={"sample_every": 2}, sample={"num_steps": 2})
     workdir, blob = small_disk / "run", small_disk / "blob"

@@ -84,6 +84,7 @@ def test_a_config_of_gigabytes_a_pipe_or_a_folder_is_refused_at_once(tmp_path):
         {"sample": {"sampler": {"ddim": 1}}},
     ],
 )
+@pytest.mark.wide(4)
 def test_a_config_of_wrong_types_is_refused_in_one_line(tmp_path, changes):
     content = json.loads(GOOD)
     for group, fields in changes.items():

@@ -60,6 +60,7 @@ def test_a_kill_at_any_time_leaves_no_trace(straight, tmp_path):
     assert killed.digest(tmp_path) == straight
 
 
+@pytest.mark.wide(3)
 def test_a_stop_loses_no_step_and_a_damaged_newest_one_costs_an_interval(straight, tmp_path):
     code, said = killed.signalled(tmp_path, 0.2, signal.SIGTERM, from_first_step=True)
     assert code == 75, said

@@ -128,6 +128,7 @@ def test_a_command_started_in_a_workdir_imports_nothing_of_it(trapped, started):
     assert not marker.exists()
 
 
+@pytest.mark.wide(3)
 def test_training_on_and_evaluating_execute_nothing_of_a_workdir(trapped, monkeypatch):
     workdir, marker = trapped
     monkeypatch.chdir(workdir)

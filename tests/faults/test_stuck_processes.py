@@ -4,13 +4,12 @@ import datetime
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import script_server
 import tensorboard_events
 import tiny_runs
 from tiny_runs import brief_config
@@ -44,12 +43,8 @@ def victim(tmp_path):
     def start(place, **changes):
         mark = tmp_path / "mark"
         flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF, **changes)
-        process = subprocess.Popen(
-            [sys.executable, str(VICTIM), place, str(mark), *flags],
-            cwd=tiny_runs.ROOT,
-            env=tiny_runs.environment(),
-            stderr=subprocess.PIPE,
-            text=True,
+        process = script_server.Started(
+            [str(VICTIM), place, str(mark), *flags], tiny_runs.environment()
         )
         started.append(process)
         while not mark.exists() and process.poll() is None:
@@ -58,8 +53,8 @@ def victim(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
 
 
 def attempts(workdir):
@@ -82,11 +77,12 @@ def assert_ends_alike(workdir, straight):
 # --- the watchdog
 
 
+@pytest.mark.wide(3)
 def test_a_step_that_never_ends_ends_the_process(victim, straight, tmp_path):
     process = victim("step", train__step_deadline=DEADLINE)
     began = time.monotonic()
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 124, said
+    code, (_, said) = process.wait(timeout=60), process.said()
+    assert code == 124, said
     assert time.monotonic() - began < DEADLINE + 5
     line = "error: no step for 15 seconds (config.train.step_deadline): the process is stuck and"
     assert line in said
@@ -155,6 +151,7 @@ def test_a_stderr_that_nobody_reads_keeps_no_process_from_ending(exits, monkeypa
 # --- signals, and a save that is stuck
 
 
+@pytest.mark.wide(3)
 def test_a_second_signal_ends_at_once_though_a_save_is_stuck(victim, straight, tmp_path):
     process = victim("sync")
     process.send_signal(signal.SIGTERM)
@@ -168,12 +165,13 @@ def test_a_second_signal_ends_at_once_though_a_save_is_stuck(victim, straight, t
     assert_ends_alike(tmp_path / "run", straight)
 
 
+@pytest.mark.wide(3)
 def test_a_run_whose_last_save_is_stuck_ends_all_the_same(victim, tmp_path):
     # Python itself would wait for the threads that put files on disk, for ever.
     process = victim("sync", train__save_deadline=2.0)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=30)[1]
-    assert process.returncode == 2, said
+    code, (_, said) = process.wait(timeout=30), process.said()
+    assert code == 2, said
     assert said.splitlines()[-1].startswith("error: step 4 could not be saved: writing to ")
     assert "Traceback" not in said
     assert_whole(tmp_path / "run", [2])
@@ -183,6 +181,7 @@ def test_a_run_whose_last_save_is_stuck_ends_all_the_same(victim, tmp_path):
 # --- two processes
 
 
+@pytest.mark.wide(3)
 def test_a_workdir_is_one_process_s_until_that_is_gone(victim, straight, tmp_path):
     workdir = tmp_path / "run"
     process = victim("step")
@@ -193,14 +192,15 @@ def test_a_workdir_is_one_process_s_until_that_is_gone(victim, straight, tmp_pat
     with pytest.raises(UserError, match=rf"is in use by process {process.pid} on \S+: wait for it"):
         train.train(brief_config(), workdir)
     assert tiny_runs.snapshot(workdir) == before
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
     assert_ends_alike(workdir, straight)
 
 
 # --- the clock
 
 
+@pytest.mark.wide(3)
 def test_a_clock_that_jumps_changes_nothing(straight, tmp_path, monkeypatch, capsys):
     hour, year = -3600.0, 365 * 86400.0
     real, offset, advance = time.time, [0.0], Progress.advance

@@ -252,6 +252,7 @@ def test_outputs_agree_and_come_back(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.wide(3)
 def test_published_cifar10_network(tmp_path):
     theirs = torch_unet(**CIFAR10)
     assert sum(p.numel() for p in theirs.parameters()) == 35_746_307

@@ -51,6 +51,7 @@ def saved(tmp_path):
     [{}, {"patch_size": 4, "out_channels": None}, {"num_layers": 1, "attention_head_dim": 16}],
     ids=str,
 )
+@pytest.mark.wide(3)
 def test_outputs_agree(config, tmp_path):
     model = theirs(**config)
     model.save_pretrained(tmp_path)

@@ -23,6 +23,7 @@ XT = np.random.default_rng(0).standard_normal((2, 8, 12, 3)).astype(np.float32)
         ("XL", 675_129_632, (675, 675, 676)),
     ],
 )
+@pytest.mark.wide(4)
 def test_published_numbers_of_parameters(size, count, millions):
     depth, width, heads = SIZES[size]
     for patch_size, million in zip((2, 4, 8), millions, strict=True):
@@ -38,6 +39,7 @@ def test_published_numbers_of_parameters(size, count, millions):
         assert abs(total / 1e6 - million) < 1
 
 
+@pytest.mark.wide(3)
 def test_it_begins_as_zero_whatever_it_sees():
     dit = DiT(**SMALL, num_classes=4)
     label, time = jnp.array([0, 3]), jnp.array([1.0, 900.0])

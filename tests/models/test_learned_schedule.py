@@ -59,6 +59,7 @@ OBJECTIVE = denoise.denoising(
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.wide(3)
 def test_gamma_rises_and_ends_where_it_should(seed):
     t = jnp.linspace(0, 1, 1001)
     values = learned_schedule.gamma(layers(seed), t)
@@ -137,6 +138,7 @@ def gradients_of(params, batch):
     return gradients(state, batch), jax.random.fold_in(key, 0)
 
 
+@pytest.mark.wide(3)
 def test_the_interior_follows_the_second_moment_and_the_rest_the_bound():
     params, batch = params_of(scale=0.9), data(32)
     gradients, key = gradients_of(params, batch)
@@ -163,6 +165,7 @@ def test_the_interior_follows_the_second_moment_and_the_rest_the_bound():
     assert inner == 4
 
 
+@pytest.mark.wide(3)
 def test_training_the_interior_makes_the_estimate_steadier():
     params = params_of()
     rate = optax.constant_schedule(0.03)

@@ -66,6 +66,7 @@ def test_label_table_is_the_only_difference_of_conditioning():
     assert count(num_classes=10, null_class=False) - count() == 10 * 64
 
 
+@pytest.mark.wide(3)
 def test_output_starts_near_zero_and_keeps_the_shape():
     unet = UNet(**SMALL, out_channels=6)
     xt = images(2, 8, 12, 3)
@@ -78,6 +79,7 @@ def test_output_starts_near_zero_and_keeps_the_shape():
     assert 0 < np.abs(last).max() <= np.sqrt(3e-10 / (9 * (16 + 6) / 2)) * 1.001
 
 
+@pytest.mark.wide(3)
 def test_null_class(conditional):
     xt = images(4, 8, 8, 3)
     given = conditional(xt, TIME, np.full(4, -1, np.int32))
@@ -108,6 +110,7 @@ def test_scalar_time_is_every_example_s(conditional):
     )
 
 
+@pytest.mark.wide(3)
 def test_dropout_only_in_training():
     plain, dropping = UNet(**SMALL), UNet(**SMALL, dropout=0.5)
     xt, time = images(2, 8, 8, 3), TIME[:2]
@@ -124,6 +127,7 @@ def test_dropout_only_in_training():
     assert np.abs(one - expected).max() > 1e-2
 
 
+@pytest.mark.wide(3)
 def test_bfloat16_stays_near_float32():
     xt, time = images(4, 8, 8, 3), TIME
     full, half = UNet(**SMALL), UNet(**SMALL, dtype=jnp.bfloat16)
@@ -252,6 +256,7 @@ def test_upsampling_repeats_every_pixel():
     np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x)), expected)
 
 
+@pytest.mark.wide(3)
 def test_downsampling_pads_as_named():
     """A one in the corner reaches the corner's output with either padding, the far edge with 1."""
     for padding, kernel_row in ((0, 0), (1, 1)):
@@ -269,6 +274,7 @@ def test_downsampling_pads_as_named():
         np.testing.assert_allclose(y[0, 0, 0], by_hand, atol=1e-5)
 
 
+@pytest.mark.wide(3)
 def test_gradient_reaches_every_parameter():
     unet = UNet(**SMALL, num_classes=3)
     xt, time, label = images(4, 8, 8, 3), TIME, np.array([0, 1, 2, -1], np.int32)
@@ -283,6 +289,7 @@ def test_gradient_reaches_every_parameter():
         assert np.abs(leaf).max() > 1e-7, names
 
 
+@pytest.mark.wide(3)
 def test_fourier_features_are_channels_beside_the_data():
     plain, waves = (
         UNet(**SMALL, out_channels=2),

@@ -42,6 +42,7 @@ def conditional():
 
 
 @pytest.mark.parametrize("name", ["label", "colour", "sketch", "tokens"])
+@pytest.mark.wide(4)
 def test_each_condition_counts_and_is_absent_in_its_null_form(name, conditional):
     mine = [key for key in WHOLE if key.startswith(name)]
     without = {key: value for key, value in WHOLE.items() if key not in mine}
@@ -69,6 +70,7 @@ def test_cross_attention_reads_a_set(conditional):
     np.testing.assert_allclose(conditional(WHOLE | turned), conditional(WHOLE), atol=1e-5)
 
 
+@pytest.mark.wide(3)
 def test_a_mask_left_out_is_of_all_tokens(conditional):
     without = {name: value for name, value in WHOLE.items() if name != "tokens_mask"}
     everything = WHOLE | {"tokens_mask": jnp.ones((2, 3), bool)}
@@ -105,6 +107,7 @@ def test_a_mask_without_tokens_is_refused(conditional):
         (256, (1, 1, 2, 2, 4, 4), 2, 256, 0, 552),
     ],
 )
+@pytest.mark.wide(4)
 def test_published_numbers_of_parameters(channels, multipliers, blocks, size, classes, millions):
     attention = tuple(k for k in range(len(multipliers)) if size // 2**k in (32, 16, 8))
     unet = UNet(

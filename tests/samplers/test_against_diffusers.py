@@ -62,6 +62,7 @@ def test_every_combination_has_a_case():
         ("KarrasVe churn", {"S_noise": 1.0}),
     ],
 )
+@pytest.mark.wide(4)
 def test_a_wrong_method_is_seen(name, options):
     case = BY_NAME[name]
     sampler = functools.partial(case.sampler, **options)
@@ -77,6 +78,7 @@ def test_a_wrong_grid_is_seen():
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+@pytest.mark.wide(2)
 def test_the_whole_chain_of_ho_et_al(variance):
     case = parity_cases.ddpm(
         "linear", "trailing", variance, "epsilon", num_steps=parity.SIZE, clip_x0=True

@@ -117,6 +117,7 @@ def test_every_step_and_every_image_has_its_own_standard_normal_noise(per_image)
 
 
 @each_noisy
+@pytest.mark.wide(4)
 def test_other_keys_give_other_draws_and_equal_keys_equal_ones(name):
     key, run = jax.random.key(4), jax.jit(functools.partial(sample, name))
     np.testing.assert_array_equal(run(key, start()), run(key, start()))
@@ -124,6 +125,7 @@ def test_other_keys_give_other_draws_and_equal_keys_equal_ones(name):
 
 
 @pytest.mark.parametrize("name", ["ancestral", "edm_stochastic", "langevin"])
+@pytest.mark.wide(3)
 def test_raw_keys_are_keys(name):
     raw, typed = jax.random.PRNGKey(6), jax.random.key(6)
     np.testing.assert_array_equal(sample(name, raw, start()), sample(name, typed, start()))
@@ -207,6 +209,7 @@ def test_8_devices_draw_what_1_draws(per_image):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 7e-4), ("float64", 1e-9)])
+@pytest.mark.wide(2)
 def test_8_devices_solve_the_adaptive_ode_as_1_does(dtype, tolerance):
     # Its steps differ from image to image, and its field has a batching rule of its own.
     def run(key, x):
@@ -279,6 +282,7 @@ def test_the_initial_noise_has_the_level_of_its_time():
 
 
 @each_sampler
+@pytest.mark.wide(4)
 def test_bad_input_is_refused(name):
     with pytest.raises(ValueError, match=r"each of 8.*\(3,\)"):
         sample(name, jax.random.split(jax.random.key(0), 3), start())

@@ -55,6 +55,7 @@ def test_a_public_sampler_shows_its_own_options_and_the_bounds(name):
     ],
 )
 @pytest.mark.parametrize("sampler", [ddim, langevin, probability_flow])
+@pytest.mark.wide(4)
 def test_a_bound_is_that_of_the_denoiser_bit_for_bit(sampler, options, bound):
     denoise, x = WIDE.denoiser(SCHEDULE), jax.random.normal(jax.random.key(0), (4, 3))
     own = {"steps_per_level": 2} if sampler is langevin else {}

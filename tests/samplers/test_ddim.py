@@ -27,6 +27,7 @@ STRAIGHT = Schedule(alpha=lambda t: 1 - t, sigma=lambda t: t, network_time=lambd
 )
 @pytest.mark.parametrize("schedule", [schedules.linear(100), schedules.cosine(100), STRAIGHT])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.wide(4)
 def test_a_point_mass_is_reached_exactly_on_any_grid(schedule, times, eta):
     target = jnp.array([0.3, -0.8])
     denoise = oracles.point_mass(target).denoiser(schedule)
@@ -97,6 +98,7 @@ def test_the_flow_keeps_order_and_carries_quantiles():
 
 
 @pytest.mark.parametrize("times", [[1.0, 0.5, 0.2, 0.0], np.linspace(1, 0, 26)])
+@pytest.mark.wide(2)
 def test_eta_1_is_ancestral_sampling_with_the_posterior_variance(times):
     # Song et al. 2021, section 4.1; the same key makes the same draws.
     schedule = schedules.linear(100)

@@ -37,6 +37,7 @@ def test_the_samples_follow_the_closed_form_law(build, size, num_steps, variance
 
 
 @pytest.mark.parametrize(("variance", "ratio"), [("fixed_small", 0.967), ("fixed_large", 1.008)])
+@pytest.mark.wide(2)
 def test_the_bias_of_1000_steps_is_the_known_one(variance, ratio):
     # Neither choice of sigma² is exact at finite T: on data of variance 0.05 they miss by this.
     schedule = schedules.linear()
@@ -73,6 +74,7 @@ def test_the_law_tends_to_the_data_as_steps_grow(variance):
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.wide(2)
 def test_the_last_step_adds_no_noise(variance):
     schedule, data = schedules.linear(100), oracles.Gaussian(0.6, 0.05)
     x = jax.random.normal(jax.random.key(0), (5, 3))
@@ -156,6 +158,7 @@ def test_an_unknown_variance_is_refused():
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.wide(2)
 def test_a_chain_run_in_two_halves_has_the_law_of_the_whole(variance):
     # The first half ends above 0, where its last step is noised like any other.
     schedule, data, n = schedules.linear(50), oracles.Gaussian(0.6, 0.05), 40_000

@@ -12,6 +12,7 @@ CONTINUOUS = schedules.Schedule(lambda t: 1 - t, lambda t: t, lambda t: t)
 
 @pytest.mark.parametrize("size", [10, 1000, 4000])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25, 0.07])
+@pytest.mark.wide(4)
 def test_the_grid_descends_on_the_nodes(size, share):
     schedule, num_steps = schedules.linear(size), max(1, int(share * size))
     times = grids.uniform(schedule, num_steps)
@@ -109,6 +110,7 @@ def test_the_quadratic_grid_has_growing_strides():
 @pytest.mark.parametrize("grid", BY_LEVEL)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("num_steps", [2, 18])
+@pytest.mark.wide(4)
 def test_every_grid_by_level_descends_to_0(grid, path, num_steps):
     times = BY_LEVEL[grid](PATHS[path], num_steps)
     assert times.shape == (num_steps + 1,)

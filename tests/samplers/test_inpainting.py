@@ -35,6 +35,7 @@ def test_the_oracles_law_is_that_of_bayes():
     assert 0.75 < LAW.weights[1] < 0.95
 
 
+@pytest.mark.wide(3)
 def test_resampling_closes_the_gap_that_replacement_leaves_step_by_step():
     gaps = []
     for way in (problem.by_replacement, problem.by_repaint(10), problem.by_repaint(30)):
@@ -55,6 +56,7 @@ def test_posterior_sampling_comes_nearer_at_one_call_a_step():
 
 
 @pytest.mark.parametrize("sde", [False, True])
+@pytest.mark.wide(2)
 def test_replacement_finds_the_mode_that_the_known_part_names_in_any_solver(sde):
     # Here the known part tells the modes apart at every noise level, and there is no gap to speak
     # of: 2% by the ODE, 0.2% by the SDE.
@@ -78,6 +80,7 @@ def test_the_conditional_denoiser_samples_the_conditional_law():
     # By hand from Algorithm 1: all but the noisiest stretch of `jump` steps, `resamples` times.
     [(250, 10, 10, 10 + 240 * 10), (25, 10, 3, 5 + 20 * 3), (4, 10, 10, 4), (6, 1, 2, 1 + 5 * 2)],
 )
+@pytest.mark.wide(4)
 def test_network_calls_are_counted(num_steps, jump, resamples, calls):
     assert inpainting.nfe(num_steps, jump, resamples) == calls
     counted = []
@@ -110,6 +113,7 @@ def test_painting_everything_is_ancestral_sampling():
     np.testing.assert_allclose(once, free, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.wide(3)
 def test_one_image_is_painted_without_the_others():
     times, x = grids.uniform(SCHEDULE, 12), jax.random.normal(jax.random.key(0), (3, 2))
     keys, known = jax.random.split(jax.random.key(1), 3), jnp.array([[0.5, 0], [1, 0], [-1, 0]])

@@ -43,6 +43,7 @@ def first_mode(x):
     return float((np.asarray(x)[:, 0] < 0).mean())
 
 
+@pytest.mark.wide(3)
 def test_annealing_finds_the_weights_of_the_modes():
     n, ve = 20_000, schedules.ve(0.1, 10.0)
     denoise = MIXTURE.denoiser(ve)
@@ -67,6 +68,7 @@ def test_annealing_finds_the_weights_of_the_modes():
     assert first_mode(cold) > 0.2 + 10 * bound
 
 
+@pytest.mark.wide(3)
 def test_it_is_one_algorithm_in_the_coordinates_x_over_alpha():
     # Song & Ermon's path has alpha = 1. The same levels sigma / alpha, the same draws.
     vp = schedules.vp_continuous()

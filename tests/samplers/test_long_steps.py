@@ -38,6 +38,7 @@ def deviation(sampler, schedule, times, data=DATA):
 
 @pytest.mark.parametrize("grid", ["linspace", "quadratic"])
 @pytest.mark.parametrize("name", HEUN)
+@pytest.mark.wide(4)
 def test_three_steps_of_heun_are_near_the_datas_deviation(name, grid):
     # The first step, from alpha = 5e-5, is Euler's; the second is Heun's own. By hand it makes 1.21
     # (linspace) and 0.92 (quadratic) of 0.5; churned noise adds to that.
@@ -80,6 +81,7 @@ def test_the_size_of_a_correction_is_what_heun_adds_to_euler(path):
         *((schedules.linear(), grids.uniform(schedules.linear(), n)) for n in (3, 20)),
     ],
 )
+@pytest.mark.wide(4)
 def test_grids_in_use_keep_every_correction(schedule, times):
     levels = evaluations.plan(schedule, times)
     inner = [(t, s) for t, s in itertools.pairwise(levels) if t.finite and s.finite]

@@ -127,6 +127,7 @@ def test_on_a_mixture_it_is_what_scipy_finds():
             np.testing.assert_allclose(out_k, peer.y[:, -1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.wide(3)
 def test_the_error_follows_the_tolerance():
     exact = functools.partial(DATA.flow_map, SCHEDULES["vp"], t=1.0, s=0.01)
     with jax.enable_x64(True):
@@ -170,6 +171,7 @@ def test_it_reports_the_calls_that_it_made(name, times, solver):
     assert len(calls) == max(single)
 
 
+@pytest.mark.wide(3)
 def test_an_image_does_not_depend_on_its_neighbours():
     run = jax.jit(lambda x: sample("vp", x, return_nfe=True))
     x = start(SCHEDULES["vp"])
@@ -203,6 +205,7 @@ def test_each_image_keeps_its_own_condition():
     np.testing.assert_allclose(run(means, x), exact + 0.99 * means[:, None], atol=1e-3)
 
 
+@pytest.mark.wide(3)
 def test_compiled_equals_uncompiled_and_a_second_call_compiles_nothing():
     traces = []
 
@@ -226,6 +229,7 @@ def test_clipping_bounds_the_result():
 
 
 @pytest.mark.parametrize("solver", ode.SOLVERS)
+@pytest.mark.wide(2)
 def test_the_integrator_takes_any_pytree_in_either_direction(solver):
     # A rotation, and the integral of its first coordinate.
     solve = ode.integrator(1e-9, 1e-9, solver=solver)
@@ -260,6 +264,7 @@ def test_the_field_is_asked_within_the_ends_alone():
     np.testing.assert_allclose(out, 1e4 + 0.8)
 
 
+@pytest.mark.wide(3)
 def test_what_is_not_solved_is_no_number():
     assert np.isnan(ode.integrator(max_steps=2)(lambda t, y: -30 * y, jnp.ones(2), 0.0, 1.0)).all()
     assert np.isnan(sample("vp", start(SCHEDULES["vp"]), max_steps=3)).all()

@@ -114,6 +114,7 @@ def test_the_bias_of_the_variance_falls_with_the_first_power_of_the_step(
 
 @pytest.mark.parametrize("d", [1, 2000])
 @pytest.mark.parametrize("snr", [0.16, 0.5])
+@pytest.mark.wide(4)
 def test_corrections_alone_end_in_the_known_variance(snr, d):
     # a = 2 snr² sigma² in any dimension, and v' = (1 - a / v)² v' + 2 a has the solution
     # v' = v / (1 - a / (2 v)).
@@ -147,6 +148,7 @@ def textbook_deviation(betas, num_steps, snr):
 
 @pytest.mark.parametrize("d", [1, 2, 64])
 @pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.wide(4)
 def test_the_defaults_keep_the_deviation_of_any_dimension(name, d):
     schedule = {"linear": schedules.linear, "cosine": schedules.cosine}[name]()
     x = jax.random.normal(jax.random.key(0), (64_000 // d, d))
@@ -159,6 +161,7 @@ def test_the_defaults_keep_the_deviation_of_any_dimension(name, d):
     assert abs(expected - {"linear": 1.004, "cosine": 1.003}[name]) < 5e-4
 
 
+@pytest.mark.wide(3)
 def test_corrections_mend_a_coarse_predictor():
     # The last step has no corrections after it: a short one.
     times = np.append(np.linspace(1, 0.22, 12), 0.2)

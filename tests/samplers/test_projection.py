@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +55,11 @@ def run(name, key, x, denoise=None, times=TIMES, **options):
 @pytest.mark.parametrize("name", ALL)
 def test_an_identity_changes_no_bit(name):
     key, options = jax.random.key(1), {"return_trajectory": True}
-    plain = run(name, key, X, **options)
-    same = run(name, key, X, project=lambda key, x, s: x, **options)
+    projects = {"project": lambda key, x, s: x}
+    plain, same = (
+        jax.jit(lambda x, o=o: run(name, key, x, **o), compiler_options=compiling.TO_THE_BIT)(X)
+        for o in (options, options | projects)
+    )
     jax.tree.map(np.testing.assert_array_equal, same, plain)
 
 
@@ -89,6 +93,7 @@ def test_the_network_and_the_result_see_what_was_put_in_place(name, end):
 
 
 @pytest.mark.parametrize("name", ["heun", "3M", "3S", "unipc 2", "unipc 3"])
+@pytest.mark.wide(4)
 def test_a_solver_goes_on_from_where_it_was_put(name):
     """On a point mass every solver is exact, so each step is the flow of the projected x."""
     data = oracles.point_mass(np.array([0.3, -0.8]))

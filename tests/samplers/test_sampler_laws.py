@@ -39,6 +39,7 @@ def test_draws_follow_the_exact_law_of_the_sampler(name):
 
 
 @pytest.mark.parametrize("fixed", ["fixed_small", "fixed_large"])
+@pytest.mark.wide(2)
 def test_the_linear_map_of_ancestral_sampling_is_the_textbooks(fixed):
     # The textbook's recursion in beta and alpha_bar shares no code with the package.
     schedule = schedules.linear(100)
@@ -56,12 +57,14 @@ def test_on_a_point_mass_every_solver_stays_on_the_exact_flow(name, path):
     assert laws.distance_from_the_flow_of_a_point(laws.EXACT_ON_A_POINT[name], path) < 1e-12
 
 
+@pytest.mark.wide(3)
 def test_on_a_mixture_modes_mean_and_covariance_are_the_datas():
     for check in laws.mixture_checks(samplers.ancestral, num_steps=200, count=100_000):
         assert abs(check.measured - check.truth) < check.bound, check
 
 
 @pytest.mark.parametrize("step_size", [0.3, 1.0])
+@pytest.mark.wide(2)
 def test_langevin_ends_in_the_variance_of_unadjusted_langevin(step_size):
     for z in laws.langevin_scores(step_size, count=100_000):
         assert abs(z) < laws.Z_BOUND

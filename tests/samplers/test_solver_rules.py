@@ -114,6 +114,7 @@ def sample(name, dtype=jnp.float32, schedule=None, times=None, data=MIXTURE, **o
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "heun", "3M", "3S", "unipc 3"])
+@pytest.mark.wide(4)
 def test_float32_follows_float64(name):
     with jax.enable_x64(True):
         exact = sample(name, jnp.float64)
@@ -121,6 +122,7 @@ def test_float32_follows_float64(name):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.wide(4)
 def test_bounds_of_x0_are_kept(name):
     # All data at 1.7: the bounded estimate is 1, and at sigma = 0 the result is the estimate.
     far = oracles.point_mass(1.7)
@@ -203,6 +205,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("case", CHOICES)
+@pytest.mark.wide(4)
 def test_an_option_that_is_taken_has_an_effect(case):
     name, option = CHOICES[case]
     with jax.enable_x64(True):
@@ -212,6 +215,7 @@ def test_an_option_that_is_taken_has_an_effect(case):
 
 @pytest.mark.parametrize("sigma_min", [0.002, 0.05])
 @pytest.mark.parametrize("name", ["heun", "3M", "unipc 3"])
+@pytest.mark.wide(4)
 def test_no_solver_asks_below_the_level_that_the_schedule_names(name, sigma_min):
     schedule, asked = schedules.edm(sigma_min=sigma_min), []
 
@@ -235,6 +239,7 @@ def test_grids_that_cannot_be_solved_are_refused(name):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.wide(4)
 def test_a_schedule_of_traced_parameters_is_refused(name):
     with pytest.raises(ValueError, match=r"traced parameters: build .* outside of jit"):
         jax.jit(lambda gamma: sample(name, schedule=learned(gamma), times=[1.0, 0.5, 0.0]))(-5.0)

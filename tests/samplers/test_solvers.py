@@ -19,6 +19,7 @@ SIZES = (32, 128)  # the ends of the report's range
 
 
 @pytest.mark.parametrize("name", orders.SOLVERS)
+@pytest.mark.wide(4)
 def test_the_order_of_convergence_is_that_of_the_theory(name):
     solver = orders.SOLVERS[name]
     curve = orders.curve(solver.sampler, SIZES)
@@ -39,6 +40,7 @@ def test_the_order_of_convergence_is_that_of_the_theory(name):
         ("edm", "karras", "DPM-Solver++ 3S"),
     ],
 )
+@pytest.mark.wide(4)
 def test_the_order_holds_on_other_paths_and_grids(path, spacing, name):
     solver = orders.SOLVERS[name]
     curve = orders.curve(solver.sampler, (64, 128), path=path, spacing=spacing)
@@ -122,6 +124,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("pair", SAME)
+@pytest.mark.wide(4)
 def test_two_names_of_one_method_agree(pair):
     first, second = (sample(sampler) for sampler in SAME[pair])
     np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-10)

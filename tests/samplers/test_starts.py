@@ -27,6 +27,7 @@ def sample(data, times, x):
 
 
 @pytest.mark.parametrize("tenths", range(1, 11))
+@pytest.mark.wide(4)
 def test_a_strength_is_a_share_of_the_steps_and_of_a_uniform_grids_time(tenths):
     schedule = schedules.linear()
     found = grids.truncated(grids.uniform(schedule, 10), tenths / 10)
@@ -57,6 +58,7 @@ def test_a_strength_out_of_range_is_refused(strength, words):
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.6, 1.0])
+@pytest.mark.wide(3)
 def test_an_image_comes_back_as_the_closed_form_says(strength):
     # Of Gaussian data the ODE is x_0 = m + sqrt(v / (alpha² v + sigma²)) (x_t - alpha m).
     m, v = 0.4, 0.3
@@ -73,6 +75,7 @@ def test_an_image_comes_back_as_the_closed_form_says(strength):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.wide(3)
 def test_data_stay_data_at_any_strength():
     data = oracles.Mixture([0.3, 0.7], [[-0.8], [0.5]], [0.04, 0.1])
     image = data.sample(jax.random.key(0), 4000)

@@ -126,6 +126,7 @@ def test_what_the_program_is_given_compiles_nothing(model, first, others):
     assert all((one != images).any() for one in drawn)
 
 
+@pytest.mark.wide(3)
 def test_guides_are_given(model, classifiers):
     def guided(classifier, **options):
         return model.sample(8, labels=[3], task=Task(classifier=classifier), **options)
@@ -151,6 +152,7 @@ def test_scales_0_and_1_take_one_branch_of_the_network(model):
     np.testing.assert_array_equal(one, alone)
 
 
+@pytest.mark.wide(3)
 def test_another_program_is_another(model):
     """What shapes the program is in its key: each of these is drawn as a fresh model draws it."""
     first = model.sample(4)

@@ -24,6 +24,7 @@ def state():
     return train_step(start, toy_training.batch(8))[0]
 
 
+@pytest.mark.wide(3)
 def test_a_restored_state_is_the_saved_one_bit_for_bit(state, tmp_path):
     with Checkpoints(tmp_path) as saved:
         saved.save(1, state)
@@ -36,6 +37,7 @@ def test_a_restored_state_is_the_saved_one_bit_for_bit(state, tmp_path):
 
 
 @pytest.mark.parametrize(("before", "after"), [((8, 1), (1, 1)), ((1, 1), (2, 4))])
+@pytest.mark.wide(2)
 def test_a_state_moves_to_other_devices(state, tmp_path, before, after, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 8)
     with Checkpoints(tmp_path) as saved:

@@ -48,6 +48,7 @@ def test_no_classifier_does_better_than_bayes(batch):
             assert losses(bayes | {name: jnp.asarray(change)}).mean() > least + 0.002
 
 
+@pytest.mark.wide(3)
 def test_an_outcome_tells_each_examples_loss_and_time(batch):
     few = {name: value[:64] for name, value in batch.items()}
     params = {"slope": jnp.zeros(()), "lean": jnp.zeros(())}

@@ -67,6 +67,7 @@ def test_the_digest_of_a_state_sees_its_history():
 
 
 @pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.wide(4)
 def test_only_importance_keeps_anything(name):
     state, train_step = toy_training.setup(SCHEDULE, time_draw=DRAWS[name])
     after, _ = run(state, train_step, 0, 2)

@@ -228,6 +228,7 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used():
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4)])
+@pytest.mark.wide(2)
 def test_a_run_does_not_depend_on_the_devices(data, fsdp, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 8)
     state, train_step = toy_training.setup(SCHEDULE)
@@ -241,6 +242,7 @@ def test_a_run_does_not_depend_on_the_devices(data, fsdp, monkeypatch):
 
 
 @pytest.mark.parametrize("weighting", [None, "fixed_small", "fixed_large"])
+@pytest.mark.wide(3)
 def test_the_lecture_notes_first_objective_trains(weighting):
     weight = losses.inverse_variance(SCHEDULE, weighting) if weighting else None
     state, train_step = toy_training.setup(
