@@ -1,0 +1,1 @@
+"""scripts/sweep.py: many runs from one file, killed and resumed at will, and their results."""
