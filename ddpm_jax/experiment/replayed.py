@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import UserError
@@ -23,6 +24,8 @@ from ddpm_jax.training.state import TrainState, reseeded
 
 # Fields that no state depends on, but for train.num_steps: a decay is as long as that.
 NEUTRAL = ("sample.", "train.")
+# Nor does the compiled step on these.
+OUTSIDE = (*NEUTRAL, "seed", "data.data_dir", "data.num_threads")
 # The parts of a state in the order in which a step computes them, and what each is called.
 PARTS = {
     "params": "parameter",
@@ -57,6 +60,16 @@ class Seen(NamedTuple):
     examples: list[int]
 
 
+class Programs:
+    """What is compiled of an experiment; runs whose configs shape the same share it."""
+
+    def __init__(self, experiment: Experiment):
+        self.shapes = experiment.state_shapes()
+        self.train_step = experiment.train_step()
+        self.stages = jax.jit(inspection.make_stages(experiment.objective))
+        self.update = jax.jit(inspection.make_update(experiment.optimizer))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stretch:
     """Steps of a run that were made with one config, from the step after `start` on.
@@ -64,33 +77,25 @@ class Stretch:
     Attributes:
       start: the step that they begin with.
       config: resolved.
-      own: the user's own parts.
+      experiment: what it describes.
+      programs: compiled of it.
     """
 
     start: int
     config: ConfigDict
-    own: own_code.Own
-
-    @functools.cached_property
-    def experiment(self) -> Any:
-        """What is trained."""
-        return build(self.config, own=self.own)
+    experiment: Experiment
+    programs: Programs
 
     @functools.cached_property
     def batches(self) -> Batches:
         """What it is trained on."""
         return attempt.training_batches(self.experiment, self.experiment.source("train"))
 
-    @functools.cached_property
-    def train_step(self) -> Any:
-        """The run's own compiled step."""
-        return self.experiment.train_step()
-
     def placed(self, host: TrainState) -> TrainState:
         """A state of numpy arrays on the run's devices, with the run's key; the arrays stay."""
         # Copies: on the CPU a step could write into what it was given.
         fields = jax.tree.map(np.array, host._asdict())
-        places = self.experiment.state_sharding()._asdict()
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.programs.shapes._asdict())
         fields = jax.tree.map(processes.placed, fields, places)
         key = jax.random.wrap_key_data(fields["key"])
         return reseeded(TrainState(**fields | {"key": key}), self.config.seed)
@@ -101,7 +106,7 @@ class Stretch:
         read = self.batches.iterate(start, num_threads=self.config.data.num_threads)
         stream = attempt.placed(read, self.experiment, failures)
         state, _ = loop.train(
-            self.placed(host), self.train_step, stream, start=start, num_steps=stop
+            self.placed(host), self.programs.train_step, stream, start=start, num_steps=stop
         )
         if failures:
             raise failures[0]
@@ -112,11 +117,10 @@ class Stretch:
         batch = self.batches.batch_at(step - 1)
         on_devices = sharding.put_batch(batch, sharding.batch_sharding(self.experiment.mesh))
         state = self.placed(host)
-        stages = jax.jit(inspection.make_stages(self.experiment.objective))(state, on_devices)
-        update = jax.jit(inspection.make_update(self.experiment.optimizer))
-        updates = digests.on_host(update(state, stages["gradient"]))
+        stages = self.programs.stages(state, on_devices)
+        updates = digests.on_host(self.programs.update(state, stages["gradient"]))
         stages = digests.on_host(stages)
-        after, metrics = self.train_step(state, on_devices)
+        after, metrics = self.programs.train_step(state, on_devices)
         after = digests.on_host(after)
         ordered = {
             "batch": _ordered("batch", batch),
@@ -137,6 +141,7 @@ class Replayed:
       run: on record.
       steps: (start, stop), of which every step after `start` up to `stop` may be replayed.
       here: what surrounds this process, `environment.describe()`.
+      programs: those compiled so far, by the part of the config that shapes them; it grows.
       code: modules that hold the run's own parts, "package.module".
 
     Attributes:
@@ -148,7 +153,13 @@ class Replayed:
     """
 
     def __init__(
-        self, flag: str, run: Lineage, steps: tuple[int, int], here: Entry, code: Sequence[str] = ()
+        self,
+        flag: str,
+        run: Lineage,
+        steps: tuple[int, int],
+        here: Entry,
+        programs: dict[str, Programs],
+        code: Sequence[str] = (),
     ):
         self.flag, self.run = flag, run
         self.surroundings: list[str] = []
@@ -157,14 +168,14 @@ class Replayed:
             config, filled = recorded.config_of(entry, run.manifest)
             self._refuse_changed(entry)
             if not self._stretches or not _same_numbers(self._stretches[-1].config, config):
-                own = own_code.from_modules(code, config_files.own_names(config).values())
-                self._stretches.append(Stretch(entry["start"], config, own))
+                with self._named():
+                    self._stretches.append(_stretch(entry["start"], config, programs, code))
             with self._named():
                 self.surroundings += [*filled, *_around(entry, self._stretches[-1], here)]
 
     def shapes(self) -> TrainState:
         """The state's shapes and where its leaves belong."""
-        return self._stretches[0].experiment.state_shapes()
+        return self._stretches[0].programs.shapes
 
     def initial(self) -> TrainState:
         """The state at step 0, on the host."""
@@ -210,6 +221,24 @@ class Replayed:
 def parts(host: TrainState) -> Stages:
     """The parts of a state on the host, as the last stages of the step that made it."""
     return {called: bits.named(getattr(host, field)) for field, called in PARTS.items()}
+
+
+def _stretch(
+    start: int, config: ConfigDict, programs: dict[str, Programs], code: Sequence[str]
+) -> Stretch:
+    """The steps after `start`; what is compiled is taken from `programs`, or added."""
+    own = own_code.from_modules(code, config_files.own_names(config).values())
+    experiment = build(config, own=own)
+    shape = config_files.sha256(
+        {
+            name: value
+            for name, value in config_files.fields(config).items()
+            if not name.startswith(OUTSIDE) or name == drift.NUM_STEPS
+        }
+    )
+    if shape not in programs:
+        programs[shape] = Programs(experiment)
+    return Stretch(start, config, experiment, programs[shape])
 
 
 def _ordered(stage: str, tree: Any) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Two runs that parted: what differs around them, and the first step and tensor that differ."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import lineage, recorded, replayed
 from ddpm_jax.experiment.lineage import Lineage
-from ddpm_jax.experiment.replayed import Replayed, Seen, Stages
+from ddpm_jax.experiment.replayed import Programs, Replayed, Seen, Stages
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import bits, digests, environment
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -199,11 +200,12 @@ def _beginning(
 ) -> tuple[Replayed, Replayed, int, Hosts]:
     """The two replays, the last step from which both can begin, and the states after it."""
     digests_a, digests_b = (run.digests for run in runs)
+    replays = functools.partial(_replays, runs, target, here, {}, code)
     on_disk = sorted(runs[0].on_disk.keys() | runs[1].on_disk.keys(), reverse=True)
     for start in (step for step in on_disk if step < target and step <= (common.equal or 0)):
         if digests_a.get(start, 0) != digests_b.get(start, 1):
             continue
-        a, b = _replays(runs, start, target, here, code)
+        a, b = replays(start)
         for side in (a, b):
             if start in side.run.on_disk and (host := _restored(side, start, say)):
                 return a, b, start, (host, host)
@@ -212,15 +214,21 @@ def _beginning(
             f"--a={runs[0].workdir} and --b={runs[1].workdir} have no common step to begin with: "
             f"no equal checkpoint is on disk, and what came before step {first:,} is not on record"
         )
-    a, b = _replays(runs, 0, target, here, code)
+    a, b = replays(0)
     return a, b, 0, (a.initial(), b.initial())
 
 
 def _replays(
-    runs: tuple[Lineage, Lineage], start: int, stop: int, here: Entry, code: Sequence[str]
+    runs: tuple[Lineage, Lineage],
+    stop: int,
+    here: Entry,
+    programs: dict[str, Programs],
+    code: Sequence[str],
+    start: int,
 ) -> tuple[Replayed, Replayed]:
     a, b = (
-        Replayed(flag, run, (start, stop), here, code) for flag, run in zip("ab", runs, strict=True)
+        Replayed(flag, run, (start, stop), here, programs, code)
+        for flag, run in zip("ab", runs, strict=True)
     )
     _check_networks(a, b)
     return a, b
