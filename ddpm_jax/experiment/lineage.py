@@ -1,12 +1,24 @@
-"""A run on record: which attempt made each of its steps, and the digest of each checkpoint."""
+"""Runs on record: which attempt made each step, the digest of each checkpoint, how two differ."""
 
 import dataclasses
+import itertools
 from pathlib import Path
+from typing import NamedTuple
 
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import recorded
 from ddpm_jax.measures import manifest
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.training.checkpoints import Checkpoints
+
+# Of an entry: the fields that each group of differences reads, beside config and data.
+GROUPS = {
+    "code": ("git",),
+    "packages": ("versions",),
+    "devices": ("machine", "devices", "mesh", "process_count", "jax", "variables"),
+    "own parts": ("own_parts", "changed_in_python", "frozen"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +57,28 @@ class Lineage:
         return max(self.digests)
 
     def attempt_of(self, step: int) -> Entry:
-        """The attempt that made this step, counted from 1."""
-        return [entry for entry in self.attempts if entry["start"] < step][-1]
+        """The attempt that made this step, counted from 1; the first for what is not on record."""
+        made = (entry for entry in reversed(self.attempts) if entry["start"] < step)
+        return next(made, self.attempts[0])
 
     def between(self, step: int, stop: int) -> list[Entry]:
         """The attempts that made the steps after this one, up to `stop`."""
         first = self.attempt_of(step + 1)
         return [first, *(entry for entry in self.attempts if step < entry["start"] < stop)]
+
+
+class Common(NamedTuple):
+    """What the digests on record say of two runs.
+
+    Attributes:
+      equal: the last step at which both are known to be equal; None where no step is.
+      parts: the first one at which both have a checkpoint and they differ; None where none do.
+      last: the last step that both came to.
+    """
+
+    equal: int | None
+    parts: int | None
+    last: int
 
 
 def read(flag: str, workdir: str | Path) -> Lineage:
@@ -88,6 +115,43 @@ def read(flag: str, workdir: str | Path) -> Lineage:
         )
     altered = sorted(s for s, digest in on_disk.items() if written.get(s, digest) != digest)
     return Lineage(workdir, attempts, written | on_disk, on_disk, altered)
+
+
+def common(a: Lineage, b: Lineage) -> Common:
+    """Where two runs agree and where they part, by the digests on record."""
+    shared = sorted(a.digests.keys() & b.digests.keys())
+    parts = next((step for step in shared if a.digests[step] != b.digests[step]), None)
+    equal = [s for s in shared if a.digests[s] == b.digests[s] and (parts is None or s < parts)]
+    return Common(max(equal, default=None), parts, min(a.last, b.last))
+
+
+def differences(a: Lineage, b: Lineage, step: int) -> dict[str, list[str]]:
+    """{group: lines} of what two runs' manifests say differently of the steps after this one."""
+    step = min(step, a.last - 1, b.last - 1)
+    one, other = a.attempt_of(step + 1), b.attempt_of(step + 1)
+    groups = _between(one, other, ("in a", "in b"), (a.manifest, b.manifest))
+    for name, run in (("a", a), ("b", b)):
+        for before, entry in itertools.pairwise(run.between(step, run.last)):
+            sides = (f"in {name} before", f"from step {entry['start']:,} on")
+            for group, lines in _between(before, entry, sides, (run.manifest,) * 2).items():
+                groups[group] += lines
+    return groups
+
+
+def _between(
+    there: Entry, here: Entry, sides: tuple[str, str], paths: tuple[Path, Path]
+) -> dict[str, list[str]]:
+    configs = [recorded.parsed(e["config"], p) for e, p in zip((there, here), paths, strict=True)]
+    lines = {
+        name: recorded.differences(there, here, sides[1], fields, sides[0])
+        for name, fields in GROUPS.items()
+    }
+    lines["config"] = [
+        f"{name}: {old} {sides[0]}, {new} {sides[1]}"
+        for name, old, new in config_files.differences(*configs)
+    ]
+    lines["data"] = recorded.differences(there, here, sides[1], ("data",), sides[0])
+    return {name: lines[name] for name in ("code", "packages", "config", "data", *GROUPS)}
 
 
 def _final(entry: Entry) -> dict[int, str]:

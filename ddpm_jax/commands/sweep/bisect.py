@@ -1,31 +1,21 @@
 """Two runs that parted: what differs around them, and the first step and tensor that differ."""
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import jax
 
-from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import lineage, recorded, replayed
-from ddpm_jax.experiment.lineage import Lineage
+from ddpm_jax.experiment import lineage, replayed
+from ddpm_jax.experiment.lineage import Common, Lineage
 from ddpm_jax.experiment.replayed import Programs, Replayed, Seen, Stages
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import bits, digests, environment
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged, Unreadable
-
-# Of an entry: the fields that each group of differences reads, beside config and data.
-GROUPS = {
-    "code": ("git",),
-    "packages": ("versions",),
-    "devices": ("machine", "devices", "mesh", "process_count", "jax", "variables"),
-    "own parts": ("own_parts", "changed_in_python", "frozen"),
-}
 
 # What a bisection can come to.
 EQUAL = "equal"  # by their digests; nothing was replayed
@@ -35,20 +25,6 @@ UNSTEADY = "unsteady"  # one replay from one state does not come out the same tw
 
 Hosts = tuple[TrainState, TrainState]  # of a and of b
 Say = Callable[[str], None]
-
-
-class Common(NamedTuple):
-    """What the digests on record say of two runs.
-
-    Attributes:
-      equal: the last step at which both are known to be equal; None where no step is.
-      parts: the first one at which both have a checkpoint and they differ; None where none do.
-      last: the last step that both came to.
-    """
-
-    equal: int | None
-    parts: int | None
-    last: int
 
 
 def bisect(
@@ -93,13 +69,13 @@ def bisect(
     def say(line: str) -> None:
         print(line, file=stream, flush=True)
 
-    common = _common(*runs)
+    common = lineage.common(*runs)
     compared_from = common.equal or 0
     record: dict[str, Any] = {
         "a": str(run_a),
         "b": str(run_b),
         "verdict": EQUAL,
-        "differences": differences(*runs, compared_from),
+        "differences": lineage.differences(*runs, compared_from),
         "not_replayed": [],
         "altered": {"a": runs[0].altered, "b": runs[1].altered},
         "checkpoints": {**common._asdict(), "replayed_from": None},
@@ -113,42 +89,6 @@ def bisect(
     if common.parts is None and common.equal == common.last:
         return record
     return record | _replayed(runs, common, say, code)
-
-
-def differences(a: Lineage, b: Lineage, step: int) -> dict[str, list[str]]:
-    """{group: lines} of what two runs' manifests say differently of the steps after this one."""
-    step = min(step, a.last - 1, b.last - 1)
-    one, other = a.attempt_of(step + 1), b.attempt_of(step + 1)
-    groups = _between(one, other, ("in a", "in b"), (a.manifest, b.manifest))
-    for name, run in (("a", a), ("b", b)):
-        for before, entry in itertools.pairwise(run.between(step, run.last)):
-            sides = (f"in {name} before", f"from step {entry['start']:,} on")
-            for group, lines in _between(before, entry, sides, (run.manifest,) * 2).items():
-                groups[group] += lines
-    return groups
-
-
-def _between(
-    there: Entry, here: Entry, sides: tuple[str, str], paths: tuple[Path, Path]
-) -> dict[str, list[str]]:
-    configs = [recorded.parsed(e["config"], p) for e, p in zip((there, here), paths, strict=True)]
-    lines = {
-        name: recorded.differences(there, here, sides[1], fields, sides[0])
-        for name, fields in GROUPS.items()
-    }
-    lines["config"] = [
-        f"{name}: {old} {sides[0]}, {new} {sides[1]}"
-        for name, old, new in config_files.differences(*configs)
-    ]
-    lines["data"] = recorded.differences(there, here, sides[1], ("data",), sides[0])
-    return {name: lines[name] for name in ("code", "packages", "config", "data", *GROUPS)}
-
-
-def _common(a: Lineage, b: Lineage) -> Common:
-    shared = sorted(a.digests.keys() & b.digests.keys())
-    parts = next((step for step in shared if a.digests[step] != b.digests[step]), None)
-    equal = [s for s in shared if a.digests[s] == b.digests[s] and (parts is None or s < parts)]
-    return Common(max(equal, default=None), parts, min(a.last, b.last))
 
 
 def _replayed(

@@ -53,8 +53,18 @@ def _of_verdict(record: dict[str, Any]) -> list[str]:
         lines += _of_examples(record["examples"])
         skipped = record["skipped"] or {}
         lines += [f"{name} skips this step" for name, yes in skipped.items() if yes]
+        if first["stage"] == "parameter" and first["step"] and not any(skipped.values()):
+            lines.append(
+                "the updates are equal where they are computed by themselves: the two compiled "
+                "steps round differently"
+            )
     elif parts is None:
         return [f"the replays are equal in every bit up to step {checkpoints['last']:,}"]
+    elif reproduced and all(reproduced.values()):
+        lines = [
+            f"equal in every number up to step {parts:,}; the checkpoints differ by what the state "
+            "of one alone holds"
+        ]
     else:
         lines = [
             f"the replays are equal in every bit up to step {parts:,}, where the runs are not: "
