@@ -9,11 +9,11 @@ import optax
 import pytest
 import toy_training
 
-from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
+from ddpm_jax.diffusion import losses, process, schedules, time_draws, weightings
 from ddpm_jax.runtime.digests import digests
 from ddpm_jax.training import guard, step
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.objectives import denoise
+from ddpm_jax.training.objectives import cascaded, classify, denoise, dequantised
 from ddpm_jax.training.state import TrainState
 
 SCHEDULE = schedules.linear(num_steps=8)
@@ -196,3 +196,47 @@ def test_each_kind_of_objective_trains(kind):
     values = np.array([m["loss"] for m in metrics])
     assert np.isfinite(values).all()
     assert values[-20:].mean() < 0.7 * values[:20].mean()
+
+
+def test_draws_are_what_the_loss_and_the_network_are_given():
+    def apply_fn(variables, xt, time, conditions, train, rngs):
+        return conditions["low_resolution"]
+
+    def loss(network, schedule, x0, t, eps):
+        seen = network(x0, t)
+        return t + sum(k * part.mean(axis=(1, 2, 3)) for k, part in enumerate((x0, eps, seen), 1))
+
+    objective = denoise.denoising(
+        apply_fn,
+        SCHEDULE,
+        loss=loss,
+        dropout={"low_resolution": 0.5},
+        time_draw=DRAWS["stratified"],
+    )
+    objective = cascaded.cascaded(dequantised.dequantised(objective, 256), 2, 0.3)
+    batch = {"x0": jax.random.uniform(jax.random.key(1), (16, 4, 4, 1), minval=-1)}
+    arguments = {}, batch, jax.random.key(2), True, {}
+    outcome, draws = objective(*arguments), jax.device_get(objective.draws(*arguments))
+    assert set(draws) == {"low_resolution", "x0", "t", "weight", "eps", "drop"}
+    dropped = draws["drop"]["low_resolution"]
+    assert 0 < dropped.sum() < 16
+    seen = np.where(dropped[:, None, None, None], 0, draws["low_resolution"])
+    parts = (draws["x0"], draws["eps"], seen)
+    expected = sum(k * part.mean(axis=(1, 2, 3)) for k, part in enumerate(parts, 1)) + draws["t"]
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(outcome.t, draws["t"])
+    np.testing.assert_array_equal(outcome.weight, draws["weight"])
+
+
+def test_draws_are_what_a_classifier_is_given():
+    def apply_fn(variables, xt, time, train, rngs):
+        mean = xt.mean(axis=(1, 2, 3))
+        return jnp.stack([mean, jnp.zeros_like(mean)], axis=1)
+
+    objective = classify.classification(apply_fn, SCHEDULE, time_draw=DRAWS["uniform"])
+    x0 = jax.random.normal(jax.random.key(1), (16, 4, 4, 1))
+    arguments = {}, {"x0": x0, "label": jnp.zeros(16, int)}, jax.random.key(2), True, {}
+    draws = objective.draws(*arguments)
+    mean = process.add_noise(SCHEDULE, x0, draws["t"], draws["eps"]).mean(axis=(1, 2, 3))
+    # -log p(0) of the logits (mean, 0)
+    np.testing.assert_allclose(objective(*arguments).loss, np.log1p(np.exp(-mean)), rtol=1e-5)

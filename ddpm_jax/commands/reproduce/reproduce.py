@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax.commands.train import train
-from ddpm_jax.config import config_files, earlier, own_code
-from ddpm_jax.config.defaults import get_config
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, build, drift
+from ddpm_jax.experiment import Experiment, build, drift, recorded
 from ddpm_jax.measures import manifest
 from ddpm_jax.measures.manifest import Entry
 from ddpm_jax.runtime import environment, files
@@ -21,9 +20,6 @@ from ddpm_jax.training.checkpoints import Checkpoints
 
 # What a workdir holds that a reproduction began, so that no other run is taken for one.
 MARK = "reproduces.json"
-
-# Of an entry: what is compared with this machine, group by group.
-COMPARED = ("git", "versions", "jax", "variables", "machine", "devices", "mesh", "process_count")
 
 
 def reproduce(
@@ -64,14 +60,14 @@ def reproduce(
             f"{path}: {', '.join(changed)} of this run came from Python and not from its config: "
             "repeat it with the program that made it, experiment.train(run, workdir)"
         )
-    config, filled = _config(entry, default, path, data_dir)
+    config, filled = recorded.config_of(entry, path, default, data_dir)
     if entry["final"]:
         config.train.num_steps = expected["step"]
     _check_workdir(Path(workdir), Path(path), config)
     own = own_code.from_modules(code, config_files.own_names(config).values())
     experiment = build(config, own=own)
     _check_data(experiment, entry, path)
-    differences = [*filled, *_around(entry, lineage, dict(experiment.mesh.shape))]
+    differences = [*filled, *_around(entry, lineage, experiment.mesh)]
     for line in differences:
         print(line, file=sys.stderr)
     _mark(Path(workdir), config)
@@ -124,7 +120,7 @@ def _lineage(attempts: Sequence[Entry], target: int, path: str | Path) -> Sequen
     last = lineage[-1]
     fields = set()
     for entry in lineage[:-1]:
-        old, new = (_parsed(e["config"], path) for e in (entry, last))
+        old, new = (recorded.parsed(e["config"], path) for e in (entry, last))
         differing = config_files.differences(old, new)
         fields |= {name for name, *_ in drift.not_free(differing)}
         if new.optim.get("decay") != "constant":
@@ -137,48 +133,6 @@ def _lineage(attempts: Sequence[Entry], target: int, path: str | Path) -> Sequen
             "leads to where they led: repeat them by hand, one by one, with --allow_drift"
         )
     return lineage
-
-
-def _config(
-    entry: Entry, default: ConfigDict, path: str | Path, data_dir: str | None
-) -> tuple[ConfigDict, list[str]]:
-    """The attempt's config with the fields of this version, and what had to be filled in."""
-    parsed = _parsed(entry["config"], path)
-    default = get_config(parsed.get("kind")) if default is None else default
-    saved = config_files.fields(parsed)
-    if parsed.get("model"):
-        default = config_files.override(default, {"model": {"name": parsed.model.get("name")}})
-    default = config_files.without_unread(default)
-    fields = config_files.fields(default)
-    for name in saved:
-        if name not in fields and not name.rpartition(".")[0].endswith("options"):
-            raise UserError(
-                f"{path}: its config has the field {name}, which this version does not know: check "
-                f"out {entry['git'].get('commit') or 'the version that wrote it'}"
-            )
-    if saved.get("seed") != entry["seed"]:
-        raise UserError(f"{path} is not a manifest: its seed is not its config's")
-    filled = [
-        f"config.{name}: unknown there, {value!r} here"
-        for name, value in fields.items()
-        if name not in saved
-    ]
-    if config_files.sha256(entry["config"]) != entry["config_sha256"]:
-        filled.append("config_sha256: the config was changed after the run took it down")
-    content = parsed.to_dict()
-    groups = {name: value for name, value in content.items() if isinstance(value, dict)}
-    config = config_files.override(default, groups)
-    config.update({name: value for name, value in content.items() if name not in groups})
-    if data_dir is not None:
-        config.data.data_dir = data_dir
-    return config_files.resolve(config), filled
-
-
-def _parsed(content: dict[str, Any], path: str | Path) -> ConfigDict:
-    try:
-        return config_files.of_json(earlier.translated(content))
-    except Exception as error:  # whatever ConfigDict makes of keys that nobody should write
-        raise UserError(f"{path} is not a manifest: a config cannot be read: {error}") from error
 
 
 def _check_workdir(workdir: Path, path: Path, config: ConfigDict) -> None:
@@ -216,17 +170,17 @@ def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
         experiment.source("train"), experiment.source("validation") if validates else None
     )
     for split, sha256 in here.items():
-        if (recorded := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
+        if (stored := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
             raise UserError(
                 f"the data are not those of {path}: the fingerprint of {split} is "
-                f"{recorded} there, {sha256} here; name the right ones with --data_dir"
+                f"{stored} there, {sha256} here; name the right ones with --data_dir"
             )
 
 
-def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> list[str]:
+def _around(entry: Entry, lineage: Sequence[Entry], mesh: Mesh) -> list[str]:
     """A line for each thing beside config and data that is not what it was."""
-    here = {**environment.describe(), "mesh": mesh, "process_count": jax.process_count()}
-    lines = _differences(entry, here, "here")
+    here = {**environment.describe(), **recorded.processes_of(mesh)}
+    lines = recorded.differences(entry, here, "here")
     if lineage[0]["start"]:
         first = lineage[0]["start"]
         lines.append(f"start: step {first:,} there, in the first attempt on record, 0 here")
@@ -234,35 +188,9 @@ def _around(entry: Entry, lineage: Sequence[Entry], mesh: dict[str, int]) -> lis
         began = f"in the attempt of {entry['started_at']}"
         lines += [
             f"{line} (that of {before['started_at']})"
-            for line in _differences(before, entry, began)
+            for line in recorded.differences(before, entry, began)
         ]
     return lines
-
-
-def _differences(recorded: Entry, here: Entry, where: str) -> list[str]:
-    left, right = _flat(recorded), _flat(here)
-    return [
-        f"{name}: {_value(left.get(name))} there, {_value(right.get(name))} {where}"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name) != right.get(name)
-    ]
-
-
-def _flat(entry: Entry) -> dict[str, Any]:
-    """{name: value} of what is compared; packages go by their bare names."""
-    flat: dict[str, Any] = {}
-    for group in COMPARED:
-        value = entry[group]
-        if not isinstance(value, dict):
-            flat[group] = value
-            continue
-        prefix = "" if group == "versions" else f"{group}."
-        flat |= {prefix + name: item for name, item in value.items()}
-    return flat
-
-
-def _value(value: Any) -> str:
-    return "nothing" if value is None else str(value)
 
 
 def _got(workdir: Path, experiment: Experiment, expected: dict[str, Any]) -> dict[str, Any] | None:

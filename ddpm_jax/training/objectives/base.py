@@ -44,12 +44,15 @@ class Objective:
       needs: the trees of parameters that `outcome` takes by keyword beside its own: "ema", the
         moving average, and frozen ones by their names (a teacher). No gradient reaches them. They
         are arguments of the step, so an objective never closes over arrays.
+      draws: (params, batch, key, train, extra) -> {name: array or tree}, what `outcome` draws with
+        the same arguments, for whoever looks at a step; None where only its t and weight can tell.
     """
 
     outcome: Callable[..., Outcome]
     init_extra: Callable[[Any], Extra] = lambda params: {}
     of_variance: Callable[[Any], Any] | None = None
     needs: tuple[str, ...] = ()
+    draws: Callable[..., dict[str, Any]] | None = None
 
     def __call__(
         self, params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any

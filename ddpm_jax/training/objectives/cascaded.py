@@ -37,9 +37,7 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
     cascade.check_level(augmentation)
     shrink = guidance.average_pool(factor)
 
-    def outcome(
-        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
-    ) -> Outcome:
+    def small_images(batch: Batch, key: jax.Array) -> jax.Array:
         image = batch["x0"]
         key_small = streams.fold(key, streams.SMALL_IMAGES)
 
@@ -48,7 +46,17 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
             return jax.random.uniform(key_level, (), image.dtype, 0, augmentation), key_eps
 
         level, keys_eps = jax.vmap(one)(jnp.arange(len(image)))
-        small = cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
+        return cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
+
+    def outcome(
+        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
+    ) -> Outcome:
+        small = small_images(batch, key)
         return objective(params, batch | {cascade.NAME: small}, key, train, extra, **trees)
 
-    return dataclasses.replace(objective, outcome=outcome)
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        small = {cascade.NAME: small_images(batch, key)}
+        inner = objective.draws
+        return small | (inner(params, batch | small, key, train, extra) if inner else {})
+
+    return dataclasses.replace(objective, outcome=outcome, draws=draws)

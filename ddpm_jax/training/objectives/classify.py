@@ -10,7 +10,7 @@ from ddpm_jax.diffusion.guidance import class_log_prob
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
 from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
-from ddpm_jax.training.objectives.draws import draw
+from ddpm_jax.training.objectives.draws import Draws, draw
 
 
 def classification(
@@ -26,10 +26,16 @@ def classification(
     Source: Dhariwal & Nichol 2021, section 4.
     """
 
+    def drawn_by(key_examples: jax.Array, batch: Batch, train: bool) -> Draws:
+        times = time_draw if train else time_draw.validation or time_draw
+        return draw(key_examples, batch["x0"], schedule, time_draw=times)
+
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        return drawn_by(jax.random.split(key)[0], batch, train)._asdict()
+
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
-        draws = time_draw if train else time_draw.validation or time_draw
-        drawn = draw(key_examples, batch["x0"], schedule, time_draw=draws)
+        drawn = drawn_by(key_examples, batch, train)
         rngs = {"dropout": key_dropout} if train else None
 
         def network(variables: Any, xt: jax.Array, time: jax.Array) -> jax.Array:
@@ -39,4 +45,4 @@ def classification(
         log_prob = class_log_prob(network, params, schedule, batch["label"])
         return Outcome(-log_prob(xt, drawn.t), drawn.t, drawn.weight, extra)
 
-    return Objective(outcome)
+    return Objective(outcome, draws=draws)

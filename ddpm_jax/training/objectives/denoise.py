@@ -9,7 +9,7 @@ from ddpm_jax.diffusion import condition_dropout, losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
 from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
-from ddpm_jax.training.objectives.draws import draw
+from ddpm_jax.training.objectives.draws import Draws, draw
 
 # (network, schedule, x0, t, eps) -> [B]
 Loss = Callable[[losses.Network, Schedule, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -43,10 +43,10 @@ def denoising(
     def schedule_of(params: Any) -> Schedule:
         return schedule if isinstance(schedule, Schedule) else schedule(params)
 
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
-        key_examples, key_dropout = jax.random.split(key)
-        x0, path = batch["x0"], schedule_of(params)
-        drawn = draw(
+    def drawn_by(
+        key_examples: jax.Array, x0: jax.Array, path: Schedule, train: bool, extra: Extra
+    ) -> Draws:
+        return draw(
             key_examples,
             x0,
             path,
@@ -55,6 +55,15 @@ def denoising(
             time_draw=time_draw if train else time_draw.validation or time_draw,
             history=extra.get("time_draw"),
         )
+
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        key_examples, _ = jax.random.split(key)
+        return drawn_by(key_examples, batch["x0"], schedule_of(params), train, extra)._asdict()
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        key_examples, key_dropout = jax.random.split(key)
+        x0, path = batch["x0"], schedule_of(params)
+        drawn = drawn_by(key_examples, x0, path, train, extra)
         conditions = None
         if dropout:
             masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
@@ -76,4 +85,4 @@ def denoising(
         history = time_draw.init(schedule_of(params))
         return {"time_draw": history} if history else {}
 
-    return Objective(outcome, init_extra, of_variance)
+    return Objective(outcome, init_extra, of_variance, draws=draws)

@@ -25,10 +25,18 @@ def dequantised(objective: Objective, levels: int) -> Objective:
     """
     likelihood.check_levels(levels)
 
+    def spread(batch: Batch, key: jax.Array) -> jax.Array:
+        return likelihood.dequantise(streams.fold(key, streams.CELLS), batch["x0"], levels)
+
     def outcome(
         params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
     ) -> Outcome:
-        x0 = likelihood.dequantise(streams.fold(key, streams.CELLS), batch["x0"], levels)
+        x0 = spread(batch, key)
         return objective(params, batch | {"x0": x0}, key, train, extra, **trees)
 
-    return dataclasses.replace(objective, outcome=outcome)
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        x0 = {"x0": spread(batch, key)}
+        inner = objective.draws
+        return x0 | (inner(params, batch | x0, key, train, extra) if inner else {})
+
+    return dataclasses.replace(objective, outcome=outcome, draws=draws)
