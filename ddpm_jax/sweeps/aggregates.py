@@ -8,8 +8,8 @@ import numpy as np
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting.report.labels import Label
-from ddpm_jax.sweeps import statistics, sweep_file
-from ddpm_jax.sweeps.cells import Cell
+from ddpm_jax.sweeps import statistics
+from ddpm_jax.sweeps.cells import Cell, setting_named
 from ddpm_jax.sweeps.results import Finished, Results
 from ddpm_jax.sweeps.statistics import Difference, Optimism, Summary
 
@@ -129,7 +129,7 @@ def aggregate(results: Results, baseline: str | None = None) -> Report:
     sweep = results.sweep
     setting = sweep.baseline
     if baseline is not None:
-        setting = sweep_file.setting_named(baseline, sweep.cells)
+        setting = setting_named(baseline, sweep.cells, sweep.base)
         if setting is None:
             names = " / ".join(dict.fromkeys(cell.setting for cell in sweep.cells))
             raise UserError(f"--baseline={baseline} is no cell; settings: {names:.300}")

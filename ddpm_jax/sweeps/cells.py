@@ -79,7 +79,7 @@ class Cells:
         values = {n: whole[n] for n in self._varied if n in whole}
         return Cell(
             name=name,
-            setting=self._text(values) or "base",
+            setting=self._text({n: v for n, v in values.items() if v is not None}) or "base",
             seed=seed,
             training=training,
             overrides=trained,
@@ -193,14 +193,29 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def setting_named(asked: str | Mapping[str, Any], cells: Iterable[Cell]) -> str | None:
-    """The one setting of that name, or with these values; None where no cell has it, or several."""
-    found = {
-        cell.setting
-        for cell in cells
-        if asked in (cell.setting, cell.name)
-        or (isinstance(asked, Mapping) and dict(asked).items() <= cell.values.items())
-    }
+def setting_named(
+    asked: str | Mapping[str, Any], cells: Iterable[Cell], base: ConfigDict
+) -> str | None:
+    """The one setting of that name, or with these values.
+
+    Args:
+      asked: the name of a setting or cell, or {field: value}.
+      cells: the sweep's.
+      base: its config: fields that are not asked for may be of any cell, and of several settings
+        it is the one that has them as the base config has.
+
+    Returns:
+      The setting; None where no cell has it, or several.
+    """
+    if isinstance(asked, str):
+        found = {cell.setting for cell in cells if asked in (cell.setting, cell.name)}
+        return found.pop() if found else None
+    named = [cell for cell in cells if dict(asked).items() <= cell.values.items()]
+    found = {cell.setting for cell in named}
+    if len(found) > 1:
+        usual = config_files.fields(base)
+        whole = {n: asked.get(n, usual.get(n)) for cell in named for n in cell.values}
+        found = {cell.setting for cell in named if {**whole, **cell.values} == whole}
     return found.pop() if len(found) == 1 else None
 
 

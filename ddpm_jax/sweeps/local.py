@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -153,16 +153,8 @@ class _Driver:
     def _start(self, training: str, what: str, words: Sequence[str]) -> None:
         slot = self._free.pop(0)
         folder = workdirs.folder(self._workdir, training)
-        with open(folder / workdirs.LOG, "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ddpm_jax", *words, *self._words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | self._devices[slot],
-                start_new_session=True,  # Ctrl-C comes to the driver, which passes it on
-                preexec_fn=_die_with_parent,
-            )
+        log = folder / workdirs.LOG
+        process = start_command([*words, *self._words], log, self._devices[slot])
         self._jobs.append(_Job(training, what, process, slot))
         self._shown.started(training, what)
 
@@ -176,6 +168,28 @@ class _Driver:
             workdirs.record_try(folder, code, step, job.what)
         self._shown.ended(job.training, job.what, code)
         self._waiting.insert(0, job.training)
+
+
+def start_command(
+    words: Sequence[str], log: Path, variables: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start `python -m ddpm_jax WORDS`, in a session of its own: Ctrl-C comes to the driver alone.
+
+    Args:
+      words: of the command line.
+      log: where it writes, appended to.
+      variables: of its environment, beside this process's.
+    """
+    with open(log, "ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ddpm_jax", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, **variables},
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
 
 
 def _devices(jobs: int) -> list[dict[str, str]]:

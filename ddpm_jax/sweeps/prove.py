@@ -6,16 +6,14 @@ seeded uniform law over the run, then aimed at each phase that was hit fewer tha
 """
 
 import collections
-import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,16 +21,15 @@ import numpy as np
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import slurm, workdirs
+from ddpm_jax.sweeps import proof, slurm, workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
+from ddpm_jax.sweeps.watched import COMPILE, EVALUATE, SAVE, STEP, Process, workers
 
 UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
-COMPILE, STEP, SAVE, EVALUATE = "compile", "step", "save", "evaluate"
 EACH = 2  # hits of every phase at least
 AIMED_RUNS = 5  # sweeps more, at most, to aim at what was not hit twice
 POLL = 0.005
 MANY = 10**6  # attempts: a kill is no fault of the cell's
-TABLES = ("report.md", "report.csv", "report.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +40,6 @@ class Kill:
     what: str
     phase: str
     cell: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """A worker of a sweep on this machine."""
-
-    pid: int
-    cell: str
-    phase: str
 
 
 def prove(
@@ -99,7 +87,7 @@ def prove(
         made: list[Kill] = []
         folder = root / DISTURBED
         _disturbed(start, folder, made, stream, _at_times(times, rng, launcher, node_loss))
-        differences = compare(sweep, root / UNDISTURBED, folder)
+        differences = proof.compare(sweep, root / UNDISTURBED, folder)
         for number in range(AIMED_RUNS):
             lacking = _lacking(sweep, made)
             if not lacking:
@@ -108,7 +96,7 @@ def prove(
             said = ", ".join(lacking)
             print(f"aimed at {said}: each {EACH} times", file=stream, flush=True)
             _disturbed(start, folder, made, stream, _aimed(sweep, made, rng, launcher))
-            differences += compare(sweep, root / UNDISTURBED, folder)
+            differences += proof.compare(sweep, root / UNDISTURBED, folder)
         phases = collections.Counter(kill.phase for kill in made)
         found = {
             "equal": not differences,
@@ -120,54 +108,6 @@ def prove(
         }
         files.must_write_json(root / "proof.json", found)
     return found
-
-
-def table(found: dict[str, Any]) -> str:
-    """What was found, in lines."""
-    kinds = collections.Counter(kill["what"] for kill in found["kills"])
-    lines = [
-        "every cell ended once, in the same bits; the tables are equal to the byte"
-        if found["equal"]
-        else "NOT THE SAME:",
-        *found["differences"],
-        f"{found['cells']} cells, {len(found['kills'])} disturbances: "
-        + ", ".join(f"{count} {what}" for what, count in sorted(kinds.items())),
-        "in the phases "
-        + ", ".join(f"{phase} {count}" for phase, count in found["phases"].items()),
-    ]
-    if found["not_hit_twice"]:
-        lines.append(f"not hit twice: {', '.join(found['not_hit_twice'])}")
-    return "\n".join(lines)
-
-
-def compare(sweep: Sweep, a: Path, b: Path) -> list[str]:
-    """What differs of two finished sweeps of one file, in lines; [] for nothing.
-
-    Every training has one final.json with the same state_sha256 and no step twice in metrics.jsonl,
-    and the tables are the same bytes.
-    """
-    lines = []
-    for name in sweep.trainings():
-        finals = [_json(workdirs.folder(root, name) / "final.json") for root in (a, b)]
-        states = [final.get("state_sha256") for final in finals]
-        if None in states or states[0] != states[1]:
-            lines.append(f"{name}: state_sha256 {states[0]} and {states[1]}")
-        for root in (a, b):
-            folder = workdirs.folder(root, name)
-            if len([*folder.rglob("final.json")]) != 1:
-                lines.append(f"{folder}: final.json is not there once")
-            steps = [
-                line["step"]
-                for line in workdirs.json_lines(folder / "metrics.jsonl")
-                if "loss" in line and "step" in line
-            ]
-            if len(steps) != len(set(steps)):
-                lines.append(f"{folder / 'metrics.jsonl'}: a step stands there twice")
-    for name in TABLES:
-        texts = [(root / name).read_bytes() if (root / name).exists() else None for root in (a, b)]
-        if texts[0] is None or texts[0] != texts[1]:
-            lines.append(f"{name} is not the same")
-    return lines
 
 
 class _Start:
@@ -330,55 +270,9 @@ def _act(what: str, process: Process | None, driver: subprocess.Popen[bytes] | N
     return True
 
 
-def workers(folder: Path) -> list[Process]:
-    """The trainings and measures of a sweep that run on this machine, by what /proc tells."""
-    found = []
-    for pid, argv in _processes():
-        flagfile = next((w for w in argv if w.startswith("--flagfile=")), "")
-        path = Path(flagfile.partition("=")[2])
-        if "ddpm_jax" not in argv or path.parent.parent != folder / "cells":
-            continue
-        if "srun" in Path(argv[0]).name:
-            continue
-        found.append(Process(pid, path.parent.name, _phase(pid, path)))
-    return found
-
-
-def _phase(pid: int, flags: Path) -> str:
-    if flags.name != workdirs.FLAGS:
-        return EVALUATE
-    folder = flags.parent
-    with contextlib.suppress(OSError):
-        started = os.stat(f"/proc/{pid}").st_mtime
-        for entry in os.scandir(folder / "checkpoints"):
-            # Not what an earlier process left there when it was killed.
-            if entry.name.startswith(".") and entry.stat().st_mtime > started:
-                return SAVE
-    attempts = _json(folder / "manifest.json").get("attempts") or [{}]
-    running = attempts[-1] and attempts[-1].get("ended") is None
-    logged = workdirs.last_line(folder).get("step", 0)
-    return STEP if running and logged > attempts[-1].get("start", 0) else COMPILE
-
-
-def _processes() -> Iterator[tuple[int, list[str]]]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-                yield int(name), [word.decode(errors="replace") for word in words if word]
-
-
 def _kept_seconds(folder: Path, seconds: float) -> float:
     """How long the undisturbed run took, also when it had been run before."""
     path = folder / "seconds.json"
     if not path.exists():
         files.write_json(path, {"seconds": seconds})
-    return float(_json(path).get("seconds", seconds))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return float((workdirs.json_file(path) or {}).get("seconds", seconds))

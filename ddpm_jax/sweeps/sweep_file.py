@@ -152,7 +152,7 @@ def _group(
 
 
 def _named(path: str | Path, asked: Any, base: ConfigDict, cells: tuple[Cell, ...]) -> str:
-    found = setting_named(asked, cells)
+    found = setting_named(asked, cells, base)
     if found is None:
         settings = " / ".join(dict.fromkeys(cell.setting for cell in cells))
         raise UserError(

@@ -82,8 +82,8 @@ def training(path: Path, attempts: int) -> Training:
     """
     if not path.is_dir():
         return Training(State.PLANNED)
-    final, last = _json(path / "final.json"), _last_attempt(path)
-    config = _json(path / "config.json") or {}
+    final, last = json_file(path / "final.json"), _last_attempt(path)
+    config = json_file(path / "config.json") or {}
     num_steps = _whole(config.get("train", {}).get("num_steps"))
     if final and _whole(final.get("step")) >= num_steps > 0:
         step = _whole(final["step"])
@@ -229,7 +229,7 @@ def _listed(value: Any) -> str:
 
 
 def _last_attempt(path: Path) -> dict[str, Any]:
-    attempts = (_json(path / "manifest.json") or {}).get("attempts")
+    attempts = (json_file(path / "manifest.json") or {}).get("attempts")
     entry = attempts[-1] if isinstance(attempts, list) and attempts else {}
     return entry if isinstance(entry, dict) else {}
 
@@ -269,7 +269,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def json_file(path: Path) -> dict[str, Any] | None:
+    """What a file of a JSON object holds; None where there is none."""
     try:
         content = files.read_json(path, 2**24)
     except (OSError, ValueError):

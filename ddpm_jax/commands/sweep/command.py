@@ -6,15 +6,18 @@
   python scripts/sweep.py run --sweep=... --workdir=... --launcher=slurm
   python scripts/sweep.py report --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
   python scripts/sweep.py prove --sweep=SMALL.py --workdir=sweeps/proof --kills=20
+  python scripts/sweep.py bisect --a=runs/one --b=runs/other
   python scripts/sweep.py retry --sweep=configs/sweeps/seeds.py --workdir=sweeps/seeds
 
 "check" builds every setting and trains nothing; "retry" lets cells that failed too often be tried
-again; "prove" runs a small sweep twice, kills the second one again and again, and compares bits. A
-sweep file is a config file with a function sweep() more, which returns the overrides of each cell;
-see docs/sweeps.md. Each cell is an ordinary workdir, DIR/cells/NAME, that every other command takes.
-Exit code 75 means stopped by a signal, every cell saved: run the same command again.
+again; "prove" runs a small sweep twice, kills the second one again and again, and compares bits;
+"bisect" names the first step and tensor in which two runs differ. A sweep file is a config file
+with a function sweep() more, which returns the overrides of each cell; see docs/sweeps.md. Each
+cell is an ordinary workdir, DIR/cells/NAME, that every other command takes. Exit code 75 means
+stopped by a signal, every cell saved: run the same command again.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -29,11 +32,13 @@ ACTIONS = {
     "retry": 0,
     "report": 0,
     "prove": 0,
+    "bisect": 0,
 }
 # Flags that one action alone reads.
 OF_ACTION = {
     "report": ("baseline", "allow"),
     "prove": ("kills", "kill_seed", "node_loss"),
+    "bisect": ("a", "b", "json", "code"),
 }
 
 
@@ -61,17 +66,22 @@ def define() -> None:
     flags.DEFINE_string(
         "node_loss", "", "prove, with slurm: a command that takes a node down and brings it back"
     )
-    for name in ("compile_cache", "code_path"):
+    flags.DEFINE_string("a", None, "bisect: the workdir of a run")
+    flags.DEFINE_string("b", None, "bisect: the workdir of another")
+    flags.DEFINE_string("json", None, "bisect: F.json to write what was found to")
+    for name in ("compile_cache", "code_path", "code"):
         flags.declare_key_flag(name)
 
 
 def main(action: str) -> int | None:
     """Plan, run, look at, report or prove a sweep, as the action says."""
-    cli.require("sweep", "name a sweep file, say configs/sweeps/seeds.py")
-    cli.require("workdir", "name the folder that the sweep should live in")
     for other, names in OF_ACTION.items():
         if other != action:
             cli.refuse(names, f"applies only to {other}")
+    if action == "bisect":
+        return _bisect()
+    cli.require("sweep", "name a sweep file, say configs/sweeps/seeds.py")
+    cli.require("workdir", "name the folder that the sweep should live in")
     cli.use_code_path()
     from ddpm_jax.commands.sweep import sweep
 
@@ -93,3 +103,19 @@ def main(action: str) -> int | None:
         node_loss=f.node_loss,
     )
     return sweep.ACTIONS[action](request)
+
+
+def _bisect() -> int:
+    """Name the first step and tensor in which two runs differ; exit code 1 if they do."""
+    f = flags.FLAGS
+    cli.require("a", "name the workdir of one run, and --b of the other")
+    cli.require("b", "name the workdir of the other run")
+    cli.start_jax()
+    from ddpm_jax.commands.sweep import bisect, bisect_table
+    from ddpm_jax.runtime import files
+
+    found = bisect.bisect(f.a, f.b, sys.stderr, code=f.code)
+    if f.json:
+        files.must_write_json(f.json, found)
+    print(bisect_table.table(found))
+    return 0 if found["verdict"] == "equal" else 1

@@ -9,7 +9,17 @@ from pathlib import Path
 from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import kubernetes, local, plan, prove, slurm, status, sweep_file, workdirs
+from ddpm_jax.sweeps import (
+    kubernetes,
+    local,
+    plan,
+    proof,
+    prove,
+    slurm,
+    status,
+    sweep_file,
+    workdirs,
+)
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
@@ -136,7 +146,7 @@ def _prove(request: Request) -> int:
         node_loss=request.node_loss,
         words=request.words,
     )
-    print(prove.table(found))
+    print(proof.table(found))
     return 0 if found["equal"] else 1
 
 
