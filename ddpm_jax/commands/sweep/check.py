@@ -6,6 +6,7 @@ from ddpm_jax import experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import metric_table, training_evaluation
+from ddpm_jax.sweeps.overrides import Overrides
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 
@@ -18,14 +19,7 @@ def check(sweep: Sweep) -> int:
     metrics = metric_table.named(sweep.evaluate["metrics"]) if sweep.evaluate else []
     settings = {cell.setting: cell for cell in reversed(sweep.cells)}  # the first of each
     for cell in settings.values():
-        config = ConfigDict(sweep.base.to_dict())
-        for field, value in {**cell.overrides, **cell.sampling}.items():
-            *groups, key = field.split(".")
-            place = config
-            for group in groups:
-                place = place[group]
-            with place.unlocked():
-                place[key] = tuple(value) if isinstance(value, list) else value
+        config = config_of(sweep, {**cell.overrides, **cell.sampling})
         try:
             config = config_files.resolve(config)
             built = experiment.build(config, own=experiment.imported_parts(config))
@@ -35,3 +29,16 @@ def check(sweep: Sweep) -> int:
         except UserError as error:
             raise UserError(f"cell {cell.name}: {error}") from error
     return len(settings)
+
+
+def config_of(sweep: Sweep, overrides: Overrides) -> ConfigDict:
+    """The base config with some fields changed, which the sweep file's reading has checked."""
+    config = ConfigDict(sweep.base.to_dict())
+    for field, value in overrides.items():
+        *groups, key = field.split(".")
+        place = config
+        for group in groups:
+            place = place[group]
+        with place.unlocked():
+            place[key] = tuple(value) if isinstance(value, list) else value
+    return config

@@ -36,6 +36,7 @@ ACTIONS = {
 }
 # Flags that one action alone reads.
 OF_ACTION = {
+    "plan": ("measure",),
     "report": ("baseline", "allow"),
     "prove": ("kills", "kill_seed", "node_loss"),
     "bisect": ("a", "b", "json", "code"),
@@ -58,6 +59,9 @@ def define() -> None:
     flags.DEFINE_bool("dry_run", False, "run: with slurm, only write what would be submitted")
     flags.DEFINE_integer(
         "attempts", 3, "failed tries in a row, none further than the one before, of a cell", 1
+    )
+    flags.DEFINE_bool(
+        "measure", False, "plan: time a few steps of one cell of each shape, and forecast the cost"
     )
     flags.DEFINE_string("baseline", None, "report: the setting that others are compared with")
     flags.DEFINE_list("allow", [], "report: fields of the protocol that may differ between cells")
@@ -101,6 +105,7 @@ def main(action: str) -> int | None:
         kills=f.kills,
         kill_seed=f.kill_seed,
         node_loss=f.node_loss,
+        measure=f.measure,
     )
     return sweep.ACTIONS[action](request)
 

@@ -40,13 +40,21 @@ class Request:
     kills: int
     kill_seed: int
     node_loss: str
+    measure: bool
 
 
 def _plan(request: Request) -> int:
     sweep = sweep_file.read(request.sweep)
     plan.check_workdir(sweep, request.workdir)
-    plan.write(sweep, request.workdir)
     print(plan.table(sweep, request.workdir))
+    more = {}
+    if request.measure:
+        cli.start_jax()
+        from ddpm_jax.commands.sweep import measure  # imports jax
+
+        more["forecast"] = measure.forecast(sweep)
+        print(measure.table(more["forecast"]))
+    plan.write(sweep, request.workdir, **more)
     return 0
 
 
