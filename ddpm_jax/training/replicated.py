@@ -15,7 +15,7 @@ from ddpm_jax.training.step import Metrics
 # (state, batch, numbers) -> (state, metrics), of one member
 MemberStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 # (states, batches, numbers, active [K]) -> (states, metrics)
-GroupStep = Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, Metrics]]
+GroupStep = Any  # jitted
 
 
 def is_frozen(state: TrainState, max_skipped: int) -> jax.Array:
