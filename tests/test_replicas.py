@@ -7,10 +7,12 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny_runs
 from tiny_runs import brief_config, final, metrics
 
+from configs import digits_classifier, shapes
 from ddpm_jax import experiment
 from ddpm_jax.build import replicas
 from ddpm_jax.commands.reproduce import reproduce
@@ -100,6 +102,37 @@ def test_a_group_begins_with_the_states_of_its_runs():
         for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(alone.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
         assert (jax.random.key_data(ours.key) == jax.random.key_data(alone.key)).all()
+
+
+def test_numbers_are_those_of_each_member():
+    plain, hiding = shapes.get_config(), shapes.get_config()
+    plain.diffusion.condition_dropout = ()
+    plain.optim.learning_rate, hiding.optim.learning_rate = 2e-3, 1e-2
+    values = replicas.numbers([plain, hiding])
+    assert values["optim.learning_rate"].tolist() == pytest.approx([2e-3, 1e-2])
+    np.testing.assert_allclose(
+        values["diffusion.condition_dropout"], [[0.0] * 9, [0.05] * 9], rtol=1e-6
+    )
+    replicas.group_step(experiment.build(hiding), 2)  # is traced
+    assert "diffusion.label_dropout" not in replicas.numbers([digits_classifier.get_config()])
+
+
+def test_a_part_that_compares_its_number_is_named():
+    def cautious(learning_rate, *, weight_decay=0.0):
+        return optax.adamw(learning_rate, weight_decay=0.0 if weight_decay < 1e-9 else weight_decay)
+
+    config = brief_config(optim={"name": "mine:cautious", "weight_decay": 0.1})
+    run = experiment.build(config, own={"mine:cautious": cautious})
+    with pytest.raises(UserError, match="compares a number that is another for each member"):
+        replicas.group_step(run, 2)
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"config\.train\.replicas=3: a group trains in one process"
+    ):
+        train.train(brief(), tmp_path)
 
 
 def brief(**train_changes):
