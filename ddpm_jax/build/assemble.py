@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import datasets, objectives, optimizers, paths, upsampling
+from ddpm_jax.build import datasets, networks, objectives, optimizers, paths, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.kinds import KINDS, Kind
 from ddpm_jax.codecs import pixels
@@ -10,10 +10,11 @@ from ddpm_jax.config import config_files, own_code
 from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.config.own_code import NONE, Own
-from ddpm_jax.diffusion import variances
+from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training.objectives import dequantised
+from ddpm_jax.training.objectives.base import Objective
 
 
 def build(config: ConfigDict, own: Own = NONE) -> Experiment:
@@ -40,11 +41,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         schedule = paths.schedule(c, own)
     with fields_of("model"):
         model = kind.network(c, own)
-    with fields_of("diffusion"):
-        objective = kind.objective(c, model, schedule, own)
-    if c.data.dequantise:
-        objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
-    objective = upsampling.objective(c, objective)
+    objective = objective_of(c, kind, model, schedule, own)
     with fields_of("optim"):
         learning_rate, optimizer = optimizers.optimizer(c, own)
     with fields_of("mesh"):
@@ -71,6 +68,21 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     if own_code.is_own(c.diffusion.get("loss", "")):
         experiment.check_loss()
     return experiment
+
+
+def objective_of(
+    c: ConfigDict,
+    kind: Kind,
+    model: networks.NetworkModule,
+    schedule: schedules.Schedule | None,
+    own: Own,
+) -> Objective:
+    """What a config says is minimised, with all that stands around it. Raises as `build`."""
+    with fields_of("diffusion"):
+        objective = kind.objective(c, model, schedule, own)
+    if c.data.dequantise:
+        objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
+    return upsampling.objective(c, objective)
 
 
 def _check_fields(c: ConfigDict, kind: Kind) -> None:

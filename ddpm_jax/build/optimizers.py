@@ -39,6 +39,24 @@ def optimizer(
             f"config.optim.weight_decay={o.weight_decay}: {o.name} has no weight decay; set 0, or "
             "optim.name=adamw"
         )
+    return rate, _moved_by(c, own, rate)
+
+
+def traced_optimizer(
+    c: ConfigDict, own: Own = NONE
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The same where learning_rate, warmup_steps and weight_decay are arguments of the program."""
+    o = c.optim
+    rate = optimizers.traced_learning_rate(
+        o.learning_rate, warmup_steps=o.warmup_steps, decay=o.decay, num_steps=c.train.num_steps
+    )
+    return rate, _moved_by(c, own, rate)
+
+
+def _moved_by(c: ConfigDict, own: Own, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser with this learning rate, behind the clip."""
+    o = c.optim
+    build = choose("optim.name", o.name, OPTIMIZERS, own)
     options = keywords(
         "optim.options",
         o.options,
@@ -54,4 +72,4 @@ def optimizer(
             f"config.optim.name={o.name}: need a function that returns an "
             f"optax.GradientTransformation, it returned {type(made).__name__}"
         )
-    return rate, optimizers.clipped(made, o.grad_clip)
+    return optimizers.clipped(made, o.grad_clip)

@@ -21,6 +21,7 @@ AT_LEAST = {
     "model.num_heads": 0,
     "model.num_classes": 0,
     "train.num_steps": 1,
+    "train.replicas": 1,
     "train.keep_checkpoints": 1,
     "train.validate_examples": 1,
     "train.log_every": 0,

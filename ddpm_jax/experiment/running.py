@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -17,6 +17,7 @@ from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
+from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.experiment.attempt import Attempt
@@ -103,6 +104,11 @@ def start(
       overrides: what the command line changed in the config, for the manifest.
     """
     cli.refuse_elsewhere("--workdir", str(workdir))
+    if config.train.replicas != 1:
+        raise UserError(
+            f"config.train.replicas={config.train.replicas}: an experiment from Python trains one "
+            "run; set 1, or use scripts/train.py"
+        )
     with loop.StopSignal() as stop:
         manifest = Manifest(workdir, overrides)
         return _train(
@@ -130,7 +136,7 @@ def _train(
     lock_wait: float,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift, own)
-    if (finished := _finished(workdir)) and finished >= config.train.num_steps:
+    if (finished := finished_step(workdir)) and finished >= config.train.num_steps:
         print(
             f"{workdir} has finished its {finished:,} steps; "
             "a larger --config.train.num_steps goes on from there",
@@ -140,17 +146,14 @@ def _train(
     experiment = build()
     training_evaluation.check(config)
     parts = parts_of(experiment)
-    train_data = experiment.source("train")
-    validation_data = experiment.source("validation") if config.train.validate_every else None
-    names = class_names.kept(train_data.info, config.model.num_classes)
-    config = config_files.override(config, {"data": {"class_names": names}})
+    data = read_data(experiment)
+    config = config_files.override(config, {"data": {"class_names": data.class_names}})
     experiment = dataclasses.replace(experiment, config=config)
-    prints = fingerprints(train_data, validation_data)
-    drift.check(workdir, config, prints, parts, allow_drift, own)
-    _make_writable(workdir)
+    drift.check(workdir, config, data.prints, parts, allow_drift, own)
+    make_writable(workdir)
 
     with (
-        _alone(workdir, lock_wait),
+        alone(workdir, lock_wait),
         _shown(workdir) as (folder, stream),
         manifest,
         Checkpoints(
@@ -159,22 +162,19 @@ def _train(
         Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
         # Again: another process may have just let go of it.
-        drifted = drift.check(workdir, config, prints, parts, allow_drift, own)
-        resumed = checkpoints.restore_newest(experiment.state_shapes(), _say)
+        drifted = drift.check(workdir, config, data.prints, parts, allow_drift, own)
+        resumed = checkpoints.restore_newest(experiment.state_shapes(), say)
         state, start = resumed or (experiment.init_state(), 0)
         for line in drift.stretched(config, drifted, start, own) if processes.is_first() else ():
-            _say(line)
+            say(line)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        # Also of a network that takes no label: samples of it may be sorted into them.
-        every = class_names.kept(train_data.info, train_data.info.num_classes)
-        described = {**prints, "class_names": list(every)}
-        manifest.begin(config, experiment.mesh.shape, described, start, drifted, parts)
+        manifest.begin(config, experiment.mesh.shape, data.described, start, drifted, parts)
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
-        attempt = Attempt(experiment, train_data, validation_data, checkpoints, manifest, folder)
+        attempt = Attempt(experiment, data.train, data.validation, checkpoints, manifest, folder)
         with Progress(start, num_steps, config.data.batch_size, stream) as progress:
-            progress.say(_opening(experiment, workdir, start, len(train_data)))
+            progress.say(_opening(experiment, workdir, start, len(data.train)))
             if changed := ", ".join(parts["changed_in_python"]):
                 progress.say(f"changed in Python: {changed}")
             state, reached = attempt.run(
@@ -202,8 +202,38 @@ def _train(
     return 0
 
 
+class RunData(NamedTuple):
+    """The data of a run, read.
+
+    Attributes:
+      train, validation: the sources; no validation, None.
+      prints: their fingerprints, as `manifest.fingerprints`.
+      class_names: what config.data.class_names becomes.
+      described: for the manifest.
+    """
+
+    train: Source
+    validation: Source | None
+    prints: dict[str, str | None]
+    class_names: tuple[str, ...]
+    described: dict[str, Any]
+
+
+def read_data(experiment: Experiment) -> RunData:
+    """Read the data of a run. Raises UserError if they do not fit."""
+    config = experiment.config
+    train = experiment.source("train")
+    validation = experiment.source("validation") if config.train.validate_every else None
+    prints = fingerprints(train, validation)
+    # Also of a network that takes no label: samples of it may be sorted into them.
+    every = class_names.kept(train.info, train.info.num_classes)
+    names = class_names.kept(train.info, config.model.num_classes)
+    described = {**prints, "class_names": list(every)}
+    return RunData(train, validation, prints, names, described)
+
+
 @contextlib.contextmanager
-def _alone(workdir: Path, wait: float) -> Iterator[None]:
+def alone(workdir: Path, wait: float = files.PROBED) -> Iterator[None]:
     """The workdir for this run alone: the first process has it for all."""
     with contextlib.ExitStack() as held:
 
@@ -225,7 +255,8 @@ def _shown(workdir: Path) -> Iterator[tuple[Path, TextIO]]:
         yield Path(unseen), nobody
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line for the user, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -239,7 +270,7 @@ def _opening(experiment: Experiment, workdir: Path, start: int, examples: int) -
     )
 
 
-def _finished(workdir: Path) -> int:
+def finished_step(workdir: Path) -> int:
     """The step of final.json, or 0."""
     try:
         return int(files.read_json(workdir / "final.json")["step"])
@@ -247,7 +278,8 @@ def _finished(workdir: Path) -> int:
         return 0
 
 
-def _make_writable(workdir: Path) -> None:
+def make_writable(workdir: Path) -> None:
+    """Make the workdir. Raises UserError where nothing can be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable.{os.getpid()}"

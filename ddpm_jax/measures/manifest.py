@@ -53,9 +53,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "changed_in_python": (dict,),
     "own_parts": (dict,),
     "frozen": (dict,),
+    "group": (dict,),
 }
+# What the config does not say, as `parts_of`.
+PARTS = ("changed_in_python", "frozen", "own_parts")
 # Those that manifests of earlier versions lack, each empty there.
-LATER = ("changed_in_python", "frozen", "own_parts")
+LATER = (*PARTS, "group")
 
 
 class Manifest:
@@ -85,6 +88,7 @@ class Manifest:
         start: int,
         drift: Sequence[tuple[str, Any, Any]] = (),
         parts: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        group: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Write that the attempt begins.
 
@@ -97,6 +101,8 @@ class Manifest:
           start: the step it goes on from, 0 for a new run.
           drift: (field, value there, value here) of what was allowed to change.
           parts: what the config does not say, as `parts_of`.
+          group: of a run that is trained in one program with others, which shapes its bits:
+            {"replicas": K, "members": [names of their workdirs]}.
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
@@ -118,7 +124,8 @@ class Manifest:
             "ended_at": None,
             "exit_code": None,
             "ended": None,
-            **{name: dict(parts.get(name, {})) for name in LATER},
+            **{name: dict(parts.get(name, {})) for name in PARTS},
+            "group": dict(group),
         }
         self._write()
 
@@ -270,6 +277,10 @@ def _check(content: Any) -> None:
                 raise ValueError(f"{field} of its attempt {number} is {type(value).__name__}")
         if not all(_is_step(s) and isinstance(d, str) for s, d in entry["checkpoints"].items()):
             raise ValueError(f"checkpoints of its attempt {number} are not steps with digests")
+        members = entry["group"].get("members")
+        named = isinstance(members, list) and all(isinstance(name, str) for name in members)
+        if entry["group"] and not named:
+            raise ValueError(f"group of its attempt {number} does not name its members")
 
 
 def _is_step(text: str) -> bool:

@@ -4,7 +4,7 @@ import functools
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -39,6 +39,7 @@ class Watch:
         progress: Progress,
         workdir: Path,
         evaluation: TrainingEvaluation | None = None,
+        validation_step: Callable[..., loop.Metrics] | None = None,
     ):
         self.experiment = experiment
         self.config = experiment.config
@@ -46,7 +47,8 @@ class Watch:
         self.progress = progress
         self.workdir = workdir
         self._validation_data = validation_data
-        self._validation_step = experiment.validation_step()
+        # One for all the members of a group: their objectives are the same without training.
+        self._validation_step = validation_step or experiment.validation_step()
         self._paused = 0.0  # seconds since the last log that were not training
         self._validated: tuple[int, float] = (-1, math.nan)
         self._evaluation = evaluation

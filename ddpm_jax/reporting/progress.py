@@ -68,6 +68,31 @@ class Progress:
                 print(text, file=self._stream, flush=True)
 
 
+class MemberProgress(Progress):
+    """What one member of a group says, by its name, above the progress of the group.
+
+    Args:
+      group: the progress of the group, which counts its steps.
+      name: of the member.
+      leads: whether this member's figures are the ones that are shown.
+    """
+
+    def __init__(self, group: Progress, name: str, leads: bool):
+        self._group, self._name, self._leads = group, name, leads
+
+    def advance(self) -> None:
+        """The group's steps are counted once."""
+
+    def show(self, step: int, loss: float, steps_per_second: float) -> None:
+        """As `Progress.show`, of the member that leads."""
+        if self._leads:
+            self._group.show(step, loss, steps_per_second)
+
+    def say(self, text: str) -> None:
+        """As `Progress.say`, with the member's name."""
+        self._group.say(f"{self._name}: {text}")
+
+
 def _has_width(stream: TextIO) -> bool:
     """False for a terminal 0 columns wide, on which tqdm would print nothing at all."""
     try:

@@ -240,7 +240,7 @@ class Checkpoints:
                     "before it"
                 )
             if processes.is_first():
-                say(f"{error}; set aside as {self._set_aside(step).name}")
+                say(f"{error}; set aside as {self.put_aside(step).name}")
             processes.wait("set aside")
         if processes.of_first(len(self.set_aside())):
             names = ", ".join(path.name for path in self.set_aside())
@@ -359,7 +359,8 @@ class Checkpoints:
         for folder in (f for name in names for f in self.directory.glob(name.format("*"))):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _set_aside(self, step: int) -> Path:
+    def put_aside(self, step: int) -> Path:
+        """Rename a damaged step to STEP.bad, where nothing reads it. Raises UserError."""
         names = (f"{step}.bad{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
         free = next(self.directory / n for n in names if not (self.directory / n).exists())
         try:

@@ -1,5 +1,7 @@
 """Optimisers and learning-rate schedules by name, all optax's."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -33,6 +35,31 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: str, num_steps: int)
     )
 
 
+def traced_learning_rate(
+    peak: jax.Array, *, warmup_steps: jax.Array, decay: str, num_steps: int
+) -> optax.Schedule:
+    """`learning_rate` of numbers that are arguments of the program; equal up to rounding.
+
+    optax's schedules compare their numbers in Python, so that these must be constants there.
+
+    Args:
+      peak: float scalar.
+      warmup_steps: integer scalar.
+      decay, num_steps: as in `learning_rate`, which also checks the values.
+    """
+
+    def rate(count: jax.Array) -> jax.Array:
+        after = jnp.maximum(count - warmup_steps, 0)
+        height = jnp.float32(1)
+        if decay == "cosine":
+            share = after / jnp.maximum(num_steps - warmup_steps, 1)
+            height = (1 + jnp.cos(jnp.pi * jnp.minimum(share, 1))) / 2
+        rising = count / jnp.maximum(warmup_steps, 1)
+        return peak * jnp.where(count < warmup_steps, rising, height)
+
+    return rate
+
+
 def adam(
     learning_rate: optax.Schedule,
     *,
@@ -52,7 +79,7 @@ def adam(
 def adamw(
     learning_rate: optax.Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
@@ -61,12 +88,12 @@ def adamw(
 
     Args:
       learning_rate, beta1, beta2, epsilon: as in `adam`.
-      weight_decay: at least 0, multiplied by the learning rate.
+      weight_decay: at least 0, multiplied by the learning rate; may be an argument of the program.
 
     Raises:
-      ValueError: for a negative weight decay.
+      ValueError: for a negative weight decay, where it is known.
     """
-    if weight_decay < 0:
+    if not isinstance(weight_decay, jax.Array) and weight_decay < 0:
         raise ValueError(f"need weight_decay >= 0, got {weight_decay=}")
     return optax.adamw(learning_rate, b1=beta1, b2=beta2, eps=epsilon, weight_decay=weight_decay)
 

@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
 def init_state(
     init_params: Callable[[jax.Array], Any],
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | jax.Array,
     init_extra: Callable[[Any], dict[str, Any]] = lambda params: {},
     *,
     spike: guard.Spike | None = None,

@@ -153,6 +153,7 @@ DAMAGES = {
     "no attempts": lambda text: '{"attempts": {}}',
     "not an entry": lambda text: '{"attempts": [{"config": {}}]}',
     "no step": lambda text: text.replace('"4":', '"../4":'),
+    "no members": lambda text: text.replace('"group": {}', '"group": {"members": 3}'),
     "too deep": lambda text: "[" * 100_000,
     "empty": lambda text: "",
 }

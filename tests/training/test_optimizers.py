@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -34,6 +35,21 @@ def test_a_cosine_falls_to_nothing_at_the_last_step():
 def test_a_run_within_its_warm_up_is_the_warm_ups():
     short = rates(range(10), warmup_steps=20, decay="cosine", num_steps=10)
     assert short == pytest.approx(rates(range(10), warmup_steps=20))
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+@pytest.mark.parametrize("warmup_steps", [0, 1, 20, 150])
+def test_numbers_that_are_arguments_make_the_same_schedule(warmup_steps, decay):
+    @jax.jit
+    def traced(peak, warmup, count):
+        schedule = optimizers.traced_learning_rate(
+            peak, warmup_steps=warmup, decay=decay, num_steps=100
+        )
+        return schedule(count)
+
+    steps = [0, 1, 5, 19, 20, 21, 60, 99, 100, 101, 1000]
+    got = [float(traced(0.5, warmup_steps, step)) for step in steps]
+    assert got == pytest.approx(rates(steps, warmup_steps=warmup_steps, decay=decay), abs=1e-7)
 
 
 @pytest.mark.parametrize(

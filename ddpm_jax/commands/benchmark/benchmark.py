@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning
-from ddpm_jax.commands.benchmark import peers
+from ddpm_jax.commands.benchmark import groups, peers
 from ddpm_jax.data import Batches
 from ddpm_jax.evaluation import manifold
 from ddpm_jax.experiment import Experiment, build, padded_batch
@@ -69,6 +69,7 @@ def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
         "device": f"{experiment.mesh.size} x {device.device_kind}, {os.cpu_count()} host cores",
         "jax": jax.__version__,
         **_loop_overhead(experiment),
+        "group_of_runs": groups.group_speed(config),
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
         "checkpoint": _checkpoint_digests(),

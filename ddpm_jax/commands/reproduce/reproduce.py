@@ -60,6 +60,12 @@ def reproduce(
             f"{path}: {', '.join(changed)} of this run came from Python and not from its config: "
             "repeat it with the program that made it, experiment.train(run, workdir)"
         )
+    for group in (attempt["group"] for attempt in lineage if attempt["group"]):
+        raise UserError(
+            f"{path}: this run was trained in one program with {', '.join(group['members'])}, and "
+            "a run alone has other bits: train that group again in another --workdir, and compare "
+            "the final.json of each"
+        )
     config, filled = recorded.config_of(entry, path, default, data_dir)
     if entry["final"]:
         config.train.num_steps = expected["step"]

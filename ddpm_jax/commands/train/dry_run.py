@@ -5,16 +5,25 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax.build import replicas
 from ddpm_jax.experiment import build, imported_parts
 from ddpm_jax.measures import training_evaluation
 
 
 def dry_run(config: ConfigDict) -> dict[str, Any]:
-    """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data."""
+    """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data.
+
+    FLOP and bytes are those of all config.train.replicas together, the rest is of one.
+    """
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
     shapes = experiment.state_shapes()
-    lowered = experiment.train_step().lower(shapes, experiment.batch_shapes())
+    num = config.train.replicas
+    if num == 1:
+        lowered = experiment.train_step().lower(shapes, experiment.batch_shapes())
+    else:
+        arguments = replicas.argument_shapes(experiment, num)
+        lowered = replicas.group_step(experiment, num).lower(*arguments)
     # Before the compiler: it hides the operations of library calls from the count.
     cost: Any = lowered.cost_analysis() or {}
     memory: Any = lowered.compile().memory_analysis()
@@ -28,6 +37,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         "flop_per_step": int(cost.get("flops", 0)),
         "state_bytes": int(memory.argument_size_in_bytes),
         "workspace_bytes": int(memory.temp_size_in_bytes),
+        "replicas": num,
         "devices": experiment.mesh.size,
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
         "num_steps": config.train.num_steps,

@@ -43,6 +43,11 @@ def replay(
     """
     config = config_files.resolve(config)
     own = imported_parts(config)
+    if config.train.replicas != 1:
+        raise UserError(
+            f"config.train.replicas={config.train.replicas}: --replay_step looks at one run; set "
+            "1, and name the --workdir of one, DIR/replicas/seed=S"
+        )
     drift.check_workdir(Path(workdir), config, allow_drift, own)
     if not 1 <= step <= config.train.num_steps:
         raise UserError(

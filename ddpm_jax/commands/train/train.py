@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import Own
-from ddpm_jax.experiment import build, imported_parts, running
+from ddpm_jax.experiment import build, group, imported_parts, running
 from ddpm_jax.runtime import files
 
 
@@ -26,7 +26,7 @@ def train(
 
     Args:
       config: the experiment.
-      workdir: where the run lives.
+      workdir: where the run lives; the runs of config.train.replicas, in DIR/replicas/seed=S.
       until: stop and save at this step, as a signal would; None for train.num_steps.
       allow_drift: fields in which the config may differ from that of what is there.
       overrides: what the command line changed in the config, for the manifest.
@@ -37,6 +37,15 @@ def train(
     """
     config = config_files.resolve(config)
     own = imported_parts(config) if own is None else own
+    if config.train.replicas != 1:
+        return group.train_replicas(
+            config,
+            workdir,
+            own=own,
+            until=until,
+            allow_drift=allow_drift,
+            overrides=overrides,
+        )
     return running.start(
         config,
         functools.partial(build, config, own=own),

@@ -27,8 +27,8 @@ def draw(
     x0: jax.Array,
     schedule: Schedule,
     *,
-    drop_rates: Mapping[str, float] | None = None,
-    joint_rate: float = 0.0,
+    drop_rates: Mapping[str, float | jax.Array] | None = None,
+    joint_rate: float | jax.Array = 0.0,
     time_draw: TimeDraw | None = None,
     history: Extra | None = None,
 ) -> Draws:
@@ -45,7 +45,7 @@ def draw(
             name: jax.random.bernoulli(streams.named(key_drop, name), rate)
             for name, rate in (drop_rates or {}).items()
         }
-        if joint_rate:
+        if not _is_zero(joint_rate):
             every = jax.random.bernoulli(streams.named(key_drop, ""), joint_rate)
             drop = {name: dropped | every for name, dropped in drop.items()}
         return key_t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype), drop
@@ -54,3 +54,8 @@ def draw(
     shared = streams.fold(key, streams.SHARED)
     t, weight = time_draw.draw(schedule, keys_t, shared, history or {})
     return Draws(t, weight, eps, drop)
+
+
+def _is_zero(rate: float | jax.Array) -> bool:
+    """Whether a rate is known to be 0; one that is an argument of the program is not known."""
+    return not isinstance(rate, jax.Array) and rate == 0
