@@ -1,6 +1,7 @@
 """From a config to an experiment, its training, and from a workdir to a trained model."""
 
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.experiment.group import train_group
 from ddpm_jax.experiment.running import train
 from ddpm_jax.trained.cascade import Cascade
 from ddpm_jax.trained.load import load
@@ -20,4 +21,5 @@ __all__ = [
     "load",
     "padded_batch",
     "train",
+    "train_group",
 ]

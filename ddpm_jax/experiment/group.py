@@ -167,7 +167,7 @@ def _train(
             members.append(Member(experiment, folder, manifest, checkpoints))
 
         def stuck() -> None:
-            for member in members:
+            for _, member in _moving(members):  # a frozen one has ended already
                 member.manifest.stuck()
 
         watchdog = held.enter_context(Watchdog(shared.step_deadline, stuck))

@@ -37,7 +37,7 @@ def batches(step, num, bad=()):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *several)
 
 
-def group(num, devices=1, *, max_skipped=0, active=None, bad=lambda step: (), steps=50):
+def group(num, devices=1, *, max_skipped=0, active=None, bad=lambda step: (), steps=20):
     """The states and metrics of a group after so many steps."""
     mesh = sharding.make_mesh(devices)
     place = replicated.members_sharding(mesh, num)
@@ -62,7 +62,7 @@ def test_each_member_is_its_run_alone(num, devices):
     states, history = group(num, devices)
     for k in range(num):
         state, step = member(k)
-        for n in range(50):
+        for n in range(20):
             state, metrics = step(state, of(batches(n, num), k))
             assert history[n]["loss"][k] == pytest.approx(float(metrics["loss"]), rel=1e-4)
         # Adam divides by the root of squares that are rounding where gradients are nearly 0.
