@@ -77,6 +77,7 @@ def train_group(
     until: int | None = None,
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    lock_wait: float = files.PROBED,
 ) -> int:
     """Train K configs in one program, each in a workdir of its own, or go on with what is there.
 
@@ -92,7 +93,7 @@ def train_group(
       configs: they differ in their seed and in fields of `replicas.TRACED` alone.
       workdirs: one each; their names are the members' names in lines and manifests.
       own: the user's own parts of the configs.
-      until, allow_drift, overrides: as of `running.start`.
+      until, allow_drift, overrides, lock_wait: as of `running.start`.
 
     Returns:
       0 when all are complete, 75 when a SIGINT or SIGTERM stopped them: they are then saved, and
@@ -108,7 +109,7 @@ def train_group(
     configs = [config_files.resolve(config) for config in configs]
     _check(configs, folders)
     with loop.StopSignal() as stop:
-        return _train(configs, folders, own, until, allow_drift, overrides, stop)
+        return _train(configs, folders, own, until, allow_drift, overrides, stop, lock_wait)
 
 
 def _check(configs: Sequence[ConfigDict], folders: Sequence[Path]) -> None:
@@ -137,6 +138,7 @@ def _train(
     allow_drift: Sequence[str],
     overrides: Sequence[str],
     stop: loop.StopSignal,
+    lock_wait: float,
 ) -> int:
     num, shared = len(configs), configs[0].train
     for config, folder in zip(configs, folders, strict=True):
@@ -159,7 +161,7 @@ def _train(
     with contextlib.ExitStack() as held:
         members = []
         for experiment, folder in zip(experiments, folders, strict=True):
-            held.enter_context(running.alone(folder))
+            held.enter_context(running.alone(folder, lock_wait))
             manifest = held.enter_context(Manifest(folder, overrides))
             keep = max(shared.keep_checkpoints, LEAST_KEPT)
             checkpoints = Checkpoints(folder, keep=keep, deadline=shared.save_deadline)

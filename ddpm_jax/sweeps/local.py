@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import TextIO
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.sweeps import status, workdirs
+from ddpm_jax.sweeps import groups, status, workdirs
 from ddpm_jax.sweeps.cells import Cell
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
 POLL = 0.25  # seconds between two looks at the processes
 SHOW = 5.0  # seconds between two looks at how far they are
+LOCK_WAIT = 60  # seconds for the orphan of a driver that was killed to stop and save
 EXIT_FAILED = 1
 
 
 @dataclasses.dataclass
 class _Job:
-    """A process for one training, or for what is measured of one of its cells."""
+    """A process for a unit, one training or a group of them, or for what is measured of a cell.
 
+    `training` is the one whose log it writes: of a group its first member.
+    """
+
+    unit: tuple[str, ...]
     training: str
     what: str
     process: subprocess.Popen[bytes]
@@ -87,12 +92,12 @@ class _Driver:
         self._devices = _devices(jobs)
         self._free = list(range(jobs))
         self._jobs: list[_Job] = []
-        self._waiting = list(sweep.trainings())
+        self._waiting = groups.units(sweep, workdir)
         self._cells: dict[str, list[Cell]] = {}
         for cell in sweep.cells:
             self._cells.setdefault(cell.training, []).append(cell)
         self._stopping = 0
-        self._failed: list[str] = []
+        self._failed: dict[str, str] = {}  # the training of each
         self._shown = status.Live(sweep, workdir, attempts, stream)
 
     def stop(self) -> None:
@@ -119,55 +124,66 @@ class _Driver:
         if self._stopping:
             print("stopped and saved; run the same command again to go on", file=self._stream)
             return workdirs.STOPPED
-        for name in self._failed:
-            folder = workdirs.folder(self._workdir, name)
+        for name, training in self._failed.items():
+            folder = workdirs.folder(self._workdir, training)
             print(
                 f"failed: {name}: {workdirs.last_words(folder)} ({folder / workdirs.LOG})",
                 file=self._stream,
             )
         return EXIT_FAILED if self._failed else 0
 
-    def _next(self, training: str) -> None:
-        """Start what comes next of a training and its cells; nothing where all is done."""
-        folder = workdirs.folder(self._workdir, training)
-        found = workdirs.training(folder, self._attempts)
-        if found.state is not State.TRAINED:
-            if workdirs.failures_of(folder, workdirs.TRAIN)[0] >= self._attempts:
-                self._failed.append(training)
+    def _next(self, unit: tuple[str, ...]) -> None:
+        """Start what comes next of a unit and its cells; nothing where all is done."""
+        folders = {name: workdirs.folder(self._workdir, name) for name in unit}
+        found = {name: workdirs.training(folders[name], self._attempts) for name in unit}
+        untrained = [name for name in unit if found[name].state is not State.TRAINED]
+        if untrained:
+            first = folders[unit[0]]
+            if workdirs.failures_of(first, workdirs.TRAIN)[0] < self._attempts:
+                self._start(unit, unit[0], workdirs.TRAIN, self._train_words(unit))
                 return
-            words = ["train", f"--flagfile={folder / workdirs.FLAGS}", f"--workdir={folder}"]
-            self._start(training, workdirs.TRAIN, [*words, "--lock_wait=60"])
-            return
-        for cell in self._cells[training] if self._sweep.evaluate else []:
-            result = workdirs.result(self._workdir, self._sweep, cell)
-            if result.exists():
-                continue
-            if workdirs.failures_of(folder, result.stem)[0] >= self._attempts:
-                self._failed.append(cell.name)
-                continue
-            flags = workdirs.measure_flags(self._workdir, self._sweep, cell)
-            words = ["evaluate", f"--flagfile={flags}"]
-            self._start(training, result.stem, words)
-            return
+            self._failed |= dict.fromkeys(untrained, unit[0])
+        for training in (name for name in unit if name not in untrained):
+            for cell in self._cells[training] if self._sweep.evaluate else []:
+                result = workdirs.result(self._workdir, self._sweep, cell)
+                if result.exists():
+                    continue
+                if workdirs.failures_of(folders[training], result.stem)[0] >= self._attempts:
+                    self._failed[cell.name] = training
+                    continue
+                flags = workdirs.measure_flags(self._workdir, self._sweep, cell)
+                words = ["evaluate", f"--flagfile={flags}"]
+                self._start(unit, training, result.stem, words)
+                return
 
-    def _start(self, training: str, what: str, words: Sequence[str]) -> None:
+    def _train_words(self, unit: tuple[str, ...]) -> list[str]:
+        if len(unit) > 1:
+            number = groups.number(self._workdir, unit)
+            named = [f"--sweep={self._sweep.path}", f"--workdir={self._workdir}"]
+            return ["sweep", "group", *named, f"--group={number}"]
+        folder = workdirs.folder(self._workdir, unit[0])
+        flags = [f"--flagfile={folder / workdirs.FLAGS}", f"--workdir={folder}"]
+        return ["train", *flags, f"--lock_wait={LOCK_WAIT}"]
+
+    def _start(self, unit: tuple[str, ...], training: str, what: str, words: Sequence[str]) -> None:
         slot = self._free.pop(0)
         folder = workdirs.folder(self._workdir, training)
         log = folder / workdirs.LOG
         process = start_command([*words, *self._words], log, self._devices[slot])
-        self._jobs.append(_Job(training, what, process, slot))
+        self._jobs.append(_Job(unit, training, what, process, slot))
         self._shown.started(training, what)
 
     def _ended(self, job: _Job) -> None:
         self._jobs.remove(job)
         self._free.append(job.slot)
-        folder = workdirs.folder(self._workdir, job.training)
         code = job.process.returncode
-        step = workdirs.training(folder, self._attempts).step
         if not (self._stopping and code < 0):  # ended by the second Ctrl-C
-            workdirs.record_try(folder, code, step, job.what)
+            for name in job.unit if job.what == workdirs.TRAIN else (job.training,):
+                folder = workdirs.folder(self._workdir, name)
+                step = workdirs.training(folder, self._attempts).step
+                workdirs.record_try(folder, code, step, job.what)
         self._shown.ended(job.training, job.what, code)
-        self._waiting.insert(0, job.training)
+        self._waiting.insert(0, job.unit)
 
 
 def start_command(

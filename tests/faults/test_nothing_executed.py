@@ -28,6 +28,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "import_module", "un
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 EXECUTES = {
     "config_words.py": "runpy.run_path",  # --config=FILE.py, which the user names as code
+    "sweeps/sweep_file.py": "runpy.run_path",  # --sweep=FILE.py, the same
     "config/own_code.py": "importlib.import_module",  # package.module:name, named at launch
     "__main__.py": "importlib.import_module",  # a command of a literal table
 }

@@ -13,7 +13,8 @@ import pytest
 import tiny_runs
 
 from ddpm_jax import experiment
-from ddpm_jax.sweeps import local, plan, status, sweep_file, workdirs
+from ddpm_jax.commands.sweep import vectorize
+from ddpm_jax.sweeps import groups, local, plan, status, sweep_file, workdirs
 from ddpm_jax.sweeps.workdirs import State
 
 # Two seeds, sampled in two ways, and a cell that has no data.
@@ -228,3 +229,30 @@ def test_plan_and_status_import_no_jax(tmp_path):
             timeout=60,
         )
     assert Path(tmp_path / "d" / "plan.json").exists()
+
+
+def test_cells_in_one_program_are_grouped_once(tmp_path):
+    text = TEXT[: TEXT.index("\nevaluate")]
+    several = 'return grid({"optim.learning_rate": (1e-3, 3e-3)}, seeds(NUM))'
+    before, _, _ = text.partition("return grid(")
+    (tmp_path / "three.py").write_text(before + several.replace("NUM", "1"))
+    sweep, workdir = cells_of(tmp_path), tmp_path / "d"
+    plan.write(sweep, workdir, groups=vectorize.decide(sweep, workdir, "on"))
+    (first,) = groups.read(workdir)
+    assert first == [cell.training for cell in sweep.cells]
+    code, said = run(tmp_path, attempts=2)
+    assert (code, "2 done" in said) == (0, True)
+    entries = [
+        json.loads((workdirs.folder(workdir, name) / "manifest.json").read_text())["attempts"][-1]
+        for name in first
+    ]
+    assert [entry["group"] for entry in entries] == [{"replicas": 2, "members": first}] * 2
+    assert len({entry["final"]["state_sha256"] for entry in entries}) == 2
+    # More cells leave the group as it is; what is there is not trained again.
+    (tmp_path / "three.py").write_text(before + several.replace("NUM", "2"))
+    more = cells_of(tmp_path)
+    made = vectorize.decide(more, workdir, "on")
+    assert made == [first, [cell.training for cell in more.cells if cell.seed == 1]]
+    assert vectorize.decide(more, workdir, "off") == [first]
+    assert vectorize.decide(more, workdir, "auto") == [first]  # of a CPU
+    assert groups.units(more, workdir)[0] == tuple(first)

@@ -35,15 +35,16 @@ def group_speed(config: ConfigDict, num: int = REPLICAS) -> dict[str, Any]:
     """
     networks = {config.model.name: {}, "small_dit": SMALL_DIT}
     return {"replicas": num} | {
-        name: _measured(build(config_files.override(config, {"model": fields})), num)
+        name: measured(build(config_files.override(config, {"model": fields})), num)
         for name, fields in networks.items()
     }
 
 
-def _measured(experiment: Experiment, num: int) -> dict[str, float]:
+def measured(experiment: Experiment, num: int, rounds: int = ROUNDS) -> dict[str, float]:
+    """The same of one experiment, whose data are read; `rounds` of each way in turns."""
     one, group = _alone(experiment, num), _together(experiment, num)
     one(), group()  # compile
-    taken = [(_seconds(one), _seconds(group)) for _ in range(ROUNDS)]
+    taken = [(_seconds(one), _seconds(group)) for _ in range(rounds)]
     in_turn, together = (statistics.median(t) / BLOCK_STEPS for t in zip(*taken, strict=True))
     params = jax.tree.leaves(experiment.state_shapes().params)
     return {

@@ -27,6 +27,7 @@ from ddpm_jax import cli
 ACTIONS = {
     "plan": 0,
     "check": 0,
+    "group": 0,
     "run": 0,
     "status": 0,
     "retry": 0,
@@ -37,6 +38,7 @@ ACTIONS = {
 # Flags that one action alone reads.
 OF_ACTION = {
     "plan": ("measure",),
+    "group": ("group",),
     "report": ("baseline", "allow"),
     "prove": ("kills", "kill_seed", "node_loss"),
     "bisect": ("a", "b", "json", "code"),
@@ -56,6 +58,14 @@ def define() -> None:
         ["local", "slurm", "k8s"],
         "run: on this machine; as an array of Slurm; or as a Kubernetes Job, written and not sent",
     )
+    flags.DEFINE_enum(
+        "vectorize",
+        None,
+        ["auto", "on", "off"],
+        "run: train cells that differ in seed and a few numbers in one program, 8 at a time; by "
+        "default auto: on GPUs and TPUs, where a few steps show that it is faster",
+    )
+    flags.DEFINE_integer("group", 0, "group: which of plan.json to train, as `run` does", 0)
     flags.DEFINE_bool("dry_run", False, "run: with slurm, only write what would be submitted")
     flags.DEFINE_integer(
         "attempts", 3, "failed tries in a row, none further than the one before, of a cell", 1
@@ -106,6 +116,8 @@ def main(action: str) -> int | None:
         kill_seed=f.kill_seed,
         node_loss=f.node_loss,
         measure=f.measure,
+        vectorize=f.vectorize,
+        group=f.group,
     )
     return sweep.ACTIONS[action](request)
 

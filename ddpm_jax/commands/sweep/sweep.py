@@ -10,6 +10,7 @@ from ddpm_jax import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
 from ddpm_jax.sweeps import (
+    groups,
     kubernetes,
     local,
     plan,
@@ -41,6 +42,8 @@ class Request:
     kill_seed: int
     node_loss: str
     measure: bool
+    vectorize: str | None
+    group: int
 
 
 def _plan(request: Request) -> int:
@@ -63,6 +66,11 @@ def _run(request: Request) -> int:
     plan.check_workdir(sweep, request.workdir)
     if request.launcher == "slurm":
         slurm.check(sweep, request.dry_run)
+    if request.vectorize is not None and request.launcher != "local":
+        raise UserError(
+            f"--vectorize={request.vectorize} is of --launcher=local: on a cluster each training "
+            "is a task of its own; leave it out"
+        )
     if request.dry_run and request.launcher == "local":
         raise UserError("--dry_run is of --launcher=slurm or k8s: sweep.py plan shows the cells")
     states = _states(sweep, request)
@@ -166,15 +174,33 @@ def _check(request: Request) -> int:
     cli.start_jax()
     from ddpm_jax.commands.sweep import check  # imports jax, as no other action does
 
-    count = check.check(sweep_file.read(request.sweep))
+    sweep = sweep_file.read(request.sweep)
+    count = check.check(sweep)
     print(f"{count:,} settings can be built")
+    if request.vectorize is not None:
+        from ddpm_jax.commands.sweep import vectorize
+
+        made = vectorize.decide(sweep, request.workdir, request.vectorize)
+        plan.write(sweep, request.workdir, groups=made)
     return 0
 
 
+def _group(request: Request) -> int:
+    cli.start_jax()
+    from ddpm_jax.commands.sweep import vectorize
+
+    return vectorize.train(sweep_file.read(request.sweep), request.workdir, request.group)
+
+
 def _checked(request: Request) -> None:
-    """`check` in a process of its own, which ends again: the driver is small."""
+    """`check` in a process of its own, which ends again: the driver is small.
+
+    Of a sweep on this machine it also decides what is trained in one program.
+    """
     argv = [sys.executable, "-m", "ddpm_jax", "sweep", "check", f"--sweep={request.sweep}"]
     argv += [f"--workdir={request.workdir}", *request.words]
+    if request.launcher == "local":
+        argv.append(f"--vectorize={request.vectorize or groups.AUTO}")
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing said why"]
@@ -189,6 +215,7 @@ LAUNCHERS: dict[str, Callable[[Sweep, Request], int]] = {
 ACTIONS: dict[str, Callable[[Request], int]] = {
     "plan": _plan,
     "check": _check,
+    "group": _group,
     "run": _run,
     "status": _status,
     "retry": _retry,
