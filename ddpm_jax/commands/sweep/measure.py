@@ -25,7 +25,7 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
     Evaluations are not in it, nor what is already done.
 
     Returns:
-      {"shapes": [{"cells", "steps_per_second", "compile_seconds", "step_bytes", "state_bytes",
+      {"programs": [{"cells", "steps_per_second", "compile_seconds", "step_bytes", "state_bytes",
       "hours"}], "hours", "device_hours", "devices", "disk_bytes"}: `hours` of one training after
       the other; `device_hours` are those times the devices of a mesh.
 
@@ -37,7 +37,7 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
         config = config_files.resolve(check.config_of(sweep, overrides))
         shape = {n: v for n, v in config_files.fields(config).items() if not n.startswith(FREE)}
         groups.setdefault(config_files.sha256(shape), []).append((name, config))
-    shapes: list[dict[str, Any]] = []
+    programs: list[dict[str, Any]] = []
     disk = hours = device_hours = 0.0
     for cells in groups.values():
         first, config = cells[0]
@@ -54,9 +54,9 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
         disk += kept * one["state_bytes"]
         hours += sum(of_each)
         device_hours += sum(of_each) * one["devices"]
-        shapes.append({"first": first, "cells": len(cells), "hours": sum(of_each), **one})
+        programs.append({"first": first, "cells": len(cells), "hours": sum(of_each), **one})
     return {
-        "shapes": shapes,
+        "programs": programs,
         "hours": hours,
         "device_hours": device_hours,
         "platform": jax.devices()[0].platform,
@@ -67,7 +67,7 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """The forecast in lines."""
     lines = ["", "| cells | steps/s | compiling | bytes of a step | hours |", "|" + " --- |" * 5]
-    for one in found["shapes"]:
+    for one in found["programs"]:
         lines.append(
             f"| {one['cells']:,} like {one['first']} | {one['steps_per_second']:.3g} | "
             f"{one['compile_seconds']:.1f} s | {one['step_bytes']:,} | {one['hours']:.2g} |"
