@@ -26,6 +26,8 @@ class Row:
       seeds: {seed: figure}, where it is defined.
       undefined: seeds whose figure is no finite number.
       summary: over seeds; None for none.
+      sample_std: standard deviation between sets of samples of one training, pooled over seeds;
+        None where each was measured on one set.
       difference: to the baseline; None for the baseline itself, or without one.
       p: the difference's, corrected for how many settings are compared; None for none.
       word: what the difference comes to; BASELINE of the baseline itself, "" without one.
@@ -36,6 +38,7 @@ class Row:
     seeds: Mapping[int, float]
     undefined: int
     summary: Summary | None
+    sample_std: float | None = None
     difference: Difference | None = None
     p: float | None = None
     word: str = ""
@@ -181,7 +184,8 @@ def _row(cells: Sequence[Finished], figure: str) -> Row:
     values = {one.cell.seed: one.figures.get(figure) for one in cells}
     seeds = {s: v for s, v in sorted(values.items()) if v is not None and np.isfinite(v)}
     summary = statistics.summary([*seeds.values()]) if seeds else None
-    return Row("", {}, seeds, len(values) - len(seeds), summary)
+    sets = [one.repeats[figure] for one in cells if figure in one.repeats]
+    return Row("", {}, seeds, len(values) - len(seeds), summary, statistics.pooled_std(sets))
 
 
 def _best(rows: Mapping[str, Row], better: str) -> Best | None:

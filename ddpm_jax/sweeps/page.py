@@ -42,8 +42,10 @@ def _table(report: Report, one: Table) -> Html:
     compared, bootstrapped = tables.compared(one), tables.bootstrapped(one)
     head: list[str] = ["setting", "n", "mean"]
     head += ["difference", "", "p (Holm)"] if compared else []
-    head += ["std", *(["bootstrap"] if bootstrapped else [])]
-    rows = [_row(row, one, compared, bootstrapped) for row in one.rows[:MAX_ROWS]]
+    drawn_again = tables.of_samples(one)
+    head += ["std", *(["sample std"] if drawn_again else [])]
+    head += ["bootstrap"] if bootstrapped else []
+    rows = [_row(row, one, compared, drawn_again, bootstrapped) for row in one.rows[:MAX_ROWS]]
     left = len(one.rows) - MAX_ROWS
     title = short(one.figure) + tables.arrow_of(report, one)
     label = one.label.label
@@ -55,7 +57,9 @@ def _table(report: Report, one: Table) -> Html:
     ])  # fmt: skip
 
 
-def _row(row: Row, one: Table, compared: bool, bootstrapped: bool) -> Sequence[Html | str]:
+def _row(
+    row: Row, one: Table, compared: bool, drawn_again: bool, bootstrapped: bool
+) -> Sequence[Html | str]:
     texts = tables.written(row)
     own, other = row.summary, row.difference
     flags = tag("small", "; ".join(row.flags)) if row.flags else None
@@ -72,6 +76,8 @@ def _row(row: Row, one: Table, compared: bool, bootstrapped: bool) -> Sequence[H
             tag("td", texts["p_holm"], class_="number"),
         ]
     cells.append(tag("td", texts["std"], class_="number"))
+    if drawn_again:
+        cells.append(tag("td", texts["sample_std"], class_="number"))
     if bootstrapped:
         boot = own.bootstrap if own else None
         text = f"{texts['bootstrap_low']} to {texts['bootstrap_high']}" if boot else ""

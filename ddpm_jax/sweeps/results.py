@@ -10,6 +10,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.measures import metric_table, protocols_compared
 from ddpm_jax.measures.protocols_compared import OF_TIME, Result
 from ddpm_jax.reporting.report import curves
+from ddpm_jax.reporting.report.evaluations import Row
 from ddpm_jax.reporting.report.labels import LOWER, Label, ordered
 from ddpm_jax.sweeps import status, workdirs
 from ddpm_jax.sweeps.cells import Cell
@@ -47,11 +48,13 @@ class Finished:
       cell: which.
       figures: by name; None for one that is undefined.
       curves: of its training, by step; None where there are none.
+      repeats: of figures that were measured on several sets of samples, those of each set.
     """
 
     cell: Cell
     figures: Mapping[str, float | None]
     curves: curves.Metrics | None
+    repeats: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,7 @@ def read(sweep: Sweep, workdir: str | Path, allow: Sequence[str] = ()) -> Result
         )
     finished = [
         Finished(c, _figures(measured.get(c.name), None if others else logged[c.training]),
-                 logged[c.training])
+                 logged[c.training], _repeats(measured.get(c.name)))
         for c in cells
     ]  # fmt: skip
     labels = metric_table.labels()
@@ -173,9 +176,7 @@ def _figures(result: Result | None, logged: curves.Metrics | None) -> dict[str, 
     """Every figure of a cell."""
     figures: dict[str, float | None] = {}
     if result is not None:
-        rows = result.evaluation.rows
-        for row in rows:
-            of_row = f"{OF_TIME}{protocols_compared.setting(row)}" if len(rows) > 1 else ""
+        for row, of_row in _rows(result):
             figures |= {f"{n}{of_row}": m.value for n, m in row.metrics.items()}
             nfe = row.setting.get(NFE)
             if isinstance(nfe, int | float) and not isinstance(nfe, bool):
@@ -185,6 +186,24 @@ def _figures(result: Result | None, logged: curves.Metrics | None) -> dict[str, 
     if logged is not None and VALIDATION in logged.curves:
         figures[VALIDATION] = logged.curves[VALIDATION].newest
     return figures
+
+
+def _repeats(result: Result | None) -> dict[str, Sequence[float]]:
+    """The values of each set of samples, of figures that have several."""
+    rows = [] if result is None else _rows(result)
+    return {
+        f"{name}{of_row}": one.repeats
+        for row, of_row in rows
+        for name, one in row.metrics.items()
+        if len(one.repeats) > 1
+    }
+
+
+def _rows(result: Result) -> list[tuple[Row, str]]:
+    """The rows of a result, each with what its figures' names end in."""
+    rows = result.evaluation.rows
+    several = len(rows) > 1
+    return [(row, f"{OF_TIME}{protocols_compared.setting(row)}" if several else "") for row in rows]
 
 
 def _check_alike(measured: Sequence[tuple[Cell, Result]], allow: Sequence[str]) -> None:

@@ -103,6 +103,19 @@ def scored(values: Sequence[float] | np.ndarray, better: str) -> np.ndarray:
     return {HIGHER: -figures, NEAR_ONE: np.abs(figures - 1)}.get(better, figures)
 
 
+def pooled_std(groups: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation within groups, their means aside; None for no group of two values.
+
+    Source: the mean square within groups of an analysis of variance, Fisher 1925.
+    """
+    groups = [group for group in groups if len(group) > 1 and np.isfinite(group).all()]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum(float(np.var(group) * len(group)) for group in groups)
+    return math.sqrt(squares / freedom)
+
+
 def paired(
     values: Mapping[int, float], baseline: Mapping[int, float], better: str = ""
 ) -> Difference | None:

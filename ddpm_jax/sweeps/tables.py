@@ -16,6 +16,7 @@ FORMAT = 1
 MOST_DIGITS = 8  # after the point
 MOST_MISSING = 20  # names of cells that are not done
 COLUMNS = ("setting", "n", "mean", "std", "low", "high")
+OF_SAMPLES = ("sample_std",)
 BOOTSTRAP = ("bootstrap_low", "bootstrap_high")
 COMPARED = ("common_seeds", "difference", "difference_low", "difference_high", "p_holm", "word")
 
@@ -26,6 +27,10 @@ INTERVALS = (
 BOOTSTRAPPED = (
     f"bootstrap: the {100 * LEVEL:g}% percentile interval of resampled seeds, from "
     f"{statistics.ENOUGH} seeds on."
+)
+NOISE = (
+    "sample std: the standard deviation between sets of samples of one training, pooled over "
+    "seeds. std is of a training's mean over its sets, and holds a share of it."
 )
 FEW = (
     f"n < {statistics.FEW}: fewer than {statistics.FEW} seeds say next to nothing of their spread; "
@@ -65,7 +70,7 @@ def csv_text(report: Report) -> str:
     """A line for each figure of each setting, for report.csv; numbers in full."""
     stream = io.StringIO()
     fields = report.results.varied
-    head = ["metric", *COLUMNS, *BOOTSTRAP, *COMPARED, "flags", *fields]
+    head = ["metric", *COLUMNS, *OF_SAMPLES, *BOOTSTRAP, *COMPARED, "flags", *fields]
     writer = csv.DictWriter(stream, head, restval="", lineterminator="\n")
     writer.writeheader()
     for table in report.tables:
@@ -98,6 +103,7 @@ def legend(report: Report) -> list[str]:
     near = any(table.label.better == NEAR_ONE for table in report.tables)
     lines = [INTERVALS]
     lines += [BOOTSTRAPPED] if any(r.summary and r.summary.bootstrap for r in rows) else []
+    lines += [NOISE] if any(row.sample_std is not None for row in rows) else []
     lines += [f"Baseline: {report.baseline}."] if report.baseline else []
     lines += [f"{WORDS} {DISTANCES}" if near else WORDS] if compared else []
     lines += [FEW] if any(len(row.seeds) < statistics.FEW for row in rows) else []
@@ -147,6 +153,11 @@ def compared(table: Table) -> bool:
     return any(row.difference for row in table.rows)
 
 
+def of_samples(table: Table) -> bool:
+    """Whether any setting was measured on several sets of samples."""
+    return any(row.sample_std is not None for row in table.rows)
+
+
 def bootstrapped(table: Table) -> bool:
     """Whether it has intervals by bootstrap."""
     return any(row.summary and row.summary.bootstrap for row in table.rows)
@@ -158,7 +169,9 @@ def written(row: Row) -> dict[str, str]:
     own = _digits([flat["std"]])
     apart = _digits_apart(flat["difference"], _width(row))
     texts = {name: str(flat[name] if flat[name] is not None else "") for name in ("n", "word")}
-    texts |= {n: _number(flat[n], own) for n in ("mean", "std", "low", "high", *BOOTSTRAP)}
+    texts |= {
+        n: _number(flat[n], own) for n in ("mean", "std", "low", "high", *OF_SAMPLES, *BOOTSTRAP)
+    }
     texts |= {n: _number(flat[n], apart) for n in COMPARED[1:4]}
     p = flat["p_holm"]
     return texts | {"p_holm": "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"}
@@ -170,6 +183,7 @@ def _sampled(report: Report) -> bool:
 
 def _markdown_table(table: Table) -> str:
     names = [*COLUMNS]
+    names += OF_SAMPLES if of_samples(table) else ()
     names += BOOTSTRAP if bootstrapped(table) else ()
     names += COMPARED[1:] if compared(table) else ()
     flagged = any(row.flags for row in table.rows)
@@ -216,6 +230,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "n": len(row.seeds),
         "mean": own.mean if own else None,
         "std": own.std if own else None,
+        "sample_std": row.sample_std,
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "bootstrap_low": bootstrap.low if bootstrap else None,

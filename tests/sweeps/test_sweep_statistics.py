@@ -181,3 +181,13 @@ def test_a_winner_that_is_far_better_owes_nothing_to_luck():
 def test_luck_takes_six_seeds():
     assert statistics.optimism(np.zeros((3, 5)), LOWER) is None
     assert statistics.optimism(np.zeros((1, 8)), LOWER) is None
+
+
+def test_the_deviation_within_groups_is_that_of_an_analysis_of_variance():
+    groups = [[1.0, 2.0, 3.0], [4.0, 6.0], [7.0]]
+    # Squares about the means: 2 and 2, on 2 and 1 degrees of freedom.
+    assert statistics.pooled_std(groups) == pytest.approx((4 / 3) ** 0.5)
+    assert statistics.pooled_std([[1.0], []]) is None
+    # Moving a group changes nothing; nor does a group that is not finite.
+    moved = [[101.0, 102.0, 103.0], [4.0, 6.0], [float("nan"), 1.0]]
+    assert statistics.pooled_std(moved) == pytest.approx((4 / 3) ** 0.5)

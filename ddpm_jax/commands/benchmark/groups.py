@@ -35,12 +35,12 @@ def group_speed(config: ConfigDict, num: int = REPLICAS) -> dict[str, Any]:
     """
     networks = {config.model.name: {}, "small_dit": SMALL_DIT}
     return {"replicas": num} | {
-        name: measured(build(config_files.override(config, {"model": fields})), num)
+        name: measured(build(config_files.override(config, {"model": fields})), num, ROUNDS)
         for name, fields in networks.items()
     }
 
 
-def measured(experiment: Experiment, num: int, rounds: int = ROUNDS) -> dict[str, float]:
+def measured(experiment: Experiment, num: int, rounds: int) -> dict[str, float]:
     """The same of one experiment, whose data are read; `rounds` of each way in turns."""
     one, group = _alone(experiment, num), _together(experiment, num)
     one(), group()  # compile

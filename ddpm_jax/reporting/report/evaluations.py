@@ -19,12 +19,16 @@ OF_SOME = ("extractor", "reference", "real", "likelihood")
 
 
 class Measured(NamedTuple):
-    """A metric: its value, and the interval around it if it has one; None where it is undefined."""
+    """A metric: its value, and the interval around it if it has one; None where it is undefined.
+
+    `repeats` are the values of each set of samples, where there were several.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     interval: str = ""
+    repeats: tuple[float, ...] = ()
 
 
 class Row(NamedTuple):
@@ -182,8 +186,14 @@ def _measured(content: Any, where: str) -> Measured:
         if number is not None and not abs(number) < 1e300:
             raise ValueError(f"{where} is too large")
     interval = fields.get("interval", "")
+    repeats = fields.get("values", ())
+    known = isinstance(repeats, list) and all(type(v) in (int, float) for v in repeats)
     return Measured(
-        numbers[0], numbers[1], numbers[2], interval if isinstance(interval, str) else ""
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        interval if isinstance(interval, str) else "",
+        tuple(repeats) if known else (),
     )
 
 
