@@ -53,7 +53,12 @@ def set_option(config: Any, word: str) -> None:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         value = text
-    config[group][options][option] = value
+    try:
+        config[group][options][option] = value
+    except TypeError as error:  # it has a value there, of another type
+        usual = config[group][options][option]
+        kind = type(usual).__name__
+        raise UserError(f"--{name}={text}: need {kind}, as {usual!r} is") from error
 
 
 def check(argv: list[str], options: Sequence[str] = ()) -> None:

@@ -8,10 +8,11 @@ import jax
 import pytest
 import tiny_runs
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from ddpm_jax import __main__ as commands
-from ddpm_jax import cli, command_words
+from ddpm_jax import cli, command_words, config_words
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError, suggest
@@ -395,3 +396,9 @@ def test_what_jax_cannot_be_is_one_line(tmp_path, name, words, variables):
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert all(value in done.stderr for value in variables.values())
     assert not (tmp_path / "new").exists()
+
+
+def test_an_option_of_another_type_is_named_with_its_value():
+    config = ConfigDict({"data": {"options": {"num": 300}}})
+    with pytest.raises(UserError, match=r"^--config.data.options.num=many: need int, as 300 is$"):
+        config_words.set_option(config, "config.data.options.num=many")

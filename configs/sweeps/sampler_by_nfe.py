@@ -1,6 +1,6 @@
-"""How many evaluations of the network does each sampler need? Nothing is trained but three seeds.
+"""How many evaluations of the network does each sampler need?
 
-Four samplers on 5 to 50 evaluations, of the same three trainings.
+Four samplers on 5 to 50 steps, of the same three trainings.
 Hardware: 2 CPU cores, about half an hour. Expected: docs/sweeps.md.
 Command: python scripts/sweep.py run --sweep=configs/sweeps/sampler_by_nfe.py \
   --workdir=sweeps/samplers
