@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax.config import config_files, own_code
 from ddpm_jax.runtime import files
 from ddpm_jax.sweeps.cells import Cell, digest
 from ddpm_jax.sweeps.sweep_file import Sweep
@@ -214,12 +215,21 @@ def measure_lines(workdir: Path, sweep: Sweep, cell: Cell) -> list[str]:
         # Without it the unguided samples would be measured too.
         usual = sweep.base.sample.guidance_scale
         lines.append(f"--guidance_scale={(cell.overrides | cell.sampling).get(scale, usual)}")
+    if modules := _own_modules(sweep, cell):
+        lines.append(f"--code={','.join(modules)}")
     options = [
         f"{name.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in cell.sampling.items()
         if name != scale
     ]
     return [*lines, *([f"--options={','.join(options)}"] if options else [])]
+
+
+def _own_modules(sweep: Sweep, cell: Cell) -> list[str]:
+    """The modules of the user's own parts, which the sweep file names: a workdir alone may not."""
+    whole = config_files.fields(sweep.base) | cell.overrides | cell.sampling
+    names = [str(whole.get(field, "")) for field in config_files.CHOICES]
+    return sorted({name.partition(":")[0] for name in names if own_code.is_own(name)})
 
 
 def _listed(value: Any) -> str:

@@ -110,6 +110,19 @@ def test_one_training_serves_cells_that_are_sampled_otherwise(read):
     assert len({str(workdirs.result(workdirs.Path("/d"), sweep, c)) for c in sweep.cells}) == 8
 
 
+def test_own_parts_that_the_file_names_may_be_used_where_it_is_measured(read):
+    sweep = read(
+        """
+        def sweep():
+            return grid({"diffusion.loss": ("simple", "mine.losses:huber")}, seeds(1))
+        evaluate = dict(metrics=("kid",), samplers=(dict(sampler="yours:walk"),))
+        """
+    )
+    plain, own = (workdirs.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
+    assert "--code=yours" in plain
+    assert "--code=mine.losses,yours" in own
+
+
 def test_samples_that_choose_the_checkpoint_are_a_matter_of_training(read):
     sweep = read(
         """
