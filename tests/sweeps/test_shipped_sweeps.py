@@ -13,6 +13,7 @@ SWEEPS = {
     "seeds": (1, 8, 8),
     "schedule_by_prediction": (6, 3, 18),
     "sampler_by_nfe": (16, 3, 3),
+    "small": (1, 3, 3),
 }
 
 
