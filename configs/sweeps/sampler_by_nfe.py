@@ -1,7 +1,7 @@
 """How many evaluations of the network does each sampler need?
 
 Four samplers on 5 to 50 steps, of the same three trainings.
-Hardware: 2 CPU cores, about half an hour. Expected: docs/sweeps.md.
+Hardware: 2 CPU cores, 20 minutes with --jobs=2. Expected: docs/sweeps.md.
 Command: python scripts/sweep.py run --sweep=configs/sweeps/sampler_by_nfe.py \
   --workdir=sweeps/samplers
 """

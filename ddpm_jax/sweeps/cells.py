@@ -220,5 +220,10 @@ def setting_named(
 
 
 def compared(base: ConfigDict) -> Overrides:
-    """The fields of a base config by which sweeps are told apart."""
-    return {n: v for n, v in config_files.fields(base).items() if n not in PLACES}
+    """The fields of a base config by which sweeps are told apart: those that are no defaults.
+
+    So a field that comes with a later version makes it no other sweep.
+    """
+    usual = config_files.fields(defaults.get_config(base.get("kind", "denoiser")))
+    whole = config_files.fields(base)
+    return {n: v for n, v in whole.items() if n not in PLACES and usual.get(n, ...) != v}

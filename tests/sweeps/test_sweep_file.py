@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 
+from ddpm_jax.config import defaults
 from ddpm_jax.errors import UserError
 from ddpm_jax.sweeps import plan, sweep_file, workdirs
 
@@ -66,6 +67,22 @@ def test_more_cells_move_none(read):
     assert {cell.name for cell in few.cells} <= {cell.name for cell in more.cells}
     assert len({cell.name for cell in more.cells}) == 18
     assert few.base_digest == more.base_digest
+
+
+def test_a_field_of_a_later_version_moves_no_cell(read, monkeypatch):
+    before = read(RATES)
+
+    def later():
+        config = defaults.denoiser()
+        with config.unlocked():
+            config.train.a_new_field = 7
+        return config
+
+    monkeypatch.setitem(defaults.CONFIGS, "denoiser", later)
+    after = read(RATES)
+    assert after.base.train.a_new_field == 7
+    assert after.base_digest == before.base_digest
+    assert [cell.name for cell in after.cells] == [cell.name for cell in before.cells]
 
 
 def test_the_same_folder_elsewhere_is_the_same_cell(read):
