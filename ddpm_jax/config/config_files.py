@@ -73,9 +73,9 @@ def write(workdir: str | Path, config: ConfigDict) -> None:
     files.must_write_json(Path(workdir) / "config.json", config.to_dict())
 
 
-def sha256(config: Mapping[str, Any]) -> str:
-    """The sha256 of a config as JSON: keys sorted, no spaces, tuples as lists."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+def sha256(content: Any) -> str:
+    """The sha256 of a config, or of what else JSON can hold: keys sorted, tuples as lists."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -55,7 +53,7 @@ class Cells:
         varied = (name for one in cells for field in one for name, _ in _flat(field, one[field]))
         self._varied = [name for name in dict.fromkeys(varied) if name != SEED]
         self._names = _short_names(self._fields)
-        self._usual = config_files.fields(defaults.get_config(base.get("kind", "denoiser")))
+        self._usual = _defaults(base)
         self._scratch = ConfigDict(base.to_dict())
 
     def cell(self, overrides: Overrides) -> Cell:
@@ -71,11 +69,11 @@ class Cells:
         sampling = {n: v for n, v in overrides.items() if n.startswith(of_samples)}
         sampling = sampling if of_samples else {}
         trained = {n: v for n, v in overrides.items() if n not in sampling}
-        ours = self._compared(whole, of_samples)
+        ours = _unusual(whole, self._usual, of_samples)
         training = self._name({n: v for n, v in differs.items() if n in trained}, seed, ours)
         name = training
         if sampling:
-            name = self._name(differs, seed, [ours, self._compared(whole, ())])
+            name = self._name(differs, seed, [ours, _unusual(whole, self._usual)])
         values = {n: whole[n] for n in self._varied if n in whole}
         return Cell(
             name=name,
@@ -92,7 +90,7 @@ class Cells:
         held = {}
         try:
             for field, value in overrides.items():
-                held[field] = self._set(field, value, overrides)
+                held[field] = self._set(field, value)
             checks.check_ranges(self._scratch)
             checks.image_shape(self._scratch)
         except UserError as error:
@@ -102,7 +100,7 @@ class Cells:
                 self._restore(field)
         return held
 
-    def _set(self, field: str, value: Any, overrides: Overrides) -> Any:
+    def _set(self, field: str, value: Any) -> Any:
         group, key = self._place(field)
         is_option = field.count(".") == 2
         if not is_option and field not in self._fields:
@@ -139,19 +137,10 @@ class Cells:
             raise UserError(f"config.{field} is a group of fields: name one of them")
         return place, key
 
-    def _compared(self, whole: Overrides, without: tuple[str, ...]) -> Overrides:
-        """What makes this config: its difference from the defaults, so that a default of a field
-        that comes with a later version moves no cell."""
-        return {
-            n: v
-            for n, v in whole.items()
-            if not n.startswith((*PLACES, *without)) and self._usual.get(n, ...) != v
-        }
-
     def _name(self, differs: Overrides, seed: int, ours: Any) -> str:
         text = ",".join(filter(None, [self._text(differs), f"seed={seed}"]))
         plain = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)[:MOST_LETTERS]
-        return f"{plain}-{digest(ours)[:DIGITS]}"
+        return f"{plain}-{config_files.sha256(ours)[:DIGITS]}"
 
     def _text(self, differs: Overrides, *, seed: bool = False) -> str:
         """What differs, by names as short as the config allows."""
@@ -187,12 +176,6 @@ def _flat(field: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(f"{field}.{name}", inner)
 
 
-def digest(content: Any) -> str:
-    """The sha256 of what JSON can hold, tuples as lists."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def setting_named(
     asked: str | Mapping[str, Any], cells: Iterable[Cell], base: ConfigDict
 ) -> str | None:
@@ -224,6 +207,17 @@ def compared(base: ConfigDict) -> Overrides:
 
     So a field that comes with a later version makes it no other sweep.
     """
-    usual = config_files.fields(defaults.get_config(base.get("kind", "denoiser")))
-    whole = config_files.fields(base)
-    return {n: v for n, v in whole.items() if n not in PLACES and usual.get(n, ...) != v}
+    return _unusual(config_files.fields(base), _defaults(base))
+
+
+def _unusual(
+    whole: Overrides, usual: Mapping[str, Any], without: tuple[str, ...] = ()
+) -> Overrides:
+    """What makes a config: its fields that are no defaults, but for places and groups left out."""
+    left_out = (*PLACES, *without)
+    return {n: v for n, v in whole.items() if not n.startswith(left_out) and usual.get(n, ...) != v}
+
+
+def _defaults(base: ConfigDict) -> dict[str, Any]:
+    """The default of every field of the base config's kind."""
+    return config_files.fields(defaults.get_config(base.get("kind", "denoiser")))

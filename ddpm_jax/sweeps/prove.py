@@ -1,8 +1,8 @@
 """A sweep run twice, once left alone and once killed again and again: both must end in the same.
 
-What is killed: the driver (SIGKILL, or the SIGTERM of a Ctrl-C) and workers (SIGKILL, SIGTERM); on
-Slurm tasks (scancel --signal) and, where a command for it is named, a node. When: at times of a
-seeded uniform law over the run, then aimed at each phase that was hit fewer than twice.
+What is killed: the driver (SIGKILL, or the SIGTERM of a Ctrl-C) and workers (SIGKILL, SIGTERM);
+on Slurm the processes of tasks on this node and, where a command for it is named, a node. When: at
+times of a seeded uniform law over the run, then aimed at each phase that was hit fewer than twice.
 """
 
 import collections
@@ -21,7 +21,8 @@ import numpy as np
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import proof, slurm, workdirs
+from ddpm_jax.sweeps import groups, proof, slurm, workdirs
+from ddpm_jax.sweeps import plan as plan_files
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.watched import COMPILE, EVALUATE, SAVE, STEP, Process, workers
 
@@ -119,14 +120,19 @@ class _Start:
         self._jobs = jobs
         self._words = list(words)
 
-    def driver(self, folder: Path) -> subprocess.Popen[bytes]:
+    @property
+    def as_before(self) -> list[str]:
+        """The flags with which no new groups are made."""
+        return [f"--vectorize={groups.OFF}"] if self.launcher == "local" else []
+
+    def driver(self, folder: Path, *flags: str) -> subprocess.Popen[bytes]:
         """`sweep.py run`; of Slurm it submits what is not queued, and ends."""
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "driver.log", "ab") as log:
             return subprocess.Popen(
                 self._command(
                     "run", folder, f"--launcher={self.launcher}", f"--attempts={MANY}",
-                    f"--jobs={self._jobs}",
+                    f"--jobs={self._jobs}", *flags,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -171,7 +177,9 @@ def _undisturbed(start: _Start, folder: Path) -> None:
 
 def _disturbed(start: _Start, folder: Path, made: list[Kill], stream: TextIO, plan: Plan) -> None:
     """Run the sweep to its end, with the plan's disturbances; the driver is started again."""
-    driver: subprocess.Popen[bytes] | None = start.driver(folder)
+    # The programs of the undisturbed run: another grouping would have other bits.
+    plan_files.write(start.sweep, folder, groups=groups.read(folder.parent / UNDISTURBED))
+    driver: subprocess.Popen[bytes] | None = start.driver(folder, *start.as_before)
     began, looked = time.monotonic(), 0.0
     while True:
         time.sleep(POLL)
@@ -184,7 +192,7 @@ def _disturbed(start: _Start, folder: Path, made: list[Kill], stream: TextIO, pl
             if start.done(folder):
                 break
             if start.launcher == "local" or not slurm.queue(folder):
-                driver = start.driver(folder)
+                driver = start.driver(folder, *start.as_before)
         seconds = time.monotonic() - began
         chosen = plan(seconds, workers(folder))
         if chosen is None:

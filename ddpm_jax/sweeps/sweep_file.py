@@ -11,8 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError, suggest
-from ddpm_jax.sweeps.cells import Cell, Cells, compared, digest, setting_named
+from ddpm_jax.sweeps.cells import Cell, Cells, compared, setting_named
 from ddpm_jax.sweeps.overrides import Overrides, grid
 
 # What `evaluate` of a sweep file may name, beside `samplers`: flags of the evaluate command.
@@ -97,7 +98,7 @@ def read(path: str | Path) -> Sweep:
     return Sweep(
         path=Path(path).absolute(),
         base=base,
-        base_digest=digest(compared(base)),
+        base_digest=config_files.sha256(compared(base)),
         cells=made,
         evaluate=evaluate,
         baseline=baseline,
@@ -109,7 +110,6 @@ def read(path: str | Path) -> Sweep:
 def _run(path: str | Path) -> dict[str, Any]:
     if not (str(path).endswith(".py") and os.path.isfile(path)):
         raise UserError(f"--sweep={path}: is no Python file; see configs/sweeps/")
-    folder = str(Path(path).absolute().parent)
     with _raising(path):
         before = list(sys.path)
         try:
@@ -120,7 +120,7 @@ def _run(path: str | Path) -> dict[str, Any]:
         if not callable(names.get(name)):
             raise UserError(
                 f"--sweep={path}: has no function {name}(); a sweep file has get_config(), which "
-                f"returns the base config, and sweep(), which returns overrides ({folder})"
+                f"returns the base config, and sweep(), which returns overrides"
             )
     return names
 

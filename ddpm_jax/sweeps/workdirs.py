@@ -16,7 +16,7 @@ from typing import Any
 
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps.cells import Cell, digest
+from ddpm_jax.sweeps.cells import Cell
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 FLAGS = "flags.txt"
@@ -71,7 +71,9 @@ def folder(workdir: Path, training: str) -> Path:
 def result(workdir: Path, sweep: Sweep, cell: Cell) -> Path:
     """The file that the evaluate command writes of a cell."""
     content = [cell.sampling, dict(sweep.evaluate)]
-    return folder(workdir, cell.training) / "eval" / f"sweep-{digest(content)[:8]}.json"
+    return (
+        folder(workdir, cell.training) / "eval" / f"sweep-{config_files.sha256(content)[:8]}.json"
+    )
 
 
 def training(path: Path, attempts: int) -> Training:
@@ -83,16 +85,12 @@ def training(path: Path, attempts: int) -> Training:
     """
     if not path.is_dir():
         return Training(State.PLANNED)
-    final, last = json_file(path / "final.json"), _last_attempt(path)
+    final, last, line = json_file(path / "final.json"), _last_attempt(path), last_line(path)
     config = json_file(path / "config.json") or {}
     num_steps = _whole(config.get("train", {}).get("num_steps"))
     if final and _whole(final.get("step")) >= num_steps > 0:
-        step = _whole(final["step"])
-        line = last_line(path)
-        return Training(State.TRAINED, step, num_steps, line.get("loss"))
-    step = max(_whole(last.get("reached")), _whole(last.get("start")))
-    line = last_line(path)
-    step = max(step, _whole(line.get("step")))
+        return Training(State.TRAINED, _whole(final["step"]), num_steps, line.get("loss"))
+    step = max(_whole(one) for one in (last.get("reached"), last.get("start"), line.get("step")))
     failures, error = failures_of(path, TRAIN)
     if locked(path):
         state = State.RUNNING

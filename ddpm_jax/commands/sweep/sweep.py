@@ -75,7 +75,8 @@ def _run(request: Request) -> int:
         raise UserError("--dry_run is of --launcher=slurm or k8s: sweep.py plan shows the cells")
     states = _states(sweep, request)
     if any(state is not State.DONE for state in states.values()):
-        _checked(request)
+        is_local = request.launcher == "local"
+        _checked(request, (request.vectorize or groups.AUTO) if is_local else None)
     request.workdir.mkdir(parents=True, exist_ok=True)
     with files.alone(request.workdir):
         plan.write(sweep, request.workdir)
@@ -151,7 +152,7 @@ def _prove(request: Request) -> int:
         slurm.check(sweep, dry_run=False)
     if request.launcher not in prove.KINDS:
         raise UserError(f"--launcher={request.launcher}: prove knows {', '.join(prove.KINDS)}")
-    _checked(request)
+    _checked(request, None)
     found = prove.prove(
         sweep,
         request.workdir,
@@ -192,15 +193,15 @@ def _group(request: Request) -> int:
     return vectorize.train(sweep_file.read(request.sweep), request.workdir, request.group)
 
 
-def _checked(request: Request) -> None:
+def _checked(request: Request, vectorize: str | None) -> None:
     """`check` in a process of its own, which ends again: the driver is small.
 
-    Of a sweep on this machine it also decides what is trained in one program.
+    Unless `vectorize` is None it also decides what is trained in one program.
     """
     argv = [sys.executable, "-m", "ddpm_jax", "sweep", "check", f"--sweep={request.sweep}"]
     argv += [f"--workdir={request.workdir}", *request.words]
-    if request.launcher == "local":
-        argv.append(f"--vectorize={request.vectorize or groups.AUTO}")
+    if vectorize is not None:
+        argv.append(f"--vectorize={vectorize}")
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing said why"]
