@@ -8,6 +8,7 @@ import numpy as np
 from ddpm_jax.sweeps import sweep_file, workdirs
 
 STEPS = 100
+STATE = "9f"  # of every cell, at that step
 HEAD = """
     from ddpm_jax.sweeps import grid, seeds, zip_
     from configs import digits
@@ -54,7 +55,7 @@ def write(made, workdir, figures, *, validation=None, protocol=None, curve=None)
             continue
         folder = workdirs.folder(workdir, cell.training)
         (folder / "eval").mkdir(parents=True, exist_ok=True)
-        (folder / "final.json").write_text(json.dumps({"step": STEPS}))
+        (folder / "final.json").write_text(json.dumps({"step": STEPS, "state_sha256": STATE}))
         (folder / "config.json").write_text(json.dumps({"train": {"num_steps": STEPS}}))
         losses = np.full(5, 1.0) if curve is None else curve(cell)
         lines = [
@@ -81,7 +82,7 @@ def result(cell, figures, protocol):
             "sampling": {**PROTOCOL["sampling"], **sampled},
             **protocol,
         },
-        "run": {"checkpoint_step": STEPS},
+        "run": {"checkpoint_step": STEPS, "checkpoint": STATE},
         "samples": [
             {
                 "guidance_scale": 1.0,

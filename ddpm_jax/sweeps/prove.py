@@ -1,13 +1,12 @@
 """A sweep run twice, once left alone and once killed again and again: both must end in the same.
 
 What is killed: the driver (SIGKILL, or the SIGTERM of a Ctrl-C) and workers (SIGKILL, SIGTERM);
-on Slurm the processes of tasks on this node and, where a command for it is named, a node. When: at
+on Slurm the job steps of tasks, by scancel, and, where a command for it is named, a node. When: at
 times of a seeded uniform law over the run, then aimed at each phase that was hit fewer than twice.
 """
 
 import collections
 import dataclasses
-import os
 import shlex
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from ddpm_jax.runtime import files
 from ddpm_jax.sweeps import groups, proof, slurm, workdirs
 from ddpm_jax.sweeps import plan as plan_files
 from ddpm_jax.sweeps.sweep_file import Sweep
-from ddpm_jax.sweeps.watched import COMPILE, EVALUATE, SAVE, STEP, Process, workers
+from ddpm_jax.sweeps.watched import COMPILE, EVALUATE, SAVE, STEP, JobSteps, Process, workers
 
 UNDISTURBED, DISTURBED = "undisturbed", "disturbed"
 EACH = 2  # hits of every phase at least
@@ -179,6 +178,7 @@ def _disturbed(start: _Start, folder: Path, made: list[Kill], stream: TextIO, pl
     """Run the sweep to its end, with the plan's disturbances; the driver is started again."""
     # The programs of the undisturbed run: another grouping would have other bits.
     plan_files.write(start.sweep, folder, groups=groups.read(folder.parent / UNDISTURBED))
+    running = JobSteps(folder) if start.launcher == "slurm" else lambda: workers(folder)
     driver: subprocess.Popen[bytes] | None = start.driver(folder, *start.as_before)
     began, looked = time.monotonic(), 0.0
     while True:
@@ -194,7 +194,7 @@ def _disturbed(start: _Start, folder: Path, made: list[Kill], stream: TextIO, pl
             if start.launcher == "local" or not slurm.queue(folder):
                 driver = start.driver(folder, *start.as_before)
         seconds = time.monotonic() - began
-        chosen = plan(seconds, workers(folder))
+        chosen = plan(seconds, running())
         if chosen is None:
             continue
         what, process = chosen
@@ -217,7 +217,7 @@ def _disturbed(start: _Start, folder: Path, made: list[Kill], stream: TextIO, pl
 
 KINDS = {
     "local": ("worker SIGKILL", "driver SIGKILL", "worker SIGTERM", "driver SIGTERM"),
-    "slurm": ("task SIGTERM", "task SIGKILL"),
+    "slurm": ("job step SIGTERM", "job step SIGKILL"),
 }
 
 
@@ -237,7 +237,7 @@ def _at_times(times: list[float], rng: np.random.Generator, launcher: str, node_
 def _aimed(sweep: Sweep, made: list[Kill], rng: np.random.Generator, launcher: str) -> Plan:
     """Kill a worker whenever it is in a phase that was hit too rarely."""
     kind = KINDS[launcher][-1 if launcher == "slurm" else 0]
-    waited: dict[int, float] = {}
+    waited: dict[str, float] = {}
 
     def plan(seconds: float, processes: Sequence[Process]) -> tuple[str, Process | None] | None:
         lacking = _lacking(sweep, made)
@@ -245,7 +245,7 @@ def _aimed(sweep: Sweep, made: list[Kill], rng: np.random.Generator, launcher: s
             if process.phase not in lacking:
                 continue
             if process.phase != SAVE:  # not always at the phase's first instant
-                at = waited.setdefault(process.pid, seconds + float(rng.uniform(0, 2)))
+                at = waited.setdefault(process.id, seconds + float(rng.uniform(0, 2)))
                 if seconds < at:
                     continue
             return kind, process
@@ -265,16 +265,12 @@ def _act(what: str, process: Process | None, driver: subprocess.Popen[bytes] | N
     if what.startswith("node: "):
         subprocess.run(shlex.split(what.removeprefix("node: ")), check=False, capture_output=True)
         return True
-    who, _, name = what.partition(" ")
-    pid = driver.pid if who == "driver" and driver is not None else None
-    if who != "driver" and process is not None:
-        pid = process.pid
-    if pid is None:
+    who, _, name = what.rpartition(" SIG")
+    if who != "driver":
+        return process is not None and process.send(name)
+    if driver is None or driver.poll() is not None:
         return False
-    try:
-        os.kill(pid, signal.Signals[name])
-    except ProcessLookupError:
-        return False
+    driver.send_signal(signal.Signals[f"SIG{name}"])
     return True
 
 

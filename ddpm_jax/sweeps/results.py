@@ -111,7 +111,8 @@ def read(sweep: Sweep, workdir: str | Path, allow: Sequence[str] = ()) -> Result
 
     Raises:
       UserError: for no finished cells, a metric that this kind of run does not have, a result that
-        cannot be read, or two that were not measured alike, naming the cells and the fields.
+        cannot be read or is of an earlier step than the cell's last, or two that were not measured
+        alike, naming the cells and the fields.
     """
     metrics = metric_table.named(sweep.evaluate["metrics"]) if sweep.evaluate else []
     for metric in metrics:
@@ -162,7 +163,18 @@ def _of_the_loss(field: str) -> bool:
 
 
 def _result(workdir: Path, sweep: Sweep, cell: Cell) -> Result:
-    return protocols_compared.read(workdirs.result(workdir, sweep, cell))
+    """What was measured of a cell. Raises UserError where that was not its last state."""
+    path = workdirs.result(workdir, sweep, cell)
+    result = protocols_compared.read(path)
+    final = workdirs.json_file(workdirs.folder(workdir, cell.training) / "final.json") or {}
+    measured, last = result.evaluation.run.get("checkpoint"), final.get("state_sha256")
+    if measured and last and measured != last:
+        raise UserError(
+            f"{path} measured step {result.evaluation.run.get('checkpoint_step')}, and the cell "
+            f"has been trained on to step {final.get('step')} since: remove that file and run the "
+            "sweep again"
+        )
+    return result
 
 
 def _curves(workdir: Path, training: str) -> curves.Metrics | None:

@@ -187,7 +187,7 @@ def script(
 
 def queue(workdir: Path) -> dict[str, str]:
     """{training: "queued" or "running"} of what squeue knows of this sweep; {} without Slurm."""
-    jobs = _submitted(workdir)
+    jobs = submitted(workdir)
     if not jobs or shutil.which("squeue") is None:
         return {}
     try:
@@ -231,7 +231,7 @@ def _read(listed: str, jobs: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return states
 
 
-def _submitted(workdir: Path) -> dict[str, list[str]]:
+def submitted(workdir: Path) -> dict[str, list[str]]:
     """The tasks of every array that was submitted, by its job's number."""
     jobs = {}
     for line in workdirs.json_lines(workdir / FOLDER / SUBMITTED):

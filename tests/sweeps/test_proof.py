@@ -68,7 +68,7 @@ def test_a_missing_table_is_a_difference(made):
 
 def test_times_are_a_uniform_law_of_their_seed_and_every_kind_has_its_turn():
     plan = prove._at_times([1.0, 2.0, 3.0, 4.0], np.random.default_rng(0), "local", "")
-    worker = Process(1, "cell", STEP)
+    worker = Process("1", "cell", STEP)
     assert plan(0.9, [worker]) is None
     assert plan(1.1, []) is None  # there is nothing to be killed: as soon as there is
     kinds = [plan(10.0, [worker])[0] for _ in range(4)]
@@ -81,6 +81,6 @@ def test_what_was_not_hit_twice_is_aimed_at(made):
     kills = [prove.Kill(0.0, "worker SIGKILL", phase, "") for phase in (COMPILE, COMPILE, STEP)]
     assert prove._lacking(sweep, kills) == [STEP, SAVE, EVALUATE]
     plan = prove._aimed(sweep, kills, np.random.default_rng(0), "local")
-    assert plan(0.0, [Process(1, "c", COMPILE)]) is None
-    what, process = plan(0.0, [Process(1, "c", COMPILE), Process(2, "c", SAVE)])
-    assert (what, process.pid) == ("worker SIGKILL", 2)
+    assert plan(0.0, [Process("1", "c", COMPILE)]) is None
+    what, process = plan(0.0, [Process("1", "c", COMPILE), Process("2", "c", SAVE)])
+    assert (what, process.id) == ("worker SIGKILL", "2")

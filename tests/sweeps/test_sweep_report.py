@@ -213,6 +213,15 @@ def test_a_result_that_cannot_be_read_is_named(made):
         reported(sweep, workdir)
 
 
+def test_a_result_of_an_earlier_step_than_the_last_is_refused(made):
+    sweep, workdir = made()
+    cell = sweep.cells[2]
+    final = workdirs.folder(workdir, cell.training) / "final.json"
+    final.write_text(json.dumps({"step": 300, "state_sha256": "other"}))
+    with pytest.raises(UserError, match=r"measured step 100, .* trained on to step 300 since"):
+        results.read(sweep, workdir)
+
+
 def test_two_folders_of_one_sweep_have_the_same_files_byte_by_byte(made, tmp_path):
     sweep, workdir = made(validation=rate)
     shutil.copytree(workdir, tmp_path / "elsewhere")
