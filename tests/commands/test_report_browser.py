@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import synthetic_sweeps
 from PIL import Image
 
 from ddpm_jax.commands.report import drawing, report
+from ddpm_jax.sweeps import aggregates, results
+from ddpm_jax.sweeps import page as sweep_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium to look with")
@@ -214,3 +217,28 @@ def test_without_the_script_all_pictures_stand_in_a_row(browser, address):
     assert page.locator("[data-slides] img:visible").count() == 4
     assert page.locator(".slider:visible").count() == 0
     page.close()
+
+
+def test_the_page_of_a_sweep_says_nothing_asks_for_nothing_and_fits(browser, tmp_path):
+    fields = '{"optim.learning_rate": (1e-4, 1e-3, 1e-2), "ema.decay": (0.99, 0.999)}'
+    measured = 'evaluate = dict(metrics=("fid",))'
+    sweep = synthetic_sweeps.sweep(tmp_path, f"grid({fields}, seeds(3))", measured)
+    synthetic_sweeps.write(sweep, tmp_path / "w", lambda cell: {"fid": cell.seed + 2.5})
+    report = aggregates.aggregate(results.read(sweep, tmp_path / "w"))
+    (tmp_path / "report.html").write_text(sweep_page.page(report))
+    said, asked = [], []
+    for width, height in WIDTHS.values():
+        shown = browser.new_page(viewport={"width": width, "height": height})
+        shown.on("console", lambda message: said.append(message.text))
+        shown.on("pageerror", lambda error: said.append(str(error)))
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto((tmp_path / "report.html").as_uri())
+        shown.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert shown.evaluate("document.documentElement.scrollWidth") == width
+        chart = shown.locator("figure.chart[data-plot]").first
+        chart.locator(".plot").focus()
+        shown.keyboard.press("Home")
+        assert chart.locator("output").inner_text()
+        shown.close()
+    assert said == []
+    assert {*asked} == {(tmp_path / "report.html").as_uri()}
