@@ -86,7 +86,8 @@ def prove(
         print(f"{seconds:.0f} s; disturbed {kills} times", file=stream, flush=True)
         made: list[Kill] = []
         folder = root / DISTURBED
-        _disturbed(start, folder, made, stream, _at_times(times, rng, launcher, node_loss))
+        at_times = _at_times(times, made, rng, launcher, node_loss)
+        _disturbed(start, folder, made, stream, at_times)
         differences = proof.compare(sweep, root / UNDISTURBED, folder)
         for number in range(AIMED_RUNS):
             lacking = _lacking(sweep, made)
@@ -221,15 +222,21 @@ KINDS = {
 }
 
 
-def _at_times(times: list[float], rng: np.random.Generator, launcher: str, node_loss: str) -> Plan:
+def _at_times(
+    times: Sequence[float],
+    made: Sequence[Kill],
+    rng: np.random.Generator,
+    launcher: str,
+    node_loss: str,
+) -> Plan:
+    """One kill after the other at these times, or as soon after as there is something to kill."""
     kinds = [*KINDS[launcher], *([f"node: {node_loss}"] if node_loss else [])]
-    left = [(at, kinds[k % len(kinds)]) for k, at in enumerate(times)]
 
     def plan(seconds: float, processes: Sequence[Process]) -> tuple[str, Process | None] | None:
-        if not left or seconds < left[0][0] or not processes:
+        number = len(made)  # one that came too late for its process is tried again
+        if number >= len(times) or seconds < times[number] or not processes:
             return None
-        _, kind = left.pop(0)
-        return kind, processes[int(rng.integers(len(processes)))]
+        return kinds[number % len(kinds)], processes[int(rng.integers(len(processes)))]
 
     return plan
 

@@ -59,6 +59,16 @@ again() {{
   exit 75
 }}
 
+# Ends where the task is no longer this script's: after a lost node it was queued again, and what is
+# left of this one has nothing to try.
+still_mine() {{
+  job=$(scontrol show job "$SLURM_JOB_ID" 2>&1)
+  case $job in
+    *JobState=RUNNING*) grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} " <<<"$job" || exit 1 ;;
+    *JobState=* | *"Invalid job id"*) exit 1 ;;
+  esac  # else the controller does not answer, and srun waits for it
+}}
+
 # run WHAT COMMAND...: as often as it may fail. How each try ended stands in tries.jsonl, which
 # `sweep.py status` reads.
 run() {{
@@ -66,6 +76,7 @@ run() {{
   for try in $(seq {attempts}); do
     srun {srun}"$PYTHON" -m ddpm_jax "$@"{words} >>"$CELL/log.txt" 2>&1
     code=$?
+    [ "$code" = 0 ] || still_mine
     printf '{{"exit_code": %d, "step": %d, "what": "%s"}}\\n' \\
       "$code" "$(reached)" "$what" >>"$CELL/tries.jsonl"
     case $code in

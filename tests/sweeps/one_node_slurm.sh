@@ -61,7 +61,14 @@ CONF
 lose)
   kill -9 "$(cat "$dir/d.pid")"
   pkill -9 slurmstepd || true
-  pkill -9 -f -- "--flagfile=.*/cells/" || true
+  # What its job steps run, known by what Slurm set for them; nobody else's.
+  for process in /proc/[0-9]*; do
+    grep -qzx "SLURM_CONF=$SLURM_CONF" "$process/environ" 2>/dev/null \
+      && grep -qz "^SLURM_STEP_ID=[0-9]" "$process/environ" 2>/dev/null \
+      && grep -qz "^SLURM_PROCID=" "$process/environ" 2>/dev/null \
+      && kill -9 "${process#/proc/}" 2>/dev/null
+  done
+  true
   ;;
 restore) slurmd ;;
 stop) for f in d.pid ctld.pid; do kill "$(cat "$dir/$f")" 2>/dev/null || true; done ;;

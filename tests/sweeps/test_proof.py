@@ -67,11 +67,17 @@ def test_a_missing_table_is_a_difference(made):
 
 
 def test_times_are_a_uniform_law_of_their_seed_and_every_kind_has_its_turn():
-    plan = prove._at_times([1.0, 2.0, 3.0, 4.0], np.random.default_rng(0), "local", "")
+    made = []
+    plan = prove._at_times([1.0, 2.0, 3.0, 4.0], made, np.random.default_rng(0), "local", "")
     worker = Process("1", "cell", STEP)
     assert plan(0.9, [worker]) is None
     assert plan(1.1, []) is None  # there is nothing to be killed: as soon as there is
-    kinds = [plan(10.0, [worker])[0] for _ in range(4)]
+    # One that could not be done is tried again: the next one comes when it has been made.
+    assert plan(10.0, [worker])[0] == plan(10.0, [worker])[0] == prove.KINDS["local"][0]
+    kinds = []
+    for _ in range(4):
+        kinds.append(plan(10.0, [worker])[0])
+        made.append(prove.Kill(10.0, kinds[-1], STEP, "cell"))
     assert kinds == list(prove.KINDS["local"])
     assert plan(10.0, [worker]) is None
 

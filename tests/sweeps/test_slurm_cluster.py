@@ -108,6 +108,9 @@ def test_stops_and_a_lost_node_end_in_the_same_bits(cluster, tmp_path):
         return set(states.values()) == {State.DONE}
 
     until(done)
+    # What the lost node left of the task has tried nothing more.
+    tries = [line["exit_code"] for line in workdirs.json_lines(second / "tries.jsonl")]
+    assert {*tries} <= {0, *workdirs.ENDED, 137}, tries
     for name in sweep.trainings():
         ends = [tiny_runs.final(workdirs.folder(one, name)) for one in (quiet, disturbed)]
         assert ends[0] == ends[1]
