@@ -1,7 +1,7 @@
 """How much does a training seed move a figure, and how much the draw of the samples?
 
 Eight seeds of a shortened quickstart, and three sets of samples of each: both can be told apart.
-Hardware: 2 CPU cores; a training takes 2 minutes. Expected: not measured yet.
+Hardware: 2 CPU cores, half an hour with --jobs=2. Expected: docs/sweeps.md.
 Command: python scripts/sweep.py run --sweep=configs/sweeps/seeds.py \
   --workdir=sweeps/seeds
 """
