@@ -1,7 +1,7 @@
 """Which schedule and which prediction suit digits, as far as three seeds can tell?
 
 Linear and cosine by eps, v and x_0, each with three seeds, trained for 600 steps.
-Hardware: 2 CPU cores; a training takes 2 minutes. Expected: not measured yet.
+Hardware: 2 CPU cores, half an hour with --jobs=2. Expected: docs/sweeps.md.
 Command: python scripts/sweep.py run --sweep=configs/sweeps/schedule_by_prediction.py \
   --workdir=sweeps/schedules
 """

@@ -113,8 +113,8 @@ class Report:
         results = self.results
         seeds = {one.cell.seed for one in results.cells}
         return (
-            f"{len(results.cells):,} of {len(results.sweep.cells):,} cells are done: "
-            f"{len(self.settings):,} settings, {len(seeds):,} seeds."
+            f"Cells done: {len(results.cells):,} of {len(results.sweep.cells):,}; "
+            f"settings: {len(self.settings):,}; seeds: {len(seeds):,}."
         )
 
 

@@ -116,8 +116,8 @@ def table(sweep: Sweep, workdir: str | Path) -> str:
     lines = [cell.name for cell in sweep.cells]
     lines.append("")
     lines.append(
-        f"{len(lines) - 1:,} cells of {len(settings):,} settings and {len(seeds):,} seeds, "
-        f"{trainings:,} trainings; differing: {', '.join(content['differing']) or 'nothing'}"
+        f"cells: {len(lines) - 1:,}; settings: {len(settings):,}; seeds: {len(seeds):,}; "
+        f"trainings: {trainings:,}; differing: {', '.join(content['differing']) or 'nothing'}"
     )
     if sweep.evaluate:
         lines.append(f"measured: {', '.join(sweep.evaluate['metrics'])}")

@@ -152,7 +152,7 @@ def test_a_report_is_the_same_bytes_elsewhere(ran, tmp_path):
     text = (root / "d" / "report.md").read_text()
     assert "label_accuracy" in text
     assert "n < 3" in text or "fewer than 3" in text
-    assert "4 of 6 cells are done" in text
+    assert "Cells done: 4 of 6" in text
 
 
 def test_what_failed_is_tried_again_when_it_is_asked_for(ran, tmp_path):

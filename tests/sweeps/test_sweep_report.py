@@ -81,7 +81,7 @@ def test_cells_that_are_not_done_are_left_out_and_counted(made):
         found=lambda cell: None if cell.seed and cell.setting == late else figures(cell)
     )
     report = reported(sweep, workdir)
-    assert report.counts == "4 of 6 cells are done: 2 settings, 3 seeds."
+    assert report.counts == "Cells done: 4 of 6; settings: 2; seeds: 3."
     assert [row.summary.n for row in table(report, "fid").rows] == [3, 1]
     assert table(report, "fid").rows[1].flags == ["n < 3"]
     text = tables.markdown(report)

@@ -44,7 +44,8 @@ def heat_map(
         return tag("td", text, class_=mark, style=f"--share:{share:.1f}")
 
     body = [[name, *(cell(k, j) for j in range(len(columns)))] for k, name in enumerate(rows)]
-    corner = f"{down} \N{DOWNWARDS ARROW}  {across} \N{RIGHTWARDS ARROW}"
+    # Each name keeps its arrow; between them a line may end, so that the columns stay in sight.
+    corner = " ".join([f"{down}\u00a0\N{DOWNWARDS ARROW}", f"{across}\u00a0\N{RIGHTWARDS ARROW}"])
     return tag(
         "figure",
         tag("figcaption", tag("b", title), tag("span", note) if note else None),
