@@ -95,7 +95,7 @@ def read(
         checkpoint that is whole.
       asked: as of `named`; None for the first average, or the only one.
       raw_params: take the parameters themselves.
-      say: takes a line of what was left out.
+      say: takes a line of what was left out, and of how well an average was made.
 
     Raises:
       UserError: for a step or an average that there is not and that cannot be made.

@@ -57,7 +57,7 @@ def make(
       like: arrays or ShapeDtypeStructs with shardings, of the parameters.
       step: batches consumed; the average is that of the updates among them.
       std: the relative width of its profile.
-      say: takes a line of each snapshot that is left out.
+      say: takes a line of each snapshot that is left out, and of what the residual is.
 
     Raises:
       UserError: for a width that the snapshots do not make within `MOST_RESIDUAL`.
@@ -79,6 +79,10 @@ def make(
         except _LeftOut as left:
             say(f"{left.reason}; left out")
             stored = [one for one in stored if one is not left.stored]
+    say(
+        f"ema={ema.power_name(std)}: made of {len(stored)} snapshots up to step {step}, relative "
+        f"residual {combination.residual:.2g}"
+    )
     reconstruction = {
         "residual": combination.residual,
         "steps": [one.step for one in stored],

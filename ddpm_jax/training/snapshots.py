@@ -116,7 +116,7 @@ def read(snapshot: Snapshot, like: Any) -> dict[str, Any]:
         flat = safetensors.numpy.load(files.read_bytes(path, sys.maxsize))
         if _sum(_record(snapshot), flat) != snapshot.blake3:
             raise ValueError("it has other content than was written")
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({step_files.reason(error)})") from error
     wanted = bits.named(dict.fromkeys(snapshot.averages, like))
     shapes = {name: leaf.shape for name, leaf in wanted.items()}

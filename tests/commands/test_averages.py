@@ -136,7 +136,8 @@ def test_a_damaged_snapshot_is_told_and_left_out(copy, path, capsys):
     loaded = experiment.load(copy, ema="std:0.15")
     said = capsys.readouterr().err.splitlines()
     assert ["3.safetensors" in said[0], "9.safetensors" in said[1]] == [True, True]
-    assert all("is damaged" in line and line.endswith("left out") for line in said)
+    assert all("is damaged" in line and line.endswith("left out") for line in said[:2])
+    assert "made of 10 snapshots" in said[2]
     assert loaded.reconstruction["steps"] == [1, 2, 4, 5, 6, 7, 8, 10, 11, 12]
     assert_within(flat(loaded.params), accumulated(path, 0.15), path, 2e-3)
 
@@ -146,7 +147,9 @@ def test_an_average_as_a_workdir_draws_and_measures_like_the_run(run, tmp_path, 
     words = ("--std=0.15", f"--workdir={run}", f"--out={out}")
     done = tiny_runs.in_process("checkpoint", "average", *words)
     assert done.returncode == 0, done.stderr
-    assert "step 12: std:0.15 of 12 snapshots, relative residual" in done.stderr
+    made, written = done.stderr.splitlines()
+    assert made.startswith("ema=std:0.15: made of 12 snapshots up to step 12, relative residual 0.")
+    assert written == f"step 12: std:0.15 in {out}"
     ours, theirs = experiment.load(out), experiment.load(run, ema="std:0.15")
     assert digest(ours.params) == digest(theirs.params)
     assert (ours.parameters, ours.step) == ("std:0.15", 12)

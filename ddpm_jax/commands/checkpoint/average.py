@@ -71,11 +71,6 @@ def write(
         raise UserError(f"--out={out}: cannot write it ({step_files.reason(error)})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    made = loaded.reconstruction
-    how = (
-        f"of {len(made['steps'])} snapshots, relative residual {made['residual']:.2g}"
-        if made
-        else "as the run kept it"
-    )
-    print(f"step {loaded.step:,}: {name} {how}, in {out}", file=sys.stderr)
+    how = "" if loaded.reconstruction else ", which the run kept,"
+    print(f"step {loaded.step:,}: {name}{how} in {out}", file=sys.stderr)
     return 0
