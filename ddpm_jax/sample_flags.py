@@ -59,6 +59,17 @@ def define_scales() -> None:
     number("classifier_scale", None, "of a classifier's gradient; 1")
 
 
+def define_average() -> None:
+    """--ema and --raw_params."""
+    flags.DEFINE_string(
+        "ema",
+        None,
+        "which moving average: a decay that the run kept, 0.999, or a width of a power average, "
+        "std:0.08, made of its snapshots where it was not kept; that of config.ema.decay",
+    )
+    flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
+
+
 def define_guides() -> None:
     """--classifier_workdir, --weaker_workdir and --weaker_step."""
     text = flags.DEFINE_string

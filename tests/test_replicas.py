@@ -135,10 +135,15 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
         train.train(brief(), tmp_path)
 
 
+# Averages beside the first, with snapshots at a step of which there is no checkpoint.
+AVERAGES = {"decays": (0.9,), "power_stds": (0.1, 0.2), "snapshots_every": 3}
+
+
 def brief(**train_changes):
     return brief_config(
         train={"replicas": 3, "log_every": 1, "validate_every": 3, "keep_checkpoints": 3}
-        | train_changes
+        | train_changes,
+        ema=AVERAGES,
     )
 
 
@@ -167,6 +172,7 @@ def test_each_member_is_a_run_of_its_own(trained):
         lines = metrics(workdir)
         assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
         assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
+        assert set(final(workdir)["averages_sha256"]) == {"0.9", "std:0.1", "std:0.2"}
     assert len({final(workdir)["params_sha256"] for workdir in seeds(trained)}) == 3
 
 
@@ -186,6 +192,10 @@ def test_a_stopped_group_ends_in_the_same_bits(trained, tmp_path, at):
         assert not (workdir / "final.json").exists()
     assert train.train(brief(), tmp_path) == 0
     assert list(map(final, seeds(tmp_path))) == list(map(final, seeds(trained)))
+    for ours, theirs in zip(seeds(tmp_path), seeds(trained), strict=True):
+        for step in (3, 6):
+            name = f"averages/{step}.safetensors"
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
 def test_a_killed_group_goes_on_from_the_newest_step_that_all_have(trained, tmp_path, capsys):
@@ -206,7 +216,8 @@ def test_a_killed_group_goes_on_from_the_newest_step_that_all_have(trained, tmp_
 def test_a_member_goes_on_alone_and_draws(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(seeds(trained)[1], workdir)
-    config = brief_config(train={"num_steps": 8, "log_every": 1, "validate_every": 3})
+    changes = {"num_steps": 8, "log_every": 1, "validate_every": 3}
+    config = brief_config(train=changes, ema=AVERAGES)
     config.seed = 1
     assert train.train(config, workdir) == 0
     assert final(workdir)["step"] == 8
@@ -215,7 +226,7 @@ def test_a_member_goes_on_alone_and_draws(trained, tmp_path):
         {"replicas": 3, "members": ["seed=0", "seed=1", "seed=2"]},
         {},
     ]
-    drawn = experiment.load(workdir).sample(2, seed=0)
+    drawn = experiment.load(workdir, ema="std:0.15").sample(2, seed=0)
     assert drawn.shape == (2, 8, 8, 1)
 
 
@@ -282,6 +293,10 @@ def test_what_no_one_program_can_train_is_named(tmp_path, trained):
     said = refused({}, {"data": {"batch_size": 16}})
     assert said.startswith("1 and 0 differ in data.batch_size")
     assert "learning_rate" in refused({"optim": {"learning_rate": -1.0}}, {})
+    # The first of several averages may differ, but where it is one of the others too.
+    first = {"ema": {"decays": (0.9,)}}
+    second = {"ema": {"decays": (0.9,), "decay": 0.9}}
+    assert refused(first, second).startswith("1 and 0 differ in ema.decay,")
     with pytest.raises(UserError, match="a workdir each, of different names"):
         group.train_group([brief_config()] * 2, [tmp_path / "x" / "0", tmp_path / "y" / "0"])
     with pytest.raises(UserError, match=r"config\.train\.replicas=0: need at least 1"):
@@ -309,7 +324,7 @@ def test_a_group_goes_on_only_as_itself(trained, tmp_path):
 
 def test_a_dry_run_counts_all_members():
     cost = dry_run.dry_run(brief())
-    run = experiment.build(brief_config())
+    run = experiment.build(brief_config(ema=AVERAGES))
     alone = run.train_step().lower(run.state_shapes(), run.batch_shapes()).cost_analysis()
     assert cost["replicas"] == 3
     assert cost["flop_per_step"] == pytest.approx(3 * alone["flops"], rel=0.05)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax.training import state, step
+from ddpm_jax.training import ema, state, step
 from ddpm_jax.training.objectives import denoise
 
 SHAPE = (2, 4, 1)
@@ -38,6 +38,7 @@ def setup(
     learning_rate=1e-2,
     ema_decay=0.9,
     ema_warmup=False,
+    averages=ema.NO_SHARES,
     optimizer=None,
     spike=None,
     around=lambda objective: objective,
@@ -50,9 +51,18 @@ def setup(
     optimizer = optimizer or optax.adam(rate)
     init = functools.partial(init_params, num_steps=schedule.num_steps)
     train_step = step.make_train_step(
-        objective, optimizer, rate, ema_decay=ema_decay, ema_warmup=ema_warmup, spike=spike
+        objective,
+        optimizer,
+        rate,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        averages=averages,
+        spike=spike,
     )
-    return state.init_state(init, optimizer, 0, objective.init_extra, spike=spike), train_step
+    start = state.init_state(
+        init, optimizer, 0, objective.init_extra, spike=spike, averages=[*averages]
+    )
+    return start, train_step
 
 
 def batch(size, seed=0):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import data
 from ddpm_jax.build import (
+    averages,
     class_names,
     conditioning,
     datasets,
@@ -121,11 +122,12 @@ class Experiment:
 
     def train_step(self) -> Any:
         """The jitted (state, batch) -> (state, metrics); the state is donated."""
-        ema, spike = self.config.ema, self.spike
+        ema = self.config.ema
         options: dict[str, Any] = {
             "ema_decay": ema.decay,
             "ema_warmup": ema.warmup,
-            "spike": spike,
+            "averages": averages.shares(self.config),
+            "spike": self.spike,
         }
         if self.players:
             pure = players.make_train_step(self.players, **options)
@@ -228,12 +230,11 @@ class Experiment:
 
     def _init_state(self) -> state.TrainState:
         seed = self.config.seed
+        kept: dict[str, Any] = {"spike": self.spike, "averages": [*averages.shares(self.config)]}
         if self.players:
-            return players.init_state(self.init_params, self.players, seed, spike=self.spike)
+            return players.init_state(self.init_params, self.players, seed, **kept)
         init_extra = self.objective.init_extra
-        return state.init_state(
-            self.init_params, self.optimizer, seed, init_extra, spike=self.spike
-        )
+        return state.init_state(self.init_params, self.optimizer, seed, init_extra, **kept)
 
 
 class _Bound:

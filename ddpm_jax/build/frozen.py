@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import assemble
+from ddpm_jax.build import assemble, averages
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
@@ -28,7 +29,7 @@ class Frozen(NamedTuple):
       step: of the checkpoint.
       checkpoint: its digest, the run's state_sha256 at that step.
       config_sha256: of the run's config.
-      parameters: "ema" or "raw".
+      parameters, reconstruction: which they are, as of `averages.Read`.
     """
 
     experiment: Experiment
@@ -37,12 +38,14 @@ class Frozen(NamedTuple):
     checkpoint: str
     config_sha256: str
     parameters: str
+    reconstruction: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(
     workdir: str | Path,
     *,
     step: int | str | None = None,
+    ema: str | float | None = None,
     raw_params: bool = False,
     own: Own = NONE,
     data_dir: str | None = None,
@@ -53,6 +56,9 @@ def read(
     Args:
       workdir: of a run.
       step: of the checkpoint; "best" for the smallest validation loss; None for the latest.
+      ema: which moving average: a decay that the run kept, 0.999, or a power average of a relative
+        width, "std:0.05", which is made of the run's snapshots where it was not kept; None for
+        that of config.ema.decay.
       raw_params: take the parameters themselves instead of their moving average.
       own: the parts that are the user's own, {"package.module:name": part}: a workdir imports
         nothing, whatever its config.json names.
@@ -60,7 +66,8 @@ def read(
       check: called with the experiment before its checkpoint is read; raises what does not fit.
 
     Raises:
-      UserError: if there is no such run or checkpoint, or for an own part that is not handed over.
+      UserError: if there is no such run, checkpoint or average, or for an own part that is not
+        handed over.
     """
     config = config_files.read(workdir)
     if config is None:
@@ -86,11 +93,25 @@ def read(
             "version wrote it, or it is damaged; name another --workdir"
         ) from error
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
-        step = saved.newest_whole(_say) if step is None else _numbered(saved, step)
-        params = saved.restore_params(step, "raw" if raw_params else "default", shapes.params)
-        checkpoint = saved.records()[step].state_sha256
+        one = averages.read(
+            saved,
+            experiment.config,
+            shapes.params,
+            step=step,
+            asked=ema,
+            raw_params=raw_params,
+            say=_say,
+        )
     sha256 = config_files.sha256(config.to_dict())
-    return Frozen(experiment, params, step, checkpoint, sha256, "raw" if raw_params else "ema")
+    return Frozen(
+        experiment,
+        one.params,
+        one.step,
+        one.checkpoint,
+        sha256,
+        one.parameters,
+        one.reconstruction,
+    )
 
 
 def _here(config: ConfigDict, data_dir: str | None) -> ConfigDict:
@@ -105,21 +126,6 @@ def _here(config: ConfigDict, data_dir: str | None) -> ConfigDict:
         config,
         {"mesh": {"data": devices, "fsdp": 1}, "data": {"batch_size": batch_size, **elsewhere}},
     )
-
-
-def _numbered(saved: checkpoints.Checkpoints, step: int | str) -> int:
-    """The number of the step that is asked for. Raises UserError if there is no such checkpoint."""
-    if str(step).isdecimal():
-        return saved.check(int(step))
-    if step != "best":
-        raise UserError(f"step={step}: need the number of a checkpoint, or best")
-    saved.check(None)
-    if (best := saved.best()) is None:
-        raise UserError(
-            f"step=best: no checkpoint in {saved.directory} has a validation loss; train with "
-            "config.train.validate_every at the steps of checkpoint_every, or name another step"
-        )
-    return best
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import assemble, conditioning, optimizers
+from ddpm_jax.build import assemble, averages, conditioning, optimizers
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import has
@@ -34,10 +34,21 @@ TRACED = (
 Numbers = dict[str, np.ndarray]
 
 
+def shared(config: ConfigDict) -> dict[str, Any]:
+    """{field: value} of what is the same in all members of a group.
+
+    ema.decay too where it is one of ema.decays, which then keep one average fewer.
+    """
+    own = {*TRACED, "seed"}
+    if config.ema.decay in config.ema.decays:
+        own.remove("ema.decay")
+    return {name: v for name, v in config_files.fields(config).items() if name not in own}
+
+
 def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
     """The fields in which two configs differ and which no program of both can have."""
-    differing = config_files.differences(one, other)
-    return [name for name, *_ in differing if name not in (*TRACED, "seed")]
+    a, b = shared(one), shared(other)
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
 def numbers(configs: Sequence[ConfigDict]) -> Numbers:
@@ -58,9 +69,14 @@ def member_step(experiment: Experiment) -> replicated.MemberStep:
         objective = assemble.objective_of(
             c, experiment.kind, experiment.model, experiment.schedule, experiment.own
         )
-        options = {"ema_warmup": c.ema.warmup, "spike": experiment.spike}
         train_step = step.make_train_step(
-            objective, optimizer, rate, ema_decay=c.ema.decay, **options
+            objective,
+            optimizer,
+            rate,
+            ema_decay=c.ema.decay,
+            ema_warmup=c.ema.warmup,
+            averages=averages.shares(experiment.config),
+            spike=experiment.spike,
         )
         return train_step(state, batch)
 
@@ -118,6 +134,7 @@ def init_states(experiment: Experiment, seeds: Sequence[int]) -> list[TrainState
             seed,
             experiment.objective.init_extra,
             spike=experiment.spike,
+            averages=[*averages.shares(experiment.config)],
         )
 
     compiled = jax.jit(init, out_shardings=experiment.state_sharding())

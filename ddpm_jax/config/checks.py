@@ -31,9 +31,14 @@ AT_LEAST = {
     "train.evaluate_every": 0,
     "train.evaluate_samples": 2,
     "train.max_skipped": 0,
+    "ema.snapshots_every": 0,
     "sample.batch_size": 1,
     "sample.grid_size": 1,
 }
+
+
+# Of a power-function average's profile: the uniform one's, which none comes to.
+LARGEST_STD = 12**-0.5
 
 
 def _share(value: float) -> bool:
@@ -46,6 +51,13 @@ def _finite(value: float) -> bool:
 
 def _at_least_0(value: float) -> bool:
     return 0 <= value < math.inf
+
+
+def _different(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether all of a tuple's numbers fit, and none stands there twice."""
+    return lambda values: (
+        all(type(v) in (int, float) and fits(v) for v in values) and len({*values}) == len(values)
+    )
 
 
 def _unset_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -86,7 +98,18 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v == "" or v.endswith(".safetensors"),
         "need a file F.safetensors, or nothing",
     ),
-    "ema.decay": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
+    "ema.decay": (
+        lambda v: v is not None and 0 <= v < 1,
+        "need at least 0 and below 1",
+    ),
+    "ema.decays": (
+        _different(lambda v: 0 < v < 1),
+        "need numbers above 0 and below 1, each once",
+    ),
+    "ema.power_stds": (
+        _different(lambda v: 0 < v < LARGEST_STD),
+        f"need numbers above 0 and below {LARGEST_STD:.4f} (the uniform average's), each once",
+    ),
     "sample.guidance_scale": (_finite, "need a finite number"),
     "sample.guidance_rescale": (_unset_or(_share), "need 0 to 1, or None"),
     "sample.classifier_scale": (
@@ -132,6 +155,12 @@ def check_ranges(c: ConfigDict) -> None:
         lambda window: window is None or (sigma is not None and window >= 2),
         "optim.spike_window",
         "need at least 2, and optim.spike_sigma; or None",
+    )
+    _need(
+        c,
+        lambda every: not every or len(c.ema.power_stds) > 0,
+        "ema.snapshots_every",
+        "snapshots are of power-function averages: set ema.power_stds=(0.05, 0.1), or 0 here",
     )
     if "sample" in c:
         low = c.sample.guidance_low or 0.0

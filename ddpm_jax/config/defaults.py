@@ -192,8 +192,15 @@ def denoiser() -> ConfigDict:
     optim.spike_window = placeholder(int)
 
     config.ema = ema = ConfigDict()
-    ema.decay = 0.9999
+    ema.decay = 0.9999  # of the first average, which validates and draws
     ema.warmup = False  # smaller decay in the first steps
+    # Averages kept beside it: of other decays, (0.999, 0.99995); and power-function averages, whose
+    # profile has this standard deviation over its length, (0.05, 0.1) (Karras et al. 2024).
+    ema.decays = ()
+    ema.power_stds = ()
+    # Steps between snapshots of the power averages in DIR/averages, all of which are kept: of them
+    # averages of other widths are made after training; 0 is never.
+    ema.snapshots_every = 0
 
     config.train = train = ConfigDict()
     train.num_steps = 800_000

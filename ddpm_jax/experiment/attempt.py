@@ -97,6 +97,7 @@ class Attempt:
                     every(period[f"{name}_every"], act=getattr(watch, name))
                     for name in experiment.kind.watches
                 ),
+                loop.every(config.ema.snapshots_every, last=None, act=watch.snapshot),
                 # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                 every(period.checkpoint_every, act=save),
                 every(period.checkpoint_every, act=self.manifest.follow(self.checkpoints)),

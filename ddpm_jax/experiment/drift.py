@@ -24,7 +24,10 @@ FREE_FIELDS = (
     "data.data_dir",
     "data.num_threads",
     "data.options.on_error",
+    "ema.snapshots_every",
 )
+# What a workdir holds that is an average of another one's run, and no run.
+AVERAGE = "average.json"
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
 CLASS_NAMES = "data.class_names"
@@ -58,6 +61,11 @@ def check_workdir(
       UserError: listing what differs, or for a field in `allowed` that is unknown, or that no
         state survives.
     """
+    if (workdir / AVERAGE).exists():
+        raise UserError(
+            f"{workdir} holds an average that checkpoint.py made, which cannot be trained on: name "
+            "another --workdir"
+        )
     saved = config_files.read(workdir) if _has_checkpoints(workdir) else None
     _check_names(allowed, [c for c in (config, saved) if c is not None])
     if not _has_checkpoints(workdir):

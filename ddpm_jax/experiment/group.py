@@ -184,6 +184,7 @@ def _train(
             drifted = drift.check(member.workdir, config, data.prints, parts, allow_drift, own)
             for line in drift.stretched(config, drifted, start, own):
                 running.say(line)
+            running.discard_later(member.workdir, start)
             member.manifest.begin(config, mesh, data.described, start, drifted, parts, group)
             config_files.write(member.workdir, config)
         if _moving(members):

@@ -180,6 +180,7 @@ class GroupAttempt:
                     every(config[f"{name}_every"], act=getattr(watch, name))
                     for name in self._experiment.kind.watches
                 ),
+                loop.every(self._experiment.config.ema.snapshots_every, None, watch.snapshot),
                 # Last: what a checkpoint's step shows is on disk before the checkpoint is.
                 every(config.checkpoint_every, act=save),
                 every(config.checkpoint_every, act=member.manifest.follow(member.checkpoints)),
@@ -242,6 +243,7 @@ class GroupAttempt:
         config = self._experiment.config.train
         names = ("validate", "checkpoint", *self._experiment.kind.watches)
         periods = [config[f"{name}_every"] for name in names]
+        periods.append(self._experiment.config.ema.snapshots_every)
         if step != self._num_steps and all(not period or step % period for period in periods):
             return
         self._look(states)

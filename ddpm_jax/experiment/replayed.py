@@ -23,7 +23,7 @@ from ddpm_jax.training import inspection, loop
 from ddpm_jax.training.state import TrainState, reseeded
 
 # Fields that no state depends on, but for train.num_steps: a decay is as long as that.
-NEUTRAL = ("sample.", "train.")
+NEUTRAL = ("sample.", "train.", "ema.snapshots_every")
 # Nor does the compiled step on these.
 OUTSIDE = (*NEUTRAL, "seed", "data.data_dir", "data.num_threads")
 # The parts of a state in the order in which a step computes them, and what each is called.

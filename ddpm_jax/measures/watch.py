@@ -23,9 +23,9 @@ from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import sharding
 from ddpm_jax.trained import drawing, program
 from ddpm_jax.trained.loaded import padded_batch
-from ddpm_jax.training import loop
+from ddpm_jax.training import loop, snapshots
 from ddpm_jax.training.checkpoints import Checkpoints
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import FIRST, TrainState
 
 
 class Watch:
@@ -55,6 +55,7 @@ class Watch:
         self._evaluated: tuple[int, float] = (-1, math.nan)
         self._scarce = False
         self._picture_not_fatal = NotFatal(workdir / "samples", progress.say)
+        self._snapshot_not_fatal = NotFatal(workdir / snapshots.FOLDER, progress.say)
 
     def metrics(self, last: int, start: int) -> loop.Action:
         """Keeps every step's metrics; writes their means every config.train.log_every steps."""
@@ -104,7 +105,7 @@ class Watch:
         sums = [
             jax.device_get(
                 self._validation_step(
-                    state.ema["default"],
+                    state.ema[FIRST],
                     sharding.put_batch(batch, place),
                     jax.random.fold_in(key, index),
                 )
@@ -145,6 +146,13 @@ class Watch:
         checkpoints.save(step, state, loss, distance)
         self._warn_if_scarce()
 
+    def snapshot(self, step: int, state: TrainState) -> None:
+        """The power averages into DIR/averages, for averages that are made after training."""
+        began = time.monotonic()
+        with self._snapshot_not_fatal:
+            snapshots.save(self.workdir, step, state)
+        self._paused += time.monotonic() - began
+
     def _warn_if_scarce(self) -> None:
         """Tells once that little is free, and again if more was in between."""
         least = self.config.train.min_free_gb
@@ -169,7 +177,7 @@ class Watch:
         """Images of the moving average, batch by batch."""
         return drawing.draw_images(
             self._sample_fn,
-            state.ema["default"],
+            state.ema[FIRST],
             len(labels),
             conditions,
             seed=self.config.seed,

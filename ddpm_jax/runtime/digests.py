@@ -73,11 +73,22 @@ def digest(tree: Any) -> str:
     return combined(of_leaves(on_host(tree)))
 
 
-def digests(state: Any) -> dict[str, str]:
-    """The digests that final.json holds: of the parameters, of their EMA and of the whole state."""
+def digests(state: Any) -> dict[str, Any]:
+    """The digests that final.json holds: of the parameters, of their average, of the whole state.
+
+    Where several averages are kept, "ema_sha256" is of the first, "default", and
+    "averages_sha256" has those of the others by name.
+    """
     leaves = of_leaves(on_host(state))
+
+    def of_average(name: str) -> str:
+        part = f".ema[{name!r}]"
+        return combined({path: s for path, s in leaves.items() if path.startswith(part)}, ".ema")
+
+    others = {name: of_average(name) for name in state.ema if name != "default"}
     return {
         "params_sha256": combined(leaves, ".params"),
-        "ema_sha256": combined(leaves, ".ema"),
+        "ema_sha256": of_average("default"),
         "state_sha256": combined(leaves),
+        **({"averages_sha256": others} if others else {}),
     }

@@ -31,6 +31,7 @@ EVALUATE = (
     "num_terms",
     "seed",
     "step",
+    "ema",
     "raw_params",
 )
 SAMPLERS = "samplers"

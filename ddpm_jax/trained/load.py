@@ -52,6 +52,7 @@ def load(
     workdir: str | Path,
     *,
     step: int | str | None = None,
+    ema: str | float | None = None,
     raw_params: bool = False,
     own: Own = NONE,
     data_dir: str | None = None,
@@ -59,12 +60,18 @@ def load(
     """The model that was trained in `workdir`, ready to use; nothing found there is executed.
 
     Args:
-      workdir, step, raw_params, own, data_dir: as in `build.frozen.read`.
+      workdir, step, ema, raw_params, own, data_dir: as in `build.frozen.read`.
 
     Raises:
       UserError: as there.
     """
     trained = frozen.read(
-        workdir, step=step, raw_params=raw_params, own=own, data_dir=data_dir, check=program.check
+        workdir,
+        step=step,
+        ema=ema,
+        raw_params=raw_params,
+        own=own,
+        data_dir=data_dir,
+        check=program.check,
     )
     return FACES[trained.experiment.kind.face](*trained)

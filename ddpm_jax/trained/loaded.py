@@ -52,7 +52,10 @@ class Loaded:
       step: of the checkpoint.
       checkpoint: its digest, the run's state_sha256 at that step.
       config_sha256: of the run's config.
-      parameters: "ema" or "raw".
+      parameters: which they are: "ema" for the first moving average, "0.999" or "std:0.05" for
+        another one, or "raw".
+      reconstruction: of an average that was made of the run's snapshots, what of and how well, as
+        of `build.reconstruction.Made`; else {}.
     """
 
     experiment: Experiment
@@ -61,6 +64,7 @@ class Loaded:
     checkpoint: str = ""
     config_sha256: str = ""
     parameters: str = "ema"
+    reconstruction: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> networks.NetworkModule:
@@ -268,8 +272,9 @@ class Loaded:
 def described(value: Any) -> Any:
     """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
     if isinstance(value, Loaded):
-        names = ("config_sha256", "checkpoint", "parameters")
-        return {name: getattr(value, name) for name in names}
+        names = ["config_sha256", "checkpoint", "parameters"]
+        names += ["reconstruction"] if value.reconstruction else []
+        return {name: described(getattr(value, name)) for name in names}
     if isinstance(value, np.ndarray):
         return digests.sum_of(value)
     if dataclasses.is_dataclass(value):

@@ -257,11 +257,13 @@ class Checkpoints:
           Damaged: if the step's files are not what was written.
           UserError: if there is no such step, or it holds another network.
         """
-        self.check(step)
-        target = {"params": like} if name == "raw" else {"ema": {name: like}}
-        tree = step_files.read(self._folder(step), target)
+        tree = self.read(step, {"params": like} if name == "raw" else {"ema": {name: like}})
         params = tree["params"] if name == "raw" else tree["ema"][name]
         return jax.tree.map(lambda leaf, to: processes.placed(leaf, to.sharding), params, like)
+
+    def read(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Fields of the state at `step`, whole or in part, on the host; as `step_files.read`."""
+        return step_files.read(self._folder(self.check(step)), like)
 
     def check(self, step: int | None) -> int:
         """`step`, or the latest if None. Raises UserError where there is no such checkpoint."""

@@ -91,8 +91,8 @@ def train(
     return state, reached
 
 
-def every(period: int, last: int, act: Callable[[int, TrainState], None]) -> Action:
-    """An action every `period` steps and at step `last`; a period of 0 is never.
+def every(period: int, last: int | None, act: Callable[[int, TrainState], None]) -> Action:
+    """An action every `period` steps and at step `last`, if there is one; a period of 0 is never.
 
     Raises:
       ValueError: for a negative period.

@@ -6,7 +6,7 @@ discriminator moves, then its generator, against the discriminator that has just
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax import streams
-from ddpm_jax.training import guard, state, step
+from ddpm_jax.training import ema, guard, state, step
 from ddpm_jax.training.objectives.base import Batch, Extra, Objective
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import NO_TREES, Metrics, Trees
@@ -57,6 +57,7 @@ def init_state(
     *,
     spike: guard.Spike | None = None,
     average: bool = True,
+    averages: Sequence[str] = (),
 ) -> TrainState:
     """The state at step 0 of players, as `state.init_state`.
 
@@ -67,11 +68,10 @@ def init_state(
       ValueError: for no players, one named "guard", or parameters that are not there.
     """
     _check(players, spike)
+    kept: dict[str, Any] = {"spike": spike, "average": average, "averages": averages}
     if (alone := _alone(players)) is not None:
         init_extra = alone.objective.init_extra
-        return state.init_state(
-            init_params, alone.optimizer, seed, init_extra, spike=spike, average=average
-        )
+        return state.init_state(init_params, alone.optimizer, seed, init_extra, **kept)
 
     def init(params: Any) -> dict[str, Any]:
         return {
@@ -86,9 +86,7 @@ def init_state(
 
     # Only its `init` is read.
     together = optax.GradientTransformation(init, optax.identity().update)
-    return state.init_state(
-        init_params, together, seed, init_extra_of_all, spike=spike, average=average
-    )
+    return state.init_state(init_params, together, seed, init_extra_of_all, **kept)
 
 
 def make_train_step(
@@ -96,12 +94,13 @@ def make_train_step(
     *,
     ema_decay: float | None = 0.9999,
     ema_warmup: bool = True,
+    averages: ema.Shares = ema.NO_SHARES,
     spike: guard.Spike | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure function (state, batch, frozen={}) -> (state, metrics), as `step.make_train_step`.
 
     The players move in their order, each with draws of its own, and each sees what those before it
-    have just done. The moving average and the frozen trees are those before the step. The step is
+    have just done. The moving averages and the frozen trees are those before the step. The step is
     skipped as a whole where any of it is not finite: a game in which one side missed a move would
     be another game.
 
@@ -121,8 +120,10 @@ def make_train_step(
             alone.learning_rate,
             ema_decay=ema_decay,
             ema_warmup=ema_warmup,
+            averages=averages,
             spike=spike,
         )
+    shares = step.shares_of(ema_decay, ema_warmup, averages)
 
     def train_step(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> Any:
         key = jax.random.fold_in(state.key, state.step)
@@ -147,7 +148,7 @@ def make_train_step(
         loss, norm = jnp.stack(losses).sum(), optax.tree.norm(norms)
         taken = state.step - record["skipped"]
         verdict = guard.judge(record, loss, norm, extra, updates=taken, spike=spike)
-        average = step.averaged(state.ema, params, taken, ema_decay, ema_warmup)
+        average = step.averaged(state.ema, params, taken, shares)
         params, average, opt_state, extra = guard.keep(
             verdict.ok,
             (params, average, opt_state, extra),

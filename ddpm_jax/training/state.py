@@ -1,6 +1,6 @@
 """The training state: everything that a run needs to go on, as one pytree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,9 @@ import optax
 
 from ddpm_jax.training import guard
 
+# The name of the average that validation, samples and objectives see.
+FIRST = "default"
+
 
 class TrainState(NamedTuple):
     """What a step reads and writes.
@@ -18,7 +21,7 @@ class TrainState(NamedTuple):
       step: batches consumed, int32 scalar; also the position in the data.
       key: the run key; each step folds `step` into it and never changes it.
       params: the network's parameters.
-      ema: {name: exponential moving average of params}.
+      ema: {name: moving average of params}; "default" is the first.
       opt_state: the optimiser's.
       extra: what an objective keeps between steps (the losses by which times are drawn), and the
         guard's record.
@@ -40,6 +43,7 @@ def init_state(
     *,
     spike: guard.Spike | None = None,
     average: bool = True,
+    averages: Sequence[str] = (),
 ) -> TrainState:
     """The state at step 0, a pure function of the seed; jit it to place it on a mesh.
 
@@ -50,7 +54,8 @@ def init_state(
       init_extra: params -> what the objective keeps between steps, `Objective.init_extra`. The
         guard's record is added to it.
       spike: the step's.
-      average: whether a moving average is kept; False for a step with ema_decay=None.
+      average: whether the first moving average is kept; False for a step with ema_decay=None.
+      averages: names of those kept beside it, the step's.
     """
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = init_params(key_params)
@@ -58,8 +63,11 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         key=key_run,
         params=params,
-        # A copy: the donated state must not hold one buffer twice.
-        ema={"default": jax.tree.map(jnp.copy, params)} if average else {},
+        # Copies: the donated state must not hold one buffer twice.
+        ema={
+            name: jax.tree.map(jnp.copy, params)
+            for name in (*([FIRST] if average else []), *averages)
+        },
         opt_state=optimizer.init(params),
         extra=init_extra(params) | {guard.NAME: guard.init(spike)},
     )

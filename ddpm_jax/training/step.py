@@ -10,7 +10,7 @@ import optax
 
 from ddpm_jax.training import ema, guard
 from ddpm_jax.training.objectives.base import EMA, Batch, Extra, Objective, Outcome
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import FIRST, TrainState
 
 # Trees of parameters by name.
 Trees = Mapping[str, Any]
@@ -50,7 +50,7 @@ def trees_of(objective: Objective, average: Trees, frozen: Trees) -> Trees:
     Raises:
       ValueError: for one that is not there.
     """
-    offered = dict(frozen) | ({EMA: average["default"]} if average else {})
+    offered = dict(frozen) | ({EMA: average[FIRST]} if FIRST in average else {})
     for name in objective.needs:
         if name not in offered:
             raise ValueError(
@@ -67,6 +67,7 @@ def make_train_step(
     *,
     ema_decay: float | None = 0.9999,
     ema_warmup: bool = True,
+    averages: ema.Shares = ema.NO_SHARES,
     spike: guard.Spike | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The pure function (state, batch, frozen={}) -> (state, metrics); jit it, donating the state.
@@ -82,6 +83,7 @@ def make_train_step(
       ema_decay: of the moving average; None for a state without one.
       ema_warmup: a smaller decay in the first steps (`ema.decay_at`), so that a short run's
         average is not made of its initial weights.
+      averages: those kept beside it, by name, such as `ema.power(0.05)`. As of `init_state`.
       spike: what counts as a spike; None for nothing. As of `init_state`.
 
     Returns:
@@ -96,6 +98,8 @@ def make_train_step(
           state, metrics = train_step(state, batch)
     """
 
+    shares = shares_of(ema_decay, ema_warmup, averages)
+
     def train_step(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> Any:
         key = jax.random.fold_in(state.key, state.step)
         record, history = guard.split(state.extra)
@@ -108,7 +112,7 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = averaged(state.ema, params, taken, ema_decay, ema_warmup)
+        average = averaged(state.ema, params, taken, shares)
         params, average, opt_state, history = guard.keep(
             verdict.ok,
             (params, average, opt_state, outcome.extra),
@@ -127,20 +131,24 @@ def make_train_step(
     return train_step
 
 
-def averaged(
-    average: Trees, params: Any, taken: jax.Array, decay: float | None, warmup: bool
-) -> dict[str, Any]:
+def shares_of(decay: float | None, warmup: bool, averages: ema.Shares) -> dict[str, ema.Share]:
+    """The averages of a step by name: the first, unless its decay is None, and those beside it."""
+    first = {} if decay is None else {FIRST: ema.constant(decay, warmup)}
+    return {**first, **averages}
+
+
+def averaged(average: Trees, params: Any, taken: jax.Array, shares: ema.Shares) -> dict[str, Any]:
     """TrainState.ema after the update that follows `taken` others.
 
     Raises:
-      ValueError: for a state with an average and a decay of None: it would stay at its start.
+      ValueError: for a state with other averages than the step's: one would stay at its start.
     """
-    if decay is None:
-        if average:
-            raise ValueError("ema_decay=None needs a state without one: init_state(average=False)")
-        return {}
-    weight = ema.decay_at(taken, decay, warmup)
-    return {name: ema.update(tree, params, weight) for name, tree in average.items()}
+    if average.keys() != shares.keys():
+        raise ValueError(
+            f"the state keeps the averages {[*average]} and the step has {[*shares]}: begin with "
+            "init_state(averages=[...]) of the step's names, and average=False for ema_decay=None"
+        )
+    return {name: ema.update(tree, params, shares[name](taken)) for name, tree in average.items()}
 
 
 def rate_metric(learning_rate: optax.Schedule | None, taken: jax.Array) -> Metrics:
@@ -159,7 +167,7 @@ def make_validation_step(objective: Objective) -> Callable[..., Metrics]:
     def validation_step(
         params: Any, batch: Batch, key: jax.Array, frozen: Trees = NO_TREES
     ) -> Metrics:
-        trees = trees_of(objective, {"default": params}, frozen)
+        trees = trees_of(objective, {FIRST: params}, frozen)
         outcome = objective(params, batch, key, False, {}, **trees)
         return by_quarter(outcome.loss, outcome.t, batch["mask"] * outcome.weight)
 

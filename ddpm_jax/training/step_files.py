@@ -64,6 +64,12 @@ class Record(NamedTuple):
     distance: float | None = None
 
     @property
+    def averages(self) -> list[str]:
+        """The names of the moving averages in the state."""
+        names = (re.match(r"\.ema\['([^']*)'\]", path) for path in self.leaves)
+        return [*dict.fromkeys(match[1] for match in names if match)]
+
+    @property
     def state_sha256(self) -> str:
         """The digest of the whole state, as in final.json."""
         return digests.combined(self.leaves)

@@ -100,7 +100,7 @@ def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(UserError, match=r"--out=.*cannot write it"):
         checkpoint.export(run, None, tmp_path / "no" / "w.safetensors", False)
     for flags, named in (
-        ([], "one of list, verify, export; got nothing"),
+        ([], "one of list, verify, export, average; got nothing"),
         (["prove"], "got prove"),
         (["list"], "--workdir is missing"),
         (["list", "verify", f"--workdir={run}"], "unexpected argument 'verify'"),

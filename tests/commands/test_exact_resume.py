@@ -29,6 +29,7 @@ def short_config(**changes):
         "train": {"num_steps": NUM_STEPS, "checkpoint_every": 10, "log_every": 3},
         "model": {"dropout": 0.1},
         "data": {"flip": True},
+        "ema": {"decays": (0.9,), "power_stds": (0.1, 0.2), "snapshots_every": 4},
     }
     for group, fields in changes.items():
         groups[group] = groups.get(group, {}) | fields
@@ -46,6 +47,23 @@ def straight(tmp_path_factory):
 def send(number):
     """Sends this process a signal, when it is called."""
     return functools.partial(os.kill, os.getpid(), number)
+
+
+def test_a_run_that_goes_on_from_an_earlier_step_makes_its_snapshots_again(
+    straight, tmp_path, capsys
+):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "final.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "24")
+    other = bytearray((tmp_path / "averages" / "24.safetensors").read_bytes())
+    other[-1] ^= 1
+    (tmp_path / "averages" / "24.safetensors").write_bytes(other)
+    assert train.train(short_config(train=WATCHED), tmp_path) == 0
+    assert "snapshots after step 20 are made again: 24" in capsys.readouterr().err
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
+    for step in range(4, 25, 4):
+        name = f"averages/{step}.safetensors"
+        assert (tmp_path / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_stops_anywhere_leave_no_trace(straight, tmp_path, at, capsys):
@@ -70,7 +88,8 @@ def test_stops_anywhere_leave_no_trace(straight, tmp_path, at, capsys):
     validation = [[x for x in lines if "validation_loss" in x] for lines in (ours, theirs)]
     assert validation[0] == validation[1]
     assert [line["step"] for line in validation[0]] == [12, 24]
-    for name in ("samples/step_000012.png", "samples/step_000024.png", "config.json"):
+    snapshots = [f"averages/{step}.safetensors" for step in range(4, 25, 4)]
+    for name in ("samples/step_000012.png", "samples/step_000024.png", "config.json", *snapshots):
         assert (tmp_path / name).read_bytes() == (straight / name).read_bytes()
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
@@ -84,7 +103,12 @@ def test_a_longer_run_goes_on_from_a_finished_one(straight, tmp_path, capsys):
     assert "resuming at step 11" in capsys.readouterr().err
     assert tiny_runs.final(tmp_path) == tiny_runs.final(straight)
     # What the digests could hide: that they see nothing.
-    assert not set(shorter.values()) & set(tiny_runs.final(tmp_path).values())
+    assert not set(every(shorter)) & set(every(tiny_runs.final(tmp_path)))
+
+
+def every(final):
+    """The digests of a final.json, those of averages by name too."""
+    return [*{**final, **final["averages_sha256"], "averages_sha256": None}.values()]
 
 
 def test_a_signal_at_the_last_step_is_a_finished_run(straight, tmp_path, at):
@@ -106,7 +130,7 @@ def test_a_run_needs_neither_metrics_nor_checkpoints_on_the_way(straight, tmp_pa
     assert train.train(config, tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
     written = {"config.json", "final.json", "manifest.json", "metrics.jsonl"}
-    assert names == written | {"checkpoints", "tensorboard", ".lock"}
+    assert names == written | {"averages", "checkpoints", "tensorboard", ".lock"}
     assert tiny_runs.metrics(tmp_path) == []
     # The last state is kept all the same.
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["24"]

@@ -13,7 +13,7 @@ import toy_training
 
 from ddpm_jax.diffusion import losses, schedules, time_draws, weightings
 from ddpm_jax.runtime.digests import digest
-from ddpm_jax.training import guard, loop, step
+from ddpm_jax.training import ema, guard, loop, step
 from ddpm_jax.training.objectives import cascaded, denoise, dequantised
 
 SCHEDULE = schedules.linear(num_steps=8)
@@ -188,9 +188,11 @@ def test_steps_that_are_fine_are_the_steps_without_a_guard(kind, monkeypatch):
 
 
 def test_a_run_goes_on_as_if_it_had_never_seen_a_bad_batch():
-    # Adam's count, the warm-ups of rate and average: all go by the steps that were taken.
+    # Adam's count, the warm-ups of rate and average, the time of a power average: all go by the
+    # steps that were taken.
     rate = optax.linear_schedule(0.0, 0.1, 10)
-    options = {"optimizer": optax.adam(rate), "ema_warmup": True}
+    averages = {"0.9": ema.constant(0.9), "std:0.1": ema.power(0.1)}
+    options = {"optimizer": optax.adam(rate), "ema_warmup": True, "averages": averages}
     state, train_step = toy_training.setup(SCHEDULE, **options)
     train_step = jax.jit(train_step)
     never = state
@@ -206,6 +208,7 @@ def test_a_run_goes_on_as_if_it_had_never_seen_a_bad_batch():
             state, _ = train_step(state, batch)
             never, _ = train_step(never, batch)
     assert digest(state) == digest(never)
+    assert len({digest(tree) for tree in state.ema.values()}) == 3
     assert state.opt_state[0].count == 8
 
 

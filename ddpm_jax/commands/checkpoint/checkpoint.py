@@ -64,9 +64,15 @@ def verify(workdir: Path, step: int | None) -> int:
 
 
 def export(
-    workdir: Path, step: int | None, out: Path, raw_params: bool, code: Sequence[str] = ()
+    workdir: Path,
+    step: int | None,
+    out: Path,
+    raw_params: bool,
+    code: Sequence[str] = (),
+    *,
+    ema: str | None = None,
 ) -> int:
-    """Write the parameters of a step, the moving average unless raw, as one safetensors file.
+    """Write the parameters of a step, a moving average unless raw, as one safetensors file.
 
     Tensors are named by their place, such as down_0/conv/kernel; the file's metadata hold the step
     and the digest of what was exported, of raw parameters that of final.json.
@@ -77,13 +83,13 @@ def export(
     """
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: name a .safetensors file")
-    loaded = load(workdir, code, step=step, raw_params=raw_params)
+    loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
     flat = jax.tree_util.tree_flatten_with_path(loaded.params)[0]
     tensors = {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in flat
     }
-    metadata = {"step": str(loaded.step), "parameters": "raw" if raw_params else "ema"}
+    metadata = {"step": str(loaded.step), "parameters": loaded.parameters}
     metadata["sha256"] = digests.digest(loaded.params)
     metadata["config"] = json.dumps(loaded.experiment.config.to_dict(), sort_keys=True)
     try:

@@ -54,7 +54,7 @@ def define() -> None:
     number("kid_subsets", None, "100: the mean over subsets of 1,000; by default all pairs, if few")
     number("seed", 0, "of the samples", 0, 2**32 - 1)
     text("step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest")
-    flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
+    sample_flags.define_average()
     text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
     text("data_dir", None, "where the run's data lie now, if they were moved")
     number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")

@@ -49,6 +49,7 @@ OWN = (
     "kid_subsets",
     "seed",
     "step",
+    "ema",
     "raw_params",
     "name",
     "num_terms",
@@ -95,6 +96,7 @@ def evaluate(
     kid_subsets: int | None = None,
     seed: int = 0,
     step: int | str | None = None,
+    ema: str | None = None,
     raw_params: bool = False,
     name: str = "",
     num_terms: int | None = None,
@@ -118,7 +120,7 @@ def evaluate(
       options: others, as text: "method=singlestep".
       space: for the metrics of distributions.
       kid_subsets: as in `distribution_metrics.measure`.
-      seed, step, raw_params: as in `experiment.load` and `Loaded.sample`.
+      seed, step, ema, raw_params: as in `experiment.load` and `Loaded.sample`.
       name: of the file; "" for "samples", or the section of a metric if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
       data_dir: where the run's data lie now; None for where they lay.
@@ -155,7 +157,7 @@ def evaluate(
     checks.check_flags(selected, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
-    loaded = load(workdir, code, step=step, raw_params=raw_params, data_dir=data_dir)
+    loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params, data_dir=data_dir)
     fields = sampling_options.from_flags(sampling or {}, options)
     loaded = loaded.sampling_with(**fields)
     config = loaded.experiment.config

@@ -18,6 +18,7 @@ from ddpm_jax.experiment import Loaded
 from ddpm_jax.measures import real_data
 from ddpm_jax.reporting.report.runs import Drawn, LossByTime, ScheduleCurve
 from ddpm_jax.runtime import sharding
+from ddpm_jax.training.state import FIRST
 from ddpm_jax.training.step import trees_of
 
 FRAMES = 11
@@ -86,7 +87,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
 
     @jax.jit
     def outcome(params: Any, batch: Any, key: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
-        trees = trees_of(built.objective, {"default": params}, frozen)
+        trees = trees_of(built.objective, {FIRST: params}, frozen)
         return built.objective(params, batch, key, False, {}, **trees)[:3]
 
     key = jax.random.key(config.seed)

@@ -40,7 +40,7 @@ def define() -> None:
     flags.DEFINE_string(
         "step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest"
     )
-    flags.DEFINE_bool("raw_params", False, "the parameters instead of their moving average")
+    sample_flags.define_average()
     sample_flags.define_sampler()
     sample_flags.define_scales()
     sample_flags.define_guides()
@@ -69,6 +69,7 @@ def main() -> None:
         upsampler_workdirs=f.upsampler_workdir,
         seed=f.seed,
         step=f.step,
+        ema=f.ema,
         raw_params=f.raw_params,
         options=f.options,
         code=f.code,

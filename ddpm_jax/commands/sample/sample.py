@@ -47,6 +47,7 @@ def to_files(
     upsampler_workdirs: Sequence[str] = (),
     seed: int = 0,
     step: int | str | None = None,
+    ema: str | None = None,
     raw_params: bool = False,
     options: Sequence[str] = (),
     code: Sequence[str] = (),
@@ -64,7 +65,7 @@ def to_files(
         of these.
       upsampler_workdirs: of runs that enlarge what is drawn, one after another, each as its own
         config says; `out` then holds their images.
-      step, raw_params: as in `experiment.load`.
+      step, ema, raw_params: as in `experiment.load`.
       options: further fields of config.sample, as text: "method=singlestep".
       code: modules that hold the runs' own parts, "package.module".
       **fields: fields of config.sample; None leaves the run's own.
@@ -80,7 +81,7 @@ def to_files(
         raise UserError("--workdir is missing: name the run to sample from")
     target = _target(out)
     film = _film(trajectory, target)
-    loaded = load(workdir, code, step=step, raw_params=raw_params)
+    loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
     settings = sampling_options.from_flags(fields, options)
     full_task = task_flags.from_flags(
         loaded, workdir, **(task or {}), frames=FRAMES.get(film.suffix, 0), code=code

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
+from ddpm_jax.build import averages
 from ddpm_jax.commands.sweep import check
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
@@ -15,7 +16,15 @@ from ddpm_jax.experiment import attempt
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 # Fields that do not change what a step costs.
-FREE = ("seed", "optim.learning_rate", "optim.weight_decay", "ema.", "train.", "sample.")
+FREE = (
+    "seed",
+    "optim.learning_rate",
+    "optim.weight_decay",
+    "ema.decay",
+    "ema.warmup",
+    "ema.snapshots_every",
+)
+FREE_GROUPS = ("train.", "sample.")
 WARM, TIMED = 3, 20  # steps
 
 
@@ -26,8 +35,8 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
 
     Returns:
       {"programs": [{"cells", "steps_per_second", "compile_seconds", "step_bytes", "state_bytes",
-      "hours"}], "hours", "device_hours", "devices", "disk_bytes"}: `hours` of one training after
-      the other; `device_hours` are those times the devices of a mesh.
+      "parameters", "hours"}], "hours", "device_hours", "devices", "disk_bytes"}: `hours` of one
+      training after the other; `device_hours` are those times the devices of a mesh.
 
     Raises:
       UserError: for a cell that cannot be built or whose data cannot be read, naming it.
@@ -35,7 +44,11 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
     groups: dict[str, list[tuple[str, ConfigDict]]] = {}
     for name, overrides in sweep.trainings().items():
         config = config_files.resolve(check.config_of(sweep, overrides))
-        shape = {n: v for n, v in config_files.fields(config).items() if not n.startswith(FREE)}
+        shape = {
+            name: value
+            for name, value in config_files.fields(config).items()
+            if name not in FREE and not name.startswith(FREE_GROUPS)
+        }
         groups.setdefault(config_files.sha256(shape), []).append((name, config))
     programs: list[dict[str, Any]] = []
     disk = hours = device_hours = 0.0
@@ -49,9 +62,10 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
             (one["compile_seconds"] + c.train.num_steps / one["steps_per_second"]) / 3600
             for _, c in cells
         ]
-        # The latest ones, and the best one beside them.
+        # The latest ones, and the best one beside them; and every snapshot.
         kept = sum(min(c.train.keep_checkpoints + 1, _saves(c)) for _, c in cells)
         disk += kept * one["state_bytes"]
+        disk += sum(averages.snapshot_bytes(c, one["parameters"]) for _, c in cells)
         hours += sum(of_each)
         device_hours += sum(of_each) * one["devices"]
         programs.append({"first": first, "cells": len(cells), "hours": sum(of_each), **one})
@@ -75,7 +89,8 @@ def table(found: Mapping[str, Any]) -> str:
     kind = "hours of devices" if found["platform"] == "cpu" else "GPU-hours"
     lines.append(
         f"\nforecast: {found['hours']:.2g} hours one after the other, {found['device_hours']:.2g} "
-        f"{kind}, {found['disk_bytes'] / 1e9:.2g} GB of checkpoints; evaluations are not in it"
+        f"{kind}, {found['disk_bytes'] / 1e9:.2g} GB of checkpoints and snapshots; evaluations are "
+        "not in it"
     )
     return "\n".join(lines)
 
@@ -103,6 +118,7 @@ def _timed(config: ConfigDict) -> dict[str, Any]:
         "state_bytes": sum(
             leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(built.state_shapes())
         ),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params)),
         "devices": built.mesh.size,
     }
 

@@ -45,13 +45,8 @@ def decide(sweep: Sweep, workdir: Path, mode: str) -> list[list[str]]:
         if name in taken or begun or mode == groups.OFF:
             continue
         config = config_files.resolve(config_of(sweep, overrides))
-        fixed = {
-            n: v
-            for n, v in config_files.fields(config).items()
-            if n not in (*replicas.TRACED, "seed")
-        }
         configs[name] = config
-        shapes.setdefault(config_files.sha256(fixed), []).append(name)
+        shapes.setdefault(config_files.sha256(replicas.shared(config)), []).append(name)
     made = []
     for names in shapes.values():
         for first in range(0, len(names), MOST):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import replicas
+from ddpm_jax.build import averages, replicas
 from ddpm_jax.experiment import build, imported_parts
 from ddpm_jax.measures import training_evaluation
 
@@ -13,7 +13,8 @@ from ddpm_jax.measures import training_evaluation
 def dry_run(config: ConfigDict) -> dict[str, Any]:
     """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data.
 
-    FLOP and bytes are those of all config.train.replicas together, the rest is of one.
+    FLOP and bytes are those of all config.train.replicas together, the rest is of one;
+    snapshot_bytes are on disk, of config.ema.snapshots_every over the whole run.
     """
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
@@ -37,6 +38,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         "flop_per_step": int(cost.get("flops", 0)),
         "state_bytes": int(memory.argument_size_in_bytes),
         "workspace_bytes": int(memory.temp_size_in_bytes),
+        "snapshot_bytes": num * averages.snapshot_bytes(config, size(shapes.params)),
         "replicas": num,
         "devices": experiment.mesh.size,
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
