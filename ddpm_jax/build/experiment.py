@@ -120,7 +120,12 @@ class Experiment:
         return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
 
     def train_step(self) -> Any:
-        """The jitted (state, batch) -> (state, metrics); the state is donated."""
+        """The jitted (state, batch) -> (state, metrics); the state is donated.
+
+        Raises:
+          UserError: for parameters that config.optim.frozen names, and a part replaced in Python.
+        """
+        self._check_frozen()
         ema, spike = self.config.ema, self.spike
         options: dict[str, Any] = {
             "ema_decay": ema.decay,
@@ -225,6 +230,16 @@ class Experiment:
                 f"{source.info.num_classes - 1}: set it to {source.info.num_classes}"
             )
         return source
+
+    def _check_frozen(self) -> None:
+        """What is frozen is held by the objective and the optimiser that `build` made."""
+        frozen = self.config.optim.frozen
+        for name in ("objective", "optimizer", "players") if frozen and self.built else ():
+            if getattr(self, name) is not self.built[name]:
+                raise UserError(
+                    f"config.optim.frozen={frozen}: does not reach the {name} that was replaced in "
+                    "Python; set (), and freeze there by what training/freezing.py has"
+                )
 
     def _init_state(self) -> state.TrainState:
         seed = self.config.seed

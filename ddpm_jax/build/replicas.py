@@ -54,7 +54,7 @@ def member_step(experiment: Experiment) -> replicated.MemberStep:
 
     def pure(state: TrainState, batch: Any, values: dict[str, jax.Array]) -> Any:
         c = _with(experiment.config, values)
-        rate, optimizer = optimizers.traced_optimizer(c, experiment.own)
+        rate, optimizer = optimizers.optimizer(c, experiment.own)
         objective = assemble.objective_of(
             c, experiment.kind, experiment.model, experiment.schedule, experiment.own
         )

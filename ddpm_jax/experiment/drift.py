@@ -72,26 +72,23 @@ def check_workdir(
     if differing:
         _check_shapes(config, differing, own)
     stored, here = saved.train.num_steps, config.train.num_steps
-    decays = "constant" not in (saved.optim.decay, config.optim.decay)
-    return differing + [(NUM_STEPS, stored, here)] * (decays and stored != here)
+    laid_out = all(optimizers.is_laid_out(c.optim.decay) for c in (saved, config))
+    return differing + [(NUM_STEPS, stored, here)] * (laid_out and stored != here)
 
 
-def stretched(
-    config: ConfigDict, differing: Sequence[Difference], start: int, own: Own = NONE
-) -> list[str]:
+def stretched(config: ConfigDict, differing: Sequence[Difference], start: int) -> list[str]:
     """A line on how the learning rate goes on, where a run is continued to another length.
 
     Args:
       config: resolved.
       differing: what `check` returned.
       start: the step that the run goes on from; at 0, nothing was trained by another rate.
-      own: the user's own parts.
     """
     lines = []
     for name, stored, here in differing if start else ():
         if name == NUM_STEPS:
             before = config_files.override(config, {"train": {"num_steps": stored}})
-            old, new = (float(optimizers.optimizer(c, own)[0](start)) for c in (before, config))
+            old, new = (float(optimizers.learning_rate(c)(start)) for c in (before, config))
             lines.append(
                 f"optim.decay={config.optim.decay} was laid out over {stored:,} steps and is over "
                 f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "

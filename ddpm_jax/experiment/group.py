@@ -182,7 +182,7 @@ def _train(
             config, mesh = member.experiment.config, member.experiment.mesh.shape
             # Again: another process may have just let go of it.
             drifted = drift.check(member.workdir, config, data.prints, parts, allow_drift, own)
-            for line in drift.stretched(config, drifted, start, own):
+            for line in drift.stretched(config, drifted, start):
                 running.say(line)
             member.manifest.begin(config, mesh, data.described, start, drifted, parts, group)
             config_files.write(member.workdir, config)

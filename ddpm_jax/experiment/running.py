@@ -165,7 +165,7 @@ def _train(
         drifted = drift.check(workdir, config, data.prints, parts, allow_drift, own)
         resumed = checkpoints.restore_newest(experiment.state_shapes(), say)
         state, start = resumed or (experiment.init_state(), 0)
-        for line in drift.stretched(config, drifted, start, own) if processes.is_first() else ():
+        for line in drift.stretched(config, drifted, start) if processes.is_first() else ():
             say(line)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
         manifest.begin(config, experiment.mesh.shape, data.described, start, drifted, parts)
