@@ -17,8 +17,10 @@ from ddpm_jax.build import (
     conditioning,
     datasets,
     networks,
+    starting_weights,
 )
 from ddpm_jax.build.kinds import Kind
+from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
@@ -102,9 +104,30 @@ class Experiment:
         """The network's initial parameters."""
         return networks.initial_params(self.config, self.own, self.model, key)
 
-    def init_state(self) -> state.TrainState:
-        """The state at step 0, placed on the mesh, a pure function of config.seed."""
-        return jax.jit(self._init_state, out_shardings=self.state_sharding())()
+    def starting_weights(self) -> StartingWeights | None:
+        """The weights of config.train.init_from, read anew; None where it names none.
+
+        Raises:
+          UserError: as `starting_weights.read`.
+        """
+        train = self.config.train
+        if not train.init_from:
+            return None
+        like = self.state_shapes().params
+        return starting_weights.read(train.init_from, like, strict=train.init_strict)
+
+    def init_state(self, weights: StartingWeights | None = None) -> state.TrainState:
+        """The state at step 0, placed on the mesh, a pure function of config.seed and the weights.
+
+        Args:
+          weights: that were read already; None for those of config.train.init_from.
+
+        Raises:
+          UserError: as `starting_weights`.
+        """
+        weights = weights or self.starting_weights()
+        init = jax.jit(self._init_state, out_shardings=self.state_sharding())
+        return init(weights.params) if weights else init()
 
     def state_shapes(self) -> state.TrainState:
         """The state's shapes, dtypes and shardings, without computing it."""
@@ -241,14 +264,12 @@ class Experiment:
                     "Python; set (), and freeze there by what training/freezing.py has"
                 )
 
-    def _init_state(self) -> state.TrainState:
-        seed = self.config.seed
+    def _init_state(self, weights: Any = None) -> state.TrainState:
+        seed, init_params = self.config.seed, starting_weights.over(self.init_params, weights)
         if self.players:
-            return players.init_state(self.init_params, self.players, seed, spike=self.spike)
+            return players.init_state(init_params, self.players, seed, spike=self.spike)
         init_extra = self.objective.init_extra
-        return state.init_state(
-            self.init_params, self.optimizer, seed, init_extra, spike=self.spike
-        )
+        return state.init_state(init_params, self.optimizer, seed, init_extra, spike=self.spike)
 
 
 class _Bound:

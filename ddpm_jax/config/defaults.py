@@ -204,6 +204,10 @@ def denoiser() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_steps = 800_000
+    # Weights to begin with: F.safetensors, named as `checkpoint.py export` names them, or the
+    # workdir of a run. Not strict: parameters that they do not fit begin as without them.
+    train.init_from = ""
+    train.init_strict = True
     # Runs in one program: the seeds from `seed` on, each in DIR/replicas/seed=S.
     train.replicas = 1
     train.log_every = 100  # in steps, as all of these; 0 is never

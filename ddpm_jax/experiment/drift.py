@@ -25,6 +25,8 @@ FREE_FIELDS = (
     "data.num_threads",
     "data.options.on_error",
 )
+# Of those, what decides the initial state.
+NOT_FREE = ("train.init_from", "train.init_strict")
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
 CLASS_NAMES = "data.class_names"
@@ -58,9 +60,9 @@ def check_workdir(
       UserError: listing what differs, or for a field in `allowed` that is unknown, or that no
         state survives.
     """
-    saved = config_files.read(workdir) if _has_checkpoints(workdir) else None
+    saved = config_files.read(workdir) if has_checkpoints(workdir) else None
     _check_names(allowed, [c for c in (config, saved) if c is not None])
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         return []
     if saved is None:
         raise UserError(
@@ -121,7 +123,7 @@ def check_data(
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
     """The same for the training data: fingerprints as the manifest has them; {} for none."""
-    if stored.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
+    if stored.get("train") in (None, here["train"]) or not has_checkpoints(workdir):
         return []
     differing = [(DATA, stored["train"], here["train"])]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
@@ -138,7 +140,7 @@ def check_parts(
 
     They are named `changed_in_python.objective`, `frozen.teacher` and `own_parts.module:name`.
     """
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         return []
     before, now = (
         {
@@ -158,7 +160,11 @@ def check_parts(
 
 def not_free(differences: Sequence[Difference]) -> list[Difference]:
     """Those of the differences that make it another experiment."""
-    return [d for d in differences if not d[0].startswith(FREE_FIELDS) and not _unnamed(d)]
+    return [d for d in differences if not _free(d[0]) and not _unnamed(d)]
+
+
+def _free(name: str) -> bool:
+    return name.startswith(FREE_FIELDS) and name not in NOT_FREE
 
 
 def _unnamed(difference: Difference) -> bool:
@@ -226,7 +232,8 @@ def _arrays(config: ConfigDict, own: Own) -> list[tuple[str, Any, Any]]:
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 
-def _has_checkpoints(workdir: Path) -> bool:
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether anything of a run was saved there, whole or not."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(folder.iterdir())
 

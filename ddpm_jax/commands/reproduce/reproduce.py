@@ -73,6 +73,7 @@ def reproduce(
     _check_workdir(Path(workdir), Path(path), config)
     own = own_code.from_modules(code, config_files.own_names(config).values())
     experiment = build(config, own=own)
+    recorded.weights_of(experiment, lineage, path)
     _check_data(experiment, entry, path)
     differences = [*filled, *_around(entry, lineage, experiment.mesh)]
     for line in differences:

@@ -18,6 +18,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
     """
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
+    weights = experiment.starting_weights()
     shapes = experiment.state_shapes()
     num = config.train.replicas
     if num == 1:
@@ -45,4 +46,5 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         "devices": experiment.mesh.size,
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
         "num_steps": config.train.num_steps,
+        **({"init_from": weights.record} if weights else {}),
     }
