@@ -1,5 +1,6 @@
 """From a config to an experiment."""
 
+import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import datasets, networks, objectives, optimizers, paths, upsampling
@@ -13,6 +14,7 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import schedules, variances
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import sharding
+from ddpm_jax.training import freezing
 from ddpm_jax.training.objectives import dequantised
 from ddpm_jax.training.objectives.base import Objective
 
@@ -67,6 +69,11 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     )
     if own_code.is_own(c.diffusion.get("loss", "")):
         experiment.check_loss()
+    if c.optim.frozen:
+        with fields_of("optim"):
+            freezing.check(
+                c.optim.frozen, jax.eval_shape(experiment.init_params, jax.random.key(0))
+            )
     return experiment
 
 
@@ -82,7 +89,8 @@ def objective_of(
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
-    return upsampling.objective(c, objective)
+    objective = upsampling.objective(c, objective)
+    return freezing.objective(objective, c.optim.frozen) if c.optim.frozen else objective
 
 
 def _check_fields(c: ConfigDict, kind: Kind) -> None:

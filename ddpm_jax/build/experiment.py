@@ -18,8 +18,10 @@ from ddpm_jax.build import (
     conditioning,
     datasets,
     networks,
+    starting_weights,
 )
 from ddpm_jax.build.kinds import Kind
+from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
@@ -103,9 +105,30 @@ class Experiment:
         """The network's initial parameters."""
         return networks.initial_params(self.config, self.own, self.model, key)
 
-    def init_state(self) -> state.TrainState:
-        """The state at step 0, placed on the mesh, a pure function of config.seed."""
-        return jax.jit(self._init_state, out_shardings=self.state_sharding())()
+    def starting_weights(self) -> StartingWeights | None:
+        """The weights of config.train.init_from, read anew; None where it names none.
+
+        Raises:
+          UserError: as `starting_weights.read`.
+        """
+        train = self.config.train
+        if not train.init_from:
+            return None
+        like = self.state_shapes().params
+        return starting_weights.read(train.init_from, like, strict=train.init_strict)
+
+    def init_state(self, weights: StartingWeights | None = None) -> state.TrainState:
+        """The state at step 0, placed on the mesh, a pure function of config.seed and the weights.
+
+        Args:
+          weights: that were read already; None for those of config.train.init_from.
+
+        Raises:
+          UserError: as `starting_weights`.
+        """
+        weights = weights or self.starting_weights()
+        init = jax.jit(self._init_state, out_shardings=self.state_sharding())
+        return init(weights.params) if weights else init()
 
     def state_shapes(self) -> state.TrainState:
         """The state's shapes, dtypes and shardings, without computing it."""
@@ -121,7 +144,12 @@ class Experiment:
         return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
 
     def train_step(self) -> Any:
-        """The jitted (state, batch) -> (state, metrics); the state is donated."""
+        """The jitted (state, batch) -> (state, metrics); the state is donated.
+
+        Raises:
+          UserError: for parameters that config.optim.frozen names, and a part replaced in Python.
+        """
+        self._check_frozen()
         ema = self.config.ema
         options: dict[str, Any] = {
             "ema_decay": ema.decay,
@@ -228,13 +256,23 @@ class Experiment:
             )
         return source
 
-    def _init_state(self) -> state.TrainState:
-        seed = self.config.seed
+    def _check_frozen(self) -> None:
+        """What is frozen is held by the objective and the optimiser that `build` made."""
+        frozen = self.config.optim.frozen
+        for name in ("objective", "optimizer", "players") if frozen and self.built else ():
+            if getattr(self, name) is not self.built[name]:
+                raise UserError(
+                    f"config.optim.frozen={frozen}: does not reach the {name} that was replaced in "
+                    "Python; set (), and freeze there by what training/freezing.py has"
+                )
+
+    def _init_state(self, weights: Any = None) -> state.TrainState:
+        seed, init_params = self.config.seed, starting_weights.over(self.init_params, weights)
         kept: dict[str, Any] = {"spike": self.spike, "averages": [*averages.shares(self.config)]}
         if self.players:
-            return players.init_state(self.init_params, self.players, seed, **kept)
+            return players.init_state(init_params, self.players, seed, **kept)
         init_extra = self.objective.init_extra
-        return state.init_state(self.init_params, self.optimizer, seed, init_extra, **kept)
+        return state.init_state(init_params, self.optimizer, seed, init_extra, **kept)
 
 
 class _Bound:

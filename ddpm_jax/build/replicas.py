@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import assemble, averages, conditioning, optimizers
+from ddpm_jax.build import assemble, averages, conditioning, optimizers, starting_weights
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import has
 from ddpm_jax.errors import UserError
@@ -65,7 +66,7 @@ def member_step(experiment: Experiment) -> replicated.MemberStep:
 
     def pure(state: TrainState, batch: Any, values: dict[str, jax.Array]) -> Any:
         c = _with(experiment.config, values)
-        rate, optimizer = optimizers.traced_optimizer(c, experiment.own)
+        rate, optimizer = optimizers.optimizer(c, experiment.own)
         objective = assemble.objective_of(
             c, experiment.kind, experiment.model, experiment.schedule, experiment.own
         )
@@ -124,12 +125,22 @@ def argument_shapes(experiment: Experiment, num: int) -> tuple[Any, Any, Any, An
     return jax.tree.map(of_all, (*one, *rest))
 
 
-def init_states(experiment: Experiment, seeds: Sequence[int]) -> list[TrainState]:
-    """The initial state of each seed, by one program: up to rounding those of runs of their own."""
+def init_states(
+    experiment: Experiment, seeds: Sequence[int], weights: StartingWeights | None = None
+) -> list[TrainState]:
+    """The initial state of each seed, by one program: up to rounding those of runs of their own.
 
-    def init(seed: jax.Array) -> TrainState:
+    Args:
+      experiment: that all share.
+      seeds: of the states.
+      weights: as of `Experiment.init_state`.
+    """
+    if seeds:
+        weights = weights or experiment.starting_weights()
+
+    def init(seed: jax.Array, given: Any) -> TrainState:
         return init_state(
-            experiment.init_params,
+            starting_weights.over(experiment.init_params, given),
             experiment.optimizer,
             seed,
             experiment.objective.init_extra,
@@ -138,7 +149,8 @@ def init_states(experiment: Experiment, seeds: Sequence[int]) -> list[TrainState
         )
 
     compiled = jax.jit(init, out_shardings=experiment.state_sharding())
-    return [compiled(np.uint32(seed)) for seed in seeds]
+    given = weights.params if weights else None
+    return [compiled(np.uint32(seed), given) for seed in seeds]
 
 
 def placed(values: Numbers, experiment: Experiment) -> dict[str, jax.Array]:

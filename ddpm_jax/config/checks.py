@@ -87,6 +87,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.learning_rate": (_finite, "need a finite number"),
     "optim.weight_decay": (_finite, "need a finite number"),
     "optim.grad_clip": (_finite, "need a finite number"),
+    "optim.frozen": (
+        lambda v: all(isinstance(name, str) and name for name in v),
+        'need patterns, ("down_*",)',
+    ),
     "optim.spike_sigma": (
         _unset_or(lambda v: 0 < v < math.inf),
         "need a finite number above 0, or None",

@@ -45,7 +45,12 @@ BUILT_IN_NETWORKS = (
     "patch_size",
 )
 # The fields that name files and folders.
-PATHS = ("data.data_dir", "data.options.labels_file", "train.inception_weights")
+PATHS = (
+    "data.data_dir",
+    "data.options.labels_file",
+    "train.inception_weights",
+    "train.init_from",
+)
 
 # What a config.json that no run wrote raises where it is read.
 BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -110,9 +115,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if name in PATHS:
             cli.refuse_elsewhere(f"config.{name}", value)
     config = without_unread(config)
-    paths = {k: os.path.abspath(config.data[k]) for k in ("data_dir",) if config.data[k]}
-    size = image_shape(config)[:2]
-    return override(config, {"data": {**paths, "image_size": size}})
+    groups: dict[str, dict[str, Any]] = {"data": {"image_size": image_shape(config)[:2]}}
+    for group, name in (("data", "data_dir"), ("train", "init_from")):
+        if path := config[group][name]:
+            groups.setdefault(group, {})[name] = os.path.abspath(path)
+    return override(config, groups)
 
 
 def own_names(config: ConfigDict) -> dict[str, str]:

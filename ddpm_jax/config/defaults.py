@@ -22,6 +22,7 @@ OPTIONS = (
     ("diffusion", "weighting_options"),
     ("diffusion", "time_options"),
     ("optim", "options"),
+    ("optim", "decay_options"),
     ("sample", "options"),
     ("sample", "grid_options"),
 )
@@ -179,12 +180,18 @@ def denoiser() -> ConfigDict:
     diffusion.augmentation = placeholder(float)
 
     config.optim = optim = ConfigDict()
-    optim.name = "adam"  # adam, adamw, or package.module:name
-    optim.options = ConfigDict()  # beta1, beta2, epsilon
-    optim.learning_rate = 2e-4
-    optim.decay = "constant"  # constant or cosine (to 0 at train.num_steps)
+    # adam, adamw, lion, muon, adafactor, sgd, or package.module:name
+    optim.name = "adam"
+    optim.options = ConfigDict()  # beta1, beta2, epsilon, momentum, nesterov, ...
+    optim.learning_rate = 2e-4  # the peak
+    # constant; cosine, linear or wsd (down to `end`, 0, at train.num_steps); inverse_sqrt; edm2
+    optim.decay = "constant"
+    optim.decay_options = ConfigDict()  # end, share, t_ref
     optim.warmup_steps = 5000
-    optim.weight_decay = 0.0  # adamw's
+    optim.weight_decay = 0.0  # of all optimisers but adam and sgd
+    # Parameters that stay as they are: patterns on their whole names, ("down_*", "*/bias"); a *
+    # stands for any characters, / too.
+    optim.frozen = ()
     optim.grad_clip = 1.0  # largest global gradient norm; 0 is off
     # Skip a step whose loss or gradient norm is above mean + spike_sigma standard deviations of
     # the last steps, about spike_window (100) of them; None skips only what is not finite.
@@ -204,6 +211,10 @@ def denoiser() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_steps = 800_000
+    # Weights to begin with: F.safetensors, named as `checkpoint.py export` names them, or the
+    # workdir of a run. Not strict: parameters that they do not fit begin as without them.
+    train.init_from = ""
+    train.init_strict = True
     # Runs in one program: the seeds from `seed` on, each in DIR/replicas/seed=S.
     train.replicas = 1
     train.log_every = 100  # in steps, as all of these; 0 is never

@@ -26,6 +26,8 @@ FREE_FIELDS = (
     "data.options.on_error",
     "ema.snapshots_every",
 )
+# Of those, what decides the initial state.
+NOT_FREE = ("train.init_from", "train.init_strict")
 # What a workdir holds that is an average of another one's run, and no run.
 AVERAGE = "average.json"
 # Not of the config: the examples themselves.
@@ -66,9 +68,9 @@ def check_workdir(
             f"{workdir} holds an average that checkpoint.py made, which cannot be trained on: name "
             "another --workdir"
         )
-    saved = config_files.read(workdir) if _has_checkpoints(workdir) else None
+    saved = config_files.read(workdir) if has_checkpoints(workdir) else None
     _check_names(allowed, [c for c in (config, saved) if c is not None])
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         return []
     if saved is None:
         raise UserError(
@@ -80,26 +82,23 @@ def check_workdir(
     if differing:
         _check_shapes(config, differing, own)
     stored, here = saved.train.num_steps, config.train.num_steps
-    decays = "constant" not in (saved.optim.decay, config.optim.decay)
-    return differing + [(NUM_STEPS, stored, here)] * (decays and stored != here)
+    laid_out = all(optimizers.is_laid_out(c.optim.decay) for c in (saved, config))
+    return differing + [(NUM_STEPS, stored, here)] * (laid_out and stored != here)
 
 
-def stretched(
-    config: ConfigDict, differing: Sequence[Difference], start: int, own: Own = NONE
-) -> list[str]:
+def stretched(config: ConfigDict, differing: Sequence[Difference], start: int) -> list[str]:
     """A line on how the learning rate goes on, where a run is continued to another length.
 
     Args:
       config: resolved.
       differing: what `check` returned.
       start: the step that the run goes on from; at 0, nothing was trained by another rate.
-      own: the user's own parts.
     """
     lines = []
     for name, stored, here in differing if start else ():
         if name == NUM_STEPS:
             before = config_files.override(config, {"train": {"num_steps": stored}})
-            old, new = (float(optimizers.optimizer(c, own)[0](start)) for c in (before, config))
+            old, new = (float(optimizers.learning_rate(c)(start)) for c in (before, config))
             lines.append(
                 f"optim.decay={config.optim.decay} was laid out over {stored:,} steps and is over "
                 f"{here:,} from here on: the learning rate goes on at {new:.3g}, not {old:.3g}; a "
@@ -132,7 +131,7 @@ def check_data(
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
     """The same for the training data: fingerprints as the manifest has them; {} for none."""
-    if stored.get("train") in (None, here["train"]) or not _has_checkpoints(workdir):
+    if stored.get("train") in (None, here["train"]) or not has_checkpoints(workdir):
         return []
     differing = [(DATA, stored["train"], here["train"])]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
@@ -149,7 +148,7 @@ def check_parts(
 
     They are named `changed_in_python.objective`, `frozen.teacher` and `own_parts.module:name`.
     """
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         return []
     before, now = (
         {
@@ -169,7 +168,11 @@ def check_parts(
 
 def not_free(differences: Sequence[Difference]) -> list[Difference]:
     """Those of the differences that make it another experiment."""
-    return [d for d in differences if not d[0].startswith(FREE_FIELDS) and not _unnamed(d)]
+    return [d for d in differences if not _free(d[0]) and not _unnamed(d)]
+
+
+def _free(name: str) -> bool:
+    return name.startswith(FREE_FIELDS) and name not in NOT_FREE
 
 
 def _unnamed(difference: Difference) -> bool:
@@ -237,7 +240,8 @@ def _arrays(config: ConfigDict, own: Own) -> list[tuple[str, Any, Any]]:
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 
-def _has_checkpoints(workdir: Path) -> bool:
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether anything of a run was saved there, whole or not."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(folder.iterdir())
 

@@ -14,7 +14,7 @@ from ddpm_jax.build import replicas
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import drift, running
+from ddpm_jax.experiment import beginning, drift, running
 from ddpm_jax.experiment.group_attempt import GroupAttempt, Member
 from ddpm_jax.experiment.group_resume import resume
 from ddpm_jax.measures import training_evaluation
@@ -148,6 +148,7 @@ def _train(
         return 0
     experiments = [build(config, own=own) for config in configs]
     training_evaluation.check(configs[0])
+    weights = beginning.weights_before_data(experiments[0], folders)
     parts = parts_of(experiments[0])
     data = running.read_data(experiments[0])
     names = {"data": {"class_names": data.class_names}}
@@ -174,7 +175,13 @@ def _train(
 
         watchdog = held.enter_context(Watchdog(shared.step_deadline, stuck))
         group = {"replicas": num, "members": [folder.name for folder in folders]}
-        states, start = resume(members, group, running.say)
+        states, start = resume(members, group, running.say, weights)
+        if start or not _moving(members):
+            weights = None
+        elif weights is None:
+            weights = experiments[0].starting_weights()
+        begun_with = beginning.tell(weights)
+        del weights  # which would stay on the devices as long as the group does
         for member in members:
             if member.left:
                 running.say(f"{member.workdir.name}: left as it is, {member.left}")
@@ -182,10 +189,12 @@ def _train(
             config, mesh = member.experiment.config, member.experiment.mesh.shape
             # Again: another process may have just let go of it.
             drifted = drift.check(member.workdir, config, data.prints, parts, allow_drift, own)
-            for line in drift.stretched(config, drifted, start, own):
+            for line in drift.stretched(config, drifted, start):
                 running.say(line)
             running.discard_later(member.workdir, start)
-            member.manifest.begin(config, mesh, data.described, start, drifted, parts, group)
+            member.manifest.begin(
+                config, mesh, data.described, start, drifted, parts, group, begun_with
+            )
             config_files.write(member.workdir, config)
         if _moving(members):
             code = _attempt(members, data, states, start, until, watchdog, stop)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_jax.build import replicas
+from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import running
 from ddpm_jax.experiment.group_attempt import Member
@@ -16,7 +17,10 @@ Say = Callable[[str], None]
 
 
 def resume(
-    members: Sequence[Member], group: Mapping[str, Any], say: Say
+    members: Sequence[Member],
+    group: Mapping[str, Any],
+    say: Say,
+    weights: StartingWeights | None = None,
 ) -> tuple[list[TrainState], int]:
     """The states of all members, and the step that those go on from which still move.
 
@@ -27,6 +31,7 @@ def resume(
       members: with `left` and `failed` to be filled in.
       group: as the manifest names it.
       say: takes a line for the user.
+      weights: that those begin with which have no checkpoint, where they were read already.
 
     Raises:
       UserError: for a workdir of another group, or members that have no step in common.
@@ -42,7 +47,7 @@ def resume(
     states |= dict(zip(moving, common, strict=False))
     begin = [k for k in range(len(members)) if k not in states or (k in moving and not start)]
     seeds = [m.experiment.config.seed for m in members]
-    fresh = replicas.init_states(experiment, [seeds[k] for k in begin])
+    fresh = replicas.init_states(experiment, [seeds[k] for k in begin], weights)
     states |= dict(zip(begin, fresh, strict=True))
     return [reseeded(states[k], seeds[k]) for k in range(len(members))], start
 

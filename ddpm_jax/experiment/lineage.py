@@ -150,7 +150,8 @@ def _between(
         f"{name}: {old} {sides[0]}, {new} {sides[1]}"
         for name, old, new in config_files.differences(*configs)
     ]
-    lines["data"] = recorded.differences(there, here, sides[1], ("data",), sides[0])
+    data = ("data", "init_from") if there["start"] == here["start"] == 0 else ("data",)
+    lines["data"] = recorded.differences(there, here, sides[1], data, sides[0])
     return {name: lines[name] for name in ("code", "packages", "config", "data", *GROUPS)}
 
 

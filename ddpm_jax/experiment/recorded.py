@@ -8,6 +8,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.config import config_files, earlier
 from ddpm_jax.config.defaults import get_config
 from ddpm_jax.errors import UserError
@@ -74,6 +76,30 @@ def parsed(content: dict[str, Any], path: str | Path) -> ConfigDict:
         return config_files.of_json(earlier.translated(content))
     except Exception as error:  # whatever ConfigDict makes of keys that nobody should write
         raise UserError(f"{path} is not a manifest: a config cannot be read: {error}") from error
+
+
+def weights_of(
+    experiment: Experiment, attempts: Sequence[Entry], path: str | Path
+) -> StartingWeights | None:
+    """The weights that a run began with, read again; None for none.
+
+    Args:
+      experiment: that its config describes.
+      attempts: at the run, oldest first.
+      path: of their manifest, for errors.
+
+    Raises:
+      UserError: for weights that cannot be read any more, or are others now.
+    """
+    weights = experiment.starting_weights()
+    began = next((entry for entry in reversed(attempts) if entry["start"] == 0), None)
+    stored = began["init_from"].get("sha256") if began else None
+    if weights and stored not in (None, now := weights.record["sha256"]):
+        raise UserError(
+            f"{path}: the run began with other weights than {weights.record['source']} has now "
+            f"(sha256 {stored} there, {now} here): put those back"
+        )
+    return weights
 
 
 def processes_of(mesh: Mesh) -> Entry:

@@ -179,7 +179,10 @@ class Replayed:
 
     def initial(self) -> TrainState:
         """The state at step 0, on the host."""
-        return digests.on_host(self._stretches[0].experiment.init_state())
+        experiment = self._stretches[0].experiment
+        with self._named():
+            weights = recorded.weights_of(experiment, self.run.attempts, self.run.manifest)
+            return digests.on_host(experiment.init_state(weights))
 
     def train(self, host: TrainState, start: int, stop: int) -> TrainState:
         """The state on the host after step `stop`, from that after step `start`."""

@@ -19,7 +19,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import drift
+from ddpm_jax.experiment import beginning, drift
 from ddpm_jax.experiment.attempt import Attempt
 from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, fingerprints, parts_of
@@ -145,6 +145,7 @@ def _train(
         return 0
     experiment = build()
     training_evaluation.check(config)
+    weights = beginning.weights_before_data(experiment, [workdir])
     parts = parts_of(experiment)
     data = read_data(experiment)
     config = config_files.override(config, {"data": {"class_names": data.class_names}})
@@ -163,13 +164,21 @@ def _train(
     ):
         # Again: another process may have just let go of it.
         drifted = drift.check(workdir, config, data.prints, parts, allow_drift, own)
-        resumed = checkpoints.restore_newest(experiment.state_shapes(), say)
-        state, start = resumed or (experiment.init_state(), 0)
-        for line in drift.stretched(config, drifted, start, own) if processes.is_first() else ():
+        state, start, begun_with = beginning.state(experiment, checkpoints, weights, say)
+        del weights  # which would stay on the devices as long as the run does
+        for line in drift.stretched(config, drifted, start) if processes.is_first() else ():
             say(line)
         discard_later(workdir, start)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
-        manifest.begin(config, experiment.mesh.shape, data.described, start, drifted, parts)
+        manifest.begin(
+            config,
+            experiment.mesh.shape,
+            data.described,
+            start,
+            drifted,
+            parts,
+            init_from=begun_with,
+        )
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from blake3 import blake3
 
-from ddpm_jax.interop import safetensor_files
 from ddpm_jax.models.inception import SIZE, InceptionV3
+from ddpm_jax.runtime import weight_files
 
 CHECKPOINT = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{CHECKPOINT}"
@@ -50,11 +50,11 @@ def inception_from_file(path: str | os.PathLike[str]) -> Weights:
         or of another shape, naming the first of them.
     """
     path = Path(path)
-    if path.suffix in safetensor_files.PICKLES:
-        raise safetensor_files.pickle_error(path, CONVERT)
+    if path.suffix in weight_files.PICKLES:
+        raise weight_files.pickle_error(path, CONVERT)
     if not path.is_file():
         raise ValueError(f"no file {path} of Inception weights; {HOW_TO_GET}")
-    tensors = dict(safetensor_files.read_tensors(path, CONVERT))
+    tensors = dict(weight_files.read_tensors(path, CONVERT))
     digest = blake3()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.shape} {tensor.dtype}\n".encode() + tensor.tobytes())

@@ -54,11 +54,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "own_parts": (dict,),
     "frozen": (dict,),
     "group": (dict,),
+    "init_from": (dict,),
 }
 # What the config does not say, as `parts_of`.
 PARTS = ("changed_in_python", "frozen", "own_parts")
 # Those that manifests of earlier versions lack, each empty there.
-LATER = (*PARTS, "group")
+LATER = (*PARTS, "group", "init_from")
 
 
 class Manifest:
@@ -89,6 +90,7 @@ class Manifest:
         drift: Sequence[tuple[str, Any, Any]] = (),
         parts: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         group: Mapping[str, Any] = MappingProxyType({}),
+        init_from: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Write that the attempt begins.
 
@@ -103,6 +105,7 @@ class Manifest:
           parts: what the config does not say, as `parts_of`.
           group: of a run that is trained in one program with others, which shapes its bits:
             {"replicas": K, "members": [names of their workdirs]}.
+          init_from: `StartingWeights.record`; {} for none, and where a checkpoint is resumed.
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
@@ -126,6 +129,7 @@ class Manifest:
             "ended": None,
             **{name: dict(parts.get(name, {})) for name in PARTS},
             "group": dict(group),
+            "init_from": dict(init_from),
         }
         self._write()
 

@@ -4,14 +4,19 @@ import signal
 import socket
 import time
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 import tiny_runs
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from ddpm_jax import cli
+from ddpm_jax import cli, experiment
 from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import manifest
+from ddpm_jax.runtime import bits, digests
 
 if not absl_flags.FLAGS.is_parsed():
     absl_flags.FLAGS.mark_as_parsed()
@@ -27,8 +32,8 @@ CHANGES = {
 }  # fmt: skip
 
 
-def started(workdir):
-    """Both processes of a run, as on two machines that share the workdir."""
+def started(workdir, weights):
+    """Both processes of a run, as on two machines that share the workdir and a file of weights."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -37,6 +42,7 @@ def started(workdir):
         for group, fields in CHANGES.items()
         for name, value in fields.items()
     }
+    changes["train__init_from"] = weights
     flags = tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **changes)
     return [
         tiny_runs.forked(
@@ -57,12 +63,17 @@ def ended(processes):
 def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = tiny_runs.brief_config(**CHANGES)
+    shapes = experiment.build(config).state_shapes().params
+    weights = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.05, np.float32), shapes)
+    path = str(tmp_path / "weights.safetensors")
+    safetensors.numpy.save_file(bits.named(weights), path)
+    config.train.init_from = path
     assert train.train(config, tmp_path / "one") == 0
 
     # Both fill one cache of the data's features at the same time.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache_of_two"))
     workdir = tmp_path / "two"
-    processes = started(workdir)
+    processes = started(workdir, path)
     metrics = workdir / "metrics.jsonl"
     until = time.monotonic() + 150
     while not (metrics.is_file() and len(metrics.read_bytes().splitlines()) >= 3):
@@ -77,7 +88,12 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     (saved,) = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name != "25"]
     assert saved == max(line["step"] for line in tiny_runs.metrics(workdir)) < 60
 
-    for code, said in ended(started(workdir)):
+    (entry,), (two, *_) = (
+        manifest.read(tmp_path / name / "manifest.json") for name in ("one", "two")
+    )
+    assert entry["init_from"] == two["init_from"]
+    assert entry["init_from"]["sha256"] == digests.digest(weights)
+    for code, said in ended(started(workdir, path)):
         assert code == 0, said
     assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "one")
     last, other_last = (tiny_runs.metrics(tmp_path / name)[-1] for name in ("one", "two"))

@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.build import optimizers
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.errors import UserError
@@ -72,6 +73,7 @@ def reproduce(
     _check_workdir(Path(workdir), Path(path), config)
     own = own_code.from_modules(code, config_files.own_names(config).values())
     experiment = build(config, own=own)
+    recorded.weights_of(experiment, lineage, path)
     _check_data(experiment, entry, path)
     differences = [*filled, *_around(entry, lineage, experiment.mesh)]
     for line in differences:
@@ -129,7 +131,7 @@ def _lineage(attempts: Sequence[Entry], target: int, path: str | Path) -> Sequen
         old, new = (recorded.parsed(e["config"], path) for e in (entry, last))
         differing = config_files.differences(old, new)
         fields |= {name for name, *_ in drift.not_free(differing)}
-        if new.optim.get("decay") != "constant":
+        if optimizers.is_laid_out(new.optim.get("decay")):
             fields |= {name for name, *_ in differing if name == "train.num_steps"}
         if entry["data"].get("train") != last["data"].get("train"):
             fields.add(drift.DATA)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import averages, replicas
 from ddpm_jax.experiment import build, imported_parts
 from ddpm_jax.measures import training_evaluation
+from ddpm_jax.training import freezing
 
 
 def dry_run(config: ConfigDict) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
     """
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
+    weights = experiment.starting_weights()
     shapes = experiment.state_shapes()
     num = config.train.replicas
     if num == 1:
@@ -33,8 +35,11 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
     batch = experiment.batch_shapes()
+    moving, frozen = freezing.sizes(config.optim.frozen, shapes.params)
     return {
         "parameters": size(shapes.params),
+        "trainable_parameters": moving,
+        "frozen_parameters": frozen,
         "flop_per_step": int(cost.get("flops", 0)),
         "state_bytes": int(memory.argument_size_in_bytes),
         "workspace_bytes": int(memory.temp_size_in_bytes),
@@ -43,4 +48,5 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         "devices": experiment.mesh.size,
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
         "num_steps": config.train.num_steps,
+        **({"init_from": weights.record} if weights else {}),
     }

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts
+from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
 from ddpm_jax.measures import manifest
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -106,7 +106,9 @@ def _before(experiment: Experiment, workdir: Path, step: int) -> tuple[TrainStat
                 return checkpoints.restore(start, experiment.state_shapes()), start
             except (Damaged, Unreadable) as error:
                 print(f"{error}; taking the one before it", file=sys.stderr)
-    return experiment.init_state(), 0
+    path = workdir / manifest.FILE
+    attempts = manifest.read(path) if path.exists() else []
+    return experiment.init_state(recorded.weights_of(experiment, attempts, path)), 0
 
 
 def _number(value: Any) -> float | None:

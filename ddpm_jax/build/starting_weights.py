@@ -1,0 +1,269 @@
+"""config.train.init_from: the weights that a run begins with, from a file or from another run."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import digests, processes, weight_files
+from ddpm_jax.training import leaves
+from ddpm_jax.training.checkpoints import Checkpoints
+
+FIELD = "train.init_from"
+# What makes a file that is read here of a pickle.
+SAVE_AGAIN = "safetensors.torch.save_file(weights, 'F.safetensors')"
+MOST_NAMED = 3  # of a kind, in an error
+
+
+class StartingWeights(NamedTuple):
+    """Weights as they were read.
+
+    Attributes:
+      params: as the network's parameters, on the devices where these belong, in their types; None
+        for a parameter that begins as it is initialised.
+      record: for the manifest: {"source": the file or folder, "sha256": of what was taken, as
+        `digests.digest` of these parameters, "tensors": how many; "as_initialised", "unused": names
+        of parameters and of tensors that found no partner}; of a run also "step", "checkpoint", its
+        digest, and "parameters", "ema" or "raw".
+      lines: what the user is told.
+    """
+
+    params: Any
+    record: dict[str, Any]
+    lines: list[str]
+
+
+class _Source(NamedTuple):
+    """What there is to be read.
+
+    Attributes:
+      kinds: {name: "dtype[shape]"}.
+      load: (a tree of shapes with shardings, None for what is left out) -> the same tree of arrays
+        in their places, and {path: "dtype[shape] digest"} of what they were.
+      record: what else the manifest holds.
+    """
+
+    kinds: dict[str, str]
+    load: Callable[[Any], tuple[Any, dict[str, str]]]
+    record: dict[str, Any]
+
+
+def read(source: str, like: Any, *, strict: bool = True) -> StartingWeights:
+    """Read the weights of a file or of a run's newest whole checkpoint, the average if it has one.
+
+    Every process calls this. Nothing that is read is executed.
+
+    Args:
+      source: F.safetensors, whose tensors are named by their places in the parameters, such as
+        down_0_block_0/conv_0/kernel, also with dots; or the workdir of a run.
+      like: the parameters' shapes, types and shardings.
+      strict: refuse what does not fit; otherwise each parameter that has no tensor of its name and
+        shape begins as it is initialised, and each other tensor is left out.
+
+    Raises:
+      UserError: for what cannot be read, is no such file (a pickle), or does not fit, listed; for
+        weights that are not finite, and if no tensor fits at all.
+    """
+    read_here: list[StartingWeights] = []
+    processes.all_or_none(
+        lambda: read_here.append(_read(source, like, strict)),
+        f"config.{FIELD}={source} cannot be read",
+    )
+    (weights,) = read_here
+    number = int(weights.record["sha256"][:7], 16)
+    if not processes.all_of(processes.of_first(number) == number):
+        raise UserError(
+            f"config.{FIELD}={source}: not all processes read the same weights; name a file that "
+            "all machines share"
+        )
+    return weights
+
+
+def over(init_params: Callable[[jax.Array], Any], weights: Any) -> Callable[[jax.Array], Any]:
+    """key -> the weights, and the initial parameters where there are none.
+
+    Args:
+      init_params: key -> the initial parameters.
+      weights: `StartingWeights.params`; None for none at all.
+    """
+
+    def chosen(given: Any, initial: Any) -> Any:
+        return initial if given is None else given
+
+    def init(key: jax.Array) -> Any:
+        return jax.tree.map(chosen, weights, init_params(key), is_leaf=lambda node: node is None)
+
+    return init_params if weights is None else init
+
+
+def _read(source: str, like: Any, strict: bool) -> StartingWeights:
+    try:
+        found = _of_run(Path(source)) if Path(source).is_dir() else _of_file(Path(source))
+        ours = dict(zip(leaves.names(like), map(digests.kind, jax.tree.leaves(like)), strict=True))
+        fit = _Fit.of(ours, found.kinds)
+        if strict:
+            fit.check()
+        if not fit.shared:
+            raise ValueError(
+                f"none of its {len(found.kinds)} tensors ({_few(sorted(found.kinds))}) is one of "
+                f"this network's {len(ours)} parameters ({_few(sorted(ours))}): export it with "
+                "checkpoint.py export; of another library, convert it with ddpm_jax.interop"
+            )
+        params, sums = found.load(
+            jax.tree_util.tree_map_with_path(
+                lambda path, leaf: leaf if leaves.name_of(path) in fit.shared else None, like
+            )
+        )
+    except (OSError, ValueError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"config.{FIELD}={source}: {reason}") from error
+    record = {
+        "source": source,
+        "sha256": digests.combined(sums),
+        "tensors": len(sums),
+        "as_initialised": sorted(fit.missing + list(fit.reshaped)),
+        "unused": sorted(fit.unexpected + list(fit.reshaped)),
+        **found.record,
+    }
+    return StartingWeights(params, record, [_opening(record), *fit.lines(source)])
+
+
+class _Fit(NamedTuple):
+    """How tensors fit the parameters of their names."""
+
+    shared: set[str]
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: dict[str, str]
+
+    @classmethod
+    def of(cls, ours: Mapping[str, str], theirs: Mapping[str, str]) -> "_Fit":
+        both = ours.keys() & theirs.keys()
+        reshaped = {
+            name: f"{name} ({theirs[name]} there, {ours[name]} here)"
+            for name in sorted(both)
+            if _shape(ours[name]) != _shape(theirs[name])
+        }
+        missing, unexpected = sorted(ours.keys() - both), sorted(theirs.keys() - both)
+        return cls(both - reshaped.keys(), missing, unexpected, reshaped)
+
+    def check(self) -> None:
+        """Raises ValueError unless all fit."""
+        parts = {
+            "without a tensor": self.missing,
+            "that this network has not": self.unexpected,
+            "of another shape": list(self.reshaped.values()),
+        }
+        listed = [f"{len(all_)} {what}: {_few(all_)}" for what, all_ in parts.items() if all_]
+        if listed:
+            raise ValueError(
+                f"its weights are not this network's ({'; '.join(listed)}); set "
+                "config.train.init_strict=false to take those that fit, and begin with the others "
+                "as they are initialised"
+            )
+
+    def lines(self, source: str) -> list[str]:
+        """What was left out, in full."""
+        parts = {
+            f"parameters that {source} has not begin as initialised": self.missing,
+            f"tensors of {source} that this network has not are left out": self.unexpected,
+            "parameters of another shape begin as initialised": list(self.reshaped.values()),
+        }
+        return [f"{len(all_)} {what}: {', '.join(all_)}" for what, all_ in parts.items() if all_]
+
+
+def _of_file(path: Path) -> _Source:
+    if path.suffix in weight_files.PICKLES:
+        raise weight_files.pickle_error(path, SAVE_AGAIN)
+    if path.suffix != ".safetensors":
+        raise ValueError("need a file F.safetensors, or the workdir of a run")
+    tensors: dict[str, np.ndarray] = {}
+    for name, tensor in weight_files.read_tensors(path, SAVE_AGAIN):
+        place = name if "/" in name else name.replace(".", "/")
+        if place in tensors:
+            raise ValueError(f"two of its tensors are named {place}")
+        tensors[place] = tensor
+
+    def load(like: Any) -> tuple[Any, dict[str, str]]:
+        sums = {}
+
+        def placed(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+            name = leaves.name_of(path)
+            tensor = tensors.pop(name)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is not finite there
+                array = tensor.astype(leaf.dtype)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
+            sums[jax.tree_util.keystr(path)] = digests.sum_of(array)
+            return processes.placed(array, leaf.sharding)
+
+        return jax.tree_util.tree_map_with_path(placed, like), sums
+
+    return _Source({name: digests.kind(t) for name, t in tensors.items()}, load, {})
+
+
+def _of_run(workdir: Path) -> _Source:
+    with Checkpoints(workdir, read_only=True) as saved:
+        step = saved.newest_whole(_say)
+        record = saved.records()[step]
+    averaged = any(path.startswith(_PREFIX["ema"]) for path in record.leaves)
+    parameters = "ema" if averaged else "raw"
+    prefix = _PREFIX[parameters]
+    stored = {
+        path.removeprefix(prefix): digest
+        for path, digest in record.leaves.items()
+        if path.startswith(prefix)
+    }
+
+    def load(like: Any) -> tuple[Any, dict[str, str]]:
+        def as_stored(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+            dtype = stored[jax.tree_util.keystr(path)].partition("[")[0]
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype), sharding=leaf.sharding)
+
+        shapes = jax.tree_util.tree_map_with_path(as_stored, like)
+        tree = saved.restore_params(step, "default" if averaged else "raw", shapes)
+        params = jax.tree.map(lambda leaf, to: leaf.astype(to.dtype), tree, like)
+        taken = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)
+        ]
+        return params, {path: stored[path] for path in taken}
+
+    kinds = {"/".join(_KEYS.findall(path)): d.split(" ")[0] for path, d in stored.items()}
+    described = {"step": step, "checkpoint": record.state_sha256, "parameters": parameters}
+    return _Source(kinds, load, described)
+
+
+# The path of a leaf of a state begins with this, and has its keys in brackets.
+_PREFIX = {"ema": ".ema['default']", "raw": ".params"}
+_KEYS = re.compile(r"\['?(.*?)'?\]")
+
+
+def _opening(record: Mapping[str, Any]) -> str:
+    of_run = ""
+    if "step" in record:
+        kind = {"ema": "the moving average", "raw": "the parameters"}[record["parameters"]]
+        of_run = f", {kind} at step {record['step']:,}"
+    return (
+        f"begins with {record['tensors']} tensors of {record['source']}{of_run}, "
+        f"sha256 {record['sha256'][:16]}"
+    )
+
+
+def _shape(kind: str) -> str:
+    return kind.partition("[")[2]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _say(line: str) -> None:
+    if processes.is_first():
+        print(line, file=sys.stderr)

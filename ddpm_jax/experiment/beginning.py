@@ -1,0 +1,53 @@
+"""What a run begins with, beside its seed: the weights of config.train.init_from."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.starting_weights import StartingWeights
+from ddpm_jax.experiment import drift
+from ddpm_jax.runtime import processes
+from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.state import TrainState
+
+
+def weights_before_data(experiment: Experiment, workdirs: Sequence[Path]) -> StartingWeights | None:
+    """The weights that runs begin with, where one has no checkpoint: a resume never reads them.
+
+    Raises:
+      UserError: as `Experiment.starting_weights`, before any data are read.
+    """
+    fresh = not all(map(drift.has_checkpoints, workdirs))
+    return experiment.starting_weights() if processes.of_first(fresh) else None
+
+
+def state(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    weights: StartingWeights | None,
+    say: Callable[[str], None],
+) -> tuple[TrainState, int, dict[str, Any]]:
+    """The state that a run goes on from, its step, and what `tell` returns.
+
+    Args:
+      experiment: the run's.
+      checkpoints: the run's, of which the newest whole one is taken.
+      weights: that were read already, for a run that has none.
+      say: takes a line for the user.
+
+    Raises:
+      UserError: as `Checkpoints.restore_newest` and `Experiment.starting_weights`.
+    """
+    if resumed := checkpoints.restore_newest(experiment.state_shapes(), say):
+        return *resumed, {}
+    weights = weights or experiment.starting_weights()
+    return experiment.init_state(weights), 0, tell(weights)
+
+
+def tell(weights: StartingWeights | None) -> dict[str, Any]:
+    """Say what a run begins with; returns it for the manifest, {} for nothing."""
+    for line in weights.lines if weights and processes.is_first() else ():
+        print(line, file=sys.stderr, flush=True)
+    return weights.record if weights else {}

@@ -1,0 +1,38 @@
+"""Leaves of a tree of parameters by name, such as down_0_block_0/conv_0/kernel, and by patterns."""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """A leaf's path, its keys joined by "/"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def names(tree: Any) -> list[str]:
+    """The names of all leaves, in the tree's order."""
+    return [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def matching(patterns: Sequence[str], tree: Any) -> Any:
+    """A tree of bools like `tree`: whether a leaf's whole name fits one of the patterns.
+
+    Args:
+      patterns: as `fnmatch.fnmatchcase` has them; * stands for any characters, a "/" too.
+      tree: of parameters, or of what is like them.
+    """
+
+    def fits(path: tuple[Any, ...], _: Any) -> bool:
+        name = name_of(path)
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return jax.tree_util.tree_map_with_path(fits, tree)
+
+
+def nearest(pattern: str, tree: Any) -> str:
+    """The leaf whose name is most like a pattern that fits none."""
+    return difflib.get_close_matches(pattern, names(tree), n=1, cutoff=0.0)[0]
