@@ -1,4 +1,4 @@
-"""What a run begins with, beside its seed: the weights of config.train.init_from."""
+"""What a run begins or goes on with: weights of config.train.init_from, or its newest checkpoint."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.experiment import drift
 from ddpm_jax.runtime import processes
+from ddpm_jax.training import snapshots
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 
@@ -44,6 +45,12 @@ def state(
         return *resumed, {}
     weights = weights or experiment.starting_weights()
     return experiment.init_state(weights), 0, tell(weights)
+
+
+def discard_later(workdir: Path, start: int, say: Callable[[str], None]) -> None:
+    """Delete the snapshots of steps that a run which goes on from `start` makes again."""
+    if processes.is_first() and (steps := snapshots.discard_after(workdir, start)):
+        say(f"snapshots after step {start:,} are made again: {', '.join(map(str, steps))}")
 
 
 def tell(weights: StartingWeights | None) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _train(
             drifted = drift.check(member.workdir, config, data.prints, parts, allow_drift, own)
             for line in drift.stretched(config, drifted, start):
                 running.say(line)
-            running.discard_later(member.workdir, start)
+            beginning.discard_later(member.workdir, start, running.say)
             member.manifest.begin(
                 config, mesh, data.described, start, drifted, parts, group, begun_with
             )

@@ -26,7 +26,7 @@ from ddpm_jax.measures.manifest import Manifest, fingerprints, parts_of
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
 from ddpm_jax.runtime.digests import digests
-from ddpm_jax.training import loop, snapshots
+from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import reseeded
 from ddpm_jax.training.watchdog import Watchdog
@@ -168,7 +168,7 @@ def _train(
         del weights  # which would stay on the devices as long as the run does
         for line in drift.stretched(config, drifted, start) if processes.is_first() else ():
             say(line)
-        discard_later(workdir, start)
+        beginning.discard_later(workdir, start, say)
         state = reseeded(state, config.seed)  # the key of another seed, where that was allowed
         manifest.begin(
             config,
@@ -263,12 +263,6 @@ def _shown(workdir: Path) -> Iterator[tuple[Path, TextIO]]:
         return
     with tempfile.TemporaryDirectory() as unseen, open(os.devnull, "w") as nobody:
         yield Path(unseen), nobody
-
-
-def discard_later(workdir: Path, start: int) -> None:
-    """Delete the snapshots of steps that a run which goes on from `start` makes again."""
-    if processes.is_first() and (steps := snapshots.discard_after(workdir, start)):
-        say(f"snapshots after step {start:,} are made again: {', '.join(map(str, steps))}")
 
 
 def say(line: str) -> None:
