@@ -1,4 +1,4 @@
-"""What a run begins or goes on with: weights of config.train.init_from, or its newest checkpoint."""
+"""What a run begins or goes on with: weights of train.init_from, or its newest checkpoint."""
 
 import sys
 from collections.abc import Callable, Sequence
