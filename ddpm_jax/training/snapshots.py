@@ -72,8 +72,12 @@ def save(workdir: Path, step: int, state: TrainState) -> None:
     record["blake3"] = _sum(record, flat)
     folder = workdir / FOLDER
     folder.mkdir(exist_ok=True)
+    metadata = {RECORD: json.dumps(record, sort_keys=True)}
     with files.whole(folder / f"{step}{SUFFIX}") as partial:
-        safetensors.numpy.save_file(flat, partial, {RECORD: json.dumps(record, sort_keys=True)})
+        try:
+            safetensors.numpy.save_file(flat, partial, metadata)
+        except safetensors.SafetensorError as error:  # of a disk that is full, say
+            raise OSError(str(error)) from error
         step_files.sync(partial)
     step_files.sync(folder)
 

@@ -78,6 +78,7 @@ def assert_within(ours, theirs, path, share):
 
 
 @pytest.mark.parametrize("step", [STEPS, 8])
+@pytest.mark.wide(2)
 def test_an_average_that_was_kept_is_that_of_the_parameters(run, path, step):
     for std in EMA["power_stds"]:
         loaded = experiment.load(run, step=step, ema=f"std:{std}")
@@ -93,6 +94,7 @@ def test_an_average_that_was_kept_is_that_of_the_parameters(run, path, step):
 
 
 @pytest.mark.parametrize("std", [0.12, 0.16])
+@pytest.mark.wide(2)
 def test_an_average_that_was_not_kept_is_made_of_the_snapshots(run, path, std):
     loaded = experiment.load(run, ema=f"std:{std}")
     assert loaded.parameters == f"std:{std}"

@@ -11,7 +11,7 @@ import toy_training
 
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.runtime.digests import digest
-from ddpm_jax.training import guard, loop, players, state, step
+from ddpm_jax.training import ema, guard, loop, players, state, step
 from ddpm_jax.training.objectives import cascaded, denoise, dequantised
 from ddpm_jax.training.objectives.base import Objective, Outcome
 from ddpm_jax.training.players import Player
@@ -46,7 +46,7 @@ def start(key):
 
 def played(sides, num, **options):
     """(x, y) after each of `num` steps [num, 2], and the last state and metrics."""
-    now = players.init_state(start, sides, 0)
+    now = players.init_state(start, sides, 0, averages=[*options.get("averages", {})])
     train_step = jax.jit(players.make_train_step(sides, **options))
     path = []
     for _ in range(num):
@@ -79,9 +79,15 @@ def test_a_convex_concave_game_ends_in_its_saddle():
         300,
         ema_decay=0.5,
         ema_warmup=False,
+        averages={"rising": ema.power(18**-0.5)},
     )
     np.testing.assert_allclose(path[-1], [-0.5, 1.5], atol=1e-5)
     np.testing.assert_allclose(now.ema["default"]["y"], 1.5, atol=1e-5)
+    # A density that rises as tau has the variance 1/18: the weights are the cells of tau².
+    weights = np.diff((np.arange(301) / 300) ** 2)
+    average = [now.ema["rising"][name] for name in ("x", "y")]
+    np.testing.assert_allclose(average, weights @ path, atol=1e-5)
+    assert abs(average - path[-1]).max() > 1e-3
 
 
 def test_a_player_moves_every_so_many_steps():

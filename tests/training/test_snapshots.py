@@ -1,6 +1,7 @@
 """Snapshots of power averages: whole or told, and to the same bytes."""
 
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,21 @@ def test_later_snapshots_go_where_a_run_goes_on_from_an_earlier_step(state, tmp_
     assert snapshots.discard_after(tmp_path, 6) == [20]
     assert [found.step for found in snapshots.listed(tmp_path)] == [3, 6]
     assert snapshots.discard_after(tmp_path, 0) == [3, 6]
+
+
+def test_a_disk_that_takes_a_part_keeps_nothing_and_what_was_there(state, tmp_path):
+    snapshots.save(tmp_path, 3, state)
+    before = (tmp_path / "averages" / "3.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        for step in (3, 6):
+            with pytest.raises(OSError, match="too large"):
+                snapshots.save(tmp_path, step, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "averages" / "3.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "averages").iterdir()] == ["3.safetensors"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_os_error(state, tmp_path):
