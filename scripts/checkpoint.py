@@ -1,4 +1,4 @@
-"""List, verify or export the checkpoints of a run."""
+"""List, verify or export the checkpoints of a run, or average them anew."""
 
 from ddpm_jax import cli
 from ddpm_jax.commands.checkpoint import command

@@ -2,7 +2,7 @@
 
   python scripts/checkpoint.py list --workdir=DIR
   python scripts/checkpoint.py verify --workdir=DIR [--step=N]
-  python scripts/checkpoint.py export --workdir=DIR --out=F.safetensors [--step=N] [--raw_params]
+  python scripts/checkpoint.py export --workdir=DIR --out=F.safetensors [--step=N] [--ema=0.999]
   python scripts/checkpoint.py average --workdir=DIR --std=0.08 --out=NEW [--step=N]
 
 verify compares every file with the digests written with it and exits with 1 if one differs. export
