@@ -11,7 +11,7 @@ from toy_training import CLASSES, SHAPE
 from ddpm_jax.diffusion import losses, schedules
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest
-from ddpm_jax.training import optimizers, step
+from ddpm_jax.training import learning_rates, optimizers, step
 from ddpm_jax.training.objectives import denoise, draws
 
 SCHEDULE = schedules.linear(num_steps=8)
@@ -151,7 +151,8 @@ def test_constant_data_are_learned_to_the_last_digit():
     c = 0.5
     schedule = schedules.linear(num_steps=3, beta_start=0.2, beta_end=0.4)
     # A fall to 0 at the end, or Adam goes on shaking.
-    rate = optimizers.learning_rate(0.1, warmup_steps=0, decay="cosine", num_steps=500)
+    decay = learning_rates.cosine(warmup_steps=0, num_steps=500)
+    rate = learning_rates.learning_rate(0.1, warmup_steps=0, decay=decay)
     state, train_step = toy_training.setup(schedule, dropout=None, optimizer=optimizers.adam(rate))
     train_step = jax.jit(train_step)
     batch = {"x0": jnp.full((32, *SHAPE), c), "label": jnp.zeros(32, jnp.int32)}
@@ -211,7 +212,7 @@ def test_the_average_is_that_of_the_parameters_after_each_step():
 
 
 def test_the_learning_rate_of_a_step_is_the_one_it_used():
-    rate = optimizers.learning_rate(0.1, warmup_steps=4, decay="constant", num_steps=9)
+    rate = learning_rates.learning_rate(0.1, warmup_steps=4, decay=learning_rates.constant())
     objective = denoise.denoising(
         toy_training.apply,
         lambda params: SCHEDULE,
