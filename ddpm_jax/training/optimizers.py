@@ -101,7 +101,7 @@ def adafactor(
     learning_rate: optax.Schedule,
     *,
     weight_decay: float | jax.Array = 0.0,
-    relative: bool = True,
+    relative: bool = False,
     momentum: float = 0.0,
     decay_rate: float = 0.8,
     clipping_threshold: float = 1.0,
@@ -110,9 +110,10 @@ def adafactor(
     """Second moments as a row times a column, of matrices and kernels of two large dimensions.
 
     Args:
-      learning_rate: the schedule; of `relative` steps, a share of each parameter's size.
+      learning_rate: the schedule; of `relative` steps, a share of each leaf's size.
       weight_decay: as in `adamw`.
-      relative: multiply a leaf's update by its root mean square, of 1e-3 at least.
+      relative: multiply a leaf's update by its root mean square, of 1e-3 at least, as the paper
+        does; layers that begin at zero, as diffusion networks have them, then hardly leave it.
       momentum: decay of a mean of updates, in [0, 1); 0 keeps none.
       decay_rate: the second moments' decay at update t is 1 - t^-decay_rate; above 0.
       clipping_threshold: the largest root mean square of a leaf's update, before it is multiplied

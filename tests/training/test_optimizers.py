@@ -92,7 +92,7 @@ PEERS = [
     # Its rate is min(lr, 1 / sqrt(t)), and the first of these all along.
     (
         "adafactor",
-        {"weight_decay": 0.1, "min_size_to_factor": 1},
+        {"weight_decay": 0.1, "min_size_to_factor": 1, "relative": True},
         "Adafactor",
         {"weight_decay": 0.1, "eps": (1e-15, 1e-3)},
         0.1,
@@ -316,4 +316,5 @@ def test_the_members_of_a_group_move_by_it(name):
     """Its numbers are arguments of the program; what no member has cannot be compared there."""
     decays = "weight_decay" in inspect.signature(OPTIMIZERS[name]).parameters
     optim = {"name": name, "decay": "wsd", "weight_decay": 0.1 if decays else 0.0}
+    optim["frozen"] = ("block_0/mlp_0/*",)
     replicas.group_step(experiment.build(brief_config(optim=optim)), 2)
