@@ -116,6 +116,21 @@ def test_a_run_that_keeps_no_average_gives_its_parameters(source, tmp_path):
     assert weights.record["parameters"] == "raw"
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"), [(["std:0.08"], "std:0.08"), (["std:0.08", "default"], "ema")]
+)
+def test_the_average_that_is_taken_is_the_first_or_the_only_one(source, tmp_path, names, taken):
+    _, average, params = source
+    others = dict.fromkeys(names, params)
+    kept = others | {"default" if taken == "ema" else taken: average}
+    with Checkpoints(tmp_path) as saved:
+        saved.save(STEP, init_state(lambda _: {}, optax.identity(), 0)._replace(ema=kept))
+        saved.wait()
+    weights = read(tmp_path, params)
+    assert_equal(weights.params, average)
+    assert weights.record["parameters"] == taken
+
+
 def test_an_exported_file_has_the_digest_that_is_told(source, tmp_path):
     workdir, average, _ = source
     out = tmp_path / "weights.safetensors"

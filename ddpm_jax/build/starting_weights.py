@@ -14,6 +14,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests, processes, weight_files
 from ddpm_jax.training import leaves
 from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.state import FIRST
 
 FIELD = "train.init_from"
 # What makes a file that is read here of a pickle.
@@ -30,7 +31,7 @@ class StartingWeights(NamedTuple):
       record: for the manifest: {"source": the file or folder, "sha256": of what was taken, as
         `digests.digest` of these parameters, "tensors": how many; "as_initialised", "unused": names
         of parameters and of tensors that found no partner}; of a run also "step", "checkpoint", its
-        digest, and "parameters", "ema" or "raw".
+        digest, and "parameters", "ema", "raw" or the name of a lone average, "std:0.08".
       lines: what the user is told.
     """
 
@@ -212,9 +213,10 @@ def _of_run(workdir: Path) -> _Source:
     with Checkpoints(workdir, read_only=True) as saved:
         step = saved.newest_whole(_say)
         record = saved.records()[step]
-    averaged = any(path.startswith(_PREFIX["ema"]) for path in record.leaves)
-    parameters = "ema" if averaged else "raw"
-    prefix = _PREFIX[parameters]
+    kept = record.averages
+    # One alone is what checkpoint.py average has written.
+    name = "raw" if not kept else kept[0] if len(kept) == 1 else FIRST
+    prefix = ".params" if name == "raw" else f".ema[{name!r}]"
     stored = {
         path.removeprefix(prefix): digest
         for path, digest in record.leaves.items()
@@ -227,7 +229,7 @@ def _of_run(workdir: Path) -> _Source:
             return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype), sharding=leaf.sharding)
 
         shapes = jax.tree_util.tree_map_with_path(as_stored, like)
-        tree = saved.restore_params(step, "default" if averaged else "raw", shapes)
+        tree = saved.restore_params(step, name, shapes)
         params = jax.tree.map(lambda leaf, to: leaf.astype(to.dtype), tree, like)
         taken = [
             jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(like)
@@ -235,19 +237,21 @@ def _of_run(workdir: Path) -> _Source:
         return params, {path: stored[path] for path in taken}
 
     kinds = {"/".join(_KEYS.findall(path)): d.split(" ")[0] for path, d in stored.items()}
+    parameters = "ema" if name == FIRST else name
     described = {"step": step, "checkpoint": record.state_sha256, "parameters": parameters}
     return _Source(kinds, load, described)
 
 
-# The path of a leaf of a state begins with this, and has its keys in brackets.
-_PREFIX = {"ema": ".ema['default']", "raw": ".params"}
+# The keys of a leaf's path in a state.
 _KEYS = re.compile(r"\['?(.*?)'?\]")
 
 
 def _opening(record: Mapping[str, Any]) -> str:
     of_run = ""
     if "step" in record:
-        kind = {"ema": "the moving average", "raw": "the parameters"}[record["parameters"]]
+        kind = {"ema": "the moving average", "raw": "the parameters"}.get(
+            record["parameters"], f"the average {record['parameters']}"
+        )
         of_run = f", {kind} at step {record['step']:,}"
     return (
         f"begins with {record['tensors']} tensors of {record['source']}{of_run}, "
