@@ -199,6 +199,8 @@ def denoiser() -> ConfigDict:
     train.num_steps = 800_000
     # Runs in one program: the seeds from `seed` on, each in DIR/replicas/seed=S.
     train.replicas = 1
+    # Parts that a step shows its batch in, one after the other: memory for one, the same update.
+    train.accumulate = 1
     train.log_every = 100  # in steps, as all of these; 0 is never
     train.checkpoint_every = 5000
     train.keep_checkpoints = 3  # the latest; the best by validation loss is kept besides

@@ -21,10 +21,13 @@ FREE_FIELDS = (
     "train.",
     "sample.",
     "mesh.",
+    "model.remat",
     "data.data_dir",
     "data.num_threads",
     "data.options.on_error",
 )
+# Free, but sums come in another order: the same run up to rounding, and not to the bit.
+ROUNDING = ("train.accumulate", "model.remat")
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
 CLASS_NAMES = "data.class_names"

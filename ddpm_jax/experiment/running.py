@@ -144,6 +144,7 @@ def _train(
         )
         return 0
     experiment = build()
+    _ = experiment.parts  # refuses what cannot be shown in parts, before data are read
     training_evaluation.check(config)
     parts = parts_of(experiment)
     data = read_data(experiment)

@@ -16,6 +16,7 @@ from ddpm_jax.sweeps.sweep_file import Sweep
 
 # Fields that do not change what a step costs.
 FREE = ("seed", "optim.learning_rate", "optim.weight_decay", "ema.", "train.", "sample.")
+SHAPING = "train.accumulate"  # but for this one
 WARM, TIMED = 3, 20  # steps
 
 
@@ -35,7 +36,8 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
     groups: dict[str, list[tuple[str, ConfigDict]]] = {}
     for name, overrides in sweep.trainings().items():
         config = config_files.resolve(check.config_of(sweep, overrides))
-        shape = {n: v for n, v in config_files.fields(config).items() if not n.startswith(FREE)}
+        fields = config_files.fields(config)
+        shape = {n: v for n, v in fields.items() if n == SHAPING or not n.startswith(FREE)}
         groups.setdefault(config_files.sha256(shape), []).append((name, config))
     programs: list[dict[str, Any]] = []
     disk = hours = device_hours = 0.0
