@@ -146,6 +146,8 @@ def denoiser() -> ConfigDict:
     # low_resolution, with diffusion.low_resolution.
     model.conditions = ()
     model.dtype = "float32"  # of the computation: float32 or bfloat16
+    # What the backward pass computes again instead of keeping it: none, block or full.
+    model.remat = "none"
 
     config.diffusion = diffusion = ConfigDict()
     # linear, scaled_linear, cosine or sigmoid of num_steps steps; vp_continuous,
