@@ -28,10 +28,12 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
 from ddpm_jax.runtime import sharding
-from ddpm_jax.training import guard, inspection, players, state, step
+from ddpm_jax.training import guard, inspection, plans, players, state, step
+from ddpm_jax.training.dispatched import Dispatched
+from ddpm_jax.training.gradients import Trees
 from ddpm_jax.training.objectives.base import Objective
+from ddpm_jax.training.parts import Parts
 from ddpm_jax.training.players import Players
-from ddpm_jax.training.step import Trees
 
 # What may be replaced in an experiment, by `dataclasses.replace`.
 PARTS = ("model", "schedule", "learning_rate", "optimizer", "objective", "players")
@@ -93,6 +95,11 @@ class Experiment:
         return {name: part for name, part in parts.items() if self.built.get(name) is not part}
 
     @property
+    def platform(self) -> str:
+        """Of the mesh's devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
     def spike(self) -> guard.Spike | None:
         """What counts as a spike; None for nothing."""
         optim = self.config.optim
@@ -143,14 +150,33 @@ class Experiment:
         """The sharding of each of the state's leaves."""
         return sharding.state_sharding(self.mesh, jax.eval_shape(self._init_state))
 
-    def train_step(self) -> Any:
-        """The jitted (state, batch) -> (state, metrics); the state is donated.
+    @property
+    def parts(self) -> Parts:
+        """In how many parts a step is shown its batch.
 
         Raises:
-          UserError: for parameters that config.optim.frozen names, and a part replaced in Python.
+          UserError: for an objective that was put in place in Python and needs its batch whole.
+        """
+        count = self.config.train.accumulate
+        objectives = [player.objective for player in self.players.values()] or [self.objective]
+        if count > 1 and any(objective.remember is None for objective in objectives):
+            raise UserError(
+                f"config.train.accumulate={count}: this run's objective needs its batch whole, "
+                "since it has no Objective.remember; set 1"
+            )
+        return Parts(count, self.mesh)
+
+    def train_step(self) -> Any:
+        """The (state, batch) -> (state, metrics), with `lower`; the state is donated.
+
+        It is one jitted function, but for config.train.accumulate on CPUs, whose loops are slow.
+
+        Raises:
+          UserError: as `parts`; for parameters that config.optim.frozen names, and a part replaced
+            in Python.
         """
         self._check_frozen()
-        ema = self.config.ema
+        ema, parts = self.config.ema, self.parts
         options: dict[str, Any] = {
             "ema_decay": ema.decay,
             "ema_warmup": ema.warmup,
@@ -158,12 +184,13 @@ class Experiment:
             "spike": self.spike,
         }
         if self.players:
-            pure = players.make_train_step(self.players, **options)
+            plan = players.make_plan(self.players, **options)
         else:
-            pure = step.make_train_step(
-                self.objective, self.optimizer, self.learning_rate, **options
-            )
+            plan = step.make_plan(self.objective, self.optimizer, self.learning_rate, **options)
         states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
+        if parts.count > 1 and self.platform == "cpu":
+            return Dispatched(plan, parts, states, self._placed_frozen())
+        pure = plans.in_one_program(plan, parts)
         out = (states, sharding.replicated(self.mesh))
         return self._with_frozen(pure, (states, batch), out, donate_argnums=0)
 
@@ -177,14 +204,14 @@ class Experiment:
         """The jitted (state, batch) -> what the step of that state would see, by example.
 
         Raises:
-          UserError: for several players, whose draws and parameters are each their own.
+          UserError: for several players, whose draws and parameters are each their own; as `parts`.
         """
         if self.players:
             raise UserError(
                 f"--replay_step: this run has the players {', '.join(self.players)}, and a step is "
                 "looked at example by example for one alone"
             )
-        pure = inspection.make_inspection(self.objective)
+        pure = inspection.make_inspection(self.objective, self.parts)
         places = (self.state_sharding(), sharding.batch_sharding(self.mesh))
         return self._with_frozen(pure, places, sharding.replicated(self.mesh))
 
@@ -192,10 +219,15 @@ class Experiment:
         """The jitted function; frozen trees, if there are any, are its last argument, handed in."""
         if not self.frozen:
             return jax.jit(pure, in_shardings=places, out_shardings=out, **options)
-        trees = dict(self.frozen)
-        where = sharding.state_sharding(self.mesh, trees)
+        trees = self._placed_frozen()
+        where = jax.tree.map(lambda leaf: leaf.sharding, trees)
         compiled = jax.jit(pure, in_shardings=(*places, where), out_shardings=out, **options)
-        return _Bound(compiled, jax.device_put(trees, where))
+        return _Bound(compiled, trees)
+
+    def _placed_frozen(self) -> Trees:
+        """The frozen trees on the mesh."""
+        trees = dict(self.frozen)
+        return jax.device_put(trees, sharding.state_sharding(self.mesh, trees))
 
     def check_loss(self) -> None:
         """Trace the objective once, without computing it.

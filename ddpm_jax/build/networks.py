@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import conditioning, paths
 from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
-from ddpm_jax.config.choose import choose, keywords
+from ddpm_jax.config.choose import choose, keywords, parameters
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
+from ddpm_jax.models.remat import RECOMPUTED
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -90,6 +91,10 @@ def _named(
                 "networks are fields of config.model; leave it out"
             )
         return factory(c, own)
+    if _remat(c) != "none" and "remat" not in parameters(factory):
+        raise UserError(
+            f"config.model.remat={m.remat}: the network {m.name} takes no argument remat; set none"
+        )
     height, width, channels = image_shape(c)
     options = keywords(
         "model.options",
@@ -102,6 +107,7 @@ def _named(
             "num_classes": m.num_classes,
             "attributes": _attributes(c, own),
             "dtype": choose("model.dtype", m.dtype, DTYPES),
+            "remat": _remat(c),
         },
         hidden=("parent", "name"),
     )
@@ -197,6 +203,7 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
         "scale_shift_norm": m.scale_shift_norm,
         "resample_blocks": m.resample_blocks,
         "residual_scale": m.residual_scale,
+        "remat": _remat(c),
         "dtype": choose("model.dtype", m.dtype, DTYPES),
     }
 
@@ -217,9 +224,16 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
         dropout=m.dropout,
+        remat=_remat(c),
         dtype=choose("model.dtype", m.dtype, DTYPES),
         **patching,
     )
+
+
+def _remat(c: ConfigDict) -> str:
+    """What the backward pass computes again, config.model.remat."""
+    choose("model.remat", c.model.remat, RECOMPUTED)
+    return c.model.remat
 
 
 def _attributes(c: ConfigDict, own: Own) -> tuple[tuple[str, int], ...]:

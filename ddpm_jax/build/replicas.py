@@ -52,6 +52,15 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
+def check(config: ConfigDict, num: int) -> None:
+    """Raises UserError for a config that no group of `num` members can train."""
+    if config.train.accumulate > 1:
+        raise UserError(
+            f"config.train.accumulate={config.train.accumulate}: {num} runs in one program take "
+            "their batches whole; set 1, or train them one by one (train.replicas=1)"
+        )
+
+
 def numbers(configs: Sequence[ConfigDict]) -> Numbers:
     """The values of TRACED, of those that the kind of run has."""
     return {
@@ -88,8 +97,10 @@ def group_step(experiment: Experiment, num: int) -> replicated.GroupStep:
     """The compiled step of `num` members of an experiment, as `replicated.make_group_step`.
 
     Raises:
-      UserError: for players, and for a part of the user's own that needs to know its numbers.
+      UserError: as `check`, for players, and for a part of the user's own that needs to know its
+        numbers.
     """
+    check(experiment.config, num)
     if experiment.players:
         raise UserError(
             f"config.train.replicas={num}: a run of the players {', '.join(experiment.players)} "

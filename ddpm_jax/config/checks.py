@@ -22,6 +22,7 @@ AT_LEAST = {
     "model.num_classes": 0,
     "train.num_steps": 1,
     "train.replicas": 1,
+    "train.accumulate": 1,
     "train.keep_checkpoints": 1,
     "train.validate_examples": 1,
     "train.log_every": 0,
@@ -184,6 +185,14 @@ def check_fit(c: ConfigDict, devices: int) -> None:
         "data.batch_size",
         f"not divisible by the {devices} devices of the mesh; take a multiple, or fewer devices "
         "with config.mesh.data",
+    )
+    size = c.data.batch_size
+    _need(
+        c,
+        lambda count: size % (devices * count) == 0,
+        "train.accumulate",
+        f"config.data.batch_size={size} does not divide into so many equal parts on each of "
+        f"{devices} device(s); take another number, or a batch of a multiple of both",
     )
     if "conditions" not in c.model:
         return

@@ -147,6 +147,8 @@ def denoiser() -> ConfigDict:
     # low_resolution, with diffusion.low_resolution.
     model.conditions = ()
     model.dtype = "float32"  # of the computation: float32 or bfloat16
+    # What the backward pass computes again instead of keeping it: none, block or full.
+    model.remat = "none"
 
     config.diffusion = diffusion = ConfigDict()
     # linear, scaled_linear, cosine or sigmoid of num_steps steps; vp_continuous,
@@ -217,6 +219,8 @@ def denoiser() -> ConfigDict:
     train.init_strict = True
     # Runs in one program: the seeds from `seed` on, each in DIR/replicas/seed=S.
     train.replicas = 1
+    # Parts that a step shows its batch in, one after the other: memory for one, the same update.
+    train.accumulate = 1
     train.log_every = 100  # in steps, as all of these; 0 is never
     train.checkpoint_every = 5000
     train.keep_checkpoints = 3  # the latest; the best by validation loss is kept besides

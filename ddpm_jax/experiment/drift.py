@@ -21,6 +21,7 @@ FREE_FIELDS = (
     "train.",
     "sample.",
     "mesh.",
+    "model.remat",
     "data.data_dir",
     "data.num_threads",
     "data.options.on_error",
@@ -28,6 +29,8 @@ FREE_FIELDS = (
 )
 # Of those, what decides the initial state.
 NOT_FREE = ("train.init_from", "train.init_strict")
+# Free, but sums come in another order: the same run up to rounding, and not to the bit.
+ROUNDING = ("train.accumulate", "model.remat")
 # What a workdir holds that is an average of another one's run, and no run.
 AVERAGE = "average.json"
 # Not of the config: the examples themselves.

@@ -119,6 +119,7 @@ def _check(configs: Sequence[ConfigDict], folders: Sequence[Path]) -> None:
             f"config.train.replicas={len(configs)}: a group trains in one process, not in "
             f"{jax.process_count()}; leave out --coordinator"
         )
+    replicas.check(configs[0], len(configs))
     if len({folder.name for folder in folders}) < len(configs):
         raise UserError("the members of a group need a workdir each, of different names")
     for config, folder in zip(configs, folders, strict=True):

@@ -22,8 +22,10 @@ from ddpm_jax.trained.program import build
 from ddpm_jax.training import inspection, loop
 from ddpm_jax.training.state import TrainState, reseeded
 
-# Fields that no state depends on, but for train.num_steps: a decay is as long as that.
+# Fields that no state depends on, but for train.num_steps, which a decay is as long as, and for
+# those that change the order of sums.
 NEUTRAL = ("sample.", "train.", "ema.snapshots_every")
+COUNTED = (drift.NUM_STEPS, *drift.ROUNDING)
 # Nor does the compiled step on these.
 OUTSIDE = (*NEUTRAL, "seed", "data.data_dir", "data.num_threads")
 # The parts of a state in the order in which a step computes them, and what each is called.
@@ -66,7 +68,7 @@ class Programs:
     def __init__(self, experiment: Experiment):
         self.shapes = experiment.state_shapes()
         self.train_step = experiment.train_step()
-        self.stages = jax.jit(inspection.make_stages(experiment.objective))
+        self.stages = jax.jit(inspection.make_stages(experiment.objective, experiment.parts))
         self.update = jax.jit(inspection.make_update(experiment.optimizer))
 
 
@@ -236,7 +238,7 @@ def _stretch(
         {
             name: value
             for name, value in config_files.fields(config).items()
-            if not name.startswith(OUTSIDE) or name == drift.NUM_STEPS
+            if not name.startswith(OUTSIDE) or name in COUNTED
         }
     )
     if shape not in programs:
@@ -258,7 +260,7 @@ def _ordered(stage: str, tree: Any) -> dict[str, np.ndarray]:
 def _same_numbers(old: ConfigDict, new: ConfigDict) -> bool:
     """Whether two configs of one run train alike."""
     return all(
-        name.startswith(NEUTRAL) and name != drift.NUM_STEPS
+        name.startswith(NEUTRAL) and name not in COUNTED
         for name, *_ in config_files.differences(old, new)
     )
 

@@ -144,6 +144,7 @@ def _train(
         )
         return 0
     experiment = build()
+    _ = experiment.parts  # refuses what cannot be shown in parts, before data are read
     training_evaluation.check(config)
     weights = beginning.weights_before_data(experiment, [workdir])
     parts = parts_of(experiment)

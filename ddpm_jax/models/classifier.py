@@ -14,7 +14,8 @@ from ddpm_jax.models.layers import (
     initializer,
     sinusoidal_embedding,
 )
-from ddpm_jax.models.unet import check_sizes, down_path, residual_block
+from ddpm_jax.models.levels import Tokens, check_sizes, conv, down_path, residual_block
+from ddpm_jax.models.remat import recomputed
 
 
 class Classifier(nn.Module):
@@ -25,7 +26,7 @@ class Classifier(nn.Module):
     Attributes:
       block_channels, num_blocks, attention_levels, dropout, head_dim: as in `UNet`.
       num_heads, num_groups, norm_epsilon, scale_shift_norm: as in `UNet`.
-      resample_blocks, residual_scale, dtype: as in `UNet`.
+      resample_blocks, residual_scale, remat, dtype: as in `UNet`.
       num_classes: at least 2.
     """
 
@@ -41,6 +42,7 @@ class Classifier(nn.Module):
     scale_shift_norm: bool = True
     resample_blocks: bool = True
     residual_scale: float = 1.0
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -58,47 +60,33 @@ class Classifier(nn.Module):
           ValueError: for sizes that do not divide, or fewer than 2 classes.
         """
         self._check(xt)
-        block = functools.partial(residual_block, self, train)
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
-
-        def attention(h: jax.Array, *, name: str) -> jax.Array:
-            return Attention(
-                self._head_dim(h.shape[-1]),
-                self.num_groups,
-                self.norm_epsilon,
-                self.residual_scale,
-                self.dtype,
-                name=name,
-            )(h)
-
         width = 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
         waves = sinusoidal_embedding(jnp.broadcast_to(time, xt.shape[:1]), self.block_channels[0])
         embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
-        h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            xt.astype(self.dtype)
-        )
-        h = down_path(
-            h,
-            embedding,
-            block_channels=self.block_channels,
-            num_blocks=self.num_blocks,
-            attention_levels=self.attention_levels,
-            resample_blocks=self.resample_blocks,
-            downsample_padding=0,
-            block=block,
-            attention=attention,
-            conv=conv,
-        )[-1]
+        h = conv(self, self.block_channels[0], name="conv_in")(xt.astype(self.dtype))
+        h = down_path(self, h, embedding, {}, train=train)[-1]
         channels = self.block_channels[-1]
-        h = block(width=channels, name="mid_block_0")(h, embedding)
-        h = attention(h, name="mid_attention")
-        h = block(width=channels, name="mid_block_1")(h, embedding)
+        block = functools.partial(residual_block, self, train, width=channels)
+        h = block(name="mid_block_0")(h, embedding)
+        h = self.attend(h, {}, name="mid_attention")
+        h = block(name="mid_block_1")(h, embedding)
         h = nn.swish(GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name="norm_out")(h))
         logits = AttentionPool(
             self.num_classes, self._head_dim(channels), dtype=self.dtype, name="pool"
         )(h)
         return logits.astype(jnp.promote_types(jnp.float32, xt.dtype))
+
+    def attend(self, h: jax.Array, tokens: Tokens, *, name: str) -> jax.Array:
+        """Self-attention, [B, H, W, C] -> the same; there are no tokens to read."""
+        return recomputed("block", self.remat, Attention)(
+            self._head_dim(h.shape[-1]),
+            self.num_groups,
+            self.norm_epsilon,
+            self.residual_scale,
+            self.dtype,
+            name=name,
+        )(h)
 
     def _head_dim(self, channels: int) -> int:
         return self.head_dim or channels // self.num_heads

@@ -1,6 +1,7 @@
 """The diffusion transformer of Peebles & Xie (2023), with adaLN-Zero."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import numpy as np
 from ddpm_jax.models import condition_embedding
 from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import sinusoidal_embedding
+from ddpm_jax.models.remat import recomputed
 
 # depth, width, heads: Table 1 of the paper.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -39,6 +41,7 @@ class DiT(nn.Module):
       dropout: rate on what a block's attention and MLP add.
       norm_epsilon: of every LayerNorm.
       freq_shift: of the time embedding; diffusers has 1.
+      remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -54,6 +57,7 @@ class DiT(nn.Module):
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
     freq_shift: float = 0.0
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -84,15 +88,11 @@ class DiT(nn.Module):
         tokens = self._tokens(
             condition_embedding.beside(xt, filled, self.images).astype(self.dtype)
         )
-        for k in range(self.depth):
-            tokens = Block(
-                self.num_heads,
-                self.mlp_ratio,
-                self.dropout,
-                self.norm_epsilon,
-                self.dtype,
-                name=f"block_{k}",
-            )(tokens, embedding, train=train)
+        length = math.ceil(math.sqrt(self.depth))
+        for first in range(0, self.depth, length):
+            numbers = range(first, min(first + length, self.depth))
+            stage = functools.partial(_stage, numbers=numbers, train=train)
+            tokens = recomputed("stage", self.remat, stage)(self, tokens, embedding)
         shift, scale = _modulation(2, self.width, self.dtype, "modulation_out")(embedding)
         tokens = _layer_norm(self.norm_epsilon, self.dtype)(tokens) * (1 + scale) + shift
         patch = nn.Dense(
@@ -158,7 +158,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, embedding: jax.Array, *, train: bool = False
+        self, x: jax.Array, embedding: jax.Array, train: bool = False
     ) -> jax.Array:  # [B, N, width], [B, width] -> [B, N, width]
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
@@ -179,6 +179,23 @@ class Block(nn.Module):
         y = norm(x) * (1 + scale_1) + shift_1
         y = nn.gelu(dense(int(width * self.mlp_ratio), name="mlp_0")(y), approximate=True)
         return x + gate_1 * drop(dense(width, name="mlp_1")(y))
+
+
+def _stage(
+    module: DiT, tokens: jax.Array, embedding: jax.Array, *, numbers: range, train: bool
+) -> jax.Array:
+    """The blocks of these numbers, one after the other."""
+    block = recomputed("block", module.remat, Block, static_argnums=(3,))
+    for k in numbers:
+        tokens = block(
+            module.num_heads,
+            module.mlp_ratio,
+            module.dropout,
+            module.norm_epsilon,
+            module.dtype,
+            name=f"block_{k}",
+        )(tokens, embedding, train)
+    return tokens
 
 
 def positions(rows: int, columns: int, width: int) -> np.ndarray:

@@ -114,8 +114,24 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, embedding: jax.Array, *, train: bool = False
+        self,
+        x: jax.Array,
+        embedding: jax.Array,
+        train: bool = False,
+        skip: jax.Array | None = None,
     ) -> jax.Array:  # [B, H, W, C], [B, E] -> [B, H', W', width]
+        """The block's output.
+
+        Args:
+          x: [B, H, W, C].
+          embedding: [B, E].
+          train: turns dropout on.
+          skip: [B, H, W, C'], further channels of the input: joined in here, so that a block whose
+            inputs are kept for the backward pass keeps no copy of both.
+        """
+        if skip is not None:
+            x = jnp.concatenate([x, skip], axis=-1)
+
         def norm(name: str) -> GroupNorm:
             return GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name=name)
 

@@ -1,9 +1,7 @@
 """The U-Net of Ho et al. (2020), appendix B, with its successors' conditions and blocks."""
 
-# Over 300 lines: one network, whose way down and way up are read side by side.
-
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,83 +13,20 @@ from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import (
     Attention,
     CrossAttention,
-    GroupNorm,
-    ResidualBlock,
     initializer,
     sinusoidal_embedding,
-    upsample_nearest,
 )
-
-
-def residual_block(module: Any, train: bool, **fields: Any) -> Any:
-    """(h [B, H, W, C], embedding [B, E]) -> [B, H', W', width], with the options of a module.
-
-    Args:
-      module: a `UNet`, or another with its num_groups, norm_epsilon, dropout, scale_shift_norm,
-        residual_scale and dtype.
-      train: as in its call.
-      **fields: the block's width, resample and name.
-    """
-    block = ResidualBlock(
-        num_groups=module.num_groups,
-        norm_epsilon=module.norm_epsilon,
-        dropout=module.dropout,
-        scale_shift_norm=module.scale_shift_norm,
-        residual_scale=module.residual_scale,
-        dtype=module.dtype,
-        **fields,
-    )
-    return functools.partial(block, train=train)
-
-
-def down_path(
-    h: jax.Array,
-    embedding: jax.Array,
-    *,
-    block_channels: Sequence[int],
-    num_blocks: int,
-    attention_levels: Sequence[int],
-    resample_blocks: bool,
-    downsample_padding: int,
-    block: Any,
-    attention: Any,
-    conv: Any,
-) -> list[jax.Array]:
-    """The way down of a U-Net and of a classifier, inside the module that calls it.
-
-    Args:
-      h: [B, H, W, C], at the full resolution.
-      embedding: [B, E].
-      block_channels, num_blocks, attention_levels, resample_blocks, downsample_padding: as in
-        `UNet`.
-      block, attention, conv: constructors of the layers, except for width and name.
-
-    Returns:
-      h, and what each layer made of it; the last is the way's end.
-    """
-    skips = [h]
-    for level, width in enumerate(block_channels):
-        for i in range(num_blocks):
-            h = block(width=width, name=f"down_{level}_block_{i}")(h, embedding)
-            if level in attention_levels:
-                h = attention(h, name=f"down_{level}_attention_{i}")
-            skips.append(h)
-        if level == len(block_channels) - 1:
-            continue
-        name = f"down_{level}_downsample"
-        if resample_blocks:
-            h = block(width=width, resample="down", name=name)(h, embedding)
-        else:
-            pad = (1, 1) if downsample_padding else (0, 1)
-            h = conv(
-                features=width,
-                strides=(2, 2),
-                padding=(pad, pad),
-                kernel_init=initializer(),
-                name=name,
-            )(h)
-        skips.append(h)
-    return skips
+from ddpm_jax.models.levels import (
+    TOKENS,
+    Tokens,
+    bottom,
+    check_sizes,
+    conv,
+    down_path,
+    output,
+    up_level,
+)
+from ddpm_jax.models.remat import recomputed
 
 
 class UNet(nn.Module):
@@ -128,6 +63,7 @@ class UNet(nn.Module):
       freq_shift, flip_sin_to_cos: of the time embedding.
       fourier_features: exponents n >= 1 of sin and cos of 2^n pi x, shown beside the data x: they
         resolve the cells of pixels, which a likelihood needs (Kingma et al. 2021, appendix C).
+      remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -155,6 +91,7 @@ class UNet(nn.Module):
     freq_shift: float = 1.0
     flip_sin_to_cos: bool = False
     fourier_features: tuple[int, ...] = ()
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -184,53 +121,20 @@ class UNet(nn.Module):
         )
         self._check_label(conditions)
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled)
-        norm: dict[str, Any] = {"num_groups": self.num_groups, "norm_epsilon": self.norm_epsilon}
-        block = functools.partial(residual_block, self, train)
-        attention: Any = functools.partial(self._attention, conditions=filled, **norm)
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
-
-        h = conv(features=self.block_channels[0], kernel_init=initializer(), name="conv_in")(
-            condition_embedding.beside(self._features(xt), filled, self.images).astype(self.dtype)
-        )
+        tokens = {name: filled[name] for name in TOKENS if self.tokens_channels}
+        h = condition_embedding.beside(self._features(xt), filled, self.images)
+        h = conv(self, self.block_channels[0], name="conv_in")(h.astype(self.dtype))
         skips = down_path(
-            h,
-            embedding,
-            block_channels=self.block_channels,
-            num_blocks=self.num_blocks,
-            attention_levels=self.attention_levels,
-            resample_blocks=self.resample_blocks,
-            downsample_padding=self.downsample_padding,
-            block=block,
-            attention=attention,
-            conv=conv,
+            self, h, embedding, tokens, train=train, downsample_padding=self.downsample_padding
         )
-        h = skips[-1]
-
-        width = self.block_channels[-1]
-        h = block(width=width, name="mid_block_0")(h, embedding)
-        if self.mid_attention:
-            groups = self.num_groups if self.mid_num_groups is None else self.mid_num_groups
-            h = attention(h, num_groups=groups, name="mid_attention")
-        h = block(width=width, name="mid_block_1")(h, embedding)
-
-        for level, width in reversed(list(enumerate(self.block_channels))):
-            for i in range(self.num_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(width=width, name=f"up_{level}_block_{i}")(h, embedding)
-                if level in self.attention_levels:
-                    h = attention(h, name=f"up_{level}_attention_{i}")
-            if level > 0 and self.resample_blocks:
-                resample = block(width=width, resample="up", name=f"up_{level}_upsample")
-                h = resample(h, embedding)
-            elif level > 0:
-                h = conv(features=width, kernel_init=initializer(), name=f"up_{level}_upsample")(
-                    upsample_nearest(h)
-                )
-
-        h = GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name="norm_out")(h)
-        h = conv(features=self.out_channels, kernel_init=initializer(0.0), name="conv_out")(
-            nn.swish(h)
-        )
+        stage = functools.partial(recomputed, "stage", self.remat)
+        lowest = functools.partial(bottom, train=train)
+        h = stage(lowest)(self, skips[-1], embedding, tokens)
+        count = self.num_blocks + 1
+        for level in reversed(range(len(self.block_channels))):
+            up = functools.partial(up_level, level=level, train=train)
+            h = stage(up)(self, h, skips[level * count :][:count], embedding, tokens)
+        h = recomputed("block", self.remat, output)(self, h)
         return h.astype(jnp.promote_types(jnp.float32, xt.dtype))
 
     def _features(self, xt: jax.Array) -> jax.Array:
@@ -240,18 +144,30 @@ class UNet(nn.Module):
         waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
         return jnp.concatenate([xt, *waves], axis=-1)
 
-    def _attention(
-        self, h: jax.Array, conditions: dict[str, jax.Array], *, name: str, **norm: Any
+    def attend(
+        self, h: jax.Array, tokens: Tokens, *, name: str, num_groups: int | None = None
     ) -> jax.Array:
-        """Self-attention, then cross-attention to the tokens where the network has them."""
-        head_dim = self.head_dim or h.shape[-1] // self.num_heads
-        options = {**norm, "head_dim": head_dim, "dtype": self.dtype}
-        options["residual_scale"] = self.residual_scale
-        h = Attention(**options, name=name)(h)
-        if not self.tokens_channels:
+        """Self-attention, then cross-attention to the tokens where the network has them.
+
+        Args:
+          h: [B, H, W, C].
+          tokens: {"tokens": [B, L, D], "tokens_mask": [B, L]}, or {}.
+          name: of the self-attention's parameters.
+          num_groups: of the GroupNorm before each; None for the network's.
+        """
+        block = functools.partial(recomputed, "block", self.remat)
+        options: dict[str, Any] = {
+            "head_dim": self.head_dim or h.shape[-1] // self.num_heads,
+            "num_groups": self.num_groups if num_groups is None else num_groups,
+            "norm_epsilon": self.norm_epsilon,
+            "residual_scale": self.residual_scale,
+            "dtype": self.dtype,
+        }
+        h = block(Attention)(**options, name=name)(h)
+        if not tokens:
             return h
-        cross = CrossAttention(**options, name=f"{name}_to_tokens")
-        return cross(h, conditions["tokens"], conditions["tokens_mask"])
+        cross = block(CrossAttention)(**options, name=f"{name}_to_tokens")
+        return cross(h, *(tokens[key] for key in TOKENS))
 
     def _embedding(self, time: jax.Array, conditions: dict[str, jax.Array]) -> jax.Array:
         """The time's embedding plus those of the label and the attributes, [B, embedding_dim]."""
@@ -291,31 +207,3 @@ class UNet(nn.Module):
         if self.mid_attention:
             attending.add(len(self.block_channels) - 1)
         check_sizes(self, xt.shape, attending)
-
-
-def check_sizes(module: Any, shape: Sequence[int], attending: Collection[int]) -> None:
-    """Images, levels, groups and heads divide as a module with `down_path` needs.
-
-    Args:
-      module: a `UNet`, or another with its block_channels, num_groups, head_dim and num_heads.
-      shape: [B, H, W, C].
-      attending: the levels with attention.
-
-    Raises:
-      ValueError: for what does not divide.
-    """
-    factor = 2 ** (len(module.block_channels) - 1)
-    if shape[1] % factor or shape[2] % factor:
-        raise ValueError(
-            f"image size {shape[1]}x{shape[2]} is not divisible by {factor}, what a "
-            f"U-Net of {len(module.block_channels)} levels needs"
-        )
-    for level, width in enumerate(module.block_channels):
-        if width % module.num_groups:
-            raise ValueError(f"{width} channels do not divide into {module.num_groups} groups")
-        if level not in attending:
-            continue
-        if module.head_dim and width % module.head_dim:
-            raise ValueError(f"{width} channels do not divide into heads of {module.head_dim}")
-        if width % module.num_heads:
-            raise ValueError(f"{width} channels do not divide into {module.num_heads} heads")

@@ -60,6 +60,31 @@ def state_sharding(mesh: Mesh, shapes: Any) -> Any:
     return jax.tree.map(of, shapes)
 
 
+def bytes_on_device(shapes: Any) -> int:
+    """Bytes of a pytree on one device; of leaves without a sharding, the whole."""
+
+    def of(leaf: Any) -> int:
+        place = getattr(leaf, "sharding", None)
+        shape = leaf.shape if place is None else place.shard_shape(leaf.shape)
+        return int(np.prod(shape)) * leaf.dtype.itemsize
+
+    return sum(of(leaf) for leaf in jax.tree.leaves(shapes))
+
+
+def undivided(mesh: Mesh, shapes: Any) -> dict[str, int]:
+    """{path: bytes} of the arrays of which `fsdp` divides no dimension, the largest first.
+
+    They stay whole on every device, whatever their size; so do those below MIN_FSDP_SIZE.
+    """
+    fsdp = mesh.shape["fsdp"]
+    whole = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size * leaf.dtype.itemsize
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        if leaf.ndim and all(size % fsdp for size in leaf.shape)
+    }
+    return dict(sorted(whole.items(), key=lambda item: -item[1]))
+
+
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """This process's rows of a global batch, placed on its devices."""
     if jax.process_count() == 1:

@@ -1,4 +1,4 @@
-"""One step looked at from inside: what each of its examples and parameters adds."""
+"""One step looked at from inside: what its examples and parameters add, and what it keeps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,17 +6,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Literal
 
 from ddpm_jax.training import guard
+from ddpm_jax.training.gradients import NO_TREES, Inputs, Seen, Trees, see_in_parts, trees_of
 from ddpm_jax.training.objectives.base import Batch, Objective
+from ddpm_jax.training.parts import WHOLE, Parts
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import NO_TREES, Trees, gradient, trees_of
 
 
-def make_inspection(objective: Objective) -> Callable[..., dict[str, Any]]:
+def make_inspection(objective: Objective, parts: Parts = WHOLE) -> Callable[..., dict[str, Any]]:
     """The pure function (state, batch, frozen={}) -> what that state's step would see.
 
     It changes nothing.
+
+    Args:
+      objective: of the step.
+      parts: in which the step is shown its batch; they decide what a network's dropout draws.
 
     Returns:
       loss, t and weight, [B] each as in `Outcome`, with the draws of the step itself; and
@@ -24,10 +30,7 @@ def make_inspection(objective: Objective) -> Callable[..., dict[str, Any]]:
     """
 
     def inspect(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> dict[str, Any]:
-        key = jax.random.fold_in(state.key, state.step)
-        _, history = guard.split(state.extra)
-        trees = trees_of(objective, state.ema, frozen)
-        _, outcome, grads = gradient(objective, state.params, batch, key, history, trees)
+        _, (_, outcome, grads) = _seen(objective, state, batch, frozen, parts)
         return {
             "loss": outcome.loss,
             "t": outcome.t,
@@ -38,10 +41,13 @@ def make_inspection(objective: Objective) -> Callable[..., dict[str, Any]]:
     return inspect
 
 
-def make_stages(objective: Objective) -> Callable[..., dict[str, Any]]:
+def make_stages(objective: Objective, parts: Parts = WHOLE) -> Callable[..., dict[str, Any]]:
     """The pure function (state, batch, frozen={}) -> what that state's step computes, in its order.
 
     It changes nothing.
+
+    Args:
+      objective, parts: as of `make_inspection`.
 
     Returns:
       draws, as `Objective.draws` has them, or t and weight where it has none; loss, {"per_example":
@@ -49,13 +55,10 @@ def make_stages(objective: Objective) -> Callable[..., dict[str, Any]]:
     """
 
     def stages(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> dict[str, Any]:
-        key = jax.random.fold_in(state.key, state.step)
-        _, history = guard.split(state.extra)
-        trees = trees_of(objective, state.ema, frozen)
-        loss, outcome, grads = gradient(objective, state.params, batch, key, history, trees)
+        inputs, (loss, outcome, grads) = _seen(objective, state, batch, frozen, parts)
         draws = {"t": outcome.t, "weight": outcome.weight}
         if objective.draws is not None:
-            draws = objective.draws(state.params, batch, key, True, history)
+            draws = objective.draws(state.params, batch, inputs.key, True, inputs.extra)
         return {
             "draws": draws,
             "loss": {"per_example": outcome.loss, "total": loss.mean()},
@@ -63,6 +66,17 @@ def make_stages(objective: Objective) -> Callable[..., dict[str, Any]]:
         }
 
     return stages
+
+
+def _seen(
+    objective: Objective, state: TrainState, batch: Batch, frozen: Trees, parts: Parts
+) -> tuple[Inputs, Seen]:
+    """What the gradient of that state's step is of, and what it is."""
+    key = jax.random.fold_in(state.key, state.step)
+    _, history = guard.split(state.extra)
+    trees = trees_of(objective, state.ema, frozen)
+    inputs = Inputs(objective, state.params, key, history, trees)
+    return inputs, see_in_parts(inputs, batch, parts)
 
 
 def make_update(optimizer: optax.GradientTransformation) -> Callable[[TrainState, Any], Any]:
@@ -76,3 +90,25 @@ def make_update(optimizer: optax.GradientTransformation) -> Callable[[TrainState
         return optimizer.update(grads, state.opt_state, state.params)[0]
 
     return update
+
+
+def residual_bytes(function: Callable[..., Any], params: Any, *others: Any) -> int:
+    """Bytes that a function keeps for its gradient with respect to `params`, beside its arguments.
+
+    Traced and never computed, so a network of any size is looked at in seconds. It is what the
+    program says: a compiler may keep less, where it computes a cheap value again.
+
+    Args:
+      function: (params, *others) -> arrays.
+      params, others: pytrees of arrays or ShapeDtypeStructs.
+    """
+
+    def pullback(params: Any, *others: Any) -> Any:
+        return jax.vjp(lambda params: function(params, *others), params)[1]
+
+    # A place on devices is nobody's business here.
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), others)
+    jaxpr = jax.make_jaxpr(pullback)(params, *shapes).jaxpr
+    residuals = {one for one in jaxpr.outvars if not isinstance(one, Literal)}
+    kept = residuals - {*jaxpr.invars, *jaxpr.constvars}
+    return sum(one.aval.size * one.aval.dtype.itemsize for one in kept)

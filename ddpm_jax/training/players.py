@@ -5,19 +5,20 @@ discriminator moves, then its generator, against the discriminator that has just
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ddpm_jax import streams
-from ddpm_jax.training import ema, guard, state, step
-from ddpm_jax.training.objectives.base import Batch, Extra, Objective
+from ddpm_jax.training import ema, guard, plans, state, step
+from ddpm_jax.training.gradients import Inputs, Seen, Trees, trees_of
+from ddpm_jax.training.objectives.base import Extra, Objective
+from ddpm_jax.training.parts import WHOLE, Parts
+from ddpm_jax.training.plans import Metrics, Plan, Stage, Step
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import NO_TREES, Metrics, Trees
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ def make_train_step(
     ema_warmup: bool = True,
     averages: ema.Shares = ema.NO_SHARES,
     spike: guard.Spike | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+    parts: Parts = WHOLE,
+) -> Step:
     """The pure function (state, batch, frozen={}) -> (state, metrics), as `step.make_train_step`.
 
     The players move in their order, each with draws of its own, and each sees what those before it
@@ -112,9 +114,24 @@ def make_train_step(
       ValueError: as `init_state`; for a spike guard of players of which one does not always move,
         since the sum of their losses then jumps by itself.
     """
+    plan = make_plan(
+        players, ema_decay=ema_decay, ema_warmup=ema_warmup, averages=averages, spike=spike
+    )
+    return plans.in_one_program(plan, parts)
+
+
+def make_plan(
+    players: Players,
+    *,
+    ema_decay: float | None = 0.9999,
+    ema_warmup: bool = True,
+    averages: ema.Shares = ema.NO_SHARES,
+    spike: guard.Spike | None = None,
+) -> Plan:
+    """The step of `make_train_step` as a plan: a stage for each player. Raises as it."""
     _check(players, spike)
     if (alone := _alone(players)) is not None:
-        return step.make_train_step(
+        return step.make_plan(
             alone.objective,
             alone.optimizer,
             alone.learning_rate,
@@ -125,71 +142,108 @@ def make_train_step(
         )
     shares = step.shares_of(ema_decay, ema_warmup, averages)
 
-    def train_step(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> Any:
-        key = jax.random.fold_in(state.key, state.step)
-        record, history = guard.split(state.extra)
-        params, opt_state, extra = state.params, dict(state.opt_state), dict(history)
-        losses, norms, metrics = [], [], {}
-        for name, player in players.items():
-            trees = step.trees_of(player.objective, state.ema, frozen)
-            move = functools.partial(_move, player, batch, streams.named(key, name), trees)
-            moves = state.step % player.every == 0
-            before = params, opt_state[name], extra[name]
-            after = move(before) if player.every == 1 else jax.lax.cond(moves, move, _stay, before)
-            (params, opt_state[name], extra[name]), loss, norm = after
-            losses.append(loss)
-            norms.append(norm)
-            metrics[f"{name}_loss"] = jnp.where(moves, loss, jnp.nan)
-            metrics[f"{name}_grad_norm"] = jnp.where(moves, norm, jnp.nan)
-            if player.learning_rate is not None:
-                rate = player.learning_rate(history[name]["moves"])
-                metrics[f"{name}_learning_rate"] = jnp.asarray(rate, jnp.float32)
+    def begin(state: TrainState) -> Work:
+        _, history = guard.split(state.extra)
+        return Work(state.params, state.opt_state, history, {}, {}, {})
 
+    def end(state: TrainState, work: Work) -> tuple[TrainState, Metrics]:
+        record, history = guard.split(state.extra)
+        losses, norms = ([*one.values()] for one in (work.losses, work.norms))
         loss, norm = jnp.stack(losses).sum(), optax.tree.norm(norms)
         taken = state.step - record["skipped"]
-        verdict = guard.judge(record, loss, norm, extra, updates=taken, spike=spike)
-        average = step.averaged(state.ema, params, taken, shares)
+        verdict = guard.judge(record, loss, norm, work.extra, updates=taken, spike=spike)
+        average = step.averaged(state.ema, work.params, taken, shares)
         params, average, opt_state, extra = guard.keep(
             verdict.ok,
-            (params, average, opt_state, extra),
+            (work.params, average, work.opt_state, work.extra),
             (state.params, state.ema, state.opt_state, history),
         )
-        metrics |= {"loss": loss, "grad_norm": norm, **verdict.metrics}
+        metrics = work.metrics | {"loss": loss, "grad_norm": norm, **verdict.metrics}
         extra = extra | {guard.NAME: verdict.record}
         return TrainState(state.step + 1, state.key, params, average, opt_state, extra), metrics
 
-    return train_step
+    return Plan(begin, tuple(_stage(name, player) for name, player in players.items()), end)
 
 
-Before = tuple[Any, Any, Extra]
+class Work(NamedTuple):
+    """What the players have done so far in a step.
+
+    Attributes:
+      params: all of them.
+      opt_state, extra: by the players' names.
+      losses, norms: of those that have had their turn, by name; zeros of one that did not move.
+      metrics: theirs.
+    """
+
+    params: Any
+    opt_state: Any
+    extra: Extra
+    losses: dict[str, jax.Array]
+    norms: dict[str, jax.Array]
+    metrics: Metrics
 
 
-def _move(
-    player: Player, batch: Batch, key: jax.Array, trees: Trees, before: Before
-) -> tuple[Before, jax.Array, jax.Array]:
-    """All parameters, and the player's opt_state and extra, after its move; its loss and norm."""
-    params, opt_state, extra = before
-    own = _own(player, params)
-    variance = player.objective.of_variance
+def _stage(name: str, player: Player) -> Stage:
+    """The player's turn."""
 
-    def outcome(own: Any, *args: Any, **trees: Any) -> Any:
-        return player.objective(_with(player, params, own), *args, **trees)
+    def moves(state: TrainState) -> jax.Array:
+        return state.step % player.every == 0
 
-    def of_variance(own: Any) -> Any:
-        assert variance is not None
-        return _own(player, variance(_with(player, params, own)))
+    def inputs(state: TrainState, work: Work, frozen: Trees) -> Inputs:
+        variance = player.objective.of_variance
 
-    objective = Objective(outcome, of_variance=of_variance if variance else None)
-    loss, seen, grads = step.gradient(objective, own, batch, key, extra["kept"], trees)
-    updates, opt_state = player.optimizer.update(grads, opt_state, own)
-    params = _with(player, params, optax.apply_updates(own, updates))
-    after = params, opt_state, {"moves": extra["moves"] + 1, "kept": seen.extra}
-    return after, loss.mean(), optax.tree.norm(grads)
+        def outcome(own: Any, *args: Any, **trees: Any) -> Any:
+            return player.objective(_with(player, work.params, own), *args, **trees)
 
+        def of_variance(own: Any) -> Any:
+            assert variance is not None
+            return _own(player, variance(_with(player, work.params, own)))
 
-def _stay(before: Before) -> tuple[Before, jax.Array, jax.Array]:
-    """What `_move` returns, of a player that does not: no loss and no gradient."""
-    return before, jnp.zeros(()), jnp.zeros(())
+        def remember(own: Any, *args: Any) -> Any:
+            assert player.objective.remember is not None
+            return player.objective.remember(_with(player, work.params, own), *args)
+
+        objective = Objective(
+            outcome,
+            of_variance=of_variance if variance else None,
+            remember=remember if player.objective.remember else None,
+        )
+        key = streams.named(jax.random.fold_in(state.key, state.step), name)
+        trees = trees_of(player.objective, state.ema, frozen)
+        own = _own(player, work.params)
+        return Inputs(objective, own, key, work.extra[name]["kept"], trees)
+
+    def moved(work: Work, seen: Seen) -> Any:
+        before = work.params, work.opt_state[name], work.extra[name]
+        own = _own(player, work.params)
+        updates, opt_state = player.optimizer.update(seen.gradient, before[1], own)
+        params = _with(player, work.params, optax.apply_updates(own, updates))
+        return params, opt_state, {"moves": before[2]["moves"] + 1, "kept": seen.outcome.extra}
+
+    def move(state: TrainState, work: Work, seen: Seen) -> Work:
+        before = work.params, work.opt_state[name], work.extra[name]
+        after = moved(work, seen)
+        if player.every > 1:
+            after = guard.keep(moves(state), after, before)
+        params, opt_state, extra = after
+        loss, norm = seen.weighted.mean(), optax.tree.norm(seen.gradient)
+        metrics = {
+            f"{name}_loss": jnp.where(moves(state), loss, jnp.nan),
+            f"{name}_grad_norm": jnp.where(moves(state), norm, jnp.nan),
+        }
+        if player.learning_rate is not None:
+            rate = player.learning_rate(work.extra[name]["moves"])
+            metrics[f"{name}_learning_rate"] = jnp.asarray(rate, jnp.float32)
+        return Work(
+            params,
+            {**work.opt_state, name: opt_state},
+            {**work.extra, name: extra},
+            work.losses | {name: loss},
+            work.norms | {name: norm},
+            work.metrics | metrics,
+        )
+
+    return Stage(inputs, move, moves if player.every > 1 else None)
 
 
 def _own(player: Player, params: Any) -> Any:

@@ -9,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import guard
+from ddpm_jax.training.plans import Metrics
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import Metrics
 
 # (state, batch, numbers) -> (state, metrics), of one member
 MemberStep = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]

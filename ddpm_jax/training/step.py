@@ -1,63 +1,18 @@
 """The pure training step: gradient, update, moving average."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.training import ema, guard
-from ddpm_jax.training.objectives.base import EMA, Batch, Extra, Objective, Outcome
+from ddpm_jax.training import ema, guard, plans
+from ddpm_jax.training.gradients import NO_TREES, Inputs, Seen, Trees, trees_of
+from ddpm_jax.training.objectives.base import Batch, Objective
+from ddpm_jax.training.parts import WHOLE, Parts
+from ddpm_jax.training.plans import Metrics, Plan, Stage, Step
 from ddpm_jax.training.state import FIRST, TrainState
-
-# Trees of parameters by name.
-Trees = Mapping[str, Any]
-NO_TREES: Trees = MappingProxyType({})
-Metrics = dict[str, jax.Array]
-
-
-def gradient(
-    objective: Objective,
-    params: Any,
-    batch: Batch,
-    key: jax.Array,
-    extra: Extra,
-    trees: Trees = NO_TREES,
-) -> tuple[jax.Array, Outcome, Any]:
-    """The weighted losses [B] of a batch, its outcome, and what the parameters follow downhill."""
-
-    def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
-        outcome = objective(params, batch, key, True, extra, **trees)
-        return outcome.weight * outcome.loss, outcome
-
-    loss, pullback, outcome = jax.vjp(weighted_loss, params, has_aux=True)
-    (grads,) = pullback(jnp.full_like(loss, 1 / len(loss)))
-    if objective.of_variance is not None:
-        # d mean(L²) from the same forward pass; what is not selected is never computed.
-        (of_squares,) = pullback(2 * loss / len(loss))
-        selected = objective.of_variance(params)
-        grads = jax.tree.map(
-            lambda pick, square, plain: square if pick else plain, selected, of_squares, grads
-        )
-    return loss, outcome, grads
-
-
-def trees_of(objective: Objective, average: Trees, frozen: Trees) -> Trees:
-    """The trees that an objective needs, by name: TrainState.ema's "default" as "ema", and frozen.
-
-    Raises:
-      ValueError: for one that is not there.
-    """
-    offered = dict(frozen) | ({EMA: average[FIRST]} if FIRST in average else {})
-    for name in objective.needs:
-        if name not in offered:
-            raise ValueError(
-                f"the objective needs {name!r}, and there is {[*offered] or 'nothing'}: hand it to "
-                "the step with frozen={...}, or keep a moving average for 'ema'"
-            )
-    return {name: offered[name] for name in objective.needs}
 
 
 def make_train_step(
@@ -69,7 +24,8 @@ def make_train_step(
     ema_warmup: bool = True,
     averages: ema.Shares = ema.NO_SHARES,
     spike: guard.Spike | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+    parts: Parts = WHOLE,
+) -> Step:
     """The pure function (state, batch, frozen={}) -> (state, metrics); jit it, donating the state.
 
     A step whose loss, gradient norm or new history is not finite, or that is a `spike`, is skipped:
@@ -85,6 +41,8 @@ def make_train_step(
         average is not made of its initial weights.
       averages: those kept beside it, by name, such as `ema.power(0.05)`. As of `init_state`.
       spike: what counts as a spike; None for nothing. As of `init_state`.
+      parts: in which the batch is shown, one after the other, so that a step needs the memory of
+        one; the update is that of the whole batch.
 
     Returns:
       The step. Its third argument has the frozen trees that the objective needs, by name. Metrics:
@@ -98,14 +56,41 @@ def make_train_step(
           state, metrics = train_step(state, batch)
     """
 
+    plan = make_plan(
+        objective,
+        optimizer,
+        learning_rate,
+        ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
+        averages=averages,
+        spike=spike,
+    )
+    return plans.in_one_program(plan, parts)
+
+
+def make_plan(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule | None = None,
+    *,
+    ema_decay: float | None = 0.9999,
+    ema_warmup: bool = True,
+    averages: ema.Shares = ema.NO_SHARES,
+    spike: guard.Spike | None = None,
+) -> Plan:
+    """The step of `make_train_step` as a plan: one stage."""
     shares = shares_of(ema_decay, ema_warmup, averages)
 
-    def train_step(state: TrainState, batch: Batch, frozen: Trees = NO_TREES) -> Any:
+    def inputs(state: TrainState, work: Any, frozen: Trees) -> Inputs:
         key = jax.random.fold_in(state.key, state.step)
-        record, history = guard.split(state.extra)
+        _, history = guard.split(state.extra)
         trees = trees_of(objective, state.ema, frozen)
-        loss, outcome, grads = gradient(objective, state.params, batch, key, history, trees)
-        mean, norm = loss.mean(), optax.tree.norm(grads)
+        return Inputs(objective, state.params, key, history, trees)
+
+    def move(state: TrainState, work: Any, seen: Seen) -> tuple[TrainState, Metrics]:
+        record, history = guard.split(state.extra)
+        outcome, grads = seen.outcome, seen.gradient
+        mean, norm = seen.weighted.mean(), optax.tree.norm(grads)
         # The optimiser's own count, which a skipped step leaves as it was.
         taken = state.step - record["skipped"]
         verdict = guard.judge(record, mean, norm, outcome.extra, updates=taken, spike=spike)
@@ -128,7 +113,7 @@ def make_train_step(
         extra = history | {guard.NAME: verdict.record}
         return TrainState(state.step + 1, state.key, params, average, opt_state, extra), metrics
 
-    return train_step
+    return Plan(lambda state: (), (Stage(inputs, move),), lambda state, work: work)
 
 
 def shares_of(decay: float | None, warmup: bool, averages: ema.Shares) -> dict[str, ema.Share]:

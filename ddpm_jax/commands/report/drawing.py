@@ -18,8 +18,8 @@ from ddpm_jax.experiment import Loaded
 from ddpm_jax.measures import real_data
 from ddpm_jax.reporting.report.runs import Drawn, LossByTime, ScheduleCurve
 from ddpm_jax.runtime import sharding
+from ddpm_jax.training.gradients import trees_of
 from ddpm_jax.training.state import FIRST
-from ddpm_jax.training.step import trees_of
 
 FRAMES = 11
 ROWS = 6  # of the film

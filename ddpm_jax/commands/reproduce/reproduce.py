@@ -131,6 +131,7 @@ def _lineage(attempts: Sequence[Entry], target: int, path: str | Path) -> Sequen
         old, new = (recorded.parsed(e["config"], path) for e in (entry, last))
         differing = config_files.differences(old, new)
         fields |= {name for name, *_ in drift.not_free(differing)}
+        fields |= {name for name, *_ in differing if name in drift.ROUNDING}
         if optimizers.is_laid_out(new.optim.get("decay")):
             fields |= {name for name, *_ in differing if name == "train.num_steps"}
         if entry["data"].get("train") != last["data"].get("train"):

@@ -25,6 +25,7 @@ FREE = (
     "ema.snapshots_every",
 )
 FREE_GROUPS = ("train.", "sample.")
+SHAPING = "train.accumulate"  # but for this one
 WARM, TIMED = 3, 20  # steps
 
 
@@ -47,7 +48,7 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
         shape = {
             name: value
             for name, value in config_files.fields(config).items()
-            if name not in FREE and not name.startswith(FREE_GROUPS)
+            if name == SHAPING or (name not in FREE and not name.startswith(FREE_GROUPS))
         }
         groups.setdefault(config_files.sha256(shape), []).append((name, config))
     programs: list[dict[str, Any]] = []

@@ -1,21 +1,28 @@
 """What a run would cost, before anything is spent."""
 
+import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import averages, replicas
-from ddpm_jax.experiment import build, imported_parts
+from ddpm_jax.config import config_files
+from ddpm_jax.experiment import Experiment, build, imported_parts
 from ddpm_jax.measures import training_evaluation
-from ddpm_jax.training import freezing
+from ddpm_jax.runtime import sharding
+from ddpm_jax.training import freezing, guard, inspection
 
 
 def dry_run(config: ConfigDict) -> dict[str, Any]:
     """What a run would cost: parameters, FLOP and bytes per step, shapes. Reads no data.
 
-    FLOP and bytes are those of all config.train.replicas together, the rest is of one;
-    snapshot_bytes are on disk, of config.ema.snapshots_every over the whole run.
+    FLOP and bytes are those of all config.train.replicas together, the rest is of one. Bytes are
+    those on each device; `residual_bytes` is what is kept of the forward pass for the backward
+    pass, before the compiler. Where parameters are split, `fsdp` tells the state's share on a
+    device, and which arrays stay whole since no dimension of theirs divides. `snapshot_bytes` are
+    on disk, of config.ema.snapshots_every over the whole run.
     """
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
@@ -28,7 +35,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         arguments = replicas.argument_shapes(experiment, num)
         lowered = replicas.group_step(experiment, num).lower(*arguments)
     # Before the compiler: it hides the operations of library calls from the count.
-    cost: Any = lowered.cost_analysis() or {}
+    cost: Any = _whole(experiment, lowered).cost_analysis() or {}
     memory: Any = lowered.compile().memory_analysis()
 
     def size(tree: Any) -> int:
@@ -43,10 +50,68 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
         "flop_per_step": int(cost.get("flops", 0)),
         "state_bytes": int(memory.argument_size_in_bytes),
         "workspace_bytes": int(memory.temp_size_in_bytes),
+        "residual_bytes": residual_bytes(experiment, num),
         "snapshot_bytes": num * averages.snapshot_bytes(config, size(shapes.params)),
         "replicas": num,
         "devices": experiment.mesh.size,
+        **_fsdp(experiment.mesh, shapes),
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
         "num_steps": config.train.num_steps,
         **({"init_from": weights.record} if weights else {}),
     }
+
+
+def _whole(experiment: Experiment, lowered: Any) -> Any:
+    """The step with its batch whole: of a loop over parts, FLOP are counted once."""
+    if experiment.config.train.accumulate == 1:
+        return lowered
+    config = config_files.override(experiment.config, {"train": {"accumulate": 1}})
+    whole = dataclasses.replace(experiment, config=config).train_step()
+    return whole.lower(experiment.state_shapes(), experiment.batch_shapes())
+
+
+def _fsdp(mesh: Mesh, shapes: Any) -> dict[str, Any]:
+    """How a state is split, where it is."""
+    if mesh.shape["fsdp"] == 1:
+        return {}
+    leaves = jax.tree.leaves(shapes)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    own = sharding.bytes_on_device(shapes)
+    undivided = sharding.undivided(mesh, shapes)
+    whole = sharding.bytes_on_device([s for s in leaves if s.sharding.is_fully_replicated])
+    return {
+        "fsdp": {
+            "state_bytes_of_all": total,
+            "state_bytes_on_device": own,
+            "share": own / total,
+            "undivided": undivided,
+            "too_small_bytes": whole - sum(undivided.values()),
+        }
+    }
+
+
+def residual_bytes(experiment: Experiment, replicas: int) -> int:
+    """What a device keeps of the forward pass for the backward pass, before the compiler.
+
+    Args:
+      experiment: of one run.
+      replicas: so many in one program.
+    """
+    config, mesh = experiment.config, experiment.mesh
+    rows, members = config.data.batch_size, replicas
+    if replicas == 1:
+        rows //= mesh.size * config.train.accumulate
+    elif replicas % mesh.size == 0:
+        members //= mesh.size
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in experiment.batch_shapes().items()
+    }
+    shapes = experiment.state_shapes()
+    _, history = guard.split(shapes.extra)
+
+    def loss(params: Any, batch: Any, key: Any, history: Any) -> Any:
+        return experiment.objective(params, batch, key, True, history).loss
+
+    others = (batch, shapes.key, history)
+    return members * inspection.residual_bytes(loss, shapes.params, *others)

@@ -5,13 +5,41 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-# "x0" [B, ...], what is modelled, and whatever else the objective reads: "label", conditions.
-Batch = dict[str, jax.Array]
+# "x0" [B, ...], what is modelled, and whatever else the objective reads: "label", conditions; and
+# PART, where these are some of a batch's rows.
+Batch = dict[str, Any]
 Extra = dict[str, Any]
 
+PART = "part"
 # The moving average of the parameters, among what an objective may need.
 EMA = "ema"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Which rows of a whole batch the rows of a part are.
+
+    Attributes:
+      place: int32 [b], the place of each of them in the batch.
+      size: B, the rows of the batch.
+    """
+
+    place: jax.Array
+    size: int = dataclasses.field(metadata={"static": True})
+
+
+def places(batch: Batch) -> jax.Array:
+    """The place of each row in its whole batch, int32 [b]: what its draws are folded with."""
+    part = batch.get(PART)
+    return jnp.arange(len(batch["x0"]), dtype=jnp.int32) if part is None else part.place
+
+
+def dropout_key(key: jax.Array, batch: Batch) -> jax.Array:
+    """The key of a network's dropout, which draws for all rows at once: one for each part."""
+    return jax.random.fold_in(key, batch[PART].place[0]) if PART in batch else key
 
 
 class Outcome(NamedTuple):
@@ -22,7 +50,7 @@ class Outcome(NamedTuple):
       t: [B], the times that were drawn; zeros where there are none.
       weight: [B]; the mean of weight times loss is what is minimised. 1 except for times drawn by
         importance.
-      extra: what is kept in TrainState.extra after the batch.
+      extra: what is kept in TrainState.extra after the batch; after a part of one, what was before.
     """
 
     loss: jax.Array
@@ -44,6 +72,10 @@ class Objective:
       needs: the trees of parameters that `outcome` takes by keyword beside its own: "ema", the
         moving average, and frozen ones by their names (a teacher). No gradient reaches them. They
         are arguments of the step, so an objective never closes over arrays.
+      remember: (params, extra, t [B], loss [B]) -> what is kept after a batch that was shown in
+        parts, from what each of them said, in the order of the batch. None for an objective whose
+        batch must be whole: it shares something between its examples, or draws for them by other
+        than `places`.
       draws: (params, batch, key, train, extra) -> {name: array or tree}, what `outcome` draws with
         the same arguments, for whoever looks at a step; None where only its t and weight can tell.
     """
@@ -52,9 +84,15 @@ class Objective:
     init_extra: Callable[[Any], Extra] = lambda params: {}
     of_variance: Callable[[Any], Any] | None = None
     needs: tuple[str, ...] = ()
+    remember: Callable[[Any, Extra, jax.Array, jax.Array], Extra] | None = None
     draws: Callable[..., dict[str, Any]] | None = None
 
     def __call__(
         self, params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
     ) -> Outcome:
         return self.outcome(params, batch, key, train, extra, **trees)
+
+
+def keep(params: Any, extra: Extra, t: jax.Array, loss: jax.Array) -> Extra:
+    """`Objective.remember` of an objective that keeps nothing of its batches."""
+    return extra

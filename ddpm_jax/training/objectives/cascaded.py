@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ddpm_jax import streams
 from ddpm_jax.diffusion import cascade, guidance
-from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome, places
 
 
 def cascaded(objective: Objective, factor: int, augmentation: float) -> Objective:
@@ -45,7 +44,7 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
             key_level, key_eps = jax.random.split(jax.random.fold_in(key_small, place))
             return jax.random.uniform(key_level, (), image.dtype, 0, augmentation), key_eps
 
-        level, keys_eps = jax.vmap(one)(jnp.arange(len(image)))
+        level, keys_eps = jax.vmap(one)(places(batch))
         return cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
 
     def outcome(

@@ -8,7 +8,14 @@ import jax
 from ddpm_jax.diffusion import condition_dropout, losses, time_draws
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.diffusion.time_draws import TimeDraw
-from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.base import (
+    PART,
+    Batch,
+    Extra,
+    Objective,
+    Outcome,
+    dropout_key,
+)
 from ddpm_jax.training.objectives.draws import Draws, draw
 
 # (network, schedule, x0, t, eps) -> [B]
@@ -44,26 +51,27 @@ def denoising(
         return schedule if isinstance(schedule, Schedule) else schedule(params)
 
     def drawn_by(
-        key_examples: jax.Array, x0: jax.Array, path: Schedule, train: bool, extra: Extra
+        key_examples: jax.Array, batch: Batch, path: Schedule, train: bool, extra: Extra
     ) -> Draws:
         return draw(
             key_examples,
-            x0,
+            batch["x0"],
             path,
             drop_rates=dropout if train else dict.fromkeys(dropout or {}, 0.0),
             joint_rate=joint_dropout if train else 0.0,
             time_draw=time_draw if train else time_draw.validation or time_draw,
             history=extra.get("time_draw"),
+            part=batch.get(PART),
         )
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
         key_examples, _ = jax.random.split(key)
-        return drawn_by(key_examples, batch["x0"], schedule_of(params), train, extra)._asdict()
+        return drawn_by(key_examples, batch, schedule_of(params), train, extra)._asdict()
 
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
         x0, path = batch["x0"], schedule_of(params)
-        drawn = drawn_by(key_examples, x0, path, train, extra)
+        drawn = drawn_by(key_examples, batch, path, train, extra)
         conditions = None
         if dropout:
             masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
@@ -72,17 +80,22 @@ def denoising(
             )
 
         def network(xt: jax.Array, time: jax.Array) -> jax.Array:
-            rngs = {"dropout": key_dropout} if train else None
+            rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
             return apply_fn({"params": params}, xt, time, conditions, train=train, rngs=rngs)
 
         values = loss(network, path, x0, drawn.t, drawn.eps)
-        if train and "time_draw" in extra:
-            history = time_draw.update(path, extra["time_draw"], drawn.t, values)
-            extra = extra | {"time_draw": jax.lax.stop_gradient(history)}
+        if train and PART not in batch:
+            extra = remember(params, extra, drawn.t, values)
         return Outcome(values, drawn.t, drawn.weight, extra)
+
+    def remember(params: Any, extra: Extra, t: jax.Array, values: jax.Array) -> Extra:
+        if "time_draw" not in extra:
+            return extra
+        history = time_draw.update(schedule_of(params), extra["time_draw"], t, values)
+        return extra | {"time_draw": jax.lax.stop_gradient(history)}
 
     def init_extra(params: Any) -> Extra:
         history = time_draw.init(schedule_of(params))
         return {"time_draw": history} if history else {}
 
-    return Objective(outcome, init_extra, of_variance, draws=draws)
+    return Objective(outcome, init_extra, of_variance, remember=remember, draws=draws)

@@ -7,7 +7,7 @@ import jax
 
 from ddpm_jax import streams
 from ddpm_jax.diffusion import likelihood
-from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome
+from ddpm_jax.training.objectives.base import Batch, Extra, Objective, Outcome, places
 
 
 def dequantised(objective: Objective, levels: int) -> Objective:
@@ -26,7 +26,9 @@ def dequantised(objective: Objective, levels: int) -> Objective:
     likelihood.check_levels(levels)
 
     def spread(batch: Batch, key: jax.Array) -> jax.Array:
-        return likelihood.dequantise(streams.fold(key, streams.CELLS), batch["x0"], levels)
+        key_cells = streams.fold(key, streams.CELLS)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key_cells, places(batch))
+        return likelihood.dequantise(keys, batch["x0"], levels)
 
     def outcome(
         params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any

@@ -1,0 +1,164 @@
+"""The gradient of a batch: of all of its rows at once, or of its parts one after the other."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.training.objectives.base import EMA, PART, Batch, Extra, Objective, Outcome
+from ddpm_jax.training.parts import Parts
+from ddpm_jax.training.state import FIRST
+
+# Trees of parameters by name.
+Trees = Mapping[str, Any]
+NO_TREES: Trees = MappingProxyType({})
+
+
+class Inputs(NamedTuple):
+    """What a gradient is of, beside the batch.
+
+    Attributes:
+      objective: what is minimised.
+      params: with respect to them.
+      key: the step's, of the whole batch whatever part of it is shown.
+      extra: what the objective keeps, as it was before the step.
+      trees: those that the objective needs, by name.
+    """
+
+    objective: Objective
+    params: Any
+    key: jax.Array
+    extra: Extra
+    trees: Trees = NO_TREES
+
+
+class Seen(NamedTuple):
+    """What a batch, or a part of one, says.
+
+    Attributes:
+      weighted: the weighted losses, [B].
+      outcome: the objective's.
+      gradient: what the parameters follow downhill, of the mean over the whole batch. The
+        gradients of a batch's parts add up to the batch's.
+    """
+
+    weighted: jax.Array
+    outcome: Outcome
+    gradient: Any
+
+
+class Sums(NamedTuple):
+    """What the parts of a batch have said so far.
+
+    Attributes:
+      gradient: the sum of theirs, in float32.
+      weighted, loss, t, weight: each part's own, [parts, b]; zeros of those to come.
+    """
+
+    gradient: Any
+    weighted: jax.Array
+    loss: jax.Array
+    t: jax.Array
+    weight: jax.Array
+
+
+def trees_of(objective: Objective, average: Trees, frozen: Trees) -> Trees:
+    """The trees that an objective needs, by name: TrainState.ema's "default" as "ema", and frozen.
+
+    Raises:
+      ValueError: for one that is not there.
+    """
+    offered = dict(frozen) | ({EMA: average[FIRST]} if FIRST in average else {})
+    for name in objective.needs:
+        if name not in offered:
+            raise ValueError(
+                f"the objective needs {name!r}, and there is {[*offered] or 'nothing'}: hand it to "
+                "the step with frozen={...}, or keep a moving average for 'ema'"
+            )
+    return {name: offered[name] for name in objective.needs}
+
+
+def see(inputs: Inputs, batch: Batch) -> Seen:
+    """What a batch says; a part of one is shown with its `Part`, as `Parts.part` makes it."""
+    objective = inputs.objective
+
+    def weighted_loss(params: Any) -> tuple[jax.Array, Outcome]:
+        outcome = objective(params, batch, inputs.key, True, inputs.extra, **inputs.trees)
+        return outcome.weight * outcome.loss, outcome
+
+    loss, pullback, outcome = jax.vjp(weighted_loss, inputs.params, has_aux=True)
+    size = batch[PART].size if PART in batch else len(loss)
+    (grads,) = pullback(jnp.full_like(loss, 1 / size))
+    if objective.of_variance is not None:
+        # d mean(L²) from the same forward pass; what is not selected is never computed.
+        (of_squares,) = pullback(2 * loss / size)
+        selected = objective.of_variance(inputs.params)
+        grads = jax.tree.map(
+            lambda pick, square, plain: square if pick else plain, selected, of_squares, grads
+        )
+    return Seen(loss, outcome, grads)
+
+
+def see_in_parts(inputs: Inputs, batch: Batch, parts: Parts) -> Seen:
+    """What a batch says, its parts shown one after the other within one program.
+
+    That of `see` up to the order of sums, and but for a network's dropout, which draws other masks.
+
+    Raises:
+      ValueError: for an objective whose batch must be whole, or one that does not divide.
+    """
+    if parts.count == 1:
+        return see(inputs, batch)
+
+    def one(number: jax.Array, sums: Sums) -> Sums:
+        return add(inputs, batch, parts, sums, number)
+
+    sums = jax.lax.fori_loop(0, parts.count, one, nothing(inputs, batch, parts))
+    return together(inputs, parts, sums)
+
+
+def nothing(inputs: Inputs, batch: Batch, parts: Parts) -> Sums:
+    """What no part has said yet. Raises ValueError as `see_in_parts`."""
+    if inputs.objective.remember is None:
+        raise ValueError(
+            "this objective needs its batch whole: one that can be shown parts says so with "
+            "Objective.remember"
+        )
+    seen = jax.eval_shape(lambda: see(inputs, parts.part(batch, jnp.int32(0))))
+    gradient = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)),
+        seen.gradient,
+    )
+    values = [
+        parts.placed(jnp.zeros((parts.count, *leaf.shape), leaf.dtype)) for leaf in _values(seen)
+    ]
+    return Sums(parts.kept(gradient), *values)
+
+
+def add(inputs: Inputs, batch: Batch, parts: Parts, sums: Sums, number: jax.Array) -> Sums:
+    """The sums with what part `number` of the batch says."""
+    seen = see(inputs, parts.part(batch, number))
+    gradient = jax.tree.map(lambda total, one: total + one, sums.gradient, seen.gradient)
+    values = [
+        parts.placed(total.at[number].set(one))
+        for total, one in zip(sums[1:], _values(seen), strict=True)
+    ]
+    return Sums(parts.kept(gradient), *values)
+
+
+def together(inputs: Inputs, parts: Parts, sums: Sums) -> Seen:
+    """What the batch says, from the sums over all of its parts."""
+    weighted, loss, t, weight = (parts.whole(values) for values in sums[1:])
+    assert inputs.objective.remember is not None
+    extra = inputs.objective.remember(inputs.params, inputs.extra, t, loss)
+    gradient = jax.tree.map(
+        lambda total, leaf: total.astype(leaf.dtype), sums.gradient, inputs.params
+    )
+    return Seen(weighted, Outcome(loss, t, weight, extra), gradient)
+
+
+def _values(seen: Seen) -> tuple[jax.Array, ...]:
+    outcome = seen.outcome
+    return seen.weighted, outcome.loss, outcome.t, outcome.weight
