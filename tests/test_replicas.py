@@ -20,7 +20,7 @@ from ddpm_jax.commands.train import dry_run, replay, train
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt, group
-from ddpm_jax.measures import manifest
+from ddpm_jax.measures import manifest, model_flop
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import replicated
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -155,7 +155,7 @@ def seeds(workdir):
 def trained(tmp_path_factory):
     """A folder of three seeds, trained for six steps. Not to be changed."""
     workdir = tmp_path_factory.mktemp("group") / "run"
-    assert train.train(brief(), workdir) == 0
+    assert train.train(brief(), workdir, profile="4:5") == 0
     return workdir
 
 
@@ -174,6 +174,19 @@ def test_each_member_is_a_run_of_its_own(trained):
         assert [line["step"] for line in lines if "validation_loss" in line] == [3, 6]
         assert set(final(workdir)["averages_sha256"]) == {"0.9", "std:0.1", "std:0.2"}
     assert len({final(workdir)["params_sha256"] for workdir in seeds(trained)}) == 3
+
+
+def test_the_members_of_a_group_have_its_time_and_their_own_flop(trained):
+    told = [manifest.last(workdir)["goodput"]["seconds"] for workdir in seeds(trained)]
+    assert len({seconds["compile"] for seconds in told}) == 1
+    assert all(told[0][name] > 0 for name in ("start", "compile", "train", "checkpoint"))
+    alone = model_flop.of_step(experiment.build(brief_config()))
+    for workdir in seeds(trained):
+        (line,) = [one for one in metrics(workdir) if one["step"] == 5]
+        assert line["model_flop_per_step"] == alone
+        assert line["images_per_second"] == pytest.approx(8 * line["steps_per_second"])
+    (traced,) = (seeds(trained)[0] / "profile" / "plugins" / "profile").iterdir()
+    assert list(traced.glob("*.xplane.pb"))
 
 
 def test_a_finished_group_is_left_alone(trained, capsys):

@@ -1,5 +1,7 @@
 """From a config to the parts of an experiment."""
 
+# Over 300 lines: one record, whose methods place and compile its parts on its mesh.
+
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping

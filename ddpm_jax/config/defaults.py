@@ -222,6 +222,8 @@ def denoiser() -> ConfigDict:
     # Parts that a step shows its batch in, one after the other: memory for one, the same update.
     train.accumulate = 1
     train.log_every = 100  # in steps, as all of these; 0 is never
+    # What shows the metrics beside metrics.jsonl: tensorboard, and wandb of the extra [wandb]; ()
+    train.writers = ("tensorboard",)
     train.checkpoint_every = 5000
     train.keep_checkpoints = 3  # the latest; the best by validation loss is kept besides
     train.max_skipped = 10  # skipped steps in a row that stop the run; 0 never stops it

@@ -1,5 +1,6 @@
 """One attempt at a run: the steps, and what is done besides."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -14,13 +15,17 @@ from ddpm_jax.build import conditioning
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Batches, Source
 from ddpm_jax.errors import UserError
+from ddpm_jax.experiment.compiled_step import CompiledStep
+from ddpm_jax.experiment.profiling import Profile
 from ddpm_jax.experiment.skipped import SkippedSteps
+from ddpm_jax.measures import speed
 from ddpm_jax.measures.manifest import Manifest
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
@@ -36,6 +41,8 @@ class Attempt:
       train_data, validation_data: what it sees; no validation data, no validation.
       checkpoints, manifest: where it is kept.
       folder: where figures and pictures go.
+      ledger: where its seconds go.
+      profiled: the steps that are traced.
     """
 
     experiment: Experiment
@@ -44,6 +51,8 @@ class Attempt:
     checkpoints: Checkpoints
     manifest: Manifest
     folder: Path
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    profiled: range = range(0)
 
     def run(
         self,
@@ -63,13 +72,15 @@ class Attempt:
         Raises:
           UserError: where it ended early by itself, saved at the step reached; or was not saved.
         """
-        experiment, config = self.experiment, self.experiment.config
+        experiment, config, ledger = self.experiment, self.experiment.config, self.ledger
         batches = training_batches(experiment, self.train_data)
-        writer = MetricWriter(self.folder, start, progress.say)
+        writer = self._writer(start, progress)
         evaluation = None
         if config.train.get("evaluate_every"):
-            evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
+            with ledger.phase("evaluate"):
+                evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
         watch = Watch(experiment, self.validation_data, writer, progress, self.folder, evaluation)
+        figures = speed.of(experiment, ledger) if config.train.log_every else None
         skipped = SkippedSteps(
             self.folder, start, progress, batches.example_ids, config.train.max_skipped
         )
@@ -79,42 +90,61 @@ class Attempt:
             skipped.look()  # a run that goes on from here does not come by this step again
             watch.save(self.checkpoints, step, state)
 
-        period = config.train
+        period, timed = config.train, ledger.around
         every = functools.partial(loop.every, last=num_steps)
-        state, reached = loop.train(
-            state,
-            experiment.train_step(),
-            placed(
-                batches.iterate(start, num_threads=config.data.num_threads), experiment, failures
-            ),
-            start=start,
-            num_steps=num_steps if until is None else min(num_steps, max(until, start)),
-            actions=[
-                skipped.action,
-                watch.metrics(num_steps, start),
-                every(period.validate_every, act=watch.validate),
-                *(
-                    every(period[f"{name}_every"], act=getattr(watch, name))
-                    for name in experiment.kind.watches
+        read = batches.iterate(start, num_threads=config.data.num_threads)
+        stream = ledger.waiting("data_wait", placed(read, experiment, failures))
+        step = CompiledStep(experiment.train_step(), ledger)
+        profiled = self.profiled if processes.is_first() else range(0)
+        trace = Profile(profiled, self.folder, ledger, progress.say)
+        ledger.become("train")
+        with contextlib.closing(stream), writer, trace:
+            state, reached = loop.train(
+                state,
+                trace.around(step, start),
+                stream,
+                start=start,
+                num_steps=num_steps if until is None else min(num_steps, max(until, start)),
+                actions=[
+                    skipped.action,
+                    watch.metrics(num_steps, start, figures),
+                    every(period.validate_every, act=timed("validate", watch.validate)),
+                    *(
+                        every(period[f"{name}_every"], act=timed(name, getattr(watch, name)))
+                        for name in experiment.kind.watches
+                    ),
+                    loop.every(
+                        config.ema.snapshots_every,
+                        last=None,
+                        act=timed("checkpoint", watch.snapshot),
+                    ),
+                    # Last: what a checkpoint's step shows is on disk before the checkpoint is.
+                    every(period.checkpoint_every, act=timed("checkpoint", save)),
+                    every(
+                        period.checkpoint_every,
+                        act=timed("checkpoint", self.manifest.follow(self.checkpoints)),
+                    ),
+                    _looked_after(self.checkpoints, watchdog, progress),
+                ],
+                stop=processes.agreed_stop(
+                    experiment.mesh, lambda: asked_to_stop() or bool(skipped.too_many)
                 ),
-                loop.every(config.ema.snapshots_every, last=None, act=watch.snapshot),
-                # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                every(period.checkpoint_every, act=save),
-                every(period.checkpoint_every, act=self.manifest.follow(self.checkpoints)),
-                _looked_after(self.checkpoints, watchdog, progress),
-            ],
-            stop=processes.agreed_stop(
-                experiment.mesh, lambda: asked_to_stop() or bool(skipped.too_many)
-            ),
-        )
-        save(reached, state)
-        processes.all_or_none(self.checkpoints.wait, "the last state could not be saved")
-        self.manifest.reached(reached, self.checkpoints.records())
+            )
+        with ledger.phase("checkpoint"):
+            save(reached, state)
+            processes.all_or_none(self.checkpoints.wait, "the last state could not be saved")
+            self.manifest.reached(reached, self.checkpoints.records())
         if broken := sum(s.skipped for s in (self.train_data, self.validation_data) if s):
             progress.say(f"broken images skipped: {broken}")
         if failed := skipped.too_many or "".join(map(str, failures[:1])):
             raise UserError(f"{failed} (saved at step {reached:,}, to go on from there)")
         return state, reached
+
+    def _writer(self, start: int, progress: Progress) -> MetricWriter:
+        """Where the metrics go; only the first process shows them to people."""
+        config = self.experiment.config
+        names = config.train.writers if processes.is_first() else ()
+        return MetricWriter(self.folder, start, progress.say, names, config.to_dict())
 
 
 def training_batches(experiment: Experiment, source: Source) -> Batches:

@@ -14,14 +14,18 @@ from ddpm_jax.build import replicas
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import beginning, drift, running
-from ddpm_jax.experiment.group_attempt import GroupAttempt, Member
+from ddpm_jax.experiment import beginning, drift, profiling, running
+from ddpm_jax.experiment.group_attempt import GroupAttempt
 from ddpm_jax.experiment.group_resume import resume
+from ddpm_jax.experiment.member import Member
+from ddpm_jax.experiment.run_data import RunData, read_data
 from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, parts_of
+from ddpm_jax.reporting import writers
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files
 from ddpm_jax.runtime.digests import digests
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.trained.program import build
 from ddpm_jax.training import loop, replicated
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -40,8 +44,12 @@ def train_replicas(
     until: int | None = None,
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    profile: str = "",
+    began: float | None = None,
 ) -> int:
     """Train config.train.replicas seeds, from config.seed on, in DIR/replicas/seed=S.
+
+    A profile, as of `running.start`, is in the first one's workdir.
 
     Args, Returns, Raises: as `train_group`; also UserError for a workdir that holds a run itself.
     """
@@ -65,7 +73,14 @@ def train_replicas(
         one.seed = seed
     workdirs = [Path(workdir) / "replicas" / f"seed={seed}" for seed in seeds]
     return train_group(
-        configs, workdirs, own=own, until=until, allow_drift=allow_drift, overrides=overrides
+        configs,
+        workdirs,
+        own=own,
+        until=until,
+        allow_drift=allow_drift,
+        overrides=overrides,
+        profile=profile,
+        began=began,
     )
 
 
@@ -78,6 +93,8 @@ def train_group(
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
     lock_wait: float = files.PROBED,
+    profile: str = "",
+    began: float | None = None,
 ) -> int:
     """Train K configs in one program, each in a workdir of its own, or go on with what is there.
 
@@ -93,7 +110,8 @@ def train_group(
       configs: they differ in their seed and in fields of `replicas.TRACED` alone.
       workdirs: one each; their names are the members' names in lines and manifests.
       own: the user's own parts of the configs.
-      until, allow_drift, overrides, lock_wait: as of `running.start`.
+      until, allow_drift, overrides, lock_wait, profile, began: as of `running.start`; a profile
+        lies in the first one's workdir.
 
     Returns:
       0 when all are complete, 75 when a SIGINT or SIGTERM stopped them: they are then saved, and
@@ -103,13 +121,16 @@ def train_group(
       UserError: as `experiment.train`; for configs that do not go together; when the others are
         complete, for a member that was frozen.
     """
+    ledger = Ledger(began)
     folders = [Path(workdir) for workdir in workdirs]
     for folder in folders:
         cli.refuse_elsewhere("--workdir", str(folder))
     configs = [config_files.resolve(config) for config in configs]
     _check(configs, folders)
     with loop.StopSignal() as stop:
-        return _train(configs, folders, own, until, allow_drift, overrides, stop, lock_wait)
+        return _train(
+            configs, folders, own, until, allow_drift, overrides, stop, lock_wait, ledger, profile
+        )
 
 
 def _check(configs: Sequence[ConfigDict], folders: Sequence[Path]) -> None:
@@ -140,6 +161,8 @@ def _train(
     overrides: Sequence[str],
     stop: loop.StopSignal,
     lock_wait: float,
+    ledger: Ledger,
+    profile: str,
 ) -> int:
     num, shared = len(configs), configs[0].train
     for config, folder in zip(configs, folders, strict=True):
@@ -147,11 +170,13 @@ def _train(
     if min(map(running.finished_step, folders)) >= shared.num_steps:
         running.say(f"the {num} runs of {folders[0].parent} have finished their steps")
         return 0
+    profiled = profiling.of_workdir(profile, shared.num_steps, folders[0])
+    writers.check(shared.writers)
     experiments = [build(config, own=own) for config in configs]
     training_evaluation.check(configs[0])
     weights = beginning.weights_before_data(experiments[0], folders)
     parts = parts_of(experiments[0])
-    data = running.read_data(experiments[0])
+    data = read_data(experiments[0])
     names = {"data": {"class_names": data.class_names}}
     configs = [config_files.override(config, names) for config in configs]
     for config, folder in zip(configs, folders, strict=True):
@@ -164,7 +189,7 @@ def _train(
         members = []
         for experiment, folder in zip(experiments, folders, strict=True):
             held.enter_context(running.alone(folder, lock_wait))
-            manifest = held.enter_context(Manifest(folder, overrides))
+            manifest = held.enter_context(Manifest(folder, overrides, ledger))
             keep = max(shared.keep_checkpoints, LEAST_KEPT)
             checkpoints = Checkpoints(folder, keep=keep, deadline=shared.save_deadline)
             held.enter_context(checkpoints)
@@ -198,7 +223,7 @@ def _train(
             )
             config_files.write(member.workdir, config)
         if _moving(members):
-            code = _attempt(members, data, states, start, until, watchdog, stop)
+            code = _attempt(members, data, states, start, until, watchdog, stop, ledger, profiled)
             if code:
                 return code
     if failed := [f"{m.workdir.name} is {m.failed}" for m in members if m.failed]:
@@ -209,12 +234,14 @@ def _train(
 
 def _attempt(
     members: Sequence[Member],
-    data: running.RunData,
+    data: RunData,
     states: Sequence[TrainState],
     start: int,
     until: int | None,
     watchdog: Watchdog,
     stop: loop.StopSignal,
+    ledger: Ledger,
+    profiled: range,
 ) -> int:
     """Train those that move, from step `start`, and say how each ended; returns the exit code."""
     experiment, num, folder = members[0].experiment, len(members), members[0].workdir.parent
@@ -226,15 +253,16 @@ def _attempt(
             f"{verb}: a group of {num} in one program, {len(data.train):,} images of "
             f"{config.data.name}, {experiment.mesh.size} device(s), in {folder}"
         )
-        attempt = GroupAttempt(members, data, progress, start, num_steps)
+        attempt = GroupAttempt(members, data, progress, start, num_steps, ledger, profiled)
         together = replicated.stacked(states, experiment.mesh)
         together, reached = attempt.run(together, until, watchdog, lambda: stop.requested)
     for k, member in _moving(members):
         if reached < num_steps:
             member.manifest.end(running.EXIT_STOPPED)
             continue
-        final = {"step": reached, **digests(attempt.member_state(together, k))}
-        files.must_write_json(member.workdir / "final.json", final)
+        with ledger.phase("checkpoint"):
+            final = {"step": reached, **digests(attempt.member_state(together, k))}
+            files.must_write_json(member.workdir / "final.json", final)
         member.manifest.end(0, final)
     if reached == num_steps or not _moving(members):
         return 0

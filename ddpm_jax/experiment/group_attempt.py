@@ -1,9 +1,9 @@
 """One attempt at a group of runs: the steps of all in one program, and what is done for each."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,47 +11,25 @@ import numpy as np
 
 from ddpm_jax import cli
 from ddpm_jax.build import replicas
-from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Batches
 from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.experiment.attempt import training_batches
-from ddpm_jax.experiment.running import RunData
+from ddpm_jax.experiment.compiled_step import CompiledStep
+from ddpm_jax.experiment.member import Member
+from ddpm_jax.experiment.profiling import Profile
+from ddpm_jax.experiment.run_data import RunData
 from ddpm_jax.experiment.skipped import SkippedSteps
-from ddpm_jax.measures.manifest import Manifest
+from ddpm_jax.measures import model_flop
+from ddpm_jax.measures.speed import Speed
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import MemberProgress, Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop, replicated
-from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.watchdog import Watchdog
-
-
-@dataclasses.dataclass(eq=False)
-class Member:
-    """A run of a group, in a workdir of its own.
-
-    Attributes:
-      experiment: the group's, with this member's config.
-      workdir, manifest, checkpoints: where it is kept.
-      left: why the group leaves it as it is: finished, frozen, trained alone since; "" for one that
-        moves. It keeps its place in the program, whose bits depend on how many they are.
-      failed: why it will not finish in this group; "" for one that has or may.
-    """
-
-    experiment: Experiment
-    workdir: Path
-    manifest: Manifest
-    checkpoints: Checkpoints
-    left: str = ""
-    failed: str = ""
-
-    @property
-    def moves(self) -> bool:
-        """Whether it is trained by the group, so far."""
-        return not self.left and not self.failed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +51,8 @@ class GroupAttempt:
       data: what they see, each in its own order.
       progress: of the group.
       start, num_steps: as of `loop.train`.
+      ledger: where their seconds go.
+      profiled: the steps that are traced.
     """
 
     def __init__(
@@ -82,8 +62,11 @@ class GroupAttempt:
         progress: Progress,
         start: int,
         num_steps: int,
+        ledger: Ledger,
+        profiled: range,
     ):
         self._members = members
+        self._ledger, self._profiled = ledger, profiled
         self._experiment = members[0].experiment
         self._progress = progress
         self._start, self._num_steps = start, num_steps
@@ -91,6 +74,7 @@ class GroupAttempt:
         self._member_of = replicated.make_member_of(self._experiment.state_sharding())
         self._pending: tuple[int, loop.Metrics] | None = None
         self._validation = data.validation
+        self._writers = contextlib.ExitStack()
         self._seen = dict(self._watched())
 
     def run(
@@ -117,16 +101,32 @@ class GroupAttempt:
         active = jax.device_put(np.asarray([not m.left for m in self._members]), place)
         failures: list[UserError] = []
         last = self._num_steps
-        states, reached = loop.train(
-            states,
-            lambda states, batch: compiled(states, batch, numbers, active),
-            self._placed(place, failures),
-            start=self._start,
-            num_steps=last if until is None else min(last, max(until, self._start)),
-            actions=[self._look_later, self._act, self._looked_after(watchdog)],
-            stop=lambda: asked_to_stop() or not self._moving(),
-        )
-        self._look(states)
+        step = CompiledStep(compiled, self._ledger)
+        stream = self._ledger.waiting("data_wait", self._placed(place, failures))
+        folder, say = self._members[0].workdir, self._progress.say
+        trace = Profile(self._profiled, folder, self._ledger, say)
+        self._ledger.become("train")
+        with contextlib.closing(stream), self._writers, trace:
+            states, reached = loop.train(
+                states,
+                trace.around(
+                    lambda states, batch: step(states, batch, numbers, active), self._start
+                ),
+                stream,
+                start=self._start,
+                num_steps=last if until is None else min(last, max(until, self._start)),
+                actions=[self._look_later, self._act, self._looked_after(watchdog)],
+                stop=lambda: asked_to_stop() or not self._moving(),
+            )
+            self._look(states)
+        with self._ledger.phase("checkpoint"):
+            self._save(states, reached, failures)
+        if failures:
+            raise UserError(f"{failures[0]} (reached step {reached:,}, to go on from there)")
+        return states, reached
+
+    def _save(self, states: TrainState, reached: int, failures: list[UserError]) -> None:
+        """The last state of each member that still moves; what cannot be saved is a failure."""
         for k, _ in self._moving():
             self._seen[k].save(reached, self._member_of(states, k))
         for _, member in self._moving():
@@ -137,9 +137,6 @@ class GroupAttempt:
             except UserError as error:
                 failures.append(error)
             member.manifest.reached(reached, member.checkpoints.records())
-        if failures:
-            raise UserError(f"{failures[0]} (reached step {reached:,}, to go on from there)")
-        return states, reached
 
     def member_state(self, states: TrainState, k: int) -> TrainState:
         """The state of member k."""
@@ -149,18 +146,20 @@ class GroupAttempt:
         return [(k, m) for k, m in enumerate(self._members) if m.moves]
 
     def _watched(self) -> Iterator[tuple[int, _Seen]]:
-        config = self._experiment.config.train
+        config, timed = self._experiment.config.train, self._ledger.around
         every = functools.partial(loop.every, last=self._num_steps)
         validation_step, evaluation = self._experiment.validation_step(), None
         if config.get("evaluate_every"):
-            evaluation = TrainingEvaluation(self._experiment, cli.cache_dir() / "features")
+            with self._ledger.phase("evaluate"):
+                evaluation = TrainingEvaluation(self._experiment, cli.cache_dir() / "features")
+        flop = model_flop.of_step(self._experiment) if config.log_every else 0
         moving = self._moving()
         for k, member in moving:
             progress = MemberProgress(self._progress, member.workdir.name, k == moving[0][0])
             watch = Watch(
                 member.experiment,
                 self._validation,
-                MetricWriter(member.workdir, self._start, progress.say),
+                self._writers.enter_context(self._writer(member, progress)),
                 progress,
                 member.workdir,
                 evaluation,
@@ -175,18 +174,38 @@ class GroupAttempt:
                 config.max_skipped,
             )
             periodic = [
-                every(config.validate_every, act=watch.validate),
+                every(config.validate_every, act=timed("validate", watch.validate)),
                 *(
-                    every(config[f"{name}_every"], act=getattr(watch, name))
+                    every(config[f"{name}_every"], act=timed(name, getattr(watch, name)))
                     for name in self._experiment.kind.watches
                 ),
                 loop.every(self._experiment.config.ema.snapshots_every, None, watch.snapshot),
                 # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                every(config.checkpoint_every, act=save),
-                every(config.checkpoint_every, act=member.manifest.follow(member.checkpoints)),
+                every(config.checkpoint_every, act=timed("checkpoint", save)),
+                every(
+                    config.checkpoint_every,
+                    act=timed("checkpoint", member.manifest.follow(member.checkpoints)),
+                ),
             ]
-            shown = watch.metrics(self._num_steps, self._start)
+            figures = self._speed(flop) if config.log_every else None
+            shown = watch.metrics(self._num_steps, self._start, figures)
             yield k, _Seen(progress, skipped, shown, periodic, save)
+
+    def _writer(self, member: Member, progress: Progress) -> MetricWriter:
+        config = member.experiment.config
+        return MetricWriter(
+            member.workdir, self._start, progress.say, config.train.writers, config.to_dict()
+        )
+
+    def _speed(self, flop_per_step: int) -> Speed:
+        """Of a member's lines: images and FLOP of its own; the devices' use is that of all."""
+        return Speed(
+            self._ledger,
+            batch_size=self._experiment.config.data.batch_size,
+            flop_per_step=flop_per_step,
+            devices=list(self._experiment.mesh.devices.flat),
+            replicas=len(self._members),
+        )
 
     def _placed(self, place: Any, failures: list[UserError]) -> Iterator[Any]:
         """The batches of all members, stacked, on their devices."""

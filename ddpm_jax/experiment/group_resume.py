@@ -7,7 +7,7 @@ from ddpm_jax.build import replicas
 from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import running
-from ddpm_jax.experiment.group_attempt import Member
+from ddpm_jax.experiment.member import Member
 from ddpm_jax.measures import manifest
 from ddpm_jax.training import replicated
 from ddpm_jax.training.state import TrainState, reseeded

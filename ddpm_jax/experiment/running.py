@@ -7,25 +7,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.build import class_names
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
-from ddpm_jax.data import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import beginning, drift
+from ddpm_jax.experiment import beginning, drift, profiling
 from ddpm_jax.experiment.attempt import Attempt
+from ddpm_jax.experiment.run_data import read_data
 from ddpm_jax.measures import training_evaluation
-from ddpm_jax.measures.manifest import Manifest, fingerprints, parts_of
+from ddpm_jax.measures.manifest import Manifest, parts_of
+from ddpm_jax.reporting import writers
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
 from ddpm_jax.runtime.digests import digests
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import reseeded
@@ -93,6 +94,8 @@ def start(
     allow_drift: Sequence[str] = (),
     overrides: Sequence[str] = (),
     lock_wait: float = files.PROBED,
+    profile: str = "",
+    began: float | None = None,
 ) -> int:
     """As `train`, of an experiment that is built only where there is something to do.
 
@@ -102,7 +105,10 @@ def start(
       workdir, until, allow_drift, lock_wait: as of `train`.
       own: the user's own parts of it.
       overrides: what the command line changed in the config, for the manifest.
+      profile: START:STOP, the steps to trace; "" for none.
+      began: when the attempt began, as `time.monotonic` tells it; None for now.
     """
+    ledger = Ledger(began)
     cli.refuse_elsewhere("--workdir", str(workdir))
     if config.train.replicas != 1:
         raise UserError(
@@ -110,7 +116,7 @@ def start(
             "run; set 1, or use scripts/train.py"
         )
     with loop.StopSignal() as stop:
-        manifest = Manifest(workdir, overrides)
+        manifest = Manifest(workdir, overrides, ledger)
         return _train(
             config_files.resolve(config),
             build,
@@ -121,6 +127,8 @@ def start(
             manifest,
             stop,
             lock_wait,
+            ledger,
+            profile,
         )
 
 
@@ -134,6 +142,8 @@ def _train(
     manifest: Manifest,
     stop: loop.StopSignal,
     lock_wait: float,
+    ledger: Ledger,
+    profile: str,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift, own)
     if (finished := finished_step(workdir)) and finished >= config.train.num_steps:
@@ -143,6 +153,8 @@ def _train(
             file=sys.stderr,
         )
         return 0
+    profiled = profiling.of_workdir(profile, config.train.num_steps, workdir)
+    writers.check(config.train.writers)
     experiment = build()
     _ = experiment.parts  # refuses what cannot be shown in parts, before data are read
     training_evaluation.check(config)
@@ -183,7 +195,16 @@ def _train(
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
-        attempt = Attempt(experiment, data.train, data.validation, checkpoints, manifest, folder)
+        attempt = Attempt(
+            experiment,
+            data.train,
+            data.validation,
+            checkpoints,
+            manifest,
+            folder,
+            ledger,
+            profiled,
+        )
         with Progress(start, num_steps, config.data.batch_size, stream) as progress:
             progress.say(_opening(experiment, workdir, start, len(data.train)))
             if changed := ", ".join(parts["changed_in_python"]):
@@ -198,9 +219,10 @@ def _train(
                 file=stream,
             )
             return manifest.end(EXIT_STOPPED)
-        final = {"step": reached, **digests(state)}
-        if processes.is_first():
-            files.must_write_json(workdir / "final.json", final)
+        with ledger.phase("checkpoint"):
+            final = {"step": reached, **digests(state)}
+            if processes.is_first():
+                files.must_write_json(workdir / "final.json", final)
         manifest.end(0, final)
     if not processes.is_first():
         return 0
@@ -211,36 +233,6 @@ def _train(
         file=sys.stderr,
     )
     return 0
-
-
-class RunData(NamedTuple):
-    """The data of a run, read.
-
-    Attributes:
-      train, validation: the sources; no validation, None.
-      prints: their fingerprints, as `manifest.fingerprints`.
-      class_names: what config.data.class_names becomes.
-      described: for the manifest.
-    """
-
-    train: Source
-    validation: Source | None
-    prints: dict[str, str | None]
-    class_names: tuple[str, ...]
-    described: dict[str, Any]
-
-
-def read_data(experiment: Experiment) -> RunData:
-    """Read the data of a run. Raises UserError if they do not fit."""
-    config = experiment.config
-    train = experiment.source("train")
-    validation = experiment.source("validation") if config.train.validate_every else None
-    prints = fingerprints(train, validation)
-    # Also of a network that takes no label: samples of it may be sorted into them.
-    every = class_names.kept(train.info, train.info.num_classes)
-    names = class_names.kept(train.info, config.model.num_classes)
-    described = {**prints, "class_names": list(every)}
-    return RunData(train, validation, prints, names, described)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,11 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Source, fingerprint
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures import goodput, manifest_shape
+from ddpm_jax.measures.goodput import Lost
 from ddpm_jax.reporting.not_fatal import NotFatal, say
 from ddpm_jax.runtime import digests, environment, files, sources
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import watchdog
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Record
@@ -55,11 +58,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "frozen": (dict,),
     "group": (dict,),
     "init_from": (dict,),
+    "goodput": (dict,),
 }
 # What the config does not say, as `parts_of`.
 PARTS = ("changed_in_python", "frozen", "own_parts")
 # Those that manifests of earlier versions lack, each empty there.
-LATER = (*PARTS, "group", "init_from")
+LATER = (*PARTS, "group", "init_from", "goodput")
 
 
 class Manifest:
@@ -72,11 +76,16 @@ class Manifest:
     Args:
       workdir: DIR.
       overrides: the fields of the config that the command line set, as it spelled them.
+      ledger: where the attempt's seconds go; None for one that begins now.
     """
 
-    def __init__(self, workdir: str | Path, overrides: Sequence[str] = ()):
+    def __init__(
+        self, workdir: str | Path, overrides: Sequence[str] = (), ledger: Ledger | None = None
+    ):
         self._path = Path(workdir) / FILE
         self._overrides = list(overrides)
+        self._ledger = ledger or Ledger()
+        self._lost = Lost(0, 0.0)
         self._not_fatal = NotFatal(self._path)
         self._earlier: list[Entry] = []
         self._entry: Entry | None = None
@@ -109,6 +118,7 @@ class Manifest:
         """
         if jax.process_index() == 0:
             self._earlier = self._read()
+            self._lost = goodput.lost(self._path.parent, start)
         self._entry = {
             "config": config.to_dict(),
             "config_sha256": config_files.sha256(config.to_dict()),
@@ -130,6 +140,7 @@ class Manifest:
             **{name: dict(parts.get(name, {})) for name in PARTS},
             "group": dict(group),
             "init_from": dict(init_from),
+            "goodput": {},
         }
         self._write()
 
@@ -213,8 +224,9 @@ class Manifest:
             return []
 
     def _write(self) -> None:
-        if jax.process_index() != 0:
+        if jax.process_index() != 0 or self._entry is None:
             return
+        self._entry["goodput"] = goodput.entry(self._ledger.seconds(), self._lost)
         with self._not_fatal:
             files.write_json(self._path, {"attempts": [*self._earlier, self._entry]})
 
@@ -227,7 +239,7 @@ def read(path: str | Path) -> list[Entry]:
     """
     try:
         content = files.read_json(path, MAX_BYTES)
-        _check(content)
+        manifest_shape.check(content, FIELDS, LATER)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path} is not a manifest: {reason}") from error
@@ -263,32 +275,6 @@ def last(workdir: Path) -> Entry | None:
     except UserError:
         return None
     return attempts[-1] if attempts else None
-
-
-def _check(content: Any) -> None:
-    """Raises ValueError for what is not of a manifest's shape."""
-    attempts = content.get("attempts") if isinstance(content, dict) else None
-    if not isinstance(attempts, list):
-        raise ValueError("it has no list of attempts")
-    for number, entry in enumerate(attempts, start=1):
-        for field in LATER if isinstance(entry, dict) else ():
-            entry.setdefault(field, {})
-        for field, types in FIELDS.items():
-            value = entry.get(field, NotImplemented) if isinstance(entry, dict) else NotImplemented
-            if value is NotImplemented:
-                raise ValueError(f"its attempt {number} has no {field}")
-            if not isinstance(value, types) or isinstance(value, bool):
-                raise ValueError(f"{field} of its attempt {number} is {type(value).__name__}")
-        if not all(_is_step(s) and isinstance(d, str) for s, d in entry["checkpoints"].items()):
-            raise ValueError(f"checkpoints of its attempt {number} are not steps with digests")
-        members = entry["group"].get("members")
-        named = isinstance(members, list) and all(isinstance(name, str) for name in members)
-        if entry["group"] and not named:
-            raise ValueError(f"group of its attempt {number} does not name its members")
-
-
-def _is_step(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _beside(path: Path, suffix: str) -> Path:

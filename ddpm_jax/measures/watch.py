@@ -3,7 +3,6 @@
 import functools
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ddpm_jax.build import conditioning
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source, evaluation_batches
 from ddpm_jax.errors import UserError
+from ddpm_jax.measures.speed import Speed
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.reporting import figures
 from ddpm_jax.reporting.not_fatal import NotFatal
@@ -49,7 +49,6 @@ class Watch:
         self._validation_data = validation_data
         # One for all the members of a group: their objectives are the same without training.
         self._validation_step = validation_step or experiment.validation_step()
-        self._paused = 0.0  # seconds since the last log that were not training
         self._validated: tuple[int, float] = (-1, math.nan)
         self._evaluation = evaluation
         self._evaluated: tuple[int, float] = (-1, math.nan)
@@ -57,30 +56,28 @@ class Watch:
         self._picture_not_fatal = NotFatal(workdir / "samples", progress.say)
         self._snapshot_not_fatal = NotFatal(workdir / snapshots.FOLDER, progress.say)
 
-    def metrics(self, last: int, start: int) -> loop.Action:
-        """Keeps every step's metrics; writes their means every config.train.log_every steps."""
-        means = loop.MeanMetrics()
-        logged: list[float] = [start, time.monotonic()]
+    def metrics(self, last: int, start: int, speed: Speed | None) -> loop.Action:
+        """Keeps every step's metrics; writes their means every config.train.log_every steps.
+
+        Args:
+          last: step, which is always written.
+          start: the step that the run goes on from.
+          speed: of the run; None where nothing is written.
+        """
+        means, period = loop.MeanMetrics(), self.config.train.log_every
 
         def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
             self.progress.advance()
-            if step == start + 1:
-                logged[:] = step, time.monotonic()  # what came before was compilation
-            period = self.config.train.log_every
-            if not period:
+            if speed is None or not period:
                 return
+            if step == start + 1:
+                speed.restart(step)
             means.add(metrics)
             if step % period and step != last:
                 return
-            values = means.pop()
-            now = time.monotonic()
-            steps = max(step - logged[0], 1)
-            rate = steps / max(now - logged[1] - self._paused, 1e-9)
-            logged[:] = step, now
-            self._paused = 0.0
-            speed = {"images_per_second": rate * self.config.data.batch_size}
-            self.writer.scalars(step, {**values, "steps_per_second": rate, **speed})
-            self.progress.show(step, values["loss"], rate)
+            values, of_speed = means.pop(), speed.figures(step)
+            self.writer.scalars(step, {**values, **of_speed})
+            self.progress.show(step, values["loss"], float(of_speed["steps_per_second"]))
 
         return action
 
@@ -90,7 +87,6 @@ class Watch:
         The noise is the same at every call, so that the figures of one run can be compared.
         """
         assert self._validation_data is not None
-        began = time.monotonic()
         key = streams.fold(state.key, streams.VALIDATION)
         place = sharding.batch_sharding(self.experiment.mesh)
         batches = evaluation_batches(
@@ -118,24 +114,20 @@ class Watch:
         self.writer.scalars(step, {f"validation_{name}": v for name, v in values.items()})
         self.progress.say(f"step {step:,}: validation loss {values['loss']:.4f}")
         self._validated = step, values["loss"]
-        self._paused += time.monotonic() - began
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """How far the moving average's samples are from the data; the same noise each time."""
         assert self._evaluation is not None
-        began = time.monotonic()
         labels, conditions, _ = self._conditions(self._evaluation.num)
         try:
             measured = self._evaluation.measure(self._drawn(state, labels, conditions))
         except UserError as error:  # as of pictures
             self.progress.say(f"step {step:,}: not evaluated: {error}")
-            self._paused += time.monotonic() - began
             return
         self.writer.scalars(step, {f"evaluation_{name}": v for name, v in measured.items()})
         value = measured[self._evaluation.metric]
         self.progress.say(f"step {step:,}: {self._evaluation.metric} {value:.4f}")
         self._evaluated = step, value
-        self._paused += time.monotonic() - began
 
     def save(self, checkpoints: Checkpoints, step: int, state: TrainState) -> None:
         """A checkpoint, with what was measured at this step."""
@@ -148,10 +140,8 @@ class Watch:
 
     def snapshot(self, step: int, state: TrainState) -> None:
         """The power averages into DIR/averages, for averages that are made after training."""
-        began = time.monotonic()
         with self._snapshot_not_fatal:
             snapshots.save(self.workdir, step, state)
-        self._paused += time.monotonic() - began
 
     def _warn_if_scarce(self) -> None:
         """Tells once that little is free, and again if more was in between."""
@@ -199,13 +189,11 @@ class Watch:
 
     def sample(self, step: int, state: TrainState) -> None:
         """A grid drawn from the moving average: DIR/samples/step_XXXXXX.png and an event."""
-        began = time.monotonic()
         labels, conditions, columns = self._conditions(self.config.sample.grid_size)
         try:
             drawn = np.concatenate(list(self._drawn(state, labels, conditions)))
         except UserError as error:  # samples alone are no reason to lose a run
             self.progress.say(f"step {step:,}: no samples drawn: {error}")
-            self._paused += time.monotonic() - began
             return
         picture = figures.grid(drawn, columns)
         path = self.workdir / "samples" / f"step_{step:06d}.png"
@@ -213,4 +201,3 @@ class Watch:
             figures.save_png(path, picture)
             self.progress.say(f"step {step:,}: samples in {path}")
         self.writer.image(step, "samples", picture)
-        self._paused += time.monotonic() - began

@@ -47,6 +47,9 @@ class Events:
         """Make the file, if that has not been done. Raises OSError where it cannot be made."""
         self._write([])
 
+    def end(self, code: int) -> None:
+        """Nothing: every event is on its way when it is written."""
+
     def _write(self, events: list[dict[str, Any]]) -> None:
         from tensorboardX.proto import event_pb2
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 
@@ -10,6 +10,18 @@ def say(line: str) -> None:
     """A line on stderr; lost where it cannot be written."""
     with contextlib.suppress(OSError):  # stderr may be a file on the same disk
         print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def as_os_error() -> Iterator[None]:
+    """A context in which whatever another package raises is an OSError, for `NotFatal`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise OSError(f"{type(error).__name__}: {text}"[:300]) from error
 
 
 class NotFatal:

@@ -1,15 +1,17 @@
-"""Where a run's numbers go: metrics.jsonl for programs, TensorBoard events for people."""
+"""Where a run's numbers go: metrics.jsonl for programs; TensorBoard events, wandb for people."""
 
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, suggest
+from ddpm_jax.reporting import wandb_runs
 from ddpm_jax.reporting.events import Events
 from ddpm_jax.reporting.not_fatal import NotFatal, say
 from ddpm_jax.runtime import files
@@ -50,34 +52,111 @@ class JsonLines:
             files.append(self._path, line.encode(), lines=True)
 
 
+class Shown(Protocol):
+    """Numbers and pictures where people look at them. Each method may raise OSError.
+
+    `begin` is called first and `end` last, with 0 if all went well, else 1; values are finite.
+    """
+
+    def begin(self) -> None: ...
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+    def image(self, step: int, name: str, image: np.ndarray) -> None: ...
+    def end(self, code: int) -> None: ...
+
+
+# config.train.writers, by name: (workdir, the step that the run goes on from, config) -> it.
+WRITERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Shown]] = {
+    "tensorboard": lambda workdir, start, config: Events(workdir / "tensorboard", start),
+    "wandb": lambda workdir, start, config: wandb_runs.WandbRun(workdir, config),
+}
+# What must be there for a writer: () -> what is missing, or "".
+NEEDS: dict[str, Callable[[], str]] = {"wandb": wandb_runs.missing}
+
+
+def check(names: Sequence[str]) -> None:
+    """Whether config.train.writers can be had.
+
+    Raises:
+      UserError: for one of no such name, or whose package is not installed.
+    """
+    for name in names:
+        if name not in WRITERS:
+            raise UserError(
+                f"config.train.writers={tuple(names)}: there is no writer {name!r}"
+                f"{suggest(str(name), list(WRITERS))}"
+            )
+        if missing := NEEDS.get(name, lambda: "")():
+            raise UserError(
+                f"config.train.writers={tuple(names)}: {missing}, or leave {name!r} out"
+            )
+
+
 class MetricWriter:
-    """Appends to DIR/metrics.jsonl and to TensorBoard events in DIR/tensorboard.
+    """Appends to DIR/metrics.jsonl, and to what the named writers make.
 
     A run that goes on from step `start` drops the lines after it: those steps will come again.
-    What cannot be written is missing, and `say` tells it: nothing is raised for it.
+    What cannot be written is missing, and `say` tells it: nothing is raised for it. As a context
+    manager it ends what the writers have begun.
+
+    Args:
+      workdir: DIR.
+      start: the step that the run goes on from.
+      say: where lines are said.
+      names: of WRITERS.
+      config: of the experiment, for those that show it.
     """
 
     def __init__(
-        self, workdir: str | Path, start: int = 0, say: Callable[[str], None] = say
+        self,
+        workdir: str | Path,
+        start: int = 0,
+        say: Callable[[str], None] = say,
+        names: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._lines = JsonLines(Path(workdir) / "metrics.jsonl", start, say)
+        folder = Path(workdir)
+        self._lines = JsonLines(folder / "metrics.jsonl", start, say)
         self._lines.touch()
-        folder = Path(workdir) / "tensorboard"
-        self._not_fatal = NotFatal(folder, say)
-        self._events = Events(folder, start)
-        with self._not_fatal:
-            self._events.begin()
+        self._shown = [
+            (NotFatal(folder / name, say), WRITERS[name](folder, start, config)) for name in names
+        ]
+        for not_fatal, shown in self._shown:
+            with not_fatal:
+                shown.begin()
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One line of JSON, {"step": step, **values}, and one event a finite value."""
-        self._lines.write(step, values)
-        with self._not_fatal:
-            self._events.scalars(step, {n: v for n, v in values.items() if math.isfinite(v)})
+    def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
+        """One line of JSON, {"step": step, **values}, and each finite number to the writers.
+
+        A text, "unknown" in place of a number, is in the line alone.
+        """
+        self._lines.write(step, dict(values))
+        finite = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, str) and math.isfinite(value)
+        }
+        for not_fatal, shown in self._shown:
+            with not_fatal:
+                shown.scalars(step, finite)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture, uint8 [H, W, C], as a TensorBoard event."""
-        with self._not_fatal:
-            self._events.image(step, name, image)
+        """A picture, uint8 [H, W, C], to the writers."""
+        for not_fatal, shown in self._shown:
+            with not_fatal:
+                shown.image(step, name, image)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for not_fatal, shown in self._shown:
+            with not_fatal:
+                shown.end(0 if error is None else 1)
 
 
 def _null_unless_finite(value: Any) -> Any:

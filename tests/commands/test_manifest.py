@@ -117,7 +117,11 @@ def test_a_killed_attempt_leaves_its_entry_and_the_next_one_adds_its_own(
     (first,), (last,) = seen[0], seen[3]
     unknown = {"reached": None, "ended_at": None, "exit_code": None, "ended": None, "final": None}
     assert {key: first[key] for key in unknown} == unknown
-    assert last == first | {"reached": 2, "checkpoints": last["checkpoints"]}
+    assert last == first | {
+        "reached": 2,
+        "checkpoints": last["checkpoints"],
+        "goodput": last["goodput"],
+    }
     assert last["start"] == 0
     assert attempts(tmp_path) == [last]
 

@@ -14,6 +14,7 @@ from tiny_runs import tiny_config
 from ddpm_jax import experiment
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files
+from ddpm_jax.measures import speed
 from ddpm_jax.runtime.digests import digests
 from ddpm_jax.training.checkpoints import Checkpoints
 
@@ -40,13 +41,25 @@ def test_the_metrics_are_there_for_every_logged_step(finished_run):
     lines = tiny_runs.metrics(finished_run.workdir)
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == list(range(10, 801, 10))
-    expected = {"step", "loss", "grad_norm", "learning_rate", "images_per_second",
-                "steps_per_second"}  # fmt: skip
+    # A CPU does not say how much memory was in use.
+    expected = {"step", "loss", "grad_norm", "learning_rate", *speed.NAMES} - {"peak_device_bytes"}
     quarters = {f"loss_q{q}" for q in (1, 2, 3, 4)}
     assert all(expected <= set(line) <= expected | quarters for line in training)
     assert all(quarters <= set(line) for line in training)
     assert training[-1]["loss"] < 0.5 * training[0]["loss"]
-    assert all(line["images_per_second"] > 0 for line in training)
+    for line in training:
+        assert line["images_per_second"] == pytest.approx(8 * line["steps_per_second"])
+        assert line["images_per_second_per_device"] == line["images_per_second"] > 0
+        assert 0 <= line["data_wait"] < 1
+        assert line["mfu"] == "unknown"
+        assert line["peak_host_bytes"] > 1e7
+    # Each weight of a convolution is used at each of 64 pixels of 8 images, forth and back; a part
+    # of the weights are none of convolutions.
+    parameters = sum(x.size for x in jax.tree.leaves(experiment.load(finished_run.workdir).params))
+    (flop,) = {line["model_flop_per_step"] for line in training}
+    assert 0.3 < flop / (3 * 2 * parameters * 64 * 8) < 1
+    (compiling,) = {line["compile_seconds"] for line in training}
+    assert compiling > 0
     # The warm-up is over after 10 steps; half of a cosine ends at 0.
     rates = [line["learning_rate"] for line in training]
     assert rates[0] == pytest.approx(0.00045)  # the mean of 0, 1, ..., 9 tenths of 1e-3
@@ -65,6 +78,7 @@ def test_tensorboard_shows_the_same_figures_and_the_grids(finished_run):
     scalars = tensorboard_events.scalars(folder)
     for line in tiny_runs.metrics(finished_run.workdir):
         step = line.pop("step")
+        assert line.pop("mfu", "unknown") == "unknown"  # which is no number to show
         for name, value in line.items():
             assert scalars[name][step] == pytest.approx(value, rel=1e-6)
     shown = tensorboard_events.images(folder)["samples"]

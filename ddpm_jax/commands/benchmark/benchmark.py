@@ -22,10 +22,12 @@ from ddpm_jax.commands.benchmark import groups, peers
 from ddpm_jax.data import Batches
 from ddpm_jax.evaluation import manifold
 from ddpm_jax.experiment import Experiment, build, padded_batch
+from ddpm_jax.measures import speed
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.trained import drawing, program
 from ddpm_jax.training import loop, step_files
 from ddpm_jax.training.state import TrainState
@@ -103,7 +105,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
     ):
         writer = MetricWriter(folder, say=progress.say)
         watch = Watch(experiment, None, writer, progress, Path(folder))
-        actions = [watch.metrics(total, 0)]
+        actions = [watch.metrics(total, 0, speed.of(experiment, Ledger()))]
         for done in range(0, total, BLOCK_STEPS):
 
             def run_bare() -> None:

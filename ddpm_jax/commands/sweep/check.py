@@ -6,6 +6,7 @@ from ddpm_jax import experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import metric_table, training_evaluation
+from ddpm_jax.reporting import writers
 from ddpm_jax.sweeps.overrides import Overrides
 from ddpm_jax.sweeps.sweep_file import Sweep
 
@@ -24,6 +25,7 @@ def check(sweep: Sweep) -> int:
             config = config_files.resolve(config)
             built = experiment.build(config, own=experiment.imported_parts(config))
             training_evaluation.check(config)
+            writers.check(config.train.writers)
             for metric in metrics:
                 metric_table.check_kind(metric, built.kind)
         except UserError as error:

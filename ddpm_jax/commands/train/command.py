@@ -9,6 +9,7 @@ again. On several machines, start it on each with --coordinator; they share the 
 
 import json
 import sys
+import time
 
 from absl import flags
 from ml_collections import config_flags
@@ -35,6 +36,11 @@ def define() -> None:
     flags.DEFINE_integer(
         "replay_step", None, "print the loss of each example of this step of the run, and exit"
     )
+    flags.DEFINE_string(
+        "profile",
+        "",
+        "START:STOP: trace these steps into WORKDIR/profile, for xprof and Perfetto",
+    )
     flags.DEFINE_float(
         "lock_wait",
         0.1,
@@ -47,6 +53,7 @@ def define() -> None:
 
 def main() -> int | None:
     """Train, replay a step, or print what a run would cost, as the flags say."""
+    began = time.monotonic()
     f = flags.FLAGS
     cli.require("config", "name a file of configs/, say configs/digits.py")
     cli.use_code_path()
@@ -71,4 +78,6 @@ def main() -> int | None:
         allow_drift=f.allow_drift,
         overrides=command_words.overrides(f.read_flags_from_files(sys.argv)),
         lock_wait=f.lock_wait,
+        profile=f.profile,
+        began=began,
     )

@@ -21,6 +21,8 @@ def train(
     overrides: Sequence[str] = (),
     own: Own | None = None,
     lock_wait: float = files.PROBED,
+    profile: str = "",
+    began: float | None = None,
 ) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
@@ -32,6 +34,8 @@ def train(
       overrides: what the command line changed in the config, for the manifest.
       own: the user's own parts; None imports what the config names, which the caller wrote.
       lock_wait: seconds to wait for another process that has the workdir and may be ending.
+      profile: START:STOP, the steps to trace; "" for none.
+      began: when the attempt began, as `time.monotonic` tells it; None for now.
 
     Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
@@ -45,6 +49,8 @@ def train(
             until=until,
             allow_drift=allow_drift,
             overrides=overrides,
+            profile=profile,
+            began=began,
         )
     return running.start(
         config,
@@ -55,4 +61,6 @@ def train(
         allow_drift=allow_drift,
         overrides=overrides,
         lock_wait=lock_wait,
+        profile=profile,
+        began=began,
     )

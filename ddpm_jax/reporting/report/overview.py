@@ -109,7 +109,7 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
         seconds = [_seconds(one) for one in run.attempts]
         durations = [s for s in seconds if s is not None]
         if durations:
-            yield "time", _duration(sum(durations)) + (" at least" if None in seconds else "")
+            yield "time", duration(sum(durations)) + (" at least" if None in seconds else "")
         last = run.attempts[-1]
         devices = last["devices"]
         yield "devices", f"{devices.get('count')} {devices.get('kind')}"
@@ -146,8 +146,8 @@ def _attempts(run: Run, many: bool) -> Html:
     if not run.attempts:
         return join([title, note("The manifest holds no attempt.")])
     rows = [
-        [_date(one["started_at"]), f"{one['start']:,}", _step(one["reached"]),
-         _duration(_seconds(one)), short(one["ended"] or "running, or killed"),
+        [date(one["started_at"]), f"{one['start']:,}", _step(one["reached"]),
+         duration(_seconds(one)), short(one["ended"] or "running, or killed"),
          tag("code", _commit(one)), _versions(one), short(one["machine"].get("cpu", "unknown")),
          _overrides(one)]
         for one in reversed(run.attempts[-MAX_ATTEMPTS:])
@@ -194,7 +194,8 @@ def _step(step: Any) -> str:
     return f"{step:,}" if isinstance(step, int) else "never"
 
 
-def _date(text: str) -> str:
+def date(text: str) -> str:
+    """A time of a manifest, to the minute."""
     try:
         return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}"
     except ValueError:
@@ -209,7 +210,8 @@ def _seconds(attempt: Mapping[str, Any]) -> float | None:
         return None
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Seconds in the two largest units that they have."""
     if seconds is None:
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ddpm_jax.reporting.report import gallery, measured, overview, sheet, tradeoff, training
+from ddpm_jax.reporting.report import (
+    gallery,
+    goodput,
+    measured,
+    overview,
+    sheet,
+    tradeoff,
+    training,
+)
 from ddpm_jax.reporting.report.html import short, tag
 from ddpm_jax.reporting.report.runs import Run
 from ddpm_jax.reporting.report.sheet import Section
@@ -34,6 +42,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         ("schedule", "Schedule", training.schedule(runs)),
         *([] if compared else [config]),
         ("attempts", "Attempts", overview.attempts(runs)),
+        ("time", "Where the time went", goodput.section(runs)),
     ]
     names = ", ".join(short(run.name) for run in runs)
     when = f"{written:%Y-%m-%d %H:%M} UTC"

@@ -31,6 +31,9 @@ def figures(runs: Sequence[Run]) -> Html:
                      note="Before clipping."),
             _by_step(runs, "Learning rate", "learning_rate"),
             _by_step(runs, "Images per second", "images_per_second", smooth=True),
+            _by_step(runs, "Share of the step spent waiting for data", "data_wait", must=False),
+            _by_step(runs, "Model FLOP utilisation", "mfu", must=False,
+                     note="Of the devices' dense bfloat16 peak."),
             _by_step(runs, "Skipped steps, in all", "skipped", must=False),
             class_="charts"),
     ])  # fmt: skip

@@ -1,0 +1,35 @@
+"""How much memory this process and its devices take and have taken."""
+
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+
+# Linux counts the largest size of a process in kilobytes, macOS in bytes.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def host_peak_bytes() -> int:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+
+
+def host_bytes() -> int:
+    """The resident size of this process now; its largest one where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return host_peak_bytes()
+    return pages * resource.getpagesize()
+
+
+def device_peak_bytes(devices: Iterable[jax.Device]) -> int | None:
+    """The most that one of these devices has held at a time; None where they do not say (CPUs)."""
+    peaks = [
+        stats["peak_bytes_in_use"]
+        for device in devices
+        if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
+    ]
+    return max(peaks, default=None)
