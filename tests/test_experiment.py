@@ -17,6 +17,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import training_evaluation
+from ddpm_jax.reporting import writers
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest
 from ddpm_jax.trained import program
@@ -122,9 +123,12 @@ def nonsense():
 @pytest.mark.wide(4)
 def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
     config = tiny_config(**{group: {name: value}})
-    # Metrics and extractors are unknown to `build`; training asks this before it begins.
-    of_metrics = name in ("evaluate_metric", "evaluate_extractor")
-    refuse = training_evaluation.check if of_metrics else experiment.build
+    # Metrics, extractors and writers are unknown to `build`; training asks this before it begins.
+    refuse = {
+        "evaluate_metric": training_evaluation.check,
+        "evaluate_extractor": training_evaluation.check,
+        "writers": lambda config: writers.check(config.train.writers),
+    }.get(name, experiment.build)
     with pytest.raises(UserError, match=f"config.{group}"):
         refuse(config)
 
