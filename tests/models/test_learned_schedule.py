@@ -128,8 +128,7 @@ def gradients_of(params, batch):
         OBJECTIVE,
         optax.GradientTransformation(lambda params: (), spy),
         optax.constant_schedule(0.0),
-        ema_decay=0.9,
-        ema_warmup=False,
+        ema_decay=None,
     )
     key = jax.random.key(3)
     state = TrainState(jnp.int32(0), key, params, {}, (), {"guard": guard.init()})
