@@ -2,7 +2,15 @@
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import datasets, networks, objectives, optimizers, paths, upsampling
+from ddpm_jax.build import (
+    augmentation,
+    datasets,
+    networks,
+    objectives,
+    optimizers,
+    paths,
+    upsampling,
+)
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.kinds import KINDS, Kind
 from ddpm_jax.codecs import pixels
@@ -82,7 +90,7 @@ def objective_of(
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
-    return upsampling.objective(c, objective)
+    return augmentation.objective(c, upsampling.objective(c, objective))
 
 
 def _check_fields(c: ConfigDict, kind: Kind) -> None:
