@@ -34,11 +34,21 @@ SHARED = Stream("batch", 2**32 - 1)
 CELLS = Stream("step", 2**32 - 2)
 # The noise of the small images that a model is trained to enlarge.
 SMALL_IMAGES = Stream("step", 2**32 - 3)
+# How an example is moved before it is learned from.
+AUGMENTATION = Stream("step", 2**32 - 4)
 # What a projection draws after a step of a sampler, and after all of Langevin's updates of a level.
 PROJECTION = Stream("sampler", 2**31 - 1)
 LEVEL_PROJECTION = Stream("sampler", 2**31 - 2)
 
-ALL = (VALIDATION, SHARED, CELLS, SMALL_IMAGES, PROJECTION, LEVEL_PROJECTION)
+ALL = (
+    VALIDATION,
+    SHARED,
+    CELLS,
+    SMALL_IMAGES,
+    AUGMENTATION,
+    PROJECTION,
+    LEVEL_PROJECTION,
+)
 
 
 def enlarging(height: int) -> Stream:

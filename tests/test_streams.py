@@ -36,6 +36,7 @@ def test_the_keys_are_those_of_runs_that_are_there():
         "SHARED": 4294967295,
         "CELLS": 4294967294,
         "SMALL_IMAGES": 4294967293,
+        "AUGMENTATION": 4294967292,
         "PROJECTION": 2147483647,
         "LEVEL_PROJECTION": 2147483646,
     }

@@ -3,7 +3,15 @@
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import datasets, networks, objectives, optimizers, paths, upsampling
+from ddpm_jax.build import (
+    augmentation,
+    datasets,
+    networks,
+    objectives,
+    optimizers,
+    paths,
+    upsampling,
+)
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.kinds import KINDS, Kind
 from ddpm_jax.codecs import pixels
@@ -89,7 +97,7 @@ def objective_of(
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
-    objective = upsampling.objective(c, objective)
+    objective = augmentation.objective(c, upsampling.objective(c, objective))
     return freezing.objective(objective, c.optim.frozen) if c.optim.frozen else objective
 
 

@@ -72,6 +72,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: len(v) > 0 and min(v) >= 1,
         "need one number a level, each at least 1",
     ),
+    "data.augment": (lambda v: len(set(v)) == len(v), "need different names"),
     "model.dropout": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
     "diffusion.label_dropout": (_share, "need 0 to 1"),
     "diffusion.joint_dropout": (_share, "need 0 to 1"),
@@ -214,6 +215,8 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     moves = [name for name in c.model.conditions if name.startswith("position")]
     remedy = f"a mirrored image has another {moves[:1]}"
     _need(c, lambda flip: not (flip and moves), "data.flip", remedy)
+    remedy = f"an image that is moved has another {moves[:1]}"
+    _need(c, lambda augment: not (augment and moves), "data.augment", remedy)
 
 
 def check_guidable(c: ConfigDict, field: str) -> None:

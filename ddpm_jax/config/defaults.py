@@ -118,7 +118,10 @@ def denoiser() -> ConfigDict:
     data.channels = 3  # 1 or 3
     data.class_names = ()  # of the labels 0, 1, ...; a run takes them from its data, leave it
     data.batch_size = 128  # over all devices
-    data.flip = False  # mirror half of the training images
+    data.flip = False  # mirror half of the training images, where they are read
+    # How training images are moved in the step, on the device: flip, as above, and shift, by up to
+    # an eighth of their size.
+    data.augment = ()
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
     data.num_threads = 2  # that read and decode images
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...

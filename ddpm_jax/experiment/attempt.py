@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime.ahead import ahead
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.watchdog import Watchdog
+
+# Batches on the devices beside the one of the running step: while one is copied, one is ready.
+PREFETCHED = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class Attempt:
       folder: where figures and pictures go.
       ledger: where its seconds go.
       profiled: the steps that are traced.
+      forecast: the compiled step -> what makes the forecast on the way; None for nothing.
     """
 
     experiment: Experiment
@@ -53,6 +58,7 @@ class Attempt:
     folder: Path
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
     profiled: range = range(0)
+    forecast: Callable[[CompiledStep], loop.Action] | None = None
 
     def run(
         self,
@@ -93,7 +99,7 @@ class Attempt:
         period, timed = config.train, ledger.around
         every = functools.partial(loop.every, last=num_steps)
         read = batches.iterate(start, num_threads=config.data.num_threads)
-        stream = ledger.waiting("data_wait", placed(read, experiment, failures))
+        stream = prefetched(placed(read, experiment, failures), ledger)
         step = CompiledStep(experiment.train_step(), ledger)
         profiled = self.profiled if processes.is_first() else range(0)
         trace = Profile(profiled, self.folder, ledger, progress.say)
@@ -108,6 +114,7 @@ class Attempt:
                 actions=[
                     skipped.action,
                     watch.metrics(num_steps, start, figures),
+                    *([self.forecast(step)] if self.forecast else []),
                     every(period.validate_every, act=timed("validate", watch.validate)),
                     *(
                         every(period[f"{name}_every"], act=timed(name, getattr(watch, name)))
@@ -160,6 +167,14 @@ def training_batches(experiment: Experiment, source: Source) -> Batches:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def prefetched(batches: Iterator[Any], ledger: Ledger) -> Generator[Any, None, None]:
+    """Placed batches, some of them before they are needed; waiting for one is in the ledger.
+
+    They are the same ones in the same order. To be closed where the training ends before they do.
+    """
+    return ledger.waiting("data_wait", ahead(batches, PREFETCHED))
 
 
 def placed(

@@ -11,9 +11,8 @@ import numpy as np
 
 from ddpm_jax import cli
 from ddpm_jax.build import replicas
-from ddpm_jax.data import Batches
 from ddpm_jax.errors import Stuck, UserError
-from ddpm_jax.experiment.attempt import training_batches
+from ddpm_jax.experiment.attempt import prefetched, training_batches
 from ddpm_jax.experiment.compiled_step import CompiledStep
 from ddpm_jax.experiment.member import Member
 from ddpm_jax.experiment.profiling import Profile
@@ -102,7 +101,9 @@ class GroupAttempt:
         failures: list[UserError] = []
         last = self._num_steps
         step = CompiledStep(compiled, self._ledger)
-        stream = self._ledger.waiting("data_wait", self._placed(place, failures))
+        threads = experiment.config.data.num_threads
+        read = [batches.iterate(self._start, num_threads=threads) for batches in self._batches]
+        stream = prefetched(placed_together(read, place, failures), self._ledger)
         folder, say = self._members[0].workdir, self._progress.say
         trace = Profile(self._profiled, folder, self._ledger, say)
         self._ledger.become("train")
@@ -115,7 +116,11 @@ class GroupAttempt:
                 stream,
                 start=self._start,
                 num_steps=last if until is None else min(last, max(until, self._start)),
-                actions=[self._look_later, self._act, self._looked_after(watchdog)],
+                actions=[
+                    self._look_later,
+                    self._act,
+                    self._looked_after(watchdog),
+                ],
                 stop=lambda: asked_to_stop() or not self._moving(),
             )
             self._look(states)
@@ -207,19 +212,6 @@ class GroupAttempt:
             replicas=len(self._members),
         )
 
-    def _placed(self, place: Any, failures: list[UserError]) -> Iterator[Any]:
-        """The batches of all members, stacked, on their devices."""
-        streams = [self._iterate(batches) for batches in self._batches]
-        try:
-            for several in zip(*streams, strict=True):
-                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
-                yield sharding.put_batch(stacked, place)
-        except UserError as error:
-            failures.append(error)
-
-    def _iterate(self, batches: Batches) -> Iterator[dict[str, np.ndarray]]:
-        return batches.iterate(self._start, num_threads=self._experiment.config.data.num_threads)
-
     def _look_later(self, step: int, states: TrainState, metrics: loop.Metrics) -> None:
         """Looks at the step before, which is complete: the devices never wait for this."""
         self._look(states)
@@ -279,3 +271,15 @@ class GroupAttempt:
             watchdog.tick()
 
         return action
+
+
+def placed_together(
+    batches: Sequence[Iterator[dict[str, np.ndarray]]], place: Any, failures: list[UserError]
+) -> Iterator[Any]:
+    """The batches of all members, stacked, on their devices; as `attempt.placed`."""
+    try:
+        for several in zip(*batches, strict=True):
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+            yield sharding.put_batch(stacked, place)
+    except UserError as error:
+        failures.append(error)

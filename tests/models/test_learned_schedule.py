@@ -171,9 +171,7 @@ def test_training_the_interior_makes_the_estimate_steadier():
     # The exact network and the end points stay.
     frozen = jax.tree.map(lambda chosen: not chosen, learned_schedule.of_variance(params))
     optimizer = optax.chain(optax.masked(optax.set_to_zero(), frozen), optax.adam(rate))
-    train_step = jax.jit(
-        step.make_train_step(OBJECTIVE, optimizer, rate, ema_decay=0.9, ema_warmup=False)
-    )
+    train_step = jax.jit(step.make_train_step(OBJECTIVE, optimizer, rate, ema_decay=None))
     extra = {"guard": guard.init()}
     state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params), extra)
     for k in range(100):

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion import schedules, time_draws
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import guard, inspection, plans, players, state, step
 from ddpm_jax.training.dispatched import Dispatched
-from ddpm_jax.training.objectives import cascaded, denoise, dequantised, draws
+from ddpm_jax.training.objectives import augmented, cascaded, denoise, dequantised, draws
 from ddpm_jax.training.objectives.base import PART, Objective, Outcome, Part, places
 from ddpm_jax.training.parts import Parts
 
@@ -108,8 +108,9 @@ def test_what_wraps_an_objective_draws_by_places_too():
 
     inner = Objective(outcome, remember=lambda params, extra, t, loss: extra)
     objective = cascaded.cascaded(dequantised.dequantised(inner, 17), 2, 0.5)
+    objective = augmented.augmented(objective, {"flip": augmented.flip, "shift": augmented.shift})
     assert objective.remember is inner.remember
-    batch = {"x0": jnp.zeros((4, 4, 4, 1))}
+    batch = {"x0": jnp.linspace(-1, 1, 17)[jax.random.randint(KEY, (4, 8, 8, 1), 0, 17)]}
     objective({}, batch, KEY, True, {})
     for part in parts_of(batch, Parts(2)):
         objective({}, part, KEY, True, {})
