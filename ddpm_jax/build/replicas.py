@@ -65,7 +65,12 @@ def member_step(experiment: Experiment) -> replicated.MemberStep:
         c = _with(experiment.config, values)
         rate, optimizer = optimizers.traced_optimizer(c, experiment.own)
         objective = assemble.objective_of(
-            c, experiment.kind, experiment.model, experiment.schedule, experiment.own
+            c,
+            experiment.kind,
+            experiment.model,
+            experiment.schedule,
+            experiment.own,
+            experiment.mesh,
         )
         options = {"ema_warmup": c.ema.warmup, "spike": experiment.spike}
         train_step = step.make_train_step(
