@@ -15,7 +15,7 @@ from ddpm_jax.runtime import sharding
 DTYPES = ("float32", "bfloat16")
 DEVICES = (2, 4, 8)
 # Peebles & Xie's DiT-B/2 on images of 32x32, 256 tokens.
-DIT_B2 = {
+DIT_B2: dict[str, dict[str, Any]] = {
     "data": {"image_size": (32, 32)},
     "model": {
         "name": "dit",
@@ -43,7 +43,7 @@ def memory(config: ConfigDict) -> dict[str, Any]:
 
 def _of(config: ConfigDict) -> dict[str, Any]:
     def residuals(mode: str, dtype: str, size: int) -> int:
-        changes = {
+        changes: dict[str, dict[str, Any]] = {
             "data": {"batch_size": size},
             "model": {"remat": mode, "dtype": dtype},
             "mesh": {"data": 1, "fsdp": 1},
@@ -54,7 +54,7 @@ def _of(config: ConfigDict) -> dict[str, Any]:
         one, two = (residuals(mode, dtype, size) for size in (1, 2))
         return {"image": two - one, "fixed": 2 * one - two}
 
-    alone = {"data": {"batch_size": 1}, "mesh": {"data": 1, "fsdp": 1}}
+    alone: dict[str, dict[str, Any]] = {"data": {"batch_size": 1}, "mesh": {"data": 1, "fsdp": 1}}
     shapes = build(config_files.override(config, alone)).state_shapes()
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
