@@ -75,6 +75,7 @@ def test_a_leaf_is_split_along_whichever_dimension_divides():
     assert sharding.bytes_on_device(shapes) == sum(bytes_of.values())
 
 
+@pytest.mark.wide(5)
 def test_a_state_is_born_split():
     """No device ever holds the whole of it: the program that draws it needs a part of its bytes."""
     model = {"name": "dit", "channels": 256, "num_blocks": 2, "num_heads": 4, "patch_size": 4}
@@ -89,6 +90,7 @@ def test_a_state_is_born_split():
     assert memory.temp_size_in_bytes < 0.5 * whole
 
 
+@pytest.mark.wide(5)
 def test_a_dry_run_tells_what_is_split_and_what_is_kept():
     model = {"channels": 12}
     changes = {"mesh": {"data": 1, "fsdp": 8}, "data": {"batch_size": 32}}
@@ -159,7 +161,7 @@ def params_of(workdir, step):
         return jax.device_get(saved.restore(step, built.state_shapes()).params)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(5)
 def test_a_run_goes_on_with_other_parts_and_blocks(tmp_path):
     """They are free fields of a run: what it keeps in memory makes it no other experiment."""
     whole, other = tmp_path / "whole", tmp_path / "other"

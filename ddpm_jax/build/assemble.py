@@ -1,11 +1,13 @@
 """From a config to an experiment."""
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
     augmentation,
     datasets,
+    fast_attention,
     networks,
     objectives,
     optimizers,
@@ -51,11 +53,11 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         schedule = paths.schedule(c, own)
     with fields_of("model"):
         model = kind.network(c, own)
-    objective = objective_of(c, kind, model, schedule, own)
-    with fields_of("optim"):
-        learning_rate, optimizer = optimizers.optimizer(c, own)
     with fields_of("mesh"):
         mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
+    objective = objective_of(c, kind, model, schedule, own, mesh)
+    with fields_of("optim"):
+        learning_rate, optimizer = optimizers.optimizer(c, own)
     check_fit(c, mesh.size)
     parts = {
         "model": model,
@@ -91,8 +93,14 @@ def objective_of(
     model: networks.NetworkModule,
     schedule: schedules.Schedule | None,
     own: Own,
+    mesh: Mesh,
 ) -> Objective:
-    """What a config says is minimised, with all that stands around it. Raises as `build`."""
+    """What a config says is minimised on a mesh, with all that stands around it.
+
+    Raises as `build`.
+    """
+    if not own_code.is_own(c.diffusion.get("loss", "")):  # which may differentiate forwards
+        model = fast_attention.with_fast_attention(model, mesh.devices.flat[0])
     with fields_of("diffusion"):
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:

@@ -77,7 +77,12 @@ def member_step(experiment: Experiment) -> replicated.MemberStep:
         c = _with(experiment.config, values)
         rate, optimizer = optimizers.optimizer(c, experiment.own)
         objective = assemble.objective_of(
-            c, experiment.kind, experiment.model, experiment.schedule, experiment.own
+            c,
+            experiment.kind,
+            experiment.model,
+            experiment.schedule,
+            experiment.own,
+            experiment.mesh,
         )
         train_step = step.make_train_step(
             objective,

@@ -7,13 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.models.layers import (
-    Attention,
-    AttentionPool,
-    GroupNorm,
-    initializer,
-    sinusoidal_embedding,
-)
+from ddpm_jax.models.attention import XLA, Attention, AttentionPool
+from ddpm_jax.models.layers import GroupNorm, initializer, sinusoidal_embedding
 from ddpm_jax.models.levels import Tokens, check_sizes, conv, down_path, residual_block
 from ddpm_jax.models.remat import recomputed
 
@@ -26,7 +21,7 @@ class Classifier(nn.Module):
     Attributes:
       block_channels, num_blocks, attention_levels, dropout, head_dim: as in `UNet`.
       num_heads, num_groups, norm_epsilon, scale_shift_norm: as in `UNet`.
-      resample_blocks, residual_scale, remat, dtype: as in `UNet`.
+      resample_blocks, residual_scale, remat, attention, dtype: as in `UNet`.
       num_classes: at least 2.
     """
 
@@ -43,6 +38,7 @@ class Classifier(nn.Module):
     resample_blocks: bool = True
     residual_scale: float = 1.0
     remat: str = "none"
+    attention: str = XLA
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -84,9 +80,14 @@ class Classifier(nn.Module):
             self.num_groups,
             self.norm_epsilon,
             self.residual_scale,
+            self.attention,
             self.dtype,
             name=name,
         )(h)
+
+    def with_attention(self, implementation: str) -> "Classifier":
+        """The same network with an implementation of `attention.attend`."""
+        return self.clone(attention=implementation)
 
     def _head_dim(self, channels: int) -> int:
         return self.head_dim or channels // self.num_heads

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.models import condition_embedding
+from ddpm_jax.models.attention import XLA, attend
 from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import sinusoidal_embedding
 from ddpm_jax.models.remat import recomputed
@@ -42,6 +43,7 @@ class DiT(nn.Module):
       norm_epsilon: of every LayerNorm.
       freq_shift: of the time embedding; diffusers has 1.
       remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
+      attention: the implementation of `attention.attend`.
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -58,6 +60,7 @@ class DiT(nn.Module):
     norm_epsilon: float = 1e-6
     freq_shift: float = 0.0
     remat: str = "none"
+    attention: str = XLA
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -104,6 +107,10 @@ class DiT(nn.Module):
         image = _unpatched(patch, (xt.shape[1], xt.shape[2]), self.patch_size)
         return image.astype(jnp.promote_types(jnp.float32, xt.dtype))
 
+    def with_attention(self, implementation: str) -> "DiT":
+        """The same network with an implementation of `attention.attend`."""
+        return self.clone(attention=implementation)
+
     def _tokens(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H W / patch², width]
         patches = nn.Dense(
             self.width, dtype=self.dtype, kernel_init=_xavier, name="patch_embedding"
@@ -147,13 +154,14 @@ class Block(nn.Module):
     """Attention and an MLP, each scaled, shifted and gated by the embedding; at first, identity.
 
     Attributes:
-      num_heads, mlp_ratio, dropout, norm_epsilon, dtype: as in `DiT`.
+      num_heads, mlp_ratio, dropout, norm_epsilon, attention, dtype: as in `DiT`.
     """
 
     num_heads: int
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
+    attention: str = XLA
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -173,7 +181,7 @@ class Block(nn.Module):
         query, key, value = (
             dense(width, name=name)(y).reshape(heads) for name in ("query", "key", "value")
         )
-        y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        y = attend(query, key, value, self.attention).reshape(x.shape)
         x = x + gate_0 * drop(dense(width, name="attention_out")(y))
 
         y = norm(x) * (1 + scale_1) + shift_1
@@ -192,6 +200,7 @@ def _stage(
             module.mlp_ratio,
             module.dropout,
             module.norm_epsilon,
+            module.attention,
             module.dtype,
             name=f"block_{k}",
         )(tokens, embedding, train)

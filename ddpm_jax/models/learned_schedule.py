@@ -72,6 +72,13 @@ class WithSchedule(nn.Module):
             self.gamma(jnp.zeros(()))
         return self.network(xt, time, conditions, **options)
 
+    def with_attention(self, implementation: str) -> "WithSchedule":
+        """The same with an implementation of `attention.attend`, if the network has the choice."""
+        network: Any = self.network
+        if not hasattr(network, "with_attention"):
+            return self
+        return self.clone(network=network.with_attention(implementation))
+
 
 def gamma(layers: Any, t: jax.Array) -> jax.Array:
     """gamma(t) of the parameters of `Gamma`, t in [0, 1] of any shape; rises strictly with t.

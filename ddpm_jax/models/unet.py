@@ -9,13 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.models import condition_embedding
+from ddpm_jax.models.attention import XLA, Attention, CrossAttention
 from ddpm_jax.models.condition_embedding import Conditions
-from ddpm_jax.models.layers import (
-    Attention,
-    CrossAttention,
-    initializer,
-    sinusoidal_embedding,
-)
+from ddpm_jax.models.layers import initializer, sinusoidal_embedding
 from ddpm_jax.models.levels import (
     TOKENS,
     Tokens,
@@ -64,6 +60,7 @@ class UNet(nn.Module):
       fourier_features: exponents n >= 1 of sin and cos of 2^n pi x, shown beside the data x: they
         resolve the cells of pixels, which a likelihood needs (Kingma et al. 2021, appendix C).
       remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
+      attention: of self-attention, the implementation of `attention.attend`.
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -92,6 +89,7 @@ class UNet(nn.Module):
     flip_sin_to_cos: bool = False
     fourier_features: tuple[int, ...] = ()
     remat: str = "none"
+    attention: str = XLA
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -137,6 +135,10 @@ class UNet(nn.Module):
         h = recomputed("block", self.remat, output)(self, h)
         return h.astype(jnp.promote_types(jnp.float32, xt.dtype))
 
+    def with_attention(self, implementation: str) -> "UNet":
+        """The same network with an implementation of `attention.attend`."""
+        return self.clone(attention=implementation)
+
     def _features(self, xt: jax.Array) -> jax.Array:
         """x_t and its Fourier features, [B, H, W, C (1 + 2 len(fourier_features))]."""
         # In the data's own precision: half precision does not hold the phase.
@@ -163,7 +165,7 @@ class UNet(nn.Module):
             "residual_scale": self.residual_scale,
             "dtype": self.dtype,
         }
-        h = block(Attention)(**options, name=name)(h)
+        h = block(Attention)(**options, attention=self.attention, name=name)(h)
         if not tokens:
             return h
         cross = block(CrossAttention)(**options, name=f"{name}_to_tokens")

@@ -9,34 +9,14 @@ import optax
 import pytest
 from jax._src.ad_checkpoint import saved_residuals
 from random_networks import random_params
+from small_networks import LEVELS, NETWORKS, TIME, XT, changed
 
 from configs import adm64
 from ddpm_jax.build import networks
 from ddpm_jax.config import config_files
-from ddpm_jax.models import Classifier, DiT, UNet, WithSchedule
+from ddpm_jax.models import DiT, UNet
 from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.training.inspection import residual_bytes
-
-LEVELS = {"block_channels": (8, 8), "num_blocks": 1, "attention_levels": (), "num_groups": 4}
-ADM = {"scale_shift_norm": True, "resample_blocks": True, "mid_attention": False}
-TOKENS = {"block_channels": (8,), "attention_levels": (0,), "tokens_channels": 5}
-DROPOUT = {"dropout": 0.2}
-NETWORKS = {
-    "unet": UNet(**LEVELS, **DROPOUT, num_classes=3),
-    "adm": UNet(**LEVELS, **DROPOUT, **ADM),
-    "unet_of_tokens": UNet(**LEVELS | TOKENS, **DROPOUT),
-    "dit": DiT(width=16, depth=3, num_heads=2, **DROPOUT),
-    "classifier": Classifier(**LEVELS, **DROPOUT, num_classes=3, head_dim=8),
-    "learned_schedule": WithSchedule(DiT(width=16, depth=2, num_heads=2, **DROPOUT)),
-}
-XT = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
-TIME = np.array([1.0, 500.0], np.float32)
-
-
-def with_remat(module, mode, **fields):
-    if isinstance(module, WithSchedule):
-        return module.clone(network=module.network.clone(remat=mode, **fields))
-    return module.clone(remat=mode, **fields)
 
 
 def shapes_of(module, xt):
@@ -59,7 +39,7 @@ def loss_of(module):
 def test_gradients_and_draws_stay(name, mode):
     """In float64, where rounding hides little: angles of the time are float32 there too."""
     with jax.enable_x64(True):
-        modules = [with_remat(NETWORKS[name], one, dtype=jnp.float64) for one in ("none", mode)]
+        modules = [changed(NETWORKS[name], remat=one, dtype=jnp.float64) for one in ("none", mode)]
         xt = jnp.asarray(XT, jnp.float64)
         params = jax.tree.map(jnp.float64, random_params(modules[0], xt, TIME))
         (value, gradient), (other_value, other) = (
@@ -73,20 +53,20 @@ def test_gradients_and_draws_stay(name, mode):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.wide(3)
 def test_parameters_stay_where_they_are(name):
-    shapes = [shapes_of(with_remat(NETWORKS[name], mode), XT) for mode in RECOMPUTED]
+    shapes = [shapes_of(changed(NETWORKS[name], remat=mode), XT) for mode in RECOMPUTED]
     assert shapes[1:] == shapes[:-1]
 
 
 def test_initial_parameters_stay():
     drawn = [
-        jax.jit(with_remat(NETWORKS["dit"], mode).init)(jax.random.key(0, impl="rbg"), XT, TIME)
+        jax.jit(changed(NETWORKS["dit"], remat=mode).init)(jax.random.key(0, impl="rbg"), XT, TIME)
         for mode in ("none", "full")
     ]
     jax.tree.map(np.testing.assert_array_equal, *drawn)
 
 
 def test_bytes_are_those_that_jax_lists():
-    module = with_remat(NETWORKS["dit"], "block")
+    module = changed(NETWORKS["dit"], remat="block")
     params, loss = shapes_of(module, XT), loss_of(module)
     listed = saved_residuals(lambda p: loss(p, XT, TIME), params)
     kept = [aval for aval, source in listed if "argument" not in source and "const" not in source]

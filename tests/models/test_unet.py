@@ -7,7 +7,8 @@ import pytest
 from random_networks import random_params
 
 from ddpm_jax.models import UNet
-from ddpm_jax.models.layers import Attention, ResidualBlock, sinusoidal_embedding, upsample_nearest
+from ddpm_jax.models.attention import Attention
+from ddpm_jax.models.layers import ResidualBlock, sinusoidal_embedding, upsample_nearest
 
 SMALL = {
     "block_channels": (16, 32),

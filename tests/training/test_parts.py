@@ -179,7 +179,7 @@ def whole(kind):
 @pytest.mark.parametrize("way", ["one_program", "dispatched"])
 @pytest.mark.parametrize("kind", ["sgd", "adam", "importance", "of_variance"])
 @pytest.mark.parametrize(("count", "mesh"), [(2, "1"), (4, "1"), (2, "8"), (2, "2x4")])
-@pytest.mark.wide(8)
+@pytest.mark.wide(16)
 def test_the_update_is_that_of_the_whole_batch(count, mesh, kind, way, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 8)
     plan, first, expected, metrics = whole(kind)
@@ -217,6 +217,7 @@ def test_a_part_that_is_not_finite_skips_the_step():
         jax.tree.map(np.testing.assert_array_equal, after.params, first.params)
 
 
+@pytest.mark.wide(5)
 def test_several_players_move_in_parts():
     """Each sees what those before it did, and one of them moves every other step."""
 
@@ -277,9 +278,9 @@ def test_dropout_draws_apart_in_each_part():
     assert len({tuple(key) for key in seen}) == 5
 
 
+@pytest.mark.wide(5)
 def test_a_step_looked_at_is_the_step_in_parts():
-    plan, first, _, _ = whole("importance")
-    del plan
+    _, first, _, _ = whole("importance")
     objective = denoise.denoising(
         toy_training.apply,
         SCHEDULE,

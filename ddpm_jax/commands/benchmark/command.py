@@ -10,6 +10,9 @@ filled compile cache. peak_host_memory: MB of a short run. ddim_beside_diffusers
 U-Net by diffusers' loop over ours (needs the extra [parity]). feature_statistics: 50,000 features
 of 2048 dimensions, streamed. prdc: of 10,000 samples and 10,000 references in 64 dimensions. The
 rest are seconds and images/s.
+
+--memory instead traces what a training step keeps, with and without config.model.remat and
+config.mesh.fsdp, of the experiment's network and of DiT-B/2. It runs nothing: any machine will do.
 """
 
 import json
@@ -29,6 +32,7 @@ def define() -> None:
     usual = str(DIGITS) if DIGITS.exists() else None
     flags.DEFINE_string("config_file", usual, "the experiment to measure")
     flags.DEFINE_string("out", None, "the JSON file to write")
+    flags.DEFINE_bool("memory", False, "only what a step keeps in memory, traced")
     for name in ("compile_cache", "code_path"):
         flags.declare_key_flag(name)
 
@@ -45,9 +49,10 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--out={out}: cannot write there ({error.strerror})") from error
     cli.start_jax()
-    from ddpm_jax.commands.benchmark import benchmark
+    from ddpm_jax.commands.benchmark import benchmark, memory
 
     config = config_words.load_config_file(f.config_file)
-    report = json.dumps(benchmark.benchmark(config, f.config_file), indent=2)
+    figures = memory.memory(config) if f.memory else benchmark.benchmark(config, f.config_file)
+    report = json.dumps(figures, indent=2)
     out.write_text(report + "\n", encoding="utf-8")
     print(report)

@@ -1,0 +1,27 @@
+"""A small one of each network, with every kind of layer among them, and what they are shown."""
+
+import numpy as np
+
+from ddpm_jax.models import Classifier, DiT, UNet, WithSchedule
+
+LEVELS = {"block_channels": (8, 8), "num_blocks": 1, "attention_levels": (), "num_groups": 4}
+ADM = {"scale_shift_norm": True, "resample_blocks": True, "mid_attention": False}
+TOKENS = {"block_channels": (8,), "attention_levels": (0,), "tokens_channels": 5}
+DROPOUT = {"dropout": 0.2}
+NETWORKS = {
+    "unet": UNet(**LEVELS, **DROPOUT, num_classes=3),
+    "adm": UNet(**LEVELS, **DROPOUT, **ADM),
+    "unet_of_tokens": UNet(**LEVELS | TOKENS, **DROPOUT),
+    "dit": DiT(width=16, depth=3, num_heads=2, out_channels=3, **DROPOUT),
+    "classifier": Classifier(**LEVELS, **DROPOUT, num_classes=3, head_dim=8),
+    "learned_schedule": WithSchedule(UNet(**LEVELS, **DROPOUT, fourier_features=(1,))),
+}
+XT = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+TIME = np.array([1.0, 500.0], np.float32)
+
+
+def changed(module, **fields):
+    """The network with other fields."""
+    if isinstance(module, WithSchedule):
+        return module.clone(network=module.network.clone(**fields))
+    return module.clone(**fields)
