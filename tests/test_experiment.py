@@ -123,10 +123,12 @@ def nonsense():
 @pytest.mark.wide(4)
 def test_nonsense_in_any_field_is_refused_by_name(group, name, value):
     config = tiny_config(**{group: {name: value}})
-    # Metrics, extractors and writers are unknown to `build`; training asks this before it begins.
+    # Metrics, extractors and writers are unknown to `build`, which also reads no weights; training
+    # asks this before it begins.
     refuse = {
         "evaluate_metric": training_evaluation.check,
         "evaluate_extractor": training_evaluation.check,
+        "init_from": lambda config: experiment.build(config).starting_weights(),
         "writers": lambda config: writers.check(config.train.writers),
     }.get(name, experiment.build)
     with pytest.raises(UserError, match=f"config.{group}"):
