@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import processes, sharding
 from ddpm_jax.training import gradients
 from ddpm_jax.training.gradients import NO_TREES, Inputs, Sums, Trees
 from ddpm_jax.training.objectives.base import Batch
@@ -65,7 +65,7 @@ class Dispatched:
         self._frozen, self._parts, self._mesh = dict(frozen), parts, parts.mesh
         whole = sharding.replicated(self._mesh)
         # On the devices once and for all: a step sends nothing but its batch.
-        self._numbers = [jax.device_put(np.int32(k), whole) for k in range(parts.count)]
+        self._numbers = [processes.placed(np.int32(k), whole) for k in range(parts.count)]
         self._programs = [_jitted(plan, k, parts, states) for k in range(len(plan.stages))]
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

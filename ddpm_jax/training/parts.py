@@ -84,7 +84,7 @@ class Parts:
     def sums_sharding(self, sums: Any) -> Any:
         """The shardings of (gradient, values, ...), as `kept` and `placed` place them."""
         gradient, *values = sums
-        own = sharding.state_sharding(self.mesh, gradient) if self.mesh else None
+        own = sharding.state_sharding(self.mesh, gradient) if self.mesh is not None else None
         return type(sums)(own, *[self._values_sharding()] * len(values))
 
     def _values_sharding(self) -> NamedSharding:
