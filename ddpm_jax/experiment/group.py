@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ from ddpm_jax.experiment.group_attempt import GroupAttempt
 from ddpm_jax.experiment.group_resume import resume
 from ddpm_jax.experiment.member import Member
 from ddpm_jax.experiment.run_data import RunData, read_data
+from ddpm_jax.experiment.settling import Forecaster
 from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, parts_of
 from ddpm_jax.reporting import writers
@@ -223,7 +225,17 @@ def _train(
             )
             config_files.write(member.workdir, config)
         if _moving(members):
-            code = _attempt(members, data, states, start, until, watchdog, stop, ledger, profiled)
+            forecaster = Forecaster(
+                experiments[0],
+                ledger,
+                [member.manifest for _, member in _moving(members)],
+                folders[0].parent.parent,  # DIR of DIR/replicas/seed=S
+                start,
+                num,
+            )
+            code = _attempt(
+                members, data, states, start, until, watchdog, stop, ledger, profiled, forecaster
+            )
             if code:
                 return code
     if failed := [f"{m.workdir.name} is {m.failed}" for m in members if m.failed]:
@@ -242,20 +254,24 @@ def _attempt(
     stop: loop.StopSignal,
     ledger: Ledger,
     profiled: range,
+    forecaster: Forecaster,
 ) -> int:
     """Train those that move, from step `start`, and say how each ended; returns the exit code."""
     experiment, num, folder = members[0].experiment, len(members), members[0].workdir.parent
     config = experiment.config
     num_steps = max(config.train.num_steps, start)
-    with Progress(start, num_steps, num * config.data.batch_size) as progress:
+    with forecaster, Progress(start, num_steps, num * config.data.batch_size) as progress:
         verb = f"resuming at step {start:,}" if start else "training"
         progress.say(
             f"{verb}: a group of {num} in one program, {len(data.train):,} images of "
             f"{config.data.name}, {experiment.mesh.size} device(s), in {folder}"
         )
-        attempt = GroupAttempt(members, data, progress, start, num_steps, ledger, profiled)
+        attempt = GroupAttempt(
+            members, data, progress, start, num_steps, ledger, profiled, forecaster.action
+        )
         together = replicated.stacked(states, experiment.mesh)
         together, reached = attempt.run(together, until, watchdog, lambda: stop.requested)
+    finals: list[tuple[Member, dict[str, Any]]] = []
     for k, member in _moving(members):
         if reached < num_steps:
             member.manifest.end(running.EXIT_STOPPED)
@@ -263,6 +279,10 @@ def _attempt(
         with ledger.phase("checkpoint"):
             final = {"step": reached, **digests(attempt.member_state(together, k))}
             files.must_write_json(member.workdir / "final.json", final)
+        finals.append((member, final))
+    if finals and (line := forecaster.settle(reached)):
+        running.say(line)
+    for member, final in finals:
         member.manifest.end(0, final)
     if reached == num_steps or not _moving(members):
         return 0

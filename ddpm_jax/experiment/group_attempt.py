@@ -52,6 +52,7 @@ class GroupAttempt:
       start, num_steps: as of `loop.train`.
       ledger: where their seconds go.
       profiled: the steps that are traced.
+      forecast: as of `Attempt`.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class GroupAttempt:
         num_steps: int,
         ledger: Ledger,
         profiled: range,
+        forecast: Callable[[CompiledStep], loop.Action],
     ):
         self._members = members
-        self._ledger, self._profiled = ledger, profiled
+        self._ledger, self._profiled, self._forecast = ledger, profiled, forecast
         self._experiment = members[0].experiment
         self._progress = progress
         self._start, self._num_steps = start, num_steps
@@ -118,6 +120,7 @@ class GroupAttempt:
                 num_steps=last if until is None else min(last, max(until, self._start)),
                 actions=[
                     self._look_later,
+                    self._forecast(step),
                     self._act,
                     self._looked_after(watchdog),
                 ],

@@ -20,6 +20,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import beginning, drift, profiling
 from ddpm_jax.experiment.attempt import Attempt
 from ddpm_jax.experiment.run_data import read_data
+from ddpm_jax.experiment.settling import Forecaster
 from ddpm_jax.measures import training_evaluation
 from ddpm_jax.measures.manifest import Manifest, parts_of
 from ddpm_jax.reporting import writers
@@ -195,6 +196,7 @@ def _train(
         if processes.is_first():
             config_files.write(workdir, config)
         num_steps = max(config.train.num_steps, start)
+        forecaster = Forecaster(experiment, ledger, [manifest], workdir, start)
         attempt = Attempt(
             experiment,
             data.train,
@@ -204,8 +206,9 @@ def _train(
             folder,
             ledger,
             profiled,
+            forecaster.action,
         )
-        with Progress(start, num_steps, config.data.batch_size, stream) as progress:
+        with forecaster, Progress(start, num_steps, config.data.batch_size, stream) as progress:
             progress.say(_opening(experiment, workdir, start, len(data.train)))
             if changed := ", ".join(parts["changed_in_python"]):
                 progress.say(f"changed in Python: {changed}")
@@ -223,6 +226,8 @@ def _train(
             final = {"step": reached, **digests(state)}
             if processes.is_first():
                 files.must_write_json(workdir / "final.json", final)
+        if line := forecaster.settle(reached):
+            print(line, file=stream)
         manifest.end(0, final)
     if not processes.is_first():
         return 0

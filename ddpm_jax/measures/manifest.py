@@ -59,11 +59,12 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "group": (dict,),
     "init_from": (dict,),
     "goodput": (dict,),
+    "forecast": (dict,),
 }
 # What the config does not say, as `parts_of`.
 PARTS = ("changed_in_python", "frozen", "own_parts")
 # Those that manifests of earlier versions lack, each empty there.
-LATER = (*PARTS, "group", "init_from", "goodput")
+LATER = (*PARTS, "group", "init_from", "goodput", "forecast")
 
 
 class Manifest:
@@ -141,6 +142,7 @@ class Manifest:
             "group": dict(group),
             "init_from": dict(init_from),
             "goodput": {},
+            "forecast": {},
         }
         self._write()
 
@@ -172,6 +174,23 @@ class Manifest:
                 recorded[str(saved)] = record.state_sha256
         self._entry["reached"] = step
         self._write()
+
+    @property
+    def workdir(self) -> Path:
+        """DIR."""
+        return self._path.parent
+
+    def forecast(self, content: Mapping[str, Any]) -> None:
+        """Take down what the run will take, with the next thing that is written."""
+        if self._entry is not None:
+            self._entry["forecast"] = dict(content)
+
+    def attempts(self) -> list[Entry]:
+        """The attempts so far, oldest first, this one last; its time is told up to now."""
+        if self._entry is None:
+            return self._earlier
+        self._entry["goodput"] = goodput.entry(self._ledger.seconds(), self._lost)
+        return [*self._earlier, self._entry]
 
     def end(self, code: int, final: Mapping[str, Any] | None = None, how: str = "") -> int:
         """Write that the attempt ended, and with which exit code, which is returned.
@@ -226,9 +245,8 @@ class Manifest:
     def _write(self) -> None:
         if jax.process_index() != 0 or self._entry is None:
             return
-        self._entry["goodput"] = goodput.entry(self._ledger.seconds(), self._lost)
         with self._not_fatal:
-            files.write_json(self._path, {"attempts": [*self._earlier, self._entry]})
+            files.write_json(self._path, {"attempts": self.attempts()})
 
 
 def read(path: str | Path) -> list[Entry]:

@@ -24,7 +24,8 @@ STEP = "step"
 
 def missing() -> str:
     """What to do where the package is not there; "" where it is. Imports nothing."""
-    if importlib.util.find_spec("wandb") is not None:
+    spec = importlib.util.find_spec("wandb")
+    if spec is not None and spec.origin is not None:  # a folder of runs has none
         return ""
     return "wandb is not installed: pip install 'ddpm_jax[wandb]'"
 

@@ -2,11 +2,13 @@
 
 import resource
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 
+WATCH_SECONDS = 0.005
 # Linux counts the largest size of a process in kilobytes, macOS in bytes.
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -33,3 +35,29 @@ def device_peak_bytes(devices: Iterable[jax.Device]) -> int | None:
         if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
     ]
     return max(peaks, default=None)
+
+
+class Watermark:
+    """The largest resident size of this process while it is watched, by a thread.
+
+    The system's own is of the whole life of the process, in which compiling may have been larger.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watermark", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> int:
+        """End it; returns `peak`, in bytes."""
+        self._over.set()
+        self._thread.join()
+        return self.peak
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            self.peak = max(self.peak, host_bytes())

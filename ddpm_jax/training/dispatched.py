@@ -40,10 +40,13 @@ class Memory(NamedTuple):
     Attributes:
       argument_size_in_bytes: of state, batch and frozen trees.
       temp_size_in_bytes: of what is there besides at most: sums, work, and a program's own.
+      output_size_in_bytes, alias_size_in_bytes: none: the new state takes the place of the old one.
     """
 
     argument_size_in_bytes: int
     temp_size_in_bytes: int
+    output_size_in_bytes: int = 0
+    alias_size_in_bytes: int = 0
 
 
 class Dispatched:

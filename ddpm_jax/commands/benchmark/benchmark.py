@@ -5,8 +5,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,10 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning
-from ddpm_jax.commands.benchmark import groups, peers
-from ddpm_jax.data import Batches
+from ddpm_jax.commands.benchmark import forecasts, groups, peers, reading
+from ddpm_jax.commands.benchmark.processes import python
 from ddpm_jax.evaluation import manifold
-from ddpm_jax.experiment import Experiment, build, padded_batch
+from ddpm_jax.experiment import Experiment, attempt, build, padded_batch
 from ddpm_jax.measures import speed
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
@@ -71,6 +69,8 @@ def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
         "device": f"{experiment.mesh.size} x {device.device_kind}, {os.cpu_count()} host cores",
         "jax": jax.__version__,
         **_loop_overhead(experiment),
+        "reading": reading.reading_speed(experiment),
+        "forecasts": forecasts.forecasts(config_file),
         "group_of_runs": groups.group_speed(config),
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
@@ -83,18 +83,12 @@ def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
 
 def _loop_overhead(experiment: Experiment) -> dict[str, float]:
     """The whole loop (data, metrics, writers, progress) against the bare compiled step."""
-    config = experiment.config
+    config, ledger = experiment.config, Ledger()
     state, step_fn = experiment.init_state(), experiment.train_step()
-    place = sharding.batch_sharding(experiment.mesh)
-    batches = Batches(
-        experiment.source("train"),
-        config.data.batch_size,
-        config.seed,
-        encode=experiment.codec.encode_batch,
-        conditions=conditioning.of_data(config),
-    )
-    fixed = sharding.put_batch(batches.batch_at(0), place)
-    stream = (sharding.put_batch(b, place) for b in batches.iterate())
+    batches = attempt.training_batches(experiment, experiment.source("train"))
+    fixed = sharding.put_batch(batches.batch_at(0), sharding.batch_sharding(experiment.mesh))
+    read = batches.iterate(num_threads=config.data.num_threads)
+    stream = attempt.prefetched(attempt.placed(read, experiment, []), ledger)
     state, _ = step_fn(state, fixed)  # compiles
 
     bare, looped = [], []
@@ -105,7 +99,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
     ):
         writer = MetricWriter(folder, say=progress.say)
         watch = Watch(experiment, None, writer, progress, Path(folder))
-        actions = [watch.metrics(total, 0, speed.of(experiment, Ledger()))]
+        actions = [watch.metrics(total, 0, speed.of(experiment, ledger))]
         for done in range(0, total, BLOCK_STEPS):
 
             def run_bare() -> None:
@@ -124,6 +118,7 @@ def _loop_overhead(experiment: Experiment) -> dict[str, float]:
 
             bare.append(_seconds(run_bare) / BLOCK_STEPS)
             looped.append(_seconds(run_loop) / BLOCK_STEPS)
+    stream.close()
     return {
         "bare_step": statistics.median(bare),
         "loop_step": statistics.median(looped),
@@ -203,7 +198,7 @@ def _checkpoint_digests(repeats: int = 20) -> dict[str, float]:
 
 def _feature_statistics() -> dict[str, float]:
     """Mean and covariance of 50,000 features of 2048 dimensions that come in batches of 250."""
-    done = _python("-c", STREAM)
+    done = python("-c", STREAM)
     return json.loads(done.stdout)
 
 
@@ -221,7 +216,7 @@ def _processes(config_file: str) -> dict[str, float]:
         def train(name: str, *flags: str) -> float:
             places = [f"--workdir={folder}/{name}", f"--compile_cache={folder}/cache"]
             began = time.perf_counter()
-            _python("-m", "ddpm_jax", "train", f"--config={config_file}", *places, *flags)
+            python("-m", "ddpm_jax", "train", f"--config={config_file}", *places, *flags)
             return time.perf_counter() - began
 
         one_step = [
@@ -235,14 +230,6 @@ def _processes(config_file: str) -> dict[str, float]:
         # Linux counts in kilobytes; the largest of the children.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"one_step_run_cold": cold, "one_step_run_warm": warm, "peak_host_memory": peak}
-
-
-def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, which finds this package also where it is not installed."""
-    searched = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, searched))}
-    command = [sys.executable, "-P", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

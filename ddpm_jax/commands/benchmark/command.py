@@ -3,8 +3,11 @@
   python scripts/benchmark.py --out=benchmark.json
 
 loop_over_step: time of a step inside the training loop over the bare compiled step (1 is no cost).
-group_of_runs: 8 steps of 8 runs in turn over one step of all of them in one program (above 1 where
-that is faster), of the experiment's network and of a small transformer.
+reading: images/s of the data pipeline alone by number of threads, of the experiment's data, of a
+folder of 256-pixel JPEGs, and of the same as array_record. forecasts: actual over forecast, of a
+short run's time and of the memory of training. group_of_runs: 8 steps of 8 runs in turn over one
+step of all of them in one program (above 1 where that is faster), of the experiment's network and
+of a small transformer.
 one_step_run_cold / warm: seconds of a whole process that trains one step, from an empty and from a
 filled compile cache. peak_host_memory: MB of a short run. ddim_beside_diffusers: 50 steps of one
 U-Net by diffusers' loop over ours (needs the extra [parity]). feature_statistics: 50,000 features

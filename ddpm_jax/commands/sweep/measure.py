@@ -1,18 +1,17 @@
 """What a sweep would cost: a few steps of one cell of each shape, timed on this machine."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
-from ddpm_jax.build import averages
 from ddpm_jax.commands.sweep import check
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import attempt
+from ddpm_jax.experiment import forecast as forecasts
+from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 # Fields that do not change what a step costs.
@@ -26,7 +25,6 @@ FREE = (
 )
 FREE_GROUPS = ("train.", "sample.")
 SHAPING = "train.accumulate"  # but for this one
-WARM, TIMED = 3, 20  # steps
 
 
 def forecast(sweep: Sweep) -> dict[str, Any]:
@@ -63,10 +61,8 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
             (one["compile_seconds"] + c.train.num_steps / one["steps_per_second"]) / 3600
             for _, c in cells
         ]
-        # The latest ones, and the best one beside them; and every snapshot.
-        kept = sum(min(c.train.keep_checkpoints + 1, _saves(c)) for _, c in cells)
-        disk += kept * one["state_bytes"]
-        disk += sum(averages.snapshot_bytes(c, one["parameters"]) for _, c in cells)
+        kept = one["state_bytes"], one["parameters"]
+        disk += sum(forecasts.disk_bytes(c, *kept) for _, c in cells)
         hours += sum(of_each)
         device_hours += sum(of_each) * one["devices"]
         programs.append({"first": first, "cells": len(cells), "hours": sum(of_each), **one})
@@ -99,39 +95,13 @@ def table(found: Mapping[str, Any]) -> str:
 def _timed(config: ConfigDict) -> dict[str, Any]:
     """Speed and memory of the training step of a config, on its own data."""
     built = experiment.build(config, own=experiment.imported_parts(config))
-    batches = _batches(built, config)
-    state, first = built.init_state(), next(batches)
-    began = time.perf_counter()
-    compiled = built.train_step().lower(state, first).compile()
-    seconds = time.perf_counter() - began
-    memory: Any = compiled.memory_analysis()
-    for _ in range(WARM):
-        state, _ = compiled(state, next(batches))
-    jax.block_until_ready(state)
-    began = time.perf_counter()
-    for _ in range(TIMED):
-        state, _ = compiled(state, next(batches))
-    jax.block_until_ready(state)
+    timing = forecasts.timed(built, Ledger())
+    memory = timing.memory
     return {
-        "steps_per_second": TIMED / (time.perf_counter() - began),
-        "compile_seconds": seconds,
+        "steps_per_second": timing.steps_per_second,
+        "compile_seconds": timing.compile_seconds,
         "step_bytes": int(memory.argument_size_in_bytes + memory.temp_size_in_bytes),
-        "state_bytes": sum(
-            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(built.state_shapes())
-        ),
+        "state_bytes": forecasts.state_bytes(built),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(built.state_shapes().params)),
         "devices": built.mesh.size,
     }
-
-
-def _batches(built: experiment.Experiment, config: ConfigDict) -> Iterator[Any]:
-    source = built.source("train")
-    read = attempt.training_batches(built, source).iterate(0, num_threads=config.data.num_threads)
-    failures: list[UserError] = []
-    yield from attempt.placed(read, built, failures)
-    raise failures[0]
-
-
-def _saves(config: ConfigDict) -> int:
-    every = config.train.checkpoint_every
-    return max(config.train.num_steps // every, 1) if every else 1

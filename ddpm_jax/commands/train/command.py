@@ -18,14 +18,30 @@ from ddpm_jax import cli, command_words
 from ddpm_jax.config import earlier
 
 MOVED = earlier.place
+MEASURE = "measure"
+
+
+class _DryRun(flags.ArgumentParser):
+    """A bool, or "measure"."""
+
+    def parse(self, argument: str | bool) -> str | bool:
+        return argument if argument == MEASURE else flags.BooleanParser().parse(argument)
+
+    def flag_type(self) -> str:
+        return "bool or measure"
 
 
 def define() -> None:
     """Define the command's flags."""
     config_flags.DEFINE_config_file("config", help_string="the experiment's config file")
     flags.DEFINE_string("workdir", None, "where the run lives; what is there is resumed")
-    flags.DEFINE_bool(
-        "dry_run", False, "print parameters, FLOP and memory of a step, and data shapes; then exit"
+    flags.DEFINE(
+        _DryRun(),
+        "dry_run",
+        False,
+        "print parameters, FLOP and memory of a step, and data shapes, then exit; =measure times "
+        "20 steps too, forecasts the whole run, and keeps that in --workdir, if one is named",
+        boolean=True,
     )
     flags.DEFINE_list(
         "allow_drift",
@@ -66,7 +82,9 @@ def main() -> int | None:
     from ddpm_jax.commands.train import dry_run, replay, train
 
     if f.dry_run:
-        print(json.dumps(dry_run.dry_run(f.config), indent=2))
+        measure = f.dry_run == MEASURE
+        told = dry_run.dry_run(f.config, measure=measure, workdir=f.workdir, began=began)
+        print(json.dumps(told, indent=2))
         return 0
     if f.replay_step is not None:
         seen = replay.replay(f.config, f.workdir, f.replay_step, allow_drift=f.allow_drift)
