@@ -1,5 +1,6 @@
 """What a run will take, from a few steps of it."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from ddpm_jax.measures import model_flop
 from ddpm_jax.runtime import memory
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.trained import program
-from ddpm_jax.training import replicated
+from ddpm_jax.training import loop, replicated
 from ddpm_jax.training.state import TrainState
 
 WARM, TIMED = 3, 20  # steps
@@ -107,22 +108,28 @@ def timed(experiment: Experiment, ledger: Ledger, num: int = 1) -> Timing:
     failures: list[UserError] = []
     make = _alone if num == 1 else _together
     step, more, state, batches = make(experiment, ledger, num, failures)
-    stream, window = prefetched(batches, ledger), Window(experiment, ledger, step, num)
+    window = Window(experiment, ledger, step, num)
+
+    def look(number: int, state: Any, metrics: loop.Metrics) -> None:
+        if number == WARM:
+            jax.block_until_ready(state)
+            window.open()
+
     ledger.become("train")
-    try:
-        for number in range(WARM + TIMED):
-            if number == WARM:
-                jax.block_until_ready(state)
-                window.open()
-            try:
-                batch = next(stream)
-            except StopIteration:
-                raise failures[0] from None
-            state, _ = step(state, batch, *more)
+    with contextlib.closing(prefetched(batches, ledger)) as stream:
+        state, reached = loop.train(
+            state,
+            lambda state, batch: step(state, batch, *more),
+            stream,
+            start=0,
+            num_steps=WARM + TIMED,
+            actions=[look],
+        )
         jax.block_until_ready(state)
-    finally:
-        stream.close()
-    return window.close()
+    timing = window.close() if reached >= WARM else None
+    if timing is None or failures:
+        raise failures[0]
+    return timing
 
 
 def of_run(
@@ -145,7 +152,7 @@ def of_run(
       "disk_bytes": of checkpoints and snapshots that are kept}.
     """
     train = experiment.config.train
-    # Validation and samples are each member's own, its steps the group's.
+    # Of a group too: each member is validated by itself, and a step is of them all.
     steps = train.num_steps + besides(experiment, state)
     seconds = timing.start_seconds + timing.compile_seconds + steps / timing.steps_per_second
     needed = bytes_per_device(experiment, timing.memory, num)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build.experiment import Experiment
@@ -15,7 +16,7 @@ from ddpm_jax.experiment.forecast import TIMED, WARM, Timing, Window
 from ddpm_jax.measures.manifest import Manifest
 from ddpm_jax.runtime import files, memory
 from ddpm_jax.runtime.ledger import Ledger
-from ddpm_jax.training import loop
+from ddpm_jax.training import loop, snapshots
 from ddpm_jax.training.state import TrainState
 
 FILE = "forecast.json"
@@ -107,7 +108,8 @@ class Forecaster:
                 self._window.open()
             if step == first + TIMED and self._window is not None:
                 timing, self._window = self._window.close(), None
-                self._look(timing, state)
+                with self._ledger.phase("forecast"):
+                    self._look(timing, state)
 
         return action
 
@@ -128,8 +130,9 @@ class Forecaster:
     def _look(self, timing: Timing, state: TrainState) -> None:
         self._peak = timing.peak_bytes
         if self._made is None:
-            one = state if self._num == 1 else None
-            self._made = forecast.of_run(self._experiment, timing, self._num, one)
+            # Of several processes each would have to compute with the state, and not all forecast.
+            own = state if self._num == 1 and jax.process_count() == 1 else None
+            self._made = forecast.of_run(self._experiment, timing, self._num, own)
             self._keep({"forecast": self._made})
 
     def _actual(self, reached: int) -> dict[str, Any]:
@@ -151,7 +154,11 @@ class Forecaster:
             "hours": total / 3600,
             "device_hours": total / 3600 * devices,
             "bytes_per_device": memory.device_peak_bytes(local) or self._peak,
-            "disk_bytes": sum(_size(one.workdir / "checkpoints") for one in self._manifests),
+            "disk_bytes": sum(
+                _size(one.workdir / name)
+                for one in self._manifests
+                for name in ("checkpoints", snapshots.FOLDER)
+            ),
         }
 
     def _keep(self, content: Mapping[str, Any]) -> None:

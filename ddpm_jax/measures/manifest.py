@@ -1,5 +1,7 @@
 """DIR/manifest.json: what each attempt at a run needs to be repeated."""
 
+# Over 300 lines: a record whose fields stand beside what writes, reads and checks them.
+
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime

@@ -114,7 +114,16 @@ def test_the_latest_checkpoints_and_the_best_stay(kept, every, states):
     config = brief_config(
         train={"num_steps": 100, "keep_checkpoints": kept, "checkpoint_every": every}
     )
-    assert forecast.disk_bytes(config, 1000) == states * 1000
+    assert forecast.disk_bytes(config, 1000, parameters=10) == states * 1000
+
+
+def test_every_snapshot_stays():
+    config = brief_config(
+        train={"num_steps": 100, "keep_checkpoints": 1, "checkpoint_every": 100},
+        ema={"power_stds": (0.05, 0.1), "snapshots_every": 20},
+    )
+    # Two float32 averages of 10 parameters, five times.
+    assert forecast.disk_bytes(config, 1000, parameters=10) == 1000 + 5 * 2 * 10 * 4
 
 
 def test_a_device_holds_its_part_of_the_batch():
