@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -206,3 +207,31 @@ def test_a_command_refuses_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: config.train.accumulate=3: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+class Plain(nn.Module):
+    """A network of one's own that knows of no rematerialisation."""
+
+    out_channels: int
+
+    @nn.compact
+    def __call__(self, xt, time, conditions=None, *, train=False):
+        return nn.Dense(self.out_channels)(xt)
+
+
+class Spare(Plain):
+    """And one that does."""
+
+    remat: str = "none"
+
+
+def test_a_network_of_ones_own_has_remat_if_it_takes_it():
+    def built(kind):
+        model = {"name": f"test_memory:{kind.__name__}", "remat": "block", "num_classes": 0}
+        config = brief_config(model=model, diffusion={"label_dropout": 0.0})
+        config.sample.guidance_scale = 1.0
+        return experiment.build(config, own={config.model.name: kind})
+
+    assert built(Spare).model.remat == "block"
+    with pytest.raises(UserError, match=r"config\.model\.remat=block: .*:Plain takes no argument"):
+        built(Plain)

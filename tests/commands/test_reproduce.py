@@ -148,6 +148,9 @@ def second_attempt(attempts, **changes):
     ("change", "named"),
     [
         (lambda a: second_attempt(a, optim__learning_rate=0.5), "optim.learning_rate"),
+        # Free on resuming, and still other bits.
+        (lambda a: second_attempt(a, train__accumulate=2, model__remat="block"),
+         "differ in model.remat, train.accumulate"),
         # A cosine of 6 steps and then one of 12.
         (lambda a: (a[0]["config"]["optim"].update(decay="cosine"), second_attempt(a)),
          "differ in train.num_steps"),

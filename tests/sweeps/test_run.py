@@ -256,3 +256,11 @@ def test_cells_in_one_program_are_grouped_once(tmp_path):
     assert vectorize.decide(more, workdir, "off") == [first]
     assert vectorize.decide(more, workdir, "auto") == [first]  # of a CPU
     assert groups.units(more, workdir)[0] == tuple(first)
+
+
+def test_cells_whose_batches_come_in_parts_are_not_grouped(tmp_path):
+    line = "config.mesh.data = 1\n"
+    text = TEXT.replace(line, f"{line}    config.train.accumulate = 2\n")
+    before, _, _ = text.partition("return grid(")
+    (tmp_path / "three.py").write_text(before + "return seeds(2)")
+    assert vectorize.decide(cells_of(tmp_path), tmp_path / "d", "on") == []
