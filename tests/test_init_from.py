@@ -22,8 +22,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import group
 from ddpm_jax.measures import manifest
-from ddpm_jax.runtime import digests
-from ddpm_jax.training import leaves
+from ddpm_jax.runtime import digests, leaves
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import init_state
 

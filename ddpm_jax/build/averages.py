@@ -105,30 +105,21 @@ def read(
     name = RAW if raw_params else None if asked is None else named(asked, c)
     std = None if name is None else ema.std_of(name)
     number = _number(saved, step, say, of_snapshot=std is not None)
-    if std is not None and number not in saved.steps():
-        return _reconstructed(saved, None, c, like, number, std, say)
-    record = saved.records().get(number) or saved.verify(number)
-    kept = record.averages
+    # Of a step that only a snapshot is left of there is no record.
+    record = None
+    if std is None or number in saved.steps():
+        record = saved.records().get(number) or saved.verify(number)
+    if std is not None and (
+        record is None or (name not in record.averages and reconstruction.powers(record, c))
+    ):
+        made = reconstruction.make(saved, record, c, like, step=number, std=std, say=say)
+        return Read(made.params, number, made.digest, ema.power_name(std), made.described)
+    assert record is not None
     if name is None:
-        name = kept[0] if len(kept) == 1 else FIRST
-    if std is not None and name not in kept and reconstruction.powers(record, c):
-        return _reconstructed(saved, record, c, like, number, std, say)
+        name = record.averages[0] if len(record.averages) == 1 else FIRST
     _check_kept(saved.directory / str(number), record, name, c)
     params = saved.restore_params(number, name, like)
     return Read(params, number, record.state_sha256, "ema" if name == FIRST else name)
-
-
-def _reconstructed(
-    saved: Checkpoints,
-    record: Record | None,
-    c: ConfigDict,
-    like: Any,
-    step: int,
-    std: float,
-    say: Say,
-) -> Read:
-    made = reconstruction.make(saved, record, c, like, step=step, std=std, say=say)
-    return Read(made.params, step, made.digest, ema.power_name(std), made.described)
 
 
 def _check_kept(folder: Path, record: Record, name: str, c: ConfigDict) -> None:

@@ -238,17 +238,10 @@ class Experiment:
           UserError: for a loss that is not [B].
           ValueError: as the loss does.
         """
-        params = jax.eval_shape(self.init_params, jax.random.key(0))
-        extra = jax.eval_shape(self.objective.init_extra, params)
-
-        def loss(params: Any, batch: Any, key: jax.Array, extra: Any) -> jax.Array:
-            return self.objective(params, batch, key, True, extra).loss
-
-        batch = {
-            name: jax.ShapeDtypeStruct((2, *one.shape[1:]), one.dtype)
-            for name, one in self.batch_shapes().items()
-        }
-        shape = jax.eval_shape(loss, params, batch, jax.random.key(0), extra).shape
+        losses, shapes = inspection.loss_to_trace(
+            self.objective, self.state_shapes(), self.batch_shapes(), self.frozen, rows=2
+        )
+        shape = jax.eval_shape(losses, *shapes).shape
         if shape != (2,):
             raise UserError(
                 f"config.diffusion.loss={self.config.diffusion.get('loss')}: need a loss for each "

@@ -52,9 +52,14 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
+def trains_alone(config: ConfigDict) -> bool:
+    """Whether no group can train it: its members take their batches whole."""
+    return bool(config.train.accumulate > 1)
+
+
 def check(config: ConfigDict, num: int) -> None:
     """Raises UserError for a config that no group of `num` members can train."""
-    if config.train.accumulate > 1:
+    if trains_alone(config):
         raise UserError(
             f"config.train.accumulate={config.train.accumulate}: {num} runs in one program take "
             "their batches whole; set 1, or train them one by one (train.replicas=1)"

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import digests, processes, weight_files
-from ddpm_jax.training import leaves
+from ddpm_jax.runtime import digests, leaves, processes, weight_files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import FIRST
 
@@ -106,7 +105,7 @@ def over(init_params: Callable[[jax.Array], Any], weights: Any) -> Callable[[jax
 def _read(source: str, like: Any, strict: bool) -> StartingWeights:
     try:
         found = _of_run(Path(source)) if Path(source).is_dir() else _of_file(Path(source))
-        ours = dict(zip(leaves.names(like), map(digests.kind, jax.tree.leaves(like)), strict=True))
+        ours = {name: digests.kind(leaf) for name, leaf in leaves.named(like).items()}
         fit = _Fit.of(ours, found.kinds)
         if strict:
             fit.check()

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,7 @@ class Attempt:
             skipped.look()  # a run that goes on from here does not come by this step again
             watch.save(self.checkpoints, step, state)
 
-        period, timed = config.train, ledger.around
-        every = functools.partial(loop.every, last=num_steps)
+        saves = save, self.manifest.follow(self.checkpoints)
         read = batches.iterate(start, num_threads=config.data.num_threads)
         stream = prefetched(placed(read, experiment, failures), ledger)
         step = CompiledStep(experiment.train_step(), ledger)
@@ -115,22 +114,7 @@ class Attempt:
                     skipped.action,
                     watch.metrics(num_steps, start, figures),
                     *([self.forecast(step)] if self.forecast else []),
-                    every(period.validate_every, act=timed("validate", watch.validate)),
-                    *(
-                        every(period[f"{name}_every"], act=timed(name, getattr(watch, name)))
-                        for name in experiment.kind.watches
-                    ),
-                    loop.every(
-                        config.ema.snapshots_every,
-                        last=None,
-                        act=timed("checkpoint", watch.snapshot),
-                    ),
-                    # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                    every(period.checkpoint_every, act=timed("checkpoint", save)),
-                    every(
-                        period.checkpoint_every,
-                        act=timed("checkpoint", self.manifest.follow(self.checkpoints)),
-                    ),
+                    *periodic_actions(experiment, watch, saves, ledger, num_steps),
                     _looked_after(self.checkpoints, watchdog, progress),
                 ],
                 stop=processes.agreed_stop(
@@ -152,6 +136,37 @@ class Attempt:
         config = self.experiment.config
         names = config.train.writers if processes.is_first() else ()
         return MetricWriter(self.folder, start, progress.say, names, config.to_dict())
+
+
+def periodic_actions(
+    experiment: Experiment,
+    watch: Watch,
+    saves: Sequence[Callable[[int, TrainState], None]],
+    ledger: Ledger,
+    last: int,
+) -> list[loop.Action]:
+    """What is done with a run every so many steps, each in its phase of the ledger.
+
+    Args:
+      experiment: the run's, whose config has the periods.
+      watch: what looks at it.
+      saves: what is done every config.train.checkpoint_every steps.
+      ledger: where the seconds go.
+      last: the step after which all but snapshots are done once more.
+    """
+    period, timed = experiment.config.train, ledger.around
+    every = functools.partial(loop.every, last=last)
+    snapshot = timed("checkpoint", watch.snapshot)
+    return [
+        every(period.validate_every, act=timed("validate", watch.validate)),
+        *(
+            every(period[f"{name}_every"], act=timed(name, getattr(watch, name)))
+            for name in experiment.kind.watches
+        ),
+        loop.every(experiment.config.ema.snapshots_every, last=None, act=snapshot),
+        # Last: what a checkpoint's step shows is on disk before the checkpoint is.
+        *(every(period.checkpoint_every, act=timed("checkpoint", save)) for save in saves),
+    ]
 
 
 def training_batches(experiment: Experiment, source: Source) -> Batches:

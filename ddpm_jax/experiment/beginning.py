@@ -1,6 +1,5 @@
 """What a run begins or goes on with: weights of train.init_from, or its newest checkpoint."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def state(
     if resumed := checkpoints.restore_newest(experiment.state_shapes(), say):
         return *resumed, {}
     weights = weights or experiment.starting_weights()
-    return experiment.init_state(weights), 0, tell(weights)
+    return experiment.init_state(weights), 0, tell(weights, say)
 
 
 def discard_later(workdir: Path, start: int, say: Callable[[str], None]) -> None:
@@ -53,8 +52,8 @@ def discard_later(workdir: Path, start: int, say: Callable[[str], None]) -> None
         say(f"snapshots after step {start:,} are made again: {', '.join(map(str, steps))}")
 
 
-def tell(weights: StartingWeights | None) -> dict[str, Any]:
+def tell(weights: StartingWeights | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Say what a run begins with; returns it for the manifest, {} for nothing."""
     for line in weights.lines if weights and processes.is_first() else ():
-        print(line, file=sys.stderr, flush=True)
+        say(line)
     return weights.record if weights else {}

@@ -17,7 +17,7 @@ from ddpm_jax.experiment.attempt import PREFETCHED, placed, prefetched, training
 from ddpm_jax.experiment.compiled_step import CompiledStep
 from ddpm_jax.experiment.group_attempt import placed_together
 from ddpm_jax.measures import model_flop
-from ddpm_jax.runtime import memory
+from ddpm_jax.runtime import memory, sharding
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.trained import program
 from ddpm_jax.training import loop, replicated
@@ -53,14 +53,12 @@ class Window:
       experiment: the run's.
       ledger: where its seconds go.
       compiled: its step.
-      num: config.train.replicas.
     """
 
-    def __init__(self, experiment: Experiment, ledger: Ledger, compiled: CompiledStep, num: int):
+    def __init__(self, experiment: Experiment, ledger: Ledger, compiled: CompiledStep):
         self._experiment = experiment
         self._ledger = ledger
         self._compiled = compiled
-        self._num = num
         self._watermark = memory.Watermark()
         self._before: dict[str, float] = {}
 
@@ -108,7 +106,7 @@ def timed(experiment: Experiment, ledger: Ledger, num: int = 1) -> Timing:
     failures: list[UserError] = []
     make = _alone if num == 1 else _together
     step, more, state, batches = make(experiment, ledger, num, failures)
-    window = Window(experiment, ledger, step, num)
+    window = Window(experiment, ledger, step)
 
     def look(number: int, state: Any, metrics: loop.Metrics) -> None:
         if number == WARM:
@@ -184,7 +182,7 @@ def bytes_per_device(experiment: Experiment, compiled: Any, num: int = 1) -> dic
     """
     if compiled is None:
         return {}
-    batch = _on_device(_batch_shapes(experiment, num))
+    batch = sharding.bytes_on_device(_batch_shapes(experiment, num))
     made = int(compiled.output_size_in_bytes) - int(compiled.alias_size_in_bytes)
     parts = {
         "state": int(compiled.argument_size_in_bytes) - batch,
@@ -253,14 +251,6 @@ def _times(period: int, num_steps: int) -> int:
 
 def _batch_shapes(experiment: Experiment, num: int) -> Any:
     return experiment.batch_shapes() if num == 1 else replicas.argument_shapes(experiment, num)[1]
-
-
-def _on_device(shapes: Any) -> int:
-    """Bytes that the largest part of each array has on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(shapes)
-    )
 
 
 def _alone(experiment: Experiment, ledger: Ledger, num: int, failures: list[UserError]) -> Any:

@@ -208,7 +208,7 @@ def _train(
             weights = None
         elif weights is None:
             weights = experiments[0].starting_weights()
-        begun_with = beginning.tell(weights)
+        begun_with = beginning.tell(weights, running.say)
         del weights  # which would stay on the devices as long as the group does
         for member in members:
             if member.left:

@@ -12,14 +12,13 @@ import numpy as np
 from ddpm_jax import cli
 from ddpm_jax.build import replicas
 from ddpm_jax.errors import Stuck, UserError
-from ddpm_jax.experiment.attempt import prefetched, training_batches
+from ddpm_jax.experiment.attempt import periodic_actions, prefetched, training_batches
 from ddpm_jax.experiment.compiled_step import CompiledStep
 from ddpm_jax.experiment.member import Member
 from ddpm_jax.experiment.profiling import Profile
 from ddpm_jax.experiment.run_data import RunData
 from ddpm_jax.experiment.skipped import SkippedSteps
-from ddpm_jax.measures import model_flop
-from ddpm_jax.measures.speed import Speed
+from ddpm_jax.measures import model_flop, speed
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import MemberProgress, Progress
@@ -154,8 +153,7 @@ class GroupAttempt:
         return [(k, m) for k, m in enumerate(self._members) if m.moves]
 
     def _watched(self) -> Iterator[tuple[int, _Seen]]:
-        config, timed = self._experiment.config.train, self._ledger.around
-        every = functools.partial(loop.every, last=self._num_steps)
+        config = self._experiment.config.train
         validation_step, evaluation = self._experiment.validation_step(), None
         if config.get("evaluate_every"):
             with self._ledger.phase("evaluate"):
@@ -181,21 +179,13 @@ class GroupAttempt:
                 self._batches[k].example_ids,
                 config.max_skipped,
             )
-            periodic = [
-                every(config.validate_every, act=timed("validate", watch.validate)),
-                *(
-                    every(config[f"{name}_every"], act=timed(name, getattr(watch, name)))
-                    for name in self._experiment.kind.watches
-                ),
-                loop.every(self._experiment.config.ema.snapshots_every, None, watch.snapshot),
-                # Last: what a checkpoint's step shows is on disk before the checkpoint is.
-                every(config.checkpoint_every, act=timed("checkpoint", save)),
-                every(
-                    config.checkpoint_every,
-                    act=timed("checkpoint", member.manifest.follow(member.checkpoints)),
-                ),
-            ]
-            figures = self._speed(flop) if config.log_every else None
+            saves = save, member.manifest.follow(member.checkpoints)
+            periodic = periodic_actions(
+                member.experiment, watch, saves, self._ledger, self._num_steps
+            )
+            # Images and FLOP are a member's own; the devices' use is that of all.
+            num = len(self._members)
+            figures = speed.of(member.experiment, self._ledger, flop_per_step=flop, replicas=num)
             shown = watch.metrics(self._num_steps, self._start, figures)
             yield k, _Seen(progress, skipped, shown, periodic, save)
 
@@ -203,16 +193,6 @@ class GroupAttempt:
         config = member.experiment.config
         return MetricWriter(
             member.workdir, self._start, progress.say, config.train.writers, config.to_dict()
-        )
-
-    def _speed(self, flop_per_step: int) -> Speed:
-        """Of a member's lines: images and FLOP of its own; the devices' use is that of all."""
-        return Speed(
-            self._ledger,
-            batch_size=self._experiment.config.data.batch_size,
-            flop_per_step=flop_per_step,
-            devices=list(self._experiment.mesh.devices.flat),
-            replicas=len(self._members),
         )
 
     def _look_later(self, step: int, states: TrainState, metrics: loop.Metrics) -> None:

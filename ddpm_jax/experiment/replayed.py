@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt, drift, recorded
 from ddpm_jax.experiment.lineage import Lineage
 from ddpm_jax.measures.manifest import Entry, fingerprints, parts_of
-from ddpm_jax.runtime import bits, digests, processes, sharding
+from ddpm_jax.runtime import digests, leaves, processes, sharding
 from ddpm_jax.trained.program import build
 from ddpm_jax.training import inspection, loop
 from ddpm_jax.training.state import TrainState, reseeded
@@ -127,8 +127,8 @@ class Stretch:
         ordered = {
             "batch": _ordered("batch", batch),
             **{name: _ordered(name, stages[name]) for name in ("draws", "loss")},
-            "gradient": bits.named(stages["gradient"]),
-            "update": bits.named(updates),
+            "gradient": leaves.named(stages["gradient"]),
+            "update": leaves.named(updates),
             **parts(after),
         }
         examples = self.batches.example_ids(step - 1)
@@ -225,7 +225,7 @@ class Replayed:
 
 def parts(host: TrainState) -> Stages:
     """The parts of a state on the host, as the last stages of the step that made it."""
-    return {called: bits.named(getattr(host, field)) for field, called in PARTS.items()}
+    return {called: leaves.named(getattr(host, field)) for field, called in PARTS.items()}
 
 
 def _stretch(
@@ -248,7 +248,7 @@ def _stretch(
 
 def _ordered(stage: str, tree: Any) -> dict[str, np.ndarray]:
     first = FIRST[stage]
-    named = bits.named(tree)
+    named = leaves.named(tree)
 
     def place(name: str) -> tuple[int, str]:
         head = name.partition("/")[0]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.training import inspection
 from ddpm_jax.training.objectives.base import Objective
 
 # Of a training step over its forward pass: the gradient of a matrix product is two products of its
@@ -45,15 +46,10 @@ def _forwards(experiment: Experiment) -> Iterator[float]:
 
 
 def _of_objective(experiment: Experiment, objective: Objective) -> int:
-    state, batch = experiment.state_shapes(), experiment.batch_shapes()
-    kept = jax.eval_shape(objective.init_extra, state.params)
-    # An average has the shapes of the parameters.
-    trees = {name: experiment.frozen.get(name, state.params) for name in objective.needs}
-
-    def loss(params: Any, batch: Any, key: Any, kept: Any, trees: Any) -> Any:
-        return objective(params, batch, key, True, kept, **trees).loss
-
-    return of_function(loss, state.params, batch, state.key, kept, trees)
+    losses, shapes = inspection.loss_to_trace(
+        objective, experiment.state_shapes(), experiment.batch_shapes(), experiment.frozen
+    )
+    return of_function(losses, *shapes)
 
 
 def of_function(function: Callable[..., Any], *shapes: Any) -> int:

@@ -81,11 +81,22 @@ class Speed:
         }
 
 
-def of(experiment: Experiment, ledger: Ledger) -> Speed:
-    """The speed of an experiment's run; its forward pass is traced for the FLOP."""
+def of(
+    experiment: Experiment, ledger: Ledger, *, flop_per_step: int | None = None, replicas: int = 1
+) -> Speed:
+    """The speed of an experiment's run, or of one of several that a step trains together.
+
+    Args:
+      experiment, ledger: the run's.
+      flop_per_step: of one run, where it is known; None traces the forward pass for it.
+      replicas: runs that a step trains.
+    """
+    if flop_per_step is None:
+        flop_per_step = model_flop.of_step(experiment)
     return Speed(
         ledger,
         batch_size=experiment.config.data.batch_size,
-        flop_per_step=model_flop.of_step(experiment),
+        flop_per_step=flop_per_step,
         devices=list(experiment.mesh.devices.flat),
+        replicas=replicas,
     )

@@ -4,18 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddpm_jax.runtime import digests
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def named(tree: Any) -> dict[str, np.ndarray]:
-    """{path, such as "Dense_0/kernel": leaf} of a tree of numpy arrays, in the tree's order."""
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def equal(left: np.ndarray, right: np.ndarray) -> bool:

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ddpm_jax.runtime import leaves
+
 # Smaller leaves cost more to gather than they save.
 MIN_FSDP_SIZE = 2**14
 
@@ -72,14 +74,14 @@ def bytes_on_device(shapes: Any) -> int:
 
 
 def undivided(mesh: Mesh, shapes: Any) -> dict[str, int]:
-    """{path: bytes} of the arrays of which `fsdp` divides no dimension, the largest first.
+    """{name: bytes} of the arrays of which `fsdp` divides no dimension, the largest first.
 
     They stay whole on every device, whatever their size; so do those below MIN_FSDP_SIZE.
     """
     fsdp = mesh.shape["fsdp"]
     whole = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size * leaf.dtype.itemsize
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        name: leaf.size * leaf.dtype.itemsize
+        for name, leaf in leaves.named(shapes).items()
         if leaf.ndim and all(size % fsdp for size in leaf.shape)
     }
     return dict(sorted(whole.items(), key=lambda item: -item[1]))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax.training import leaves
+from ddpm_jax.runtime import leaves
 from ddpm_jax.training.objectives.base import Objective, Outcome
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.training import guard
 from ddpm_jax.training.objectives.base import EMA, PART, Batch, Extra, Objective, Outcome
 from ddpm_jax.training.parts import Parts
-from ddpm_jax.training.state import FIRST
+from ddpm_jax.training.state import FIRST, TrainState
 
 # Trees of parameters by name.
 Trees = Mapping[str, Any]
@@ -78,6 +79,13 @@ def trees_of(objective: Objective, average: Trees, frozen: Trees) -> Trees:
                 "the step with frozen={...}, or keep a moving average for 'ema'"
             )
     return {name: offered[name] for name in objective.needs}
+
+
+def inputs_of(objective: Objective, state: TrainState, frozen: Trees) -> Inputs:
+    """What the gradient of a state's step is of. Raises ValueError as `trees_of`."""
+    key = jax.random.fold_in(state.key, state.step)
+    _, history = guard.split(state.extra)
+    return Inputs(objective, state.params, key, history, trees_of(objective, state.ema, frozen))
 
 
 def see(inputs: Inputs, batch: Batch) -> Seen:

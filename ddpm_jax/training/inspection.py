@@ -8,11 +8,18 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Literal
 
-from ddpm_jax.training import guard
-from ddpm_jax.training.gradients import NO_TREES, Inputs, Seen, Trees, see_in_parts, trees_of
+from ddpm_jax.training.gradients import (
+    NO_TREES,
+    Inputs,
+    Seen,
+    Trees,
+    inputs_of,
+    see_in_parts,
+    trees_of,
+)
 from ddpm_jax.training.objectives.base import Batch, Objective
 from ddpm_jax.training.parts import WHOLE, Parts
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import FIRST, TrainState
 
 
 def make_inspection(objective: Objective, parts: Parts = WHOLE) -> Callable[..., dict[str, Any]]:
@@ -72,10 +79,7 @@ def _seen(
     objective: Objective, state: TrainState, batch: Batch, frozen: Trees, parts: Parts
 ) -> tuple[Inputs, Seen]:
     """What the gradient of that state's step is of, and what it is."""
-    key = jax.random.fold_in(state.key, state.step)
-    _, history = guard.split(state.extra)
-    trees = trees_of(objective, state.ema, frozen)
-    inputs = Inputs(objective, state.params, key, history, trees)
+    inputs = inputs_of(objective, state, frozen)
     return inputs, see_in_parts(inputs, batch, parts)
 
 
@@ -90,6 +94,40 @@ def make_update(optimizer: optax.GradientTransformation) -> Callable[[TrainState
         return optimizer.update(grads, state.opt_state, state.params)[0]
 
     return update
+
+
+def loss_to_trace(
+    objective: Objective,
+    state: TrainState,
+    batch: Batch,
+    frozen: Trees = NO_TREES,
+    *,
+    rows: int | None = None,
+) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+    """The losses [B] of a training step as a function, and the shapes to trace it with.
+
+    Args:
+      objective: whose losses; it may be another than the state's.
+      state, batch: shapes or arrays of them.
+      frozen: the frozen trees, or their shapes.
+      rows: of the batch, in place of its own.
+
+    Returns:
+      (params, batch, key, extra, trees) -> losses, and these five.
+    """
+    params = state.params
+    kept = jax.eval_shape(objective.init_extra, params)
+    trees = trees_of(objective, {FIRST: params}, frozen)  # an average has the parameters' shapes
+    if rows is not None:
+        batch = {
+            name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+            for name, leaf in batch.items()
+        }
+
+    def losses(params: Any, batch: Batch, key: jax.Array, extra: Any, trees: Trees) -> jax.Array:
+        return objective(params, batch, key, True, extra, **trees).loss
+
+    return losses, (params, batch, state.key, kept, trees)
 
 
 def residual_bytes(function: Callable[..., Any], params: Any, *others: Any) -> int:

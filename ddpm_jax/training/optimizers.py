@@ -7,7 +7,7 @@ import jax
 import optax
 from optax import contrib
 
-from ddpm_jax.training import leaves
+from ddpm_jax.runtime import leaves
 
 # What Muon leaves to Adam, of the house's networks: tables, and the layers that data enter and
 # leave by. Behind "network/" stands a network whose schedule is learned.

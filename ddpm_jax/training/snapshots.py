@@ -15,7 +15,7 @@ import safetensors.numpy
 from blake3 import blake3
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import bits, digests, files, processes
+from ddpm_jax.runtime import digests, files, leaves, processes, weight_files
 from ddpm_jax.training import ema, guard, post_hoc, step_files
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged
@@ -25,7 +25,6 @@ SUFFIX = ".safetensors"
 # The one key of the file's metadata: the library writes several in any order, and the same
 # averages are the same bytes.
 RECORD = "snapshot"
-HEADER_BYTES = 2**24  # a hundred thousand tensors
 
 
 class Snapshot(NamedTuple):
@@ -63,17 +62,15 @@ def save(workdir: Path, step: int, state: TrainState) -> None:
     host, skipped = digests.on_host((trees, state.extra[guard.NAME]["skipped"]))
     if not processes.is_first():
         return
-    flat = {name: np.asarray(leaf, np.float32) for name, leaf in bits.named(host).items()}
-    record: dict[str, Any] = {
-        "step": step,
-        "updates": step - int(skipped),
-        "averages": sorted(trees),
-    }
-    record["blake3"] = _sum(record, flat)
+    flat = {name: np.asarray(leaf, np.float32) for name, leaf in leaves.named(host).items()}
     folder = workdir / FOLDER
     folder.mkdir(exist_ok=True)
-    metadata = {RECORD: json.dumps(record, sort_keys=True)}
-    with files.whole(folder / f"{step}{SUFFIX}") as partial:
+    path = folder / f"{step}{SUFFIX}"
+    made = Snapshot(path, step, step - int(skipped), tuple(sorted(trees)), "")
+    record = _record(made)
+    content = record | {"blake3": _sum(record, flat)}
+    metadata = {RECORD: json.dumps(content, sort_keys=True)}
+    with files.whole(path) as partial:
         try:
             safetensors.numpy.save_file(flat, partial, metadata)
         except safetensors.SafetensorError as error:  # of a disk that is full, say
@@ -122,13 +119,13 @@ def read(snapshot: Snapshot, like: Any) -> dict[str, Any]:
             raise ValueError("it has other content than was written")
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({step_files.reason(error)})") from error
-    wanted = bits.named(dict.fromkeys(snapshot.averages, like))
+    wanted = leaves.named(dict.fromkeys(snapshot.averages, like))
     shapes = {name: leaf.shape for name, leaf in wanted.items()}
     if shapes != {name: leaf.shape for name, leaf in flat.items()}:
         raise UserError(f"{path} holds the averages of another network")
-    structure, leaves = jax.tree.structure(like), [*bits.named(like)]
+    structure, names = jax.tree.structure(like), leaves.names(like)
     return {
-        name: jax.tree.unflatten(structure, [flat[f"{name}/{leaf}"] for leaf in leaves])
+        name: jax.tree.unflatten(structure, [flat[f"{name}/{leaf}"] for leaf in names])
         for name in snapshot.averages
     }
 
@@ -157,8 +154,8 @@ def discard_after(workdir: Path, step: int) -> list[int]:
 def _header(path: Path) -> Snapshot:
     with files.regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > HEADER_BYTES:
-            raise ValueError(f"its header has more than the limit of {HEADER_BYTES:,} bytes")
+        if size > weight_files.HEADER_BYTES:
+            raise ValueError(f"its header has more than {weight_files.HEADER_BYTES:,} bytes")
         header = files.parse_json(file.read(size))
     record = files.parse_json(header["__metadata__"][RECORD].encode())
     names: Sequence[str] = record["averages"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.training import ema, guard, plans
-from ddpm_jax.training.gradients import NO_TREES, Inputs, Seen, Trees, trees_of
+from ddpm_jax.training.gradients import NO_TREES, Inputs, Seen, Trees, inputs_of, trees_of
 from ddpm_jax.training.objectives.base import Batch, Objective
 from ddpm_jax.training.parts import WHOLE, Parts
 from ddpm_jax.training.plans import Metrics, Plan, Stage, Step
@@ -55,7 +55,6 @@ def make_train_step(
       for batch in batches:
           state, metrics = train_step(state, batch)
     """
-
     plan = make_plan(
         objective,
         optimizer,
@@ -82,10 +81,7 @@ def make_plan(
     shares = shares_of(ema_decay, ema_warmup, averages)
 
     def inputs(state: TrainState, work: Any, frozen: Trees) -> Inputs:
-        key = jax.random.fold_in(state.key, state.step)
-        _, history = guard.split(state.extra)
-        trees = trees_of(objective, state.ema, frozen)
-        return Inputs(objective, state.params, key, history, trees)
+        return inputs_of(objective, state, frozen)
 
     def move(state: TrainState, work: Any, seen: Seen) -> tuple[TrainState, Metrics]:
         record, history = guard.split(state.extra)

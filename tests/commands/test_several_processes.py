@@ -16,7 +16,7 @@ from ddpm_jax import cli, experiment
 from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
-from ddpm_jax.runtime import bits, digests
+from ddpm_jax.runtime import digests, leaves
 
 if not absl_flags.FLAGS.is_parsed():
     absl_flags.FLAGS.mark_as_parsed()
@@ -66,7 +66,7 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     shapes = experiment.build(config).state_shapes().params
     weights = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.05, np.float32), shapes)
     path = str(tmp_path / "weights.safetensors")
-    safetensors.numpy.save_file(bits.named(weights), path)
+    safetensors.numpy.save_file(leaves.named(weights), path)
     config.train.init_from = path
     assert train.train(config, tmp_path / "one") == 0
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from ddpm_jax.runtime import bits
+from ddpm_jax.runtime import bits, leaves
 
 
 def test_the_largest_difference_is_placed_and_measured():
@@ -60,7 +60,7 @@ def test_arrays_of_other_kinds_are_not_measured():
 
 
 def test_trees_are_compared_in_their_order_where_both_have_a_leaf():
-    left = bits.named({"b": np.ones(2), "a": {"y": np.ones(2), "x": np.ones(2)}})
+    left = leaves.named({"b": np.ones(2), "a": {"y": np.ones(2), "x": np.ones(2)}})
     assert list(left) == ["a/x", "a/y", "b"]
     right = {"b": np.zeros(2), "a/y": np.array([1.0, 3.0]), "c": np.ones(1)}
     found = bits.compare(left, right)

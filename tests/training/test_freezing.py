@@ -12,8 +12,9 @@ from ddpm_jax import experiment
 from ddpm_jax.commands.train import dry_run
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import leaves
 from ddpm_jax.runtime.bits import equal
-from ddpm_jax.training import freezing, leaves, optimizers
+from ddpm_jax.training import freezing, optimizers
 from ddpm_jax.training.objectives.base import Objective, Outcome
 
 SCHEDULE = schedules.linear(num_steps=10)

@@ -13,9 +13,9 @@ from ddpm_jax.build import replicas
 from ddpm_jax.build.optimizers import OPTIMIZERS
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, UNet, WithSchedule
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import leaves, sharding
 from ddpm_jax.runtime.digests import digests
-from ddpm_jax.training import freezing, learning_rates, leaves, optimizers
+from ddpm_jax.training import freezing, learning_rates, optimizers
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import init_state
 

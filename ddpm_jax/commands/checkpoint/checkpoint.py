@@ -5,14 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from ddpm_jax.commands.loading import load
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import digests, files
+from ddpm_jax.runtime import digests, files, leaves
 from ddpm_jax.training import step_files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.step_files import Damaged, Unreadable
@@ -84,11 +83,7 @@ def export(
     if out.suffix != ".safetensors":
         raise UserError(f"--out={out}: name a .safetensors file")
     loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
-    flat = jax.tree_util.tree_flatten_with_path(loaded.params)[0]
-    tensors = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in flat
-    }
+    tensors = {name: np.asarray(leaf) for name, leaf in leaves.named(loaded.params).items()}
     metadata = {"step": str(loaded.step), "parameters": loaded.parameters}
     metadata["sha256"] = digests.digest(loaded.params)
     metadata["config"] = json.dumps(loaded.experiment.config.to_dict(), sort_keys=True)

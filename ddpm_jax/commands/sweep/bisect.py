@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
-
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import lineage, replayed
 from ddpm_jax.experiment.lineage import Common, Lineage
 from ddpm_jax.experiment.replayed import Programs, Replayed, Seen, Stages
 from ddpm_jax.measures.manifest import Entry
-from ddpm_jax.runtime import bits, digests, environment
+from ddpm_jax.runtime import bits, digests, environment, leaves
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged, Unreadable
@@ -186,10 +184,7 @@ def _restored(side: Replayed, step: int, say: Say) -> TrainState | None:
 def _check_networks(a: Replayed, b: Replayed) -> None:
     """Refuse runs whose parameters have other names or shapes. Raises UserError."""
     left, right = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): digests.kind(leaf)
-            for path, leaf in jax.tree_util.tree_flatten_with_path(side.shapes().params)[0]
-        }
+        {name: digests.kind(leaf) for name, leaf in leaves.named(side.shapes().params).items()}
         for side in (a, b)
     )
     for name in [*left, *right]:

@@ -45,8 +45,8 @@ def decide(sweep: Sweep, workdir: Path, mode: str) -> list[list[str]]:
         if name in taken or begun or mode == groups.OFF:
             continue
         config = config_files.resolve(config_of(sweep, overrides))
-        if config.train.accumulate > 1:
-            continue  # its batches come in parts, which no group does
+        if replicas.trains_alone(config):
+            continue
         configs[name] = config
         shapes.setdefault(config_files.sha256(replicas.shared(config)), []).append(name)
     made = []

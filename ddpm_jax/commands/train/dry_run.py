@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import averages, replicas
@@ -15,7 +14,7 @@ from ddpm_jax.measures import model_flop, training_evaluation
 from ddpm_jax.reporting import writers
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.ledger import Ledger
-from ddpm_jax.training import freezing, guard, inspection
+from ddpm_jax.training import freezing, inspection
 
 
 def dry_run(
@@ -85,7 +84,7 @@ def dry_run(
         "bytes_per_device": forecast.bytes_per_device(experiment, memory, num),
         "replicas": num,
         "devices": experiment.mesh.size,
-        **_fsdp(experiment.mesh, shapes),
+        **_fsdp(experiment),
         "batch": {name: f"{s.dtype}{list(s.shape)}" for name, s in batch.items()},
         "num_steps": config.train.num_steps,
         **({"init_from": weights.record} if weights else {}),
@@ -109,15 +108,16 @@ def _whole(experiment: Experiment, lowered: Any) -> Any:
     return whole.lower(experiment.state_shapes(), experiment.batch_shapes())
 
 
-def _fsdp(mesh: Mesh, shapes: Any) -> dict[str, Any]:
+def _fsdp(experiment: Experiment) -> dict[str, Any]:
     """How a state is split, where it is."""
+    mesh, shapes = experiment.mesh, experiment.state_shapes()
     if mesh.shape["fsdp"] == 1:
         return {}
-    leaves = jax.tree.leaves(shapes)
-    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    own = sharding.bytes_on_device(shapes)
+    total, own = forecast.state_bytes(experiment), sharding.bytes_on_device(shapes)
     undivided = sharding.undivided(mesh, shapes)
-    whole = sharding.bytes_on_device([s for s in leaves if s.sharding.is_fully_replicated])
+    whole = sharding.bytes_on_device(
+        [leaf for leaf in jax.tree.leaves(shapes) if leaf.sharding.is_fully_replicated]
+    )
     return {
         "fsdp": {
             "state_bytes_of_all": total,
@@ -142,15 +142,11 @@ def residual_bytes(experiment: Experiment, replicas: int) -> int:
         rows //= mesh.size * config.train.accumulate
     elif replicas % mesh.size == 0:
         members //= mesh.size
-    batch = {
-        name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-        for name, leaf in experiment.batch_shapes().items()
-    }
-    shapes = experiment.state_shapes()
-    _, history = guard.split(shapes.extra)
-
-    def loss(params: Any, batch: Any, key: Any, history: Any) -> Any:
-        return experiment.objective(params, batch, key, True, history).loss
-
-    others = (batch, shapes.key, history)
-    return members * inspection.residual_bytes(loss, shapes.params, *others)
+    losses, shapes = inspection.loss_to_trace(
+        experiment.objective,
+        experiment.state_shapes(),
+        experiment.batch_shapes(),
+        experiment.frozen,
+        rows=rows,
+    )
+    return members * inspection.residual_bytes(losses, *shapes)

@@ -13,6 +13,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
 from ddpm_jax.measures import manifest
+from ddpm_jax.runtime import leaves
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState, reseeded
@@ -91,9 +92,7 @@ def replay(
             for k, index in enumerate(batches.example_ids(step - 1))
         ],
         "bad_gradients": [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, finite in jax.tree_util.tree_leaves_with_path(seen["finite_gradient"])
-            if not finite
+            name for name, finite in leaves.named(seen["finite_gradient"]).items() if not finite
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Leaves of a tree of parameters by name, such as down_0_block_0/conv_0/kernel, and by patterns."""
+"""Leaves of a tree by name, such as down_0_block_0/conv_0/kernel, and by patterns on names."""
 
 import difflib
 import fnmatch
@@ -13,9 +13,14 @@ def name_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """{name: leaf}, in the tree's order."""
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def names(tree: Any) -> list[str]:
     """The names of all leaves, in the tree's order."""
-    return [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [*named(tree)]
 
 
 def matching(patterns: Sequence[str], tree: Any) -> Any:
