@@ -26,8 +26,8 @@ FREE = ("seed", "data.class_names", "train.replicas", "train.writers")
 TOLD: dict[str, Callable[[float], str]] = {
     "seconds": lambda value: f"{value:,.0f} s" if value < 3600 else f"{value / 3600:,.2f} h",
     "steps_per_second": lambda value: f"{value:,.3g} steps/s",
-    "bytes_per_device": lambda value: f"{value / 1e9:,.2f} GB a device",
-    "disk_bytes": lambda value: f"{value / 1e9:,.2f} GB of checkpoints",
+    "bytes_per_device": lambda value: f"{_size_text(value)} a device",
+    "disk_bytes": lambda value: f"{_size_text(value)} of checkpoints",
 }
 
 
@@ -175,6 +175,10 @@ def _numbers(content: Any) -> dict[str, float] | None:
         for name, value in content.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def _size_text(value: float) -> str:
+    return f"{value / 1e9:,.2f} GB" if value >= 1e9 else f"{value / 1e6:,.3g} MB"
 
 
 def _size(folder: Path) -> int:
