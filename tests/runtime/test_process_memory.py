@@ -7,24 +7,25 @@ import numpy as np
 
 from ddpm_jax.runtime import memory
 
-MEBI = 2**20
+BLOCK, MARGIN = 256 * 2**20, 48 * 2**20
 
 
 def test_a_watermark_is_the_most_that_was_held_while_it_was_watched():
+    # Other threads of the process take and give back some megabytes meanwhile: `MARGIN`.
     before = memory.host_bytes()
     mark = memory.Watermark()
     mark.start()
-    block = np.ones(64 * MEBI, np.uint8)
-    held = memory.host_bytes()
+    block = np.ones(BLOCK, np.uint8)
     seen = time.monotonic() + 10
-    while mark.peak < before + 60 * MEBI:
+    while mark.peak < before + BLOCK - MARGIN:
         assert time.monotonic() < seen
         time.sleep(0.001)
     del block
-    assert mark.stop() >= held
-    assert memory.host_bytes() < held - 60 * MEBI
+    peak = mark.stop()
+    assert peak >= before + BLOCK - MARGIN
+    assert memory.host_bytes() < peak - BLOCK + 2 * MARGIN
     # The system's own is of the whole life of the process.
-    assert memory.host_peak_bytes() >= held - MEBI
+    assert memory.host_peak_bytes() >= peak - MARGIN
 
 
 def test_the_peak_of_devices_is_that_of_the_fullest():
