@@ -51,3 +51,24 @@ def resident_size():
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that gets the name of each function that is compiled meanwhile, cached or not."""
+    seen = []
+
+    import jax  # after the flags are set
+
+    def listen(event, duration, **metadata):
+        if event == _COMPILED:
+            seen.append(metadata["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,6 +1,5 @@
 """A compiled program is kept by what shapes it: what it is only given compiles nothing anew."""
 
-import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import compilations
 from random_networks import random_params
 from tiny_runs import BRIEF, tiny_config
 
@@ -22,23 +22,6 @@ RUNS = Path(__file__).parents[1] / "earlier_runs"
 RNG = np.random.default_rng(0)
 IMAGE, OTHER = RNG.integers(0, 256, (2, 8, 8, 1), np.uint8)
 MASK = np.arange(64).reshape(8, 8, 1) % 2 == 0
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-@contextlib.contextmanager
-def compilations():
-    """A list that gets the name of each function that is compiled meanwhile, cached or not."""
-    seen = []
-
-    def listen(event, duration, **metadata):
-        if event == COMPILED:
-            seen.append(metadata["fun_name"])
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def loaded(seed=0, **changes):
