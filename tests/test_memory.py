@@ -174,7 +174,8 @@ def test_a_run_goes_on_with_other_parts_and_blocks(tmp_path):
     assert apart(params_of(whole, 6), params_of(other, 6), first) < 1e-3
     # But bits are another's: a reproduction needs one of them.
     differing = config_files.differences(brief_config(), again)
-    assert {name for name, *_ in differing} == set(drift.ROUNDING)
+    assert {name for name, *_ in differing} == {"train.accumulate", "model.remat"}
+    assert {name for name, *_ in differing} <= set(drift.ROUNDING)
     assert drift.not_free(differing) == []
 
 
@@ -188,6 +189,24 @@ def test_a_run_goes_on_with_other_parts_and_blocks(tmp_path):
         ),
         ({"train": {"accumulate": 0}}, r"config\.train\.accumulate=0: need at least 1"),
         ({"train": {"accumulate": 2, "replicas": 2}}, r"accumulate=2: 2 runs in one program take"),
+        (
+            {"mesh": {"strict": True, "data": 1}, "data": {"batch_size": 12}},
+            r"config\.mesh\.strict_shards=8: config\.data\.batch_size=12 does not divide",
+        ),
+        (
+            {"mesh": {"strict": True, "data": 8, "strict_shards": 4}},
+            r"config\.mesh\.strict_shards=4: does not divide among the 8 devices",
+        ),
+        ({"mesh": {"strict": True, "strict_shards": 6}}, r"strict_shards=6: need a power of two"),
+        ({"mesh": {"strict_shards": 0}}, r"config\.mesh\.strict_shards=0: need a power of two"),
+        (
+            {"mesh": {"strict": True, "data": 1}, "train": {"accumulate": 2}},
+            r"config\.train\.accumulate=2: with config\.mesh\.strict a device sees its part",
+        ),
+        (
+            {"mesh": {"strict": True, "data": 1}, "train": {"replicas": 2}},
+            r"config\.mesh\.strict=True: 2 runs in one program have bits of their own",
+        ),
         ({"mesh": {"data": -1, "fsdp": 3}}, r"config\.mesh: 8 devices do not divide by fsdp=3"),
         ({"model": {"remat": "blocks"}}, r"config\.model\.remat='blocks': .*none, block, full"),
     ],
@@ -201,11 +220,18 @@ def test_what_does_not_fit_is_refused_before_data_are_read(changes, named, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_command_refuses_in_one_line(tmp_path):
-    flags = tiny_runs.tiny_flags(tmp_path / "run", train__accumulate=3)
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train__accumulate": 3}, "train.accumulate=3"),
+        ({"mesh__strict": True, "data__batch_size": 12}, "mesh.strict_shards=8"),
+    ],
+)
+def test_a_command_refuses_in_one_line(changes, named, tmp_path):
+    flags = tiny_runs.tiny_flags(tmp_path / "run", **changes)
     done = tiny_runs.in_process("train", *flags)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: config.train.accumulate=3: ")
+    assert done.stderr.startswith(f"error: config.{named}: ")
     assert len(done.stderr.splitlines()) == 1
 
 

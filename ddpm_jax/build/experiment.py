@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
@@ -29,13 +29,14 @@ from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import processes, sharding
 from ddpm_jax.training import guard, inspection, plans, players, state, step
 from ddpm_jax.training.dispatched import Dispatched
 from ddpm_jax.training.gradients import Trees
 from ddpm_jax.training.objectives.base import Objective
 from ddpm_jax.training.parts import Parts
 from ddpm_jax.training.players import Players
+from ddpm_jax.training.strict import Strict
 
 # What may be replaced in an experiment, by `dataclasses.replace`.
 PARTS = ("model", "schedule", "learning_rate", "optimizer", "objective", "players")
@@ -136,8 +137,13 @@ class Experiment:
           UserError: as `starting_weights`.
         """
         weights = weights or self.starting_weights()
-        init = jax.jit(self._init_state, out_shardings=self.state_sharding())
-        return init(weights.params) if weights else init()
+        places, given = self.state_sharding(), (weights.params,) if weights else ()
+        if self.config.mesh.strict:
+            # By one device: a program of several may round otherwise.
+            alone = SingleDeviceSharding(self.mesh.local_devices[0])
+            whole = jax.jit(self._init_state, out_shardings=alone)(*given)
+            return jax.tree.map(processes.placed, whole, places)
+        return jax.jit(self._init_state, out_shardings=places)(*given)
 
     def state_shapes(self) -> state.TrainState:
         """The state's shapes, dtypes and shardings, without computing it."""
@@ -154,24 +160,26 @@ class Experiment:
 
     @property
     def parts(self) -> Parts:
-        """In how many parts a step is shown its batch.
+        """In how many parts a step is shown its batch; a strict step's are its shards.
 
         Raises:
           UserError: for an objective that was put in place in Python and needs its batch whole.
         """
-        count = self.config.train.accumulate
+        count, strict = self.config.train.accumulate, self.config.mesh.strict
+        field, off = ("mesh.strict=True", False) if strict else (f"train.accumulate={count}", 1)
         objectives = [player.objective for player in self.players.values()] or [self.objective]
-        if count > 1 and any(objective.remember is None for objective in objectives):
+        if (strict or count > 1) and any(one.remember is None for one in objectives):
             raise UserError(
-                f"config.train.accumulate={count}: this run's objective needs its batch whole, "
-                "since it has no Objective.remember; set 1"
+                f"config.{field}: this run's objective needs its batch whole, since it has no "
+                f"Objective.remember; set {off}"
             )
-        return Parts(count, self.mesh)
+        return Parts(self.config.mesh.strict_shards) if strict else Parts(count, self.mesh)
 
     def train_step(self) -> Any:
         """The (state, batch) -> (state, metrics), with `lower`; the state is donated.
 
-        It is one jitted function, but for config.train.accumulate on CPUs, whose loops are slow.
+        It is one jitted function, but for config.mesh.strict, and for config.train.accumulate on
+        CPUs, whose loops are slow.
 
         Raises:
           UserError: as `parts`; for parameters that config.optim.frozen names, and a part replaced
@@ -190,6 +198,8 @@ class Experiment:
         else:
             plan = step.make_plan(self.objective, self.optimizer, self.learning_rate, **options)
         states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
+        if self.config.mesh.strict:
+            return Strict(plan, parts.count, self.mesh, states, self._placed_frozen())
         if parts.count > 1 and self.platform == "cpu":
             return Dispatched(plan, parts, states, self._placed_frozen())
         pure = plans.in_one_program(plan, parts)

@@ -54,11 +54,16 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 
 def trains_alone(config: ConfigDict) -> bool:
     """Whether no group can train it: its members take their batches whole."""
-    return bool(config.train.accumulate > 1)
+    return bool(config.train.accumulate > 1 or config.mesh.strict)
 
 
 def check(config: ConfigDict, num: int) -> None:
     """Raises UserError for a config that no group of `num` members can train."""
+    if config.mesh.strict:
+        raise UserError(
+            f"config.mesh.strict=True: {num} runs in one program have bits of their own; set "
+            "False, or train them one by one (train.replicas=1)"
+        )
     if trains_alone(config):
         raise UserError(
             f"config.train.accumulate={config.train.accumulate}: {num} runs in one program take "

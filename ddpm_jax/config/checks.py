@@ -97,6 +97,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _unset_or(lambda v: 0 < v < math.inf),
         "need a finite number above 0, or None",
     ),
+    "mesh.strict_shards": (
+        lambda v: v >= 1 and v & (v - 1) == 0,
+        "need a power of two: gradients are added in pairs",
+    ),
     "train.step_deadline": (_at_least_0, "need a finite number, at least 0"),
     "train.min_free_gb": (_at_least_0, "need a finite number, at least 0"),
     "train.save_deadline": (lambda v: 0 < v < math.inf, "need a finite number above 0"),
@@ -195,6 +199,8 @@ def check_fit(c: ConfigDict, devices: int) -> None:
         f"config.data.batch_size={size} does not divide into so many equal parts on each of "
         f"{devices} device(s); take another number, or a batch of a multiple of both",
     )
+    if c.mesh.strict:
+        _check_strict(c, devices)
     if "conditions" not in c.model:
         return
     unlabelled = c.model.num_classes == 0
@@ -217,6 +223,31 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     _need(c, lambda flip: not (flip and moves), "data.flip", remedy)
     remedy = f"an image that is moved has another {moves[:1]}"
     _need(c, lambda augment: not (augment and moves), "data.augment", remedy)
+
+
+def _check_strict(c: ConfigDict, devices: int) -> None:
+    """Whether the shards of config.mesh.strict fit batch and devices. Raises UserError."""
+    _need(
+        c,
+        lambda count: c.data.batch_size % count == 0,
+        "mesh.strict_shards",
+        f"config.data.batch_size={c.data.batch_size} does not divide into so many equal shards; "
+        "take a batch of a multiple, or fewer shards",
+    )
+    _need(
+        c,
+        lambda count: count % devices == 0,
+        "mesh.strict_shards",
+        f"does not divide among the {devices} devices of the mesh; take 1, 2, 4, ... devices with "
+        "config.mesh.data, or more shards",
+    )
+    _need(
+        c,
+        lambda count: count == 1,
+        "train.accumulate",
+        f"with config.mesh.strict a device sees its part of {c.mesh.strict_shards} shards one "
+        "after the other already; set 1, and more config.mesh.strict_shards for less memory",
+    )
 
 
 def check_guidable(c: ConfigDict, field: str) -> None:

@@ -272,6 +272,10 @@ def denoiser() -> ConfigDict:
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices that split the batch; -1 is all
     mesh.fsdp = 1  # devices that split the parameters (and the batch)
+    # The same bits on 1, 2, 4, ... devices, up to the number of shards: each step sees its batch in
+    # so many equal shards (a power of two), whose gradients are added in one order.
+    mesh.strict = False
+    mesh.strict_shards = 8
     return _locked(config)
 
 

@@ -29,8 +29,9 @@ FREE_FIELDS = (
 )
 # Of those, what decides the initial state.
 NOT_FREE = ("train.init_from", "train.init_strict")
-# Free, but sums come in another order: the same run up to rounding, and not to the bit.
-ROUNDING = ("train.accumulate", "model.remat")
+# Free, but sums come in another order: the same run up to rounding, and not to the bit. So it is of
+# other devices, but for a strict run.
+ROUNDING = ("train.accumulate", "model.remat", "mesh.strict", "mesh.strict_shards")
 # What a workdir holds that is an average of another one's run, and no run.
 AVERAGE = "average.json"
 # Not of the config: the examples themselves.

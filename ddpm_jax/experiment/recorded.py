@@ -18,6 +18,9 @@ from ddpm_jax.measures.manifest import Entry
 # Of an entry: what surrounds an attempt, group by group.
 COMPARED = ("git", "versions", "jax", "variables", "machine", "devices", "mesh", "process_count")
 
+# Of those, what no bit of a strict run depends on.
+PLACES = ("mesh.", "process_count")
+
 
 def config_of(
     entry: Entry,
@@ -127,6 +130,16 @@ def differences(
         f"{name}: {_value(left.get(name))} {there_is}, {_value(right.get(name))} {where}"
         for name in sorted(left.keys() | right.keys())
         if left.get(name) != right.get(name)
+    ]
+
+
+def noted(lines: Sequence[str], config: ConfigDict) -> list[str]:
+    """Lines of `differences`; those of devices say so where config.mesh.strict keeps the bits."""
+    if not config.mesh.strict:
+        return [*lines]
+    return [
+        f"{line} (the same bits, by mesh.strict)" if line.startswith(PLACES) else line
+        for line in lines
     ]
 
 

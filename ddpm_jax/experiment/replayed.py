@@ -270,7 +270,8 @@ def _around(entry: Entry, stretch: Stretch, here: Entry) -> list[str]:
     experiment = stretch.experiment
     own_parts = parts_of(experiment)["own_parts"]
     here = {**here, **recorded.processes_of(experiment.mesh), "own_parts": own_parts}
-    lines = recorded.differences(entry, here, "here", (*recorded.COMPARED, "own_parts"))
+    differing = recorded.differences(entry, here, "here", (*recorded.COMPARED, "own_parts"))
+    lines = recorded.noted(differing, stretch.config)
     stored, now = entry["data"].get("train"), fingerprints(stretch.batches.source, None)["train"]
     if stored != now:
         lines.append(f"data.fingerprint: {stored} there, {now} here")

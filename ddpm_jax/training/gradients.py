@@ -127,13 +127,26 @@ def see_in_parts(inputs: Inputs, batch: Batch, parts: Parts) -> Seen:
     return together(inputs, parts, sums)
 
 
-def nothing(inputs: Inputs, batch: Batch, parts: Parts) -> Sums:
-    """What no part has said yet. Raises ValueError as `see_in_parts`."""
-    if inputs.objective.remember is None:
+def check_parts(objective: Objective) -> None:
+    """Raises ValueError for an objective whose batch must be whole."""
+    if objective.remember is None:
         raise ValueError(
             "this objective needs its batch whole: one that can be shown parts says so with "
             "Objective.remember"
         )
+
+
+def of_part(seen: Seen) -> Sums:
+    """What a part says by itself: its gradient in float32 at least, and its values, [b]."""
+    gradient = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), seen.gradient
+    )
+    return Sums(gradient, *_values(seen))
+
+
+def nothing(inputs: Inputs, batch: Batch, parts: Parts) -> Sums:
+    """What no part has said yet. Raises ValueError as `see_in_parts`."""
+    check_parts(inputs.objective)
     seen = jax.eval_shape(lambda: see(inputs, parts.part(batch, jnp.int32(0))))
     gradient = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)),

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning
-from ddpm_jax.commands.benchmark import forecasts, groups, peers, reading
+from ddpm_jax.commands.benchmark import forecasts, groups, peers, reading, strict
 from ddpm_jax.commands.benchmark.processes import python
 from ddpm_jax.evaluation import manifold
 from ddpm_jax.experiment import Experiment, attempt, build, padded_batch
@@ -72,6 +72,7 @@ def benchmark(config: ConfigDict, config_file: str) -> dict[str, Any]:
         "reading": reading.reading_speed(experiment),
         "forecasts": forecasts.forecasts(config_file),
         "group_of_runs": groups.group_speed(config),
+        "strict": strict.strict_cost(config),
         **_sampling_speed(experiment),
         "ddim_beside_diffusers": peers.ddim_speed(),
         "checkpoint": _checkpoint_digests(),

@@ -7,7 +7,8 @@ reading: images/s of the data pipeline alone by number of threads, of the experi
 folder of 256-pixel JPEGs, and of the same as array_record. forecasts: actual over forecast, of a
 short run's time and of the memory of training. group_of_runs: 8 steps of 8 runs in turn over one
 step of all of them in one program (above 1 where that is faster), of the experiment's network and
-of a small transformer.
+of a small transformer. strict: a step with config.mesh.strict over the plain one, on one device and
+on all that there are (JAX_NUM_CPU_DEVICES=8 makes eight of CPUs).
 one_step_run_cold / warm: seconds of a whole process that trains one step, from an empty and from a
 filled compile cache. peak_host_memory: MB of a short run. ddim_beside_diffusers: 50 steps of one
 U-Net by diffusers' loop over ours (needs the extra [parity]). feature_statistics: 50,000 features

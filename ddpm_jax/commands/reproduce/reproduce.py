@@ -75,7 +75,8 @@ def reproduce(
     experiment = build(config, own=own)
     recorded.weights_of(experiment, lineage, path)
     _check_data(experiment, entry, path)
-    differences = [*filled, *_around(entry, lineage, experiment.mesh)]
+    around = recorded.noted(_around(entry, lineage, experiment.mesh), config)
+    differences = [*filled, *around]
     for line in differences:
         print(line, file=sys.stderr)
     _mark(Path(workdir), config)

@@ -139,7 +139,8 @@ def residual_bytes(experiment: Experiment, replicas: int) -> int:
     config, mesh = experiment.config, experiment.mesh
     rows, members = config.data.batch_size, replicas
     if replicas == 1:
-        rows //= mesh.size * config.train.accumulate
+        strict = config.mesh.strict
+        rows //= config.mesh.strict_shards if strict else mesh.size * config.train.accumulate
     elif replicas % mesh.size == 0:
         members //= mesh.size
     losses, shapes = inspection.loss_to_trace(
