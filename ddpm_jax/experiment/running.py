@@ -28,6 +28,7 @@ from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
 from ddpm_jax.runtime.digests import digests
 from ddpm_jax.runtime.ledger import Ledger
+from ddpm_jax.runtime.peers import ALONE, Peers
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import reseeded
@@ -97,6 +98,7 @@ def start(
     lock_wait: float = files.PROBED,
     profile: str = "",
     began: float | None = None,
+    peers: Peers = ALONE,
 ) -> int:
     """As `train`, of an experiment that is built only where there is something to do.
 
@@ -108,6 +110,7 @@ def start(
       overrides: what the command line changed in the config, for the manifest.
       profile: START:STOP, the steps to trace; "" for none.
       began: when the attempt began, as `time.monotonic` tells it; None for now.
+      peers: the other processes of the run.
     """
     ledger = Ledger(began)
     cli.refuse_elsewhere("--workdir", str(workdir))
@@ -130,6 +133,7 @@ def start(
             lock_wait,
             ledger,
             profile,
+            peers,
         )
 
 
@@ -145,6 +149,7 @@ def _train(
     lock_wait: float,
     ledger: Ledger,
     profile: str,
+    peers: Peers,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift, own)
     if (finished := finished_step(workdir)) and finished >= config.train.num_steps:
@@ -176,6 +181,7 @@ def _train(
         ) as checkpoints,
         Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
+        peers.before_end(manifest.lost)
         # Again: another process may have just let go of it.
         drifted = drift.check(workdir, config, data.prints, parts, allow_drift, own)
         state, start, begun_with = beginning.state(experiment, checkpoints, weights, say)

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_runs
-from absl import flags as absl_flags
-from absl.testing import flagsaver
 
-from ddpm_jax import cli, experiment
+from ddpm_jax import experiment
 from ddpm_jax.commands.train import train
-from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
 from ddpm_jax.runtime import digests, leaves
-
-if not absl_flags.FLAGS.is_parsed():
-    absl_flags.FLAGS.mark_as_parsed()
 
 # Wide enough for its larger kernels to be split between the processes.
 CHANGES = {
@@ -103,19 +97,3 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
         (tmp_path / name / "samples/step_000060.png").read_bytes() for name in ("one", "two")
     )
     assert one == two
-
-
-def test_flags_that_do_not_fit_are_named(tmp_path):
-    for given, named in (
-        ({"num_processes": 2}, "need --coordinator"),
-        ({"coordinator": "localhost:1", "num_processes": 2}, "--process_id from 0"),
-        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "got 2 and 2"),
-    ):
-        with flagsaver.flagsaver(**given), pytest.raises(UserError, match=named):
-            cli.join_processes()
-    flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF)
-    done = tiny_runs.script("train", *flags, "--coordinator=localhost:1")
-    assert done.returncode == 2
-    assert "got None and None" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
