@@ -26,7 +26,6 @@ from ddpm_jax.measures.manifest import Manifest, parts_of
 from ddpm_jax.reporting import writers
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
-from ddpm_jax.runtime.digests import digests
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.runtime.peers import ALONE, Peers
 from ddpm_jax.training import loop
@@ -170,7 +169,7 @@ def _train(
     config = config_files.override(config, {"data": {"class_names": data.class_names}})
     experiment = dataclasses.replace(experiment, config=config)
     drift.check(workdir, config, data.prints, parts, allow_drift, own)
-    make_writable(workdir)
+    beginning.make_writable(workdir)
 
     with (
         alone(workdir, lock_wait),
@@ -229,7 +228,7 @@ def _train(
             )
             return manifest.end(EXIT_STOPPED)
         with ledger.phase("checkpoint"):
-            final = {"step": reached, **digests(state)}
+            final = {"step": reached, **checkpoints.digests(reached, state)}
             if processes.is_first():
                 files.must_write_json(workdir / "final.json", final)
         if line := forecaster.settle(reached):
@@ -290,15 +289,3 @@ def finished_step(workdir: Path) -> int:
         return int(files.read_json(workdir / "final.json")["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-
-
-def make_writable(workdir: Path) -> None:
-    """Make the workdir. Raises UserError where nothing can be written."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--workdir={workdir}: cannot write there ({reason})") from error

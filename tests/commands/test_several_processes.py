@@ -1,7 +1,6 @@
 """A run in two processes is one run: it stops as one, goes on as one, and ends as in one."""
 
 import signal
-import socket
 import time
 
 import jax
@@ -28,9 +27,7 @@ CHANGES = {
 
 def started(workdir, weights):
     """Both processes of a run, as on two machines that share the workdir and a file of weights."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{tiny_runs.free_port()}"
     changes = {
         f"{group}__{name}": value
         for group, fields in CHANGES.items()

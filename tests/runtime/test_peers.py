@@ -11,22 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_runs
 
 from ddpm_jax.errors import PeerLost, UserError
 from ddpm_jax.runtime import peers
 
 PEER = Path(__file__).with_name("peer.py")
 ROOT = PEER.parents[2]
-
-
-def free_port():
-    """A port that nothing listens at, and the one after it."""
-    while True:
-        with socket.socket() as one, contextlib.suppress(OSError), socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            two.bind(("127.0.0.1", port + 1))
-            return port
 
 
 class Meeting:
@@ -61,7 +52,7 @@ class Meeting:
 
 
 def test_four_processes_find_each_other_in_any_order():
-    meeting = Meeting(free_port(), 4)
+    meeting = Meeting(tiny_runs.free_port(), 4)
     for process in (3, 1, 0, 2):
         meeting.join(process)
     outcomes = meeting.all()
@@ -75,7 +66,7 @@ def test_four_processes_find_each_other_in_any_order():
 
 
 def test_those_that_do_not_come_are_named_by_all_that_did():
-    meeting = Meeting(free_port(), 4, seconds=3.0)
+    meeting = Meeting(tiny_runs.free_port(), 4, seconds=3.0)
     for process in (0, 2):
         meeting.join(process)
     outcomes = meeting.all()
@@ -86,7 +77,7 @@ def test_those_that_do_not_come_are_named_by_all_that_did():
 
 
 def test_where_process_0_does_not_come_the_address_is_named():
-    meeting = Meeting(free_port(), 2, seconds=1.0)
+    meeting = Meeting(tiny_runs.free_port(), 2, seconds=1.0)
     meeting.join(1)
     error = meeting.all()[1]
     assert isinstance(error, PeerLost)
@@ -94,7 +85,7 @@ def test_where_process_0_does_not_come_the_address_is_named():
 
 
 def test_what_does_not_fit_is_refused_and_the_right_one_still_taken():
-    meeting = Meeting(free_port(), 3)
+    meeting = Meeting(tiny_runs.free_port(), 3)
     meeting.join(0)
     meeting.join(1)
     meeting.join(2, count=4, name="other count").join(30)
@@ -117,7 +108,7 @@ def test_what_does_not_fit_is_refused_and_the_right_one_still_taken():
 
 
 def test_a_second_process_0_is_refused():
-    port = free_port()
+    port = tiny_runs.free_port()
     with (
         socket.create_server(("127.0.0.1", port)),
         pytest.raises(UserError, match=f"localhost:{port}: process 0 cannot listen there"),
@@ -128,7 +119,7 @@ def test_a_second_process_0_is_refused():
 @contextlib.contextmanager
 def running(count, silent=60):
     """So many processes that have joined each other."""
-    port = free_port()
+    port = tiny_runs.free_port()
     started = [
         subprocess.Popen(
             [sys.executable, str(PEER), *map(str, (port, process, count, silent))],
