@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import script_server
 import tiny_runs
 
 from ddpm_jax import experiment
@@ -94,3 +95,62 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
         (tmp_path / name / "samples/step_000060.png").read_bytes() for name in ("one", "two")
     )
     assert one == two
+
+
+def await_steps(processes, workdir, step):
+    """Wait until the run has logged that step."""
+    until = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").is_file() or max(
+        (line["step"] for line in tiny_runs.metrics(workdir)), default=0
+    ) < step:  # fmt: skip
+        assert [process.poll() for process in processes] == [None] * len(processes)
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.wide(3)
+def test_a_lost_process_ends_the_others_and_any_number_goes_on(tmp_path):
+    """Four processes lose the first; two of them go on and lose the second; one finishes."""
+    changes = {
+        "model": {"channels": 64},
+        "train": {"num_steps": 200, "checkpoint_every": 5, "log_every": 1},
+        "mesh": {"data": 1, "fsdp": 4},
+    }
+    workdir = tmp_path / "lost"
+    for count, lost, step in ((4, 0, 8), (2, 1, 24)):
+        address = f"localhost:{tiny_runs.free_port()}"
+        words = {
+            f"{group}__{name}": value
+            for group, fields in changes.items()
+            for name, value in fields.items()
+        }
+        flags = tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **words)
+        environment = tiny_runs.environment() | {"JAX_NUM_CPU_DEVICES": str(4 // count)}
+        processes = [
+            script_server.Started(
+                ["scripts/train.py", *flags, f"--coordinator={address}",
+                 f"--num_processes={count}", f"--process_id={k}"],
+                environment,
+            )
+            for k in range(count)
+        ]  # fmt: skip
+        await_steps(processes, workdir, step)
+        processes[lost].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        for k, (code, said) in enumerate(ended(processes)):
+            assert code == (-signal.SIGKILL if k == lost else 76), said
+            if k != lost:
+                assert f"process {lost} of {count}" in said
+                assert "Traceback" not in said
+        assert time.monotonic() - began < 60
+        last = manifest.read(workdir / "manifest.json")[-1]
+        assert (last["exit_code"], last["process_count"]) == (76 if lost else None, count)
+    assert f"process {lost} of {count}" in last["ended"]
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    assert (workdir / "checkpoints" / str(saved) / "shards/1.safetensors").is_file()
+
+    config = tiny_runs.brief_config(**changes)
+    assert train.train(config, workdir) == 0
+    assert train.train(config, tmp_path / "undisturbed") == 0
+    assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "undisturbed")
