@@ -28,10 +28,13 @@ flags.DEFINE_string(
     "coordinator",
     None,
     "of a run in several processes: host:port of the first one, the same in all; 'auto' where the "
-    "cluster tells it (TPU pods, Slurm)",
+    "cluster tells it (Slurm, Open MPI, Kubernetes, TPU pods)",
 )
 flags.DEFINE_integer("num_processes", None, "with --coordinator=host:port: how many there are")
 flags.DEFINE_integer("process_id", None, "with --coordinator=host:port: which one this is, from 0")
+flags.DEFINE_float(
+    "join_timeout", 300.0, "with --coordinator: seconds to wait for processes that have not come"
+)
 flags.DEFINE_multi_string(
     "code_path",
     [],
@@ -124,8 +127,8 @@ def run(
             # Python's own end would wait for the threads of every pool, and so for what is stuck.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(2)
-        sys.exit(2)
+            os._exit(error.exit_code)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -299,30 +302,3 @@ def cache_dir() -> Path:
     """The package's folder in the user's cache directory."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "ddpm_jax"
-
-
-def join_processes() -> None:
-    """Join the other processes of the run, where --coordinator says that there are some.
-
-    Raises:
-      UserError: if the flags do not fit, or the others cannot be reached.
-    """
-    where, count, number = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
-    if where is None:
-        if count is not None or number is not None:
-            raise UserError("--num_processes and --process_id need --coordinator=host:port")
-        return
-    if where != "auto" and (count is None or number is None or not 0 <= number < count):
-        raise UserError(
-            f"--coordinator={where}: give --num_processes, and --process_id from 0 to one less; "
-            f"got {count} and {number}"
-        )
-    jax = _jax()
-    try:
-        if where == "auto":
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(where, count, number)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--coordinator={where}: cannot join the others ({reason})") from error

@@ -4,11 +4,23 @@ import difflib
 
 
 class UserError(Exception):
-    """A mistake that only the user can mend: the message says what, which value and what to do."""
+    """A mistake that only the user can mend: the message says what, which value and what to do.
+
+    Attributes:
+      exit_code: of the command that it ends.
+    """
+
+    exit_code = 2
 
 
 class Stuck(UserError):
     """Something on this machine does not come back, such as a write to a dead file system."""
+
+
+class PeerLost(UserError):
+    """Another process of the run did not come, or is gone: run the same command again, in all."""
+
+    exit_code = 76
 
 
 class EmptySplit(UserError):

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,16 @@ def start(name, *words, **options) -> subprocess.Popen:
         text=True,
         **options,
     )
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at, nor at the next one."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            two.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def snapshot(folder) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """What a run begins or goes on with: weights of train.init_from, or its newest checkpoint."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.starting_weights import StartingWeights
+from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.runtime import processes
 from ddpm_jax.training import snapshots
@@ -57,3 +59,15 @@ def tell(weights: StartingWeights | None, say: Callable[[str], None]) -> dict[st
     for line in weights.lines if weights and processes.is_first() else ():
         say(line)
     return weights.record if weights else {}
+
+
+def make_writable(workdir: Path) -> None:
+    """Make the workdir. Raises UserError where nothing can be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--workdir={workdir}: cannot write there ({reason})") from error

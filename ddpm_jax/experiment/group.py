@@ -183,7 +183,7 @@ def _train(
     configs = [config_files.override(config, names) for config in configs]
     for config, folder in zip(configs, folders, strict=True):
         drift.check(folder, config, data.prints, parts, allow_drift, own)
-        running.make_writable(folder)
+        beginning.make_writable(folder)
     # One set of parts for all: what they have of TRACED is the first one's, and not trained with.
     experiments = [dataclasses.replace(experiments[0], config=config) for config in configs]
 

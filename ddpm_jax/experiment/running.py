@@ -26,8 +26,8 @@ from ddpm_jax.measures.manifest import Manifest, parts_of
 from ddpm_jax.reporting import writers
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.runtime import files, processes
-from ddpm_jax.runtime.digests import digests
 from ddpm_jax.runtime.ledger import Ledger
+from ddpm_jax.runtime.peers import ALONE, Peers
 from ddpm_jax.training import loop
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import reseeded
@@ -97,6 +97,7 @@ def start(
     lock_wait: float = files.PROBED,
     profile: str = "",
     began: float | None = None,
+    peers: Peers = ALONE,
 ) -> int:
     """As `train`, of an experiment that is built only where there is something to do.
 
@@ -108,6 +109,7 @@ def start(
       overrides: what the command line changed in the config, for the manifest.
       profile: START:STOP, the steps to trace; "" for none.
       began: when the attempt began, as `time.monotonic` tells it; None for now.
+      peers: the other processes of the run.
     """
     ledger = Ledger(began)
     cli.refuse_elsewhere("--workdir", str(workdir))
@@ -130,6 +132,7 @@ def start(
             lock_wait,
             ledger,
             profile,
+            peers,
         )
 
 
@@ -145,6 +148,7 @@ def _train(
     lock_wait: float,
     ledger: Ledger,
     profile: str,
+    peers: Peers,
 ) -> int:
     drift.check_workdir(workdir, config, allow_drift, own)
     if (finished := finished_step(workdir)) and finished >= config.train.num_steps:
@@ -165,7 +169,7 @@ def _train(
     config = config_files.override(config, {"data": {"class_names": data.class_names}})
     experiment = dataclasses.replace(experiment, config=config)
     drift.check(workdir, config, data.prints, parts, allow_drift, own)
-    make_writable(workdir)
+    beginning.make_writable(workdir)
 
     with (
         alone(workdir, lock_wait),
@@ -176,6 +180,7 @@ def _train(
         ) as checkpoints,
         Watchdog(config.train.step_deadline, manifest.stuck) as watchdog,
     ):
+        peers.before_end(manifest.lost)
         # Again: another process may have just let go of it.
         drifted = drift.check(workdir, config, data.prints, parts, allow_drift, own)
         state, start, begun_with = beginning.state(experiment, checkpoints, weights, say)
@@ -223,7 +228,7 @@ def _train(
             )
             return manifest.end(EXIT_STOPPED)
         with ledger.phase("checkpoint"):
-            final = {"step": reached, **digests(state)}
+            final = {"step": reached, **checkpoints.digests(reached, state)}
             if processes.is_first():
                 files.must_write_json(workdir / "final.json", final)
         if line := forecaster.settle(reached):
@@ -284,15 +289,3 @@ def finished_step(workdir: Path) -> int:
         return int(files.read_json(workdir / "final.json")["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-
-
-def make_writable(workdir: Path) -> None:
-    """Make the workdir. Raises UserError where nothing can be written."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--workdir={workdir}: cannot write there ({reason})") from error

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Source, fingerprint
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import PeerLost, UserError
 from ddpm_jax.measures import goodput, manifest_shape
 from ddpm_jax.measures.goodput import Lost
 from ddpm_jax.reporting.not_fatal import NotFatal, say
@@ -213,6 +213,10 @@ class Manifest:
         """Write that the process ends itself because no step came."""
         self.end(watchdog.EXIT_STUCK, how="stuck: no step within config.train.step_deadline")
 
+    def lost(self, line: str) -> None:
+        """Write that the process ends itself because another one of the run is gone."""
+        self.end(PeerLost.exit_code, how=line)
+
     def __enter__(self) -> "Manifest":
         return self
 
@@ -224,7 +228,7 @@ class Manifest:
     ) -> None:
         if error is not None and self._entry is not None and self._entry["ended"] is None:
             # What the process will exit with: see cli.run.
-            code = 2 if isinstance(error, UserError) else 1
+            code = error.exit_code if isinstance(error, UserError) else 1
             code = 130 if isinstance(error, KeyboardInterrupt) else code
             if isinstance(error, SystemExit) and isinstance(error.code, int):
                 code = error.code

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,17 @@ def digests(state: Any) -> dict[str, Any]:
     Where several averages are kept, "ema_sha256" is of the first, "default", and
     "averages_sha256" has those of the others by name.
     """
-    leaves = of_leaves(on_host(state))
+    return of_state(of_leaves(on_host(state)), list(state.ema))
+
+
+def of_state(leaves: dict[str, str], averages: Sequence[str]) -> dict[str, Any]:
+    """As `digests`, of the digests of a state's leaves by path and the names of its averages."""
 
     def of_average(name: str) -> str:
         part = f".ema[{name!r}]"
         return combined({path: s for path, s in leaves.items() if path.startswith(part)}, ".ema")
 
-    others = {name: of_average(name) for name in state.ema if name != "default"}
+    others = {name: of_average(name) for name in averages if name != "default"}
     return {
         "params_sha256": combined(leaves, ".params"),
         "ema_sha256": of_average("default"),

@@ -1,5 +1,6 @@
 """What the processes of one run must agree on; in a single process, nothing happens."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,36 @@ def wait(what: str) -> None:
     """Return when every process has come here; `what` names the place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def exchanged(name: str, word: str, seconds: float) -> list[str]:
+    """What every process says, by its number; for threads beside the training too.
+
+    It goes through the coordinator's store instead of the devices, whose collectives must come in
+    one order in all processes.
+
+    Args:
+      name: that nothing else is exchanged under.
+      word: of this process, short.
+      seconds: to wait for the others.
+
+    Raises:
+      RuntimeError: where one does not come in time.
+    """
+    # What multihost_utils uses itself; jax has no public name for it.
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+    if client is None:
+        return [word]
+    milliseconds = max(int(seconds * 1000), 1)
+    client.key_value_set(f"{name}/{jax.process_index()}", word)
+    if is_first():
+        keys = [f"{name}/{process}" for process in range(jax.process_count())]
+        words = [client.blocking_key_value_get(key, milliseconds) for key in keys]
+        client.key_value_set(f"{name}/all", json.dumps(words))
+        return words
+    return json.loads(client.blocking_key_value_get(f"{name}/all", milliseconds))
 
 
 def whole(leaf: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from ddpm_jax.runtime import digests, processes
 from ddpm_jax.training import step_files
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step_files import Damaged, Record, Unreadable
+from ddpm_jax.training.written_together import SharedSave
 
 # What a step is called while it is written, and while it is deleted: no such name is ever read.
 PARTIAL, LEAVING = ".{}.partial", ".{}.leaving"
@@ -112,6 +113,17 @@ class Checkpoints:
                 continue
         return records
 
+    def digests(self, step: int, state: TrainState) -> dict[str, Any]:
+        """`digests.digests` of the last state, which is saved as `step`; in the first process.
+
+        Several processes, of which none holds all of it, have summed it as they saved.
+        """
+        if jax.process_count() == 1:
+            return digests.digests(state)
+        if not processes.is_first():
+            return {}
+        return digests.of_state(self.records()[step].leaves, list(state.ema))
+
     def set_aside(self) -> list[Path]:
         """The damaged steps that were set aside."""
         return sorted(self.directory.glob("*.bad*")) if self.directory.is_dir() else []
@@ -135,7 +147,7 @@ class Checkpoints:
     ) -> None:
         """Save the state as `step`, in the background; a step that is there already is kept.
 
-        Every process of a run calls this, the first one writes. What goes wrong is reported by
+        Every process of a run calls this, and writes its shards. What goes wrong is reported by
         `complaints`, and by `wait`; the next save is tried all the same.
 
         Args:
@@ -144,35 +156,34 @@ class Checkpoints:
           validation_loss: of the moving average at this step, where it was measured.
           distance: of its samples to the data, where it was measured.
         """
-        # The first process decides: the others do not know how far it is with writing.
-        ready = not self._read_only and processes.is_first() and self._is_ready(step)
-        if not processes.of_first(ready):
+        # The first process decides: the others may not see yet what it has renamed.
+        wanted = not self._read_only and processes.is_first() and self._is_wanted(step)
+        if not processes.of_first(wanted):
             return
-        host = digests.on_host(state)
-        if not processes.is_first():
+        if not processes.all_of(self._join()):
+            self._complaints.append(
+                f"step {step:,} was not saved: the save of step {self._writing:,} is stuck"
+            )
             return
         loss, distance = (
             value if math.isfinite(value or 0.0) else None for value in (validation_loss, distance)
         )
         self._failed = None
         self._writing, self._began, self._reported_stuck = step, time.monotonic(), False
+        write = (
+            self._alone(step, state, loss, distance)
+            if jax.process_count() == 1
+            else self._together(step, state, loss, distance)
+        )
         # A daemon: a write that never ends must not keep the process from ending.
         self._writer = threading.Thread(
-            target=self._write, args=(step, host, loss, distance), name=WRITER, daemon=True
+            target=self._write, args=(step, write), name=WRITER, daemon=True
         )
         self._writer.start()
 
-    def _is_ready(self, step: int) -> bool:
-        """Whether a step is to be written, after what is being written; complains if it cannot."""
-        running = self._writer is not None and self._writing == step
-        if self._is_saved(step) or running:
-            return False
-        if not self._join():
-            self._complaints.append(
-                f"step {step:,} was not saved: the save of step {self._writing:,} is stuck"
-            )
-            return False
-        return True
+    def _is_wanted(self, step: int) -> bool:
+        """Whether a step is neither there nor being written."""
+        return not self._is_saved(step) and not (self._writer is not None and self._writing == step)
 
     def complaints(self) -> list[str]:
         """What went wrong with saving since the last call, a line each."""
@@ -205,10 +216,9 @@ class Checkpoints:
           UserError: if there is no such step, or it holds another network.
         """
         self.check(step)
-        raw = like._asdict() | {"key": jax.eval_shape(jax.random.key_data, like.key)}
-        fields = step_files.read(self._folder(step), raw)
-        places = jax.tree.map(lambda leaf: leaf.sharding, like._asdict())
-        placed = jax.tree.map(processes.placed, fields, places)
+        data = jax.eval_shape(jax.random.key_data, like.key)
+        data = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=like.key.sharding)
+        placed = step_files.read_placed(self._folder(step), like._asdict() | {"key": data})
         return TrainState(**placed | {"key": jax.random.wrap_key_data(placed["key"])})
 
     def restore_newest(
@@ -317,11 +327,13 @@ class Checkpoints:
             self._writer = None
         return True
 
-    def _write(
-        self, step: int, host: TrainState, loss: float | None, distance: float | None
-    ) -> None:
-        partial = self.directory / PARTIAL.format(step)
-        try:
+    def _alone(
+        self, step: int, state: TrainState, loss: float | None, distance: float | None
+    ) -> Callable[[Path], None]:
+        """What writes a step of a run in one process; the state is copied now."""
+        host = digests.on_host(state)
+
+        def write(partial: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
             step_files.write(partial, step, host, loss, distance)
             if not self._proven:  # once: what cannot be restored here shows at the first save
@@ -329,13 +341,30 @@ class Checkpoints:
                 self._proven = True
             os.rename(partial, self._folder(step))
             step_files.sync(self.directory)
+
+        return write
+
+    def _together(
+        self, step: int, state: TrainState, loss: float | None, distance: float | None
+    ) -> Callable[[Path], None]:
+        """What writes this process's part of a step; its shards are copied now."""
+        save = SharedSave(state, self._began + self._deadline)
+        return lambda partial: save.write(partial, self._folder(step), step, loss, distance)
+
+    def _write(self, step: int, write: Callable[[Path], None]) -> None:
+        partial = self.directory / PARTIAL.format(step)
+        try:
+            write(partial)
         except BaseException as error:  # nothing may be lost on its way out of a thread
             self._failed = error
-            shutil.rmtree(partial, ignore_errors=True)
+            if processes.is_first():
+                shutil.rmtree(partial, ignore_errors=True)
             self._complaints.append(
                 f"step {step:,} could not be saved ({step_files.reason(error)}); "
                 "the run goes on, and tries again at the next one"
             )
+            return
+        if not processes.is_first():
             return
         try:
             self._tidy()

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,14 @@ import orbax.checkpoint as ocp
 from blake3 import blake3
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import digests
+from ddpm_jax.runtime import digests, processes
+from ddpm_jax.training import shard_files
 from ddpm_jax.training.state import TrainState
 
 RECORD = "digests.json"
 STATE = "state"  # what Orbax wrote
 MAX_RECORD_BYTES = 2**28
+ANOTHERS = "another's turn"
 _CHUNK = 2**18  # stays in the core's cache between reading and summing
 # Without these nothing can be restored, however well every file agrees with its digest.
 NEEDED = (f"{STATE}/_METADATA", f"{STATE}/manifest.ocdbt")
@@ -64,6 +66,11 @@ class Record(NamedTuple):
     distance: float | None = None
 
     @property
+    def in_shards(self) -> bool:
+        """Whether several processes wrote it, each its shards."""
+        return any(name.startswith(f"{shard_files.FOLDER}/") for name in self.files)
+
+    @property
     def averages(self) -> list[str]:
         """The names of the moving averages in the state."""
         names = (re.match(r"\.ema\['([^']*)'\]", path) for path in self.leaves)
@@ -95,7 +102,12 @@ def write(
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         leaves = beside.submit(_checked_leaves, host)
         write_plain(folder / STATE, host)
-    record = Record(step, leaves.result(), _sums(folder, synced=True), validation_loss, distance)
+    sums = _sums(folder, synced=True)
+    write_record(folder, Record(step, leaves.result(), sums, validation_loss, distance))
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write what the files of a step must be, as the last of them."""
     with (folder / RECORD).open("wb") as stream:
         stream.write(_text(record))
         stream.flush()
@@ -154,12 +166,13 @@ def read_record(folder: Path) -> Record:
     return record
 
 
-def verify(folder: Path, step: int | None = None) -> Record:
+def verify(folder: Path, step: int | None = None, turn: int = 0, turns: int = 1) -> Record:
     """Compare every file with the record.
 
     Args:
       folder: of the step.
       step: its number; None for the folder's name.
+      turn, turns: sum each `turns`-th file only, from `turn` on; others sum the rest.
 
     Raises:
       Damaged: naming the first file that differs.
@@ -169,7 +182,7 @@ def verify(folder: Path, step: int | None = None) -> Record:
     if str(record.step) != (folder.name if step is None else str(step)):
         raise Damaged(f"{folder} is step {record.step} by its record, under another name")
     try:
-        sums = _sums(folder)
+        sums = _sums(folder, turn=turn, turns=turns)
     except OSError as error:
         kind = Unreadable if error.errno in _PASSING else Damaged
         raise kind(f"{folder} cannot be read ({reason(error)})") from error
@@ -178,9 +191,9 @@ def verify(folder: Path, step: int | None = None) -> Record:
             raise Damaged(f"{folder} is damaged: {name} is missing")
         if name not in record.files:
             raise Damaged(f"{folder} is damaged: {name} does not belong to it")
-        if sums[name] != record.files[name]:
+        if sums[name] not in (record.files[name], ANOTHERS):
             raise Damaged(f"{folder} is damaged: {name} has other content than was written")
-    for name in NEEDED:
+    for name in () if record.in_shards else NEEDED:
         if name not in record.files:
             raise Unreadable(
                 f"{folder} is as it was written, but without {name} it cannot be restored"
@@ -207,9 +220,9 @@ def read(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
     return _restored(folder, verify(folder), like)
 
 
-def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of the state of a step whose files were verified."""
-    flat, structure = jax.tree_util.tree_flatten_with_path(like)
+def _checked_names(folder: Path, record: Record, like: dict[str, Any]) -> list[str]:
+    """The names of leaves in the record. Raises UserError for the first that is another there."""
+    flat = jax.tree_util.tree_flatten_with_path(like)[0]
     # A state's fields are attributes, a dict's are keys: .params['conv'] in both.
     names = [f".{path[0].key}{jax.tree_util.keystr(path[1:])}" for path, _ in flat]
     for name, (_, leaf) in zip(names, flat, strict=True):
@@ -224,6 +237,17 @@ def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, A
                 f"{folder} holds another network or optimiser: {name} is {stored} there and "
                 f"{digests.kind(leaf)} here{types}"
             )
+    return names
+
+
+def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, Any]:
+    """Some fields of the state of a step whose files were verified."""
+    names = _checked_names(folder, record, like)
+    if record.in_shards:
+        flat, structure = jax.tree.flatten(like)
+        found = zip(names, flat, _stored(folder, names), strict=True)
+        whole = [_leaf(folder, record, name, leaf.shape, parts) for name, leaf, parts in found]
+        return jax.tree.unflatten(structure, whole)
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     try:
         with _literal(folder) as literal, _orbax() as orbax:
@@ -237,8 +261,67 @@ def _restored(folder: Path, record: Record, like: dict[str, Any]) -> dict[str, A
         ) from error
     leaves = jax.tree.leaves(tree)
     for name, leaf in zip(names, leaves, strict=True):
-        if digests.sum_of(leaf) != record.leaves[name]:
-            raise Damaged(f"{folder} is damaged: {name} has other values than were written")
+        _check_leaf(folder, record, name, leaf)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _check_leaf(folder: Path, record: Record, name: str, leaf: np.ndarray) -> None:
+    if digests.sum_of(leaf) != record.leaves[name]:
+        raise Damaged(f"{folder} is damaged: {name} has other values than were written")
+
+
+def _stored(folder: Path, names: Sequence[str]) -> list[list[shard_files.Stored]]:
+    """Where leaves of a verified step lie."""
+    with _as_written(folder):
+        found = shard_files.stored(folder)
+        return [found[name] for name in names]
+
+
+def _leaf(
+    folder: Path,
+    record: Record,
+    name: str,
+    shape: Sequence[int],
+    parts: Sequence[shard_files.Stored],
+) -> np.ndarray:
+    with _as_written(folder):
+        leaf = shard_files.read(parts, (0,) * len(shape), shape)
+    _check_leaf(folder, record, name, leaf)
+    return leaf
+
+
+@contextlib.contextmanager
+def _as_written(folder: Path) -> Iterator[None]:
+    """What cannot be read of files that have their sums is no damage."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unreadable(
+            f"{folder} is as it was written, and cannot be restored ({reason(error)})"
+        ) from error
+
+
+def read_placed(folder: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """As `read`, each leaf placed as its sharding in `like` says before the next is read.
+
+    Of several processes each sums its part of the files of a step that they wrote together, and
+    reads what its devices need: the state is whole where this raises in none of them.
+    """
+    record = read_record(folder)
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    if not record.in_shards:
+        return jax.tree.map(processes.placed, read(folder, like), places)
+    record = verify(folder, None, jax.process_index(), jax.process_count())
+    names = _checked_names(folder, record, like)
+    flat, structure = jax.tree.flatten(like)
+    leaves = []
+    for name, leaf, parts in zip(names, flat, _stored(folder, names), strict=True):
+        if leaf.sharding.is_fully_addressable or leaf.sharding.is_fully_replicated:
+            whole = _leaf(folder, record, name, leaf.shape, parts)
+            leaves.append(processes.placed(whole, leaf.sharding))
+            continue
+        with _as_written(folder):
+            leaves.append(shard_files.placed(parts, leaf))
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -335,10 +418,15 @@ def _open(path: Path) -> io.BufferedReader:
     return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
-def _sums(folder: Path, synced: bool = False) -> dict[str, str]:
-    """{path below the folder: "bytes BLAKE3"} of every file but the record itself."""
+def _sums(folder: Path, synced: bool = False, turn: int = 0, turns: int = 1) -> dict[str, str]:
+    """{path below the folder: "bytes BLAKE3"} of every file but the record itself.
 
-    def of(path: Path) -> str:
+    Of several turns, that of each other's file is ANOTHERS.
+    """
+
+    def of(path: Path, number: int) -> str:
+        if number % turns != turn:
+            return ANOTHERS
         size, sums = 0, blake3()
         chunk = memoryview(bytearray(_CHUNK))
         with _open(path) as stream:
@@ -356,4 +444,4 @@ def _sums(folder: Path, synced: bool = False) -> dict[str, str]:
         sync(*(path for path in entries if path.is_dir()))
     with concurrent.futures.ThreadPoolExecutor() as threads:
         names = (path.relative_to(folder).as_posix() for path in paths)
-        return dict(zip(names, threads.map(of, paths), strict=True))
+        return dict(zip(names, threads.map(of, paths, range(len(paths))), strict=True))

@@ -1,6 +1,5 @@
 """The end of a process that is stuck."""
 
-import contextlib
 import faulthandler
 import os
 import sys
@@ -9,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ddpm_jax.runtime.last_acts import done_in_time
+
 # What timeout(1) exits with.
 EXIT_STUCK = 124
-LAST_SECONDS = 5.0  # for each thing that is still done: what is stuck may be what it needs
 
 
 class Watchdog:
@@ -49,9 +49,9 @@ class Watchdog:
             if time.monotonic() - self._last > self._deadline:
                 try:
                     # Nobody may be reading stderr: the stacks would wait for them, all alone.
-                    if _done_in_time(self._say):
+                    if done_in_time(self._say):
                         faulthandler.dump_traceback(all_threads=True)
-                    _done_in_time(self._last_act)
+                    done_in_time(self._last_act)
                 finally:
                     os._exit(EXIT_STUCK)
 
@@ -63,16 +63,3 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-
-
-def _done_in_time(act: Callable[[], Any]) -> bool:
-    """Do it in a thread of its own; whether it came back before LAST_SECONDS."""
-
-    def quietly() -> None:
-        with contextlib.suppress(BaseException):
-            act()
-
-    thread = threading.Thread(target=quietly, daemon=True)
-    thread.start()
-    thread.join(LAST_SECONDS)
-    return not thread.is_alive()

@@ -1,25 +1,19 @@
 """A run in two processes is one run: it stops as one, goes on as one, and ends as in one."""
 
 import signal
-import socket
 import time
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import script_server
 import tiny_runs
-from absl import flags as absl_flags
-from absl.testing import flagsaver
 
-from ddpm_jax import cli, experiment
+from ddpm_jax import experiment
 from ddpm_jax.commands.train import train
-from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
 from ddpm_jax.runtime import digests, leaves
-
-if not absl_flags.FLAGS.is_parsed():
-    absl_flags.FLAGS.mark_as_parsed()
 
 # Wide enough for its larger kernels to be split between the processes.
 CHANGES = {
@@ -34,9 +28,7 @@ CHANGES = {
 
 def started(workdir, weights):
     """Both processes of a run, as on two machines that share the workdir and a file of weights."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{tiny_runs.free_port()}"
     changes = {
         f"{group}__{name}": value
         for group, fields in CHANGES.items()
@@ -105,17 +97,60 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
     assert one == two
 
 
-def test_flags_that_do_not_fit_are_named(tmp_path):
-    for given, named in (
-        ({"num_processes": 2}, "need --coordinator"),
-        ({"coordinator": "localhost:1", "num_processes": 2}, "--process_id from 0"),
-        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "got 2 and 2"),
-    ):
-        with flagsaver.flagsaver(**given), pytest.raises(UserError, match=named):
-            cli.join_processes()
-    flags = tiny_runs.tiny_flags(tmp_path / "run", tiny_runs.BRIEF)
-    done = tiny_runs.script("train", *flags, "--coordinator=localhost:1")
-    assert done.returncode == 2
-    assert "got None and None" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+def await_steps(processes, workdir, step):
+    """Wait until the run has logged that step."""
+    until = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").is_file() or max(
+        (line["step"] for line in tiny_runs.metrics(workdir)), default=0
+    ) < step:  # fmt: skip
+        assert [process.poll() for process in processes] == [None] * len(processes)
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.wide(3)
+def test_a_lost_process_ends_the_others_and_any_number_goes_on(tmp_path):
+    """Four processes lose the first; two of them go on and lose the second; one finishes."""
+    changes = {
+        "model": {"channels": 64},
+        "train": {"num_steps": 200, "checkpoint_every": 5, "log_every": 1},
+        "mesh": {"data": 1, "fsdp": 4},
+    }
+    workdir = tmp_path / "lost"
+    for count, lost, step in ((4, 0, 8), (2, 1, 24)):
+        address = f"localhost:{tiny_runs.free_port()}"
+        words = {
+            f"{group}__{name}": value
+            for group, fields in changes.items()
+            for name, value in fields.items()
+        }
+        flags = tiny_runs.tiny_flags(workdir, tiny_runs.BRIEF, **words)
+        environment = tiny_runs.environment() | {"JAX_NUM_CPU_DEVICES": str(4 // count)}
+        processes = [
+            script_server.Started(
+                ["scripts/train.py", *flags, f"--coordinator={address}",
+                 f"--num_processes={count}", f"--process_id={k}"],
+                environment,
+            )
+            for k in range(count)
+        ]  # fmt: skip
+        await_steps(processes, workdir, step)
+        processes[lost].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        for k, (code, said) in enumerate(ended(processes)):
+            assert code == (-signal.SIGKILL if k == lost else 76), said
+            if k != lost:
+                assert f"process {lost} of {count}" in said
+                assert "Traceback" not in said
+        assert time.monotonic() - began < 60
+        last = manifest.read(workdir / "manifest.json")[-1]
+        assert (last["exit_code"], last["process_count"]) == (76 if lost else None, count)
+    assert f"process {lost} of {count}" in last["ended"]
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    assert (workdir / "checkpoints" / str(saved) / "shards/1.safetensors").is_file()
+
+    config = tiny_runs.brief_config(**changes)
+    assert train.train(config, workdir) == 0
+    assert train.train(config, tmp_path / "undisturbed") == 0
+    assert tiny_runs.final(workdir) == tiny_runs.final(tmp_path / "undisturbed")

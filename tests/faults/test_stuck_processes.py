@@ -19,6 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.measures import manifest
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
+from ddpm_jax.runtime import last_acts
 from ddpm_jax.training import watchdog
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.watchdog import Watchdog
@@ -116,7 +117,7 @@ def exits(monkeypatch):
         threading.Event().wait()  # for whatever else the thread would do
 
     monkeypatch.setattr(watchdog.os, "_exit", leave)
-    monkeypatch.setattr(watchdog, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(last_acts, "LAST_SECONDS", 0.2)
     return codes
 
 

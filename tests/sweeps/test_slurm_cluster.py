@@ -1,15 +1,18 @@
-"""A sweep on a real Slurm of one node: stopped tasks and a lost node end in the same bits."""
+"""A real Slurm of one node: what is stopped, killed or lost of a sweep or a run goes on."""
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import tiny_runs
 
+from ddpm_jax.measures import manifest
 from ddpm_jax.sweeps import local, plan, slurm, status, sweep_file, workdirs
 from ddpm_jax.sweeps.workdirs import State
 
@@ -119,3 +122,46 @@ def test_stops_and_a_lost_node_end_in_the_same_bits(cluster, tmp_path):
             if "loss" in line
         ]  # fmt: skip
         assert len(steps) == len(set(steps))
+
+
+@pytest.mark.slow
+@pytest.mark.wide(2)
+@pytest.mark.parametrize("cluster", ["the task requeues itself"], indirect=True)
+def test_a_run_of_two_tasks_loses_one_is_queued_again_and_finishes(cluster, tmp_path):
+    workdir, log = tmp_path / "run", tmp_path / "log.txt"
+    flags = tiny_runs.tiny_flags(
+        workdir, tiny_runs.BRIEF, train__num_steps=400, train__log_every=1,
+        train__checkpoint_every=20, model__channels=64, mesh__fsdp=2,
+    )  # fmt: skip
+    submitted = subprocess.run(
+        ["sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=2", "--time=00:20:00",
+         f"--output={log}", "scripts/launch/slurm.sh", *flags],
+        cwd=tiny_runs.ROOT, env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.strip()
+    until(lambda: (workdir / "checkpoints/20").is_dir())
+    os.kill(task(job, "1"), signal.SIGKILL)
+    until(lambda: (workdir / "final.json").is_file())
+    said = log.read_text()
+    assert "error: process 1 of 2 (on " in said
+    assert "this process ends too, with exit code 76" in said
+    lost, last = manifest.read(workdir / "manifest.json")
+    assert (lost["exit_code"], last["exit_code"]) == (76, 0)
+    assert last["start"] >= 20
+    assert last["process_count"] == 2
+
+
+def task(job, number):
+    """The process id of a task of a job, known by what Slurm set for it."""
+    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={number}".encode()}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = set(path.read_bytes().split(b"\0"))
+            words = path.with_name("cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted <= variables and b"ddpm_jax" in words and b"train" in words:
+            return int(path.parent.name)
+    raise AssertionError(f"task {number} of job {job} does not run")

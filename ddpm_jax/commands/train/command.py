@@ -4,7 +4,8 @@
 
 Any field of the config can be set: --config.optim.learning_rate=1e-3; all of them are listed in
 ddpm_jax/config/defaults.py. Exit code 75 means stopped by a signal and saved: run the same command
-again. On several machines, start it on each with --coordinator; they share the --workdir.
+again. On several machines, start it on each with --coordinator; they share the --workdir. Exit code
+76 means that another process of the run is gone: run the same command again, in all.
 """
 
 import json
@@ -16,6 +17,7 @@ from ml_collections import config_flags
 
 from ddpm_jax import cli, command_words
 from ddpm_jax.config import earlier
+from ddpm_jax.errors import UserError
 
 MOVED = earlier.place
 MEASURE = "measure"
@@ -63,7 +65,9 @@ def define() -> None:
         "seconds to wait for another process that still has the workdir, such as a stopping one",
         0.0,
     )
-    for name in ("compile_cache", "code_path", "coordinator", "num_processes", "process_id"):
+    for name in (
+        "compile_cache", "code_path", "coordinator", "num_processes", "process_id", "join_timeout"
+    ):  # fmt: skip
         flags.declare_key_flag(name)
 
 
@@ -77,25 +81,39 @@ def main() -> int | None:
     if not f.dry_run:
         cli.require("workdir", "name the folder that the run should live in")
         if f.replay_step is None:
-            cli.join_processes()  # before any device is used
+            return _trained(began)
     cli.use_devices()
-    from ddpm_jax.commands.train import dry_run, replay, train
+    from ddpm_jax.commands.train import dry_run, replay
 
     if f.dry_run:
         measure = f.dry_run == MEASURE
         told = dry_run.dry_run(f.config, measure=measure, workdir=f.workdir, began=began)
         print(json.dumps(told, indent=2))
         return 0
-    if f.replay_step is not None:
-        seen = replay.replay(f.config, f.workdir, f.replay_step, allow_drift=f.allow_drift)
-        print(json.dumps(seen, indent=2, allow_nan=False))
-        return 0
-    return train.train(
-        f.config,
-        f.workdir,
-        allow_drift=f.allow_drift,
-        overrides=command_words.overrides(f.read_flags_from_files(sys.argv)),
-        lock_wait=f.lock_wait,
-        profile=f.profile,
-        began=began,
-    )
+    seen = replay.replay(f.config, f.workdir, f.replay_step, allow_drift=f.allow_drift)
+    print(json.dumps(seen, indent=2, allow_nan=False))
+    return 0
+
+
+def _trained(began: float) -> int:
+    """Train, alone or with other processes; the exit code."""
+    f = flags.FLAGS
+    if f.coordinator is None and f["join_timeout"].present:
+        raise UserError("--join_timeout needs --coordinator")
+    from ddpm_jax.runtime import joining
+
+    # Before any device is used.
+    with joining.joined(f.coordinator, f.num_processes, f.process_id, f.join_timeout) as peers:
+        cli.use_devices()
+        from ddpm_jax.commands.train import train
+
+        return train.train(
+            f.config,
+            f.workdir,
+            allow_drift=f.allow_drift,
+            overrides=command_words.overrides(f.read_flags_from_files(sys.argv)),
+            lock_wait=f.lock_wait,
+            profile=f.profile,
+            began=began,
+            peers=peers,
+        )

@@ -10,6 +10,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.experiment import build, group, imported_parts, running
 from ddpm_jax.runtime import files
+from ddpm_jax.runtime.peers import ALONE, Peers
 
 
 def train(
@@ -23,6 +24,7 @@ def train(
     lock_wait: float = files.PROBED,
     profile: str = "",
     began: float | None = None,
+    peers: Peers = ALONE,
 ) -> int:
     """Train in `workdir`, or go on with what is there; returns the exit code.
 
@@ -36,6 +38,7 @@ def train(
       lock_wait: seconds to wait for another process that has the workdir and may be ending.
       profile: START:STOP, the steps to trace; "" for none.
       began: when the attempt began, as `time.monotonic` tells it; None for now.
+      peers: the other processes of the run, of `joining.joined`.
 
     Returns, Raises: as `experiment.train`; also UserError for a config that does not fit.
     """
@@ -63,4 +66,5 @@ def train(
         lock_wait=lock_wait,
         profile=profile,
         began=began,
+        peers=peers,
     )
