@@ -1,21 +1,108 @@
-"""The speed beside diffusers is measured on equal work."""
+"""The speed beside diffusers is measured on equal work, in turns; failures are told in a line."""
+
+import contextlib
 
 import pytest
 
-from ddpm_jax.commands.benchmark import peers
+from ddpm_jax.commands.benchmark import ours, sampling_speed, train_steps, turns
+from ddpm_jax.commands.benchmark.options import Options
+from ddpm_jax.commands.benchmark.processes import Failed, Worker
 
-pytest.importorskip("diffusers")
+OPTIONS = Options(None, "", quick=True)
+TINY = {"channels": 8, "channel_multipliers": (1,), "num_blocks": 1, "num_groups": 4}
 
 
-@pytest.mark.wide(3)
-def test_both_loops_draw_the_same_images(monkeypatch):
-    monkeypatch.setattr(peers, "STEPS", 4)  # of 1000: theirs counts in whole strides
-    monkeypatch.setattr(peers, "ROUNDS", 1)
-    monkeypatch.setattr(peers, "SIZES", {8: (2,)})
-    found = peers.ddim_speed()
-    assert 0.9e6 < found["parameters"] < 1.1e6
-    row = found["8x8, batch 2"]
-    # One network, one start, one sampler: what is left is the rounding of float32.
-    assert 0 <= row["difference"] < 1e-2
-    assert row["ours"] > 0
-    assert row["ratio"] == pytest.approx(row["diffusers"] / row["ours"])
+def tiny_step(name, **model):
+    """The spec of a training step of a network of NETWORKS, its batch 2, changed."""
+    network = train_steps.NETWORKS[name]
+    spec = train_steps.spec(network._replace(batch=(2, 2)), "float32", OPTIONS)
+    spec["changes"]["model"] |= model
+    return spec
+
+
+@pytest.fixture
+def peers():
+    """diffusers' side in this process, whose settings are as before afterwards."""
+    pytest.importorskip("diffusers")
+    import torch
+
+    from ddpm_jax.commands.benchmark import peers
+
+    threads = torch.get_num_threads()
+    yield peers
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision("highest")
+
+
+def both(peers, spec, folder):
+    """The facts of ours and of theirs, and of both a turn done."""
+    spec = {**spec, "exchange": str(folder), "mode": "eager"}
+    if "dit" in spec:
+        peers.start({**spec, "what": "weights"})
+    mine = ours.start(spec)
+    theirs = peers.start({**spec, "facts": mine.facts})
+    mine.run(1)
+    theirs.run(1)
+    return mine.facts, theirs.facts
+
+
+def test_a_step_beside_theirs_has_the_same_loss(peers, tmp_path):
+    mine, theirs = both(peers, tiny_step("digits_unet", **TINY), tmp_path)
+    assert theirs["parameters"] == mine["parameters"] > 1000
+    # One network, one batch, one draw of t and eps.
+    assert 0 <= theirs["loss_difference"] < 1e-4
+    assert mine["flop_per_step"] > 1000
+
+
+def test_a_transformer_too_with_its_labels(peers, tmp_path):
+    spec = tiny_step("dit_b2", channels=32, num_blocks=2, num_heads=2)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2}
+    mine, theirs = both(peers, {**spec, "dit": {**spec["dit"], **sizes}}, tmp_path)
+    assert theirs["parameters"] == mine["parameters"]
+    assert 0 <= theirs["loss_difference"] < 1e-4
+
+
+def test_both_loops_draw_the_same_images(peers, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling_speed, "STEPS", 4)  # of 1000: theirs counts in whole strides
+    monkeypatch.setattr(sampling_speed, "NETWORK", {"num_classes": 0, **TINY})
+    _, theirs = both(peers, sampling_speed.spec(8, 2), tmp_path)
+    assert 0 <= theirs["image_difference"] < 1e-2
+
+
+def test_a_resumed_run_is_compared_bit_for_bit():
+    spec = tiny_step("dit_b2", channels=32, num_blocks=1, num_heads=2, num_classes=0)
+    spec = {**spec, "what": "resume", "exchange": None}
+    assert ours.start(spec).facts == {"resumed_bit_for_bit": True}
+
+
+class Sleeper:
+    """A worker that says how long it took: 4 s and 8 CPU seconds, or half of that."""
+
+    def __init__(self, spec, variables=None):
+        if spec["side"] == "nobody":
+            raise Failed("there is nobody")
+        self.facts, self._scale = {"batch": 3}, 1 if spec["side"] == "ours" else 0.5
+
+    def turn(self, repeats):
+        return 4.0 * self._scale, 8.0 * self._scale
+
+
+def test_ratios_are_ours_over_theirs_and_a_side_that_fails_says_why(monkeypatch):
+    monkeypatch.setattr(turns, "REST", 0.0)
+    monkeypatch.setattr(turns, "Worker", lambda *words: contextlib.nullcontext(Sleeper(*words)))
+    sides = [("diffusers", "eager"), ("nobody", "eager")]
+    row = turns.compared({"what": "train_step"}, sides, rounds=3)
+    assert row["ours"] == {"seconds": 4.0, "cpu_seconds": 8.0}
+    assert row["diffusers eager"]["ratio"] == row["diffusers eager"]["cpu_ratio"] == 2.0
+    assert row["nobody eager"] == {"failed": "there is nobody"}
+    assert row["batch"] == 3
+
+
+def test_a_process_answers_its_turns_and_one_that_ends_is_told_of():
+    spec = {**tiny_step("digits_unet", **TINY), "side": "ours", "exchange": None}
+    with Worker(spec, {"JAX_NUM_CPU_DEVICES": "1"}) as worker:
+        assert worker.facts["batch"] == 2
+        assert all(seconds > 0 for seconds in worker.turn(2))
+    with pytest.raises(Failed, match="KeyError: 'nobody'"):
+        Worker({**spec, "side": "nobody"})

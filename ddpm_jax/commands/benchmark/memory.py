@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, by the choices that a config has; traced, never run."""
+"""What a training step keeps in memory, by the choices that a config has."""
 
 from typing import Any
 
@@ -6,6 +6,10 @@ import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.commands.benchmark import train_steps
+from ddpm_jax.commands.benchmark.options import Options
+from ddpm_jax.commands.benchmark.processes import Worker
+from ddpm_jax.commands.benchmark.turns import OURS
 from ddpm_jax.commands.train import dry_run
 from ddpm_jax.config import config_files
 from ddpm_jax.experiment import build
@@ -14,23 +18,31 @@ from ddpm_jax.runtime import sharding
 
 DTYPES = ("float32", "bfloat16")
 DEVICES = (2, 4, 8)
-# Peebles & Xie's DiT-B/2 on images of 32x32, 256 tokens.
-DIT_B2: dict[str, dict[str, Any]] = {
-    "data": {"image_size": (32, 32)},
-    "model": {
-        "name": "dit",
-        "channels": 768,
-        "num_blocks": 12,
-        "head_dim": 0,
-        "num_heads": 12,
-        "patch_size": 2,
-        "dropout": 0.0,
-    },
-}
+DIT_B2: dict[str, dict[str, Any]] = train_steps.NETWORKS["dit_b2"].changes
+
+
+def section(options: Options) -> dict[str, Any]:
+    """`memory` of the experiment that was named, and what accelerators have really held.
+
+    Returns:
+      As `memory`, and of accelerators "measured": {remat: the peak bytes of a device in a step of
+      DiT-B/2}.
+    """
+    traced = memory(options.config)
+    if options.platform == "cpu":
+        return traced
+    return {**traced, "measured": {mode: _measured(mode, options) for mode in RECOMPUTED}}
+
+
+def _measured(remat: str, options: Options) -> int | None:
+    asked = train_steps.spec(train_steps.NETWORKS["dit_b2"], options.dtypes[-1], options)
+    asked["changes"]["model"]["remat"] = remat
+    with Worker({**asked, "side": OURS, "exchange": None}) as worker:
+        return worker.facts["peak_device_bytes"]
 
 
 def memory(config: ConfigDict) -> dict[str, Any]:
-    """Bytes kept of a forward pass and of a state: of a config's network, and of DiT-B/2.
+    """Bytes kept of a forward pass and of a state: of a config's network, and of DiT-B/2; traced.
 
     Returns:
       {"network": ..., "dit_b2": ...}, each {"parameters": a number; "float32", "bfloat16": {remat:
