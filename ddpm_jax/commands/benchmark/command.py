@@ -20,7 +20,8 @@ of a short run's time and of the memory of training. group: 8 steps of 8 runs in
 of all of them in one program. strict: a step with config.mesh.strict over the plain one, on one
 device and on all that there are (JAX_NUM_CPU_DEVICES=8 makes eight of CPUs). deterministic: of
 GPUs, what deterministic kernels cost, and that a resumed run has the same bits.
-feature_statistics: 50,000 features of 2048 dimensions, streamed. prdc: of 10,000 samples and 10,000 references in 64 dimensions.
+feature_statistics: 50,000 features of 2048 dimensions, streamed.
+prdc: of 10,000 samples and 10,000 references in 64 dimensions.
 
 Times are seconds. --quick leaves out slow sections and what takes a CPU minutes: bfloat16,
 torch.compile, some turns. --append=docs/benchmarks adds the run to that folder, with its date and
