@@ -195,12 +195,17 @@ def prefetched(batches: Iterator[Any], ledger: Ledger) -> Generator[Any, None, N
 def placed(
     batches: Iterator[dict[str, np.ndarray]], experiment: Experiment, failures: list[UserError]
 ) -> Iterator[Any]:
-    """The batches on their devices; data that cannot be read end them, so that the run is saved."""
+    """The batches on their devices; data that cannot be read end them, so that the run is saved.
+
+    Of several processes, one that cannot read its part raises: it cannot save without the others.
+    """
     place = sharding.batch_sharding(experiment.mesh)
     try:
         for batch in batches:
             yield sharding.put_batch(batch, place)
     except UserError as error:
+        if jax.process_count() > 1:
+            raise
         failures.append(error)
 
 

@@ -189,7 +189,9 @@ def script(
         root=shlex.quote(str(workdir)),
         array=array,
         python=shlex.quote(sys.executable),
-        srun="--kill-on-bad-exit=1 " if several else "",
+        # A task that is lost ends the others, which say which it was; one that has saved and ends
+        # must not have Slurm kill those that still do.
+        srun="--kill-on-bad-exit=0 " if several else "",
         words="".join(f" {shlex.quote(word)}" for word in words),
         lock_wait=LOCK_WAIT,
         coordinator=" --coordinator=auto" if several else "",

@@ -65,6 +65,7 @@ def test_cells_of_several_processes_find_each_other(read, tmp_path):
     text = (tmp_path / "d" / "slurm" / "array-1.sbatch").read_text()
     assert "#SBATCH --ntasks-per-node=4" in text
     assert "--lock_wait=600 --coordinator=auto" in text
+    assert "srun --kill-on-bad-exit=0 " in text  # whoever is lost is named by the others
 
 
 def test_arrays_are_split_at_the_largest(read, tmp_path, monkeypatch):
