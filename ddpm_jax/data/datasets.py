@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.base import Source, check_size, check_split, nearest
+from ddpm_jax.data.captioned_folder import build as build_captioned_folder
 from ddpm_jax.data.checks import check_conditions, checked
 from ddpm_jax.data.digits import NUM_VALUES, digits
 from ddpm_jax.data.folder import build as build_folder
+from ddpm_jax.data.idx import build as build_idx
 from ddpm_jax.data.shapes import ATTRIBUTES, describe
 from ddpm_jax.data.shapes import build as build_shapes
 from ddpm_jax.data.tfds import tfds_source
@@ -55,6 +57,7 @@ class Dataset:
         choice (-1 for none), or the image, bool, uint8 or float [H, W, channels].
       describe: reads an image's attributes back from its pixels, uint8 [H, W, C], 0 to 255 as
         samples are -> {name: index}, or None for an image that shows none; None where nothing does.
+      captions: whether an example has a "caption": str; see `data.captions`.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
     """
@@ -63,6 +66,7 @@ class Dataset:
     info: Expected = Expected()
     conditions: Mapping[str, tuple[str, ...] | int] = dataclasses.field(default_factory=dict)
     describe: Callable[[np.ndarray], dict[str, int] | None] | None = None
+    captions: bool = False
     extractor: str = "inception"
 
     def options(self) -> dict[str, inspect.Parameter]:
@@ -80,9 +84,12 @@ DATASETS: dict[str, Dataset] = {
         build_shapes,
         conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1},
         describe=describe,
+        captions=True,
         extractor="classifier",
     ),
     "folder": Dataset(build_folder),
+    "captions": Dataset(build_captioned_folder, captions=True),
+    "idx": Dataset(build_idx),
 }
 
 
@@ -158,7 +165,8 @@ def build_source(
       **options: those of the data set's `build`; None leaves its default.
 
     Returns:
-      A source of {"image": uint8 [H, W, C], "label": int32}.
+      A source of {"image": uint8 [H, W, C], "label": int32}, and "caption": str where the row has
+      captions.
 
     Raises:
       UserError: an unknown name or option, missing or unprepared data, a size that the data cannot
@@ -171,7 +179,8 @@ def build_source(
     arguments = _arguments(name, row, shape_arguments, options)
     source = row.build(split, **arguments)
     if own is not None:
-        source = checked(name, source, row.conditions, options.get("on_error") or "stop")
+        on_error = options.get("on_error") or "stop"
+        source = checked(name, source, row.conditions, on_error, captions=row.captions)
     height, width, depth = source.info.image_shape
     if (height, width, depth) != shape:
         raise UserError(

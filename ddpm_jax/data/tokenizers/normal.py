@@ -1,7 +1,8 @@
 """How a text is normalised and cut into words, as CLIP's tokenizer has it in transformers."""
 
+import functools
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ddpm_jax.data.tokenizers.base import shown
 from ddpm_jax.errors import UserError
@@ -25,8 +26,11 @@ def check_text(text: str) -> None:
     """Raises UserError for what is no text, or holds half of a surrogate pair."""
     if not isinstance(text, str):
         raise UserError(f"need a text, got {type(text).__name__}: {shown(text)}")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"the text {shown(text)} is not valid Unicode: it has a lone surrogate")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"the text {shown(text)} is not valid Unicode: it has a lone surrogate"
+        raise UserError(what) from error
 
 
 def normalised(text: str) -> str:
@@ -35,6 +39,8 @@ def normalised(text: str) -> str:
     Each character by itself, unlike `str.lower`: a capital sigma at the end of a word is no final
     sigma, and a dotted capital I becomes two characters, which are not composed again.
     """
+    if text.isascii():
+        return text.lower()
     return "".join(character.lower() for character in unicodedata.normalize("NFC", text))
 
 
@@ -46,14 +52,15 @@ def words(text: str) -> Iterator[str]:
     """
     start = 0
     while start < len(text):
-        if spelled := next((one for one in _SPELLED if text.startswith(one, start)), None):
+        first, kind = text[start], _kind(text[start])
+        stop = start + 1
+        if first == "<" and (spelled := _at(text, start, _SPELLED)):
             yield from _SPELLED[spelled]
             start += len(spelled)
             continue
-        ending = next((one for one in _ENDINGS if text.startswith(one, start)), None)
-        stop = start + len(ending) if ending else start + 1
-        kind = _kind(text[start])
-        if not ending and kind in "LX":
+        if first == "'" and (ending := _at(text, start, _ENDINGS)):
+            stop = start + len(ending)
+        elif kind in "LX":
             while stop < len(text) and _kind(text[stop]) == kind:
                 stop += 1
         if kind != " ":
@@ -61,6 +68,12 @@ def words(text: str) -> Iterator[str]:
         start = stop
 
 
+def _at(text: str, start: int, parts: Iterable[str]) -> str | None:
+    """Which of the parts stands there."""
+    return next((part for part in parts if text.startswith(part, start)), None)
+
+
+@functools.lru_cache(2**12)
 def _kind(character: str) -> str:
     """White space, a letter (L), a number (N), or anything else (X)."""
     if character in _SPACES:
