@@ -111,7 +111,7 @@ def denoiser() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    # digits, shapes, folder, captions, idx, the name of a prepared TFDS data set, or
+    # digits, shapes, folder, captions, idx, emoji, the name of a prepared TFDS data set, or
     # package.module:name
     data.name = "digits"
     data.data_dir = ""  # the folder, or where TFDS data sets are; "" is TFDS's own default

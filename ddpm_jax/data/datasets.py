@@ -16,6 +16,9 @@ from ddpm_jax.data.base import Source, check_size, check_split, nearest
 from ddpm_jax.data.captioned_folder import build as build_captioned_folder
 from ddpm_jax.data.checks import check_conditions, checked
 from ddpm_jax.data.digits import NUM_VALUES, digits
+from ddpm_jax.data.emoji import ATTRIBUTES as EMOJI
+from ddpm_jax.data.emoji import build as build_emoji
+from ddpm_jax.data.emoji import prepare as prepare_emoji
 from ddpm_jax.data.folder import build as build_folder
 from ddpm_jax.data.idx import build as build_idx
 from ddpm_jax.data.shapes import ATTRIBUTES, describe
@@ -60,6 +63,8 @@ class Dataset:
       captions: whether an example has a "caption": str; see `data.captions`.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
+      prepare: `prepare(data_dir, styles)` makes ahead what would be made at the first reading, and
+        says in one line what it made; None where there is nothing to make.
     """
 
     build: Callable[..., Source]
@@ -68,6 +73,7 @@ class Dataset:
     describe: Callable[[np.ndarray], dict[str, int] | None] | None = None
     captions: bool = False
     extractor: str = "inception"
+    prepare: Callable[..., str] | None = None
 
     def options(self) -> dict[str, inspect.Parameter]:
         """What a config may set, by name, with annotation and default."""
@@ -90,6 +96,7 @@ DATASETS: dict[str, Dataset] = {
     "folder": Dataset(build_folder),
     "captions": Dataset(build_captioned_folder, captions=True),
     "idx": Dataset(build_idx),
+    "emoji": Dataset(build_emoji, conditions=EMOJI, captions=True, prepare=prepare_emoji),
 }
 
 
