@@ -14,6 +14,7 @@ from absl import flags
 
 from ddpm_jax import command_words, config_words
 from ddpm_jax.errors import Stuck, UserError, suggest
+from ddpm_jax.runtime.user_cache import cache_dir
 
 FLAGS = flags.FLAGS
 
@@ -296,9 +297,3 @@ def use_compile_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache or cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def cache_dir() -> Path:
-    """The package's folder in the user's cache directory."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "ddpm_jax"

@@ -38,7 +38,7 @@ ALLOWED = {
     "reporting": {"data", "runtime"},
     "command_words": set(),
     "config_words": set(),
-    "cli": {"command_words", "config_words"},
+    "cli": {"command_words", "config_words", "runtime"},
     "__main__": {"cli"},
     "sample_flags": set(),
     "config": {"cli", "runtime"},

@@ -30,18 +30,20 @@ class Codec(NamedTuple):
 
         Args:
           stored: by name, as a source has them: "image" [B, H, W, C], or of what is no image "x0",
-            floats [B, ...] that need no codec; values [B]; other images [B, H, W, C].
+            floats [B, ...] that need no codec; values [B]; tokens of texts, integers [B, L]; other
+            images [B, H, W, C].
           num_values: that the pixels of "image" take.
 
         Returns:
-          The same names, x_0 as "x0": float32 [B, *shape], values int32, other images `to_float`.
+          The same names, x_0 as "x0": float32 [B, *shape], values and tokens int32, other images
+          `to_float`.
         """
         if "x0" in stored:
             x0 = stored["x0"].astype(np.float32)
         else:
             x0 = self.encode(stored["image"], num_values)
         others = {
-            name: array.astype(np.int32) if array.ndim == 1 else to_float(array)
+            name: array.astype(np.int32) if array.ndim < 3 else to_float(array)
             for name, array in stored.items()
             if name not in ("image", "x0")
         }

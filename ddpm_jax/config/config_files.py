@@ -47,6 +47,7 @@ BUILT_IN_NETWORKS = (
 # The fields that name files and folders.
 PATHS = (
     "data.data_dir",
+    "data.options.captions_file",
     "data.options.labels_file",
     "train.inception_weights",
     "train.init_from",

@@ -111,7 +111,8 @@ def denoiser() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    # digits, shapes, folder, the name of a prepared TFDS data set, or package.module:name
+    # digits, shapes, folder, captions, idx, emoji, the name of a prepared TFDS data set, or
+    # package.module:name
     data.name = "digits"
     data.data_dir = ""  # the folder, or where TFDS data sets are; "" is TFDS's own default
     data.image_size = (32, 32)  # (height, width); larger images are resized and cropped

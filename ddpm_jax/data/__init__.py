@@ -10,10 +10,13 @@ Importing this package is cheap: grain, scikit-learn and TFDS are imported where
 
 from ddpm_jax.data.arrays import ArraySource
 from ddpm_jax.data.base import DataInfo, Source, evenly_spaced
+from ddpm_jax.data.captioned_folder import captioned_folder
+from ddpm_jax.data.captions import captions_of, encode_texts
 from ddpm_jax.data.datasets import DATASETS, Dataset, Expected, build_source, dataset, lookup
 from ddpm_jax.data.digits import digits
 from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.folder import folder
+from ddpm_jax.data.idx import idx
 from ddpm_jax.data.images import BrokenImage
 from ddpm_jax.data.pipeline import Batches, evaluation_batches
 from ddpm_jax.data.shapes import shapes
@@ -29,12 +32,16 @@ __all__ = [
     "Expected",
     "Source",
     "build_source",
+    "captioned_folder",
+    "captions_of",
     "dataset",
     "digits",
+    "encode_texts",
     "evaluation_batches",
     "evenly_spaced",
     "fingerprint",
     "folder",
+    "idx",
     "lookup",
     "shapes",
     "tfds_source",

@@ -9,7 +9,7 @@ from ddpm_jax.data.base import DataInfo, Source, Tolerant
 from ddpm_jax.errors import UserError
 
 # What a batch or a network calls otherwise; "low_resolution" is made from the images themselves.
-_TAKEN = ("image", "x0", "label", "mask", "task", "tokens", "low_resolution")
+_TAKEN = ("image", "x0", "label", "mask", "task", "tokens", "low_resolution", "caption", "text")
 
 
 def check_conditions(name: str, conditions: Mapping[str, Any]) -> None:
@@ -40,6 +40,8 @@ def checked(
     source: Any,
     conditions: Mapping[str, tuple[str, ...] | int],
     on_error: str = "stop",
+    *,
+    captions: bool = False,
 ) -> Source:
     """An own source that fits: its info, its length and its first example, which is read.
 
@@ -48,6 +50,7 @@ def checked(
       source: what its function returned; one without `skipped` is wrapped in `Tolerant`.
       conditions: what its examples hold besides, as `Dataset.conditions`.
       on_error: "stop" or "skip" at a broken image, where it is wrapped.
+      captions: whether they have a caption too.
 
     Raises:
       UserError: naming the data set and what does not fit.
@@ -75,6 +78,9 @@ def checked(
         what = f"its first example cannot be read ({type(error).__name__}: {reason})"
         raise UserError(f"the data set {name}: {what}") from error
     _check_example(example, info, conditions, need)
+    if captions:
+        text = example.get("caption")
+        need(isinstance(text, str), f"its first caption is {_shown(text)}: need a text")
     return source
 
 

@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.base import Source, check_size, check_split, nearest
+from ddpm_jax.data.captioned_folder import build as build_captioned_folder
 from ddpm_jax.data.checks import check_conditions, checked
 from ddpm_jax.data.digits import NUM_VALUES, digits
+from ddpm_jax.data.emoji import ATTRIBUTES as EMOJI
+from ddpm_jax.data.emoji import build as build_emoji
+from ddpm_jax.data.emoji import prepare as prepare_emoji
 from ddpm_jax.data.folder import build as build_folder
+from ddpm_jax.data.idx import build as build_idx
 from ddpm_jax.data.shapes import ATTRIBUTES, describe
 from ddpm_jax.data.shapes import build as build_shapes
 from ddpm_jax.data.tfds import tfds_source
@@ -55,15 +60,20 @@ class Dataset:
         choice (-1 for none), or the image, bool, uint8 or float [H, W, channels].
       describe: reads an image's attributes back from its pixels, uint8 [H, W, C], 0 to 255 as
         samples are -> {name: index}, or None for an image that shows none; None where nothing does.
+      captions: whether an example has a "caption": str; see `data.captions`.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
+      prepare: `prepare(data_dir, styles)` makes ahead what would be made at the first reading, and
+        says in one line what it made; None where there is nothing to make.
     """
 
     build: Callable[..., Source]
     info: Expected = Expected()
     conditions: Mapping[str, tuple[str, ...] | int] = dataclasses.field(default_factory=dict)
     describe: Callable[[np.ndarray], dict[str, int] | None] | None = None
+    captions: bool = False
     extractor: str = "inception"
+    prepare: Callable[..., str] | None = None
 
     def options(self) -> dict[str, inspect.Parameter]:
         """What a config may set, by name, with annotation and default."""
@@ -80,9 +90,13 @@ DATASETS: dict[str, Dataset] = {
         build_shapes,
         conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1},
         describe=describe,
+        captions=True,
         extractor="classifier",
     ),
     "folder": Dataset(build_folder),
+    "captions": Dataset(build_captioned_folder, captions=True),
+    "idx": Dataset(build_idx),
+    "emoji": Dataset(build_emoji, conditions=EMOJI, captions=True, prepare=prepare_emoji),
 }
 
 
@@ -158,7 +172,8 @@ def build_source(
       **options: those of the data set's `build`; None leaves its default.
 
     Returns:
-      A source of {"image": uint8 [H, W, C], "label": int32}.
+      A source of {"image": uint8 [H, W, C], "label": int32}, and "caption": str where the row has
+      captions.
 
     Raises:
       UserError: an unknown name or option, missing or unprepared data, a size that the data cannot
@@ -171,7 +186,8 @@ def build_source(
     arguments = _arguments(name, row, shape_arguments, options)
     source = row.build(split, **arguments)
     if own is not None:
-        source = checked(name, source, row.conditions, options.get("on_error") or "stop")
+        on_error = options.get("on_error") or "stop"
+        source = checked(name, source, row.conditions, on_error, captions=row.captions)
     height, width, depth = source.info.image_shape
     if (height, width, depth) != shape:
         raise UserError(

@@ -1,30 +1,27 @@
 """A folder of PNG, JPEG and WebP images as a source."""
 
-import collections
-import csv
-import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from absl import logging
 
 from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
-from ddpm_jax.data.images import BrokenImage, read_image
-from ddpm_jax.errors import EmptySplit, UserError
-from ddpm_jax.runtime.files import read_bytes
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-# Images that are not read: they are reported.
-UNREAD = (
-    *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pbm"),
-    *(".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+from ddpm_jax.data.image_files import (
+    SUFFIXES,
+    UNREAD,
+    counted,
+    has_suffix,
+    listed,
+    members_of,
+    report_unread,
+    rows,
 )
+from ddpm_jax.data.images import BrokenImage, read_image
+from ddpm_jax.errors import UserError
+
 LABELS_FILE = "labels.csv"
-LABELS_BYTES = 2**30  # room for ten million rows
 _WHOLE = re.compile(r"-?[0-9]+")
 
 
@@ -68,29 +65,11 @@ def folder(
     """
     root = Path(path).expanduser()
     shape = check_size(image_size, channels)
-    if not root.is_dir():
-        raise UserError(f"no such folder: {root}; set data.data_dir to a folder of images")
-    names = sorted(_files(root))
-    files = [file for file in names if _has(file, SUFFIXES)]
-    unread = [file for file in names if _has(file, UNREAD)]
-    if not files:
-        others = f" ({_counted(unread)} are not read: save them as PNG)" if unread else ""
-        raise UserError(
-            f"no PNG, JPEG or WebP images under {root}{others}; set data.data_dir to a folder of "
-            "images"
-        )
+    files, unread = listed(root)
     class_names, labels = _labels(root, files, unread, labels_file)
-    if unread and split == "train":
-        logging.warning(
-            "%s: %s are not read; save them as PNG to train on them too", root, _counted(unread)
-        )
-    members = _split(files, holdout)[split]
-    if not members:
-        raise EmptySplit(
-            f"{root} has {len(files)} image(s) and data.options.holdout={holdout} leaves none for "
-            f"the {split} split: add images, change the holdout, or train without validation "
-            "(train.validate_every=0)"
-        )
+    if split == "train":
+        report_unread(root, unread)
+    members = members_of(root, split, files, holdout)
     info = DataInfo(shape, len(class_names), 256, class_names)
     return Tolerant(
         _FolderReader(root, members, [labels[file] for file in members], info), on_error
@@ -152,39 +131,6 @@ class _FolderReader:
             yield f"{size} {label} {file}"
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Yields the relative posix path of every image under `root`, of whatever format."""
-    # Where each folder that is still to be walked, and those it was reached by, really lie.
-    ways: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
-    for current, folders, names in os.walk(root, followlinks=True):
-        way = ways.pop(current)
-        # Links are followed (large data sets are often linked in), except back to a folder on the
-        # way here, or to a parent of one: two that link to each other would never end.
-        inner = {name: os.path.realpath(os.path.join(current, name)) for name in folders}
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not any((passed + os.sep).startswith(inner[name] + os.sep) for passed in way)
-        ]
-        for name in folders:
-            ways[os.path.join(current, name)] = (*way, inner[name])
-        for name in names:
-            if _has(name, (*SUFFIXES, *UNREAD)) and not name.startswith("."):
-                yield (Path(current) / name).relative_to(root).as_posix()
-
-
-def _has(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)
-
-
-def _counted(files: Sequence[str]) -> str:
-    """`3 .bmp and 1 .gif files`, the most first."""
-    counts = collections.Counter(PurePosixPath(file).suffix.lower() for file in files)
-    parts = [f"{count} {suffix}" for suffix, count in counts.most_common()]
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) + " files"
-
-
 def _labels(
     root: Path, files: Sequence[str], unread: Sequence[str], labels_file: str | None
 ) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -209,7 +155,7 @@ def _labels(
         inside = [file for file in unread if file.startswith(f"{vanished[0]}/")]
         more = f" ({len(vanished) - 1} more such folders)" if vanished[1:] else ""
         raise UserError(
-            f"the class {root / vanished[0]} has no image that is read, only {_counted(inside)}"
+            f"the class {root / vanished[0]} has no image that is read, only {counted(inside)}"
             f"{more}: save them as PNG, or move the folder elsewhere"
         )
     return _numbered(root, folders)
@@ -218,8 +164,8 @@ def _labels(
 def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
     existing = set(files)
     labels: dict[str, str] = {}
-    for number, row in _rows(path):
-        if number == 1 and not _has(row[0], (*SUFFIXES, *UNREAD)):
+    for number, row in rows(path, "labels file", "label"):
+        if number == 1 and not has_suffix(row[0], (*SUFFIXES, *UNREAD)):
             continue  # a header
         if len(row) != 2 or not all(row):
             got = ",".join(row)[:100]
@@ -240,22 +186,6 @@ def _labels_in_file(path: Path, files: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number, cells) of each row that is not empty. Raises UserError if it is no CSV."""
-    try:
-        text = read_bytes(path, LABELS_BYTES).decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it has NUL characters")
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
-            cells = [cell.strip() for cell in row]
-            if any(cells):
-                yield number, cells
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path} is not a labels file ({error}): write rows of relative/path,label in UTF-8"
-        ) from error
-
-
 def _numbered(path: Path, labels: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The different names in order, and each file's number among them."""
     names = sorted(set(labels.values()))
@@ -266,26 +196,3 @@ def _numbered(path: Path, labels: Mapping[str, str]) -> tuple[tuple[str, ...], d
         names.sort(key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
     number = {name: n for n, name in enumerate(names)}
     return tuple(names), {file: number[label] for file, label in labels.items()}
-
-
-def _split(files: Sequence[str], holdout: float) -> dict[str, list[str]]:
-    if not 0 <= holdout < 1:
-        raise UserError(f"data.options.holdout={holdout} must be at least 0 and below 1")
-    draws = {file: _draw(file) for file in files}
-    held_out = {file for file in files if draws[file] < holdout}
-    if holdout > 0 and len(files) > 1:
-        # The extremes of the draw, so that here too few files move when others are added.
-        held_out.add(min(files, key=draws.__getitem__))
-        held_out.discard(max(files, key=draws.__getitem__))
-    elif len(files) == 1:
-        held_out.clear()
-    return {
-        "train": [file for file in files if file not in held_out],
-        "validation": [file for file in files if file in held_out],
-    }
-
-
-def _draw(file: str) -> float:
-    """A number in [0, 1) that depends on the relative path alone."""
-    digest = hashlib.sha256(file.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.base import Example, Source, evenly_spaced
+from ddpm_jax.data.captions import TEXT, EncodeTexts, caption_of
 from ddpm_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
@@ -34,6 +35,8 @@ class Batches:
         and `source.info.levels` to a batch, such as a codec's `encode_batch`.
       flip: mirror each example left to right with probability 1/2, drawn from (seed, n).
       conditions: what else of each example is read, by name: values and images.
+      encode_texts: from the captions of a batch to its tokens, which are "text" of the batch, as
+        `captions.encode_texts`; None leaves captions out. A mirrored image keeps its caption.
       process_index: which contiguous block of each global batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
 
@@ -55,6 +58,7 @@ class Batches:
         encode: Encode,
         flip: bool = False,
         conditions: Sequence[str] = (),
+        encode_texts: EncodeTexts | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -66,6 +70,7 @@ class Batches:
         self._block = _block(batch_size, process_index, process_count)
         self._encode = encode
         self._conditions = conditions
+        self._encode_texts = encode_texts
         examples, self._place = _shuffled(source, seed)
         # Behind the endless repetition, so that a flip is drawn for n, again in each epoch.
         self._examples = examples.random_map(_random_flip) if flip else examples
@@ -74,12 +79,12 @@ class Batches:
         """The batch of a step: this process's block of it.
 
         Returns:
-          What `encode` makes of it: {"x0": [b, ...], "label": [b]} and the conditions by name, with
-          b = batch_size / process_count.
+          What `encode` makes of it: {"x0": [b, ...], "label": [b]}, the conditions by name
+          and, with `encode_texts`, "text": int32 [b, L]; b = batch_size / process_count.
         """
         first = step * self.batch_size
         examples = [self._examples[first + j] for j in self._block]
-        stacked = _stacked(examples, self._conditions)
+        stacked = _stacked(examples, self._conditions, self._encode_texts)
         return self._encode(stacked, self.source.info.levels)
 
     def example_ids(self, step: int) -> list[int]:
@@ -113,6 +118,7 @@ def evaluation_batches(
     *,
     encode: Encode,
     conditions: Sequence[str] = (),
+    encode_texts: EncodeTexts | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -126,7 +132,7 @@ def evaluation_batches(
       batch_size: the global batch, over all processes.
       max_examples: so many of them, evenly spaced: the first of a sorted folder would be of one
         class; None: all.
-      encode, conditions: as of `Batches`.
+      encode, conditions, encode_texts: as of `Batches`.
       process_index: which contiguous block of each batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
       num_threads: threads that read ahead; 0 reads in the caller.
@@ -147,7 +153,7 @@ def evaluation_batches(
     def batch_at(number: int) -> HostBatch:
         indices = [number * batch_size + j for j in block]
         examples = [source[rows[min(index, count - 1)]] for index in indices]
-        batch = encode(_stacked(examples, conditions), source.info.levels)
+        batch = encode(_stacked(examples, conditions, encode_texts), source.info.levels)
         return batch | {"mask": np.array([index < count for index in indices])}
 
     return _read_ahead(batch_at, 0, -(-count // batch_size), num_threads, prefetch=4)
@@ -174,13 +180,19 @@ def _block(batch_size: int, process_index: int, process_count: int) -> range:
     return range(process_index * size, (process_index + 1) * size)
 
 
-def _stacked(examples: list[Example], conditions: Sequence[str]) -> HostBatch:
+def _stacked(
+    examples: list[Example], conditions: Sequence[str], encode_texts: EncodeTexts | None
+) -> HostBatch:
     # A source of images has "image", and one of anything else "x0".
     content = "x0" if "x0" in examples[0] else "image"
+    texts = {}
+    if encode_texts is not None:
+        texts[TEXT] = encode_texts([caption_of(example) for example in examples])
     return {
         content: np.stack([example[content] for example in examples]),
         "label": np.array([example["label"] for example in examples], np.int32),
         **{name: np.stack([example[name] for example in examples]) for name in conditions},
+        **texts,
     }
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from ddpm_jax.data.base import nearest
@@ -24,14 +25,20 @@ from ddpm_jax.errors import UserError
 TIMEOUT = 5.0  # seconds for the one connection attempt
 
 
-def prepare(dataset: str | None, data_dir: str | os.PathLike[str] | None = None) -> str:
+def prepare(
+    dataset: str | None,
+    data_dir: str | os.PathLike[str] | None = None,
+    styles: Sequence[str] = (),
+) -> str:
     """Downloads a TFDS data set and writes it as array_record; does nothing if it is there.
 
     What would fail after minutes (no TensorFlow, no network) is found out first.
 
     Args:
       dataset: `NAME`, `NAME/CONFIG` or `NAME:VERSION`.
-      data_dir: where to put it; None: TFDS_DATA_DIR, or else TFDS's default.
+      data_dir: where to put it; None: TFDS_DATA_DIR, or else TFDS's default. Of a built-in data
+        set, where its files lie.
+      styles: of a built-in data set that has some; () for its own default.
 
     Returns:
       One line that says where the data set is.
@@ -42,6 +49,12 @@ def prepare(dataset: str | None, data_dir: str | os.PathLike[str] | None = None)
     """
     if not dataset:
         raise UserError("--dataset is missing: name a TFDS data set, for example --dataset=cifar10")
+    if dataset in DATASETS and (make := DATASETS[dataset].prepare):
+        default = DATASETS[dataset].options()["styles"].default
+        return make(data_dir, [*dict.fromkeys((*default, *styles))])
+    if styles:
+        takers = ", ".join(name for name, one in DATASETS.items() if one.prepare)
+        raise UserError(f"--styles applies only to --dataset={takers}, not {dataset}: leave it out")
     if dataset in DATASETS:
         return f"{dataset} is built in and needs no preparation"
     directory = data_directory(data_dir)

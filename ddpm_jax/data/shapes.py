@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ddpm_jax.data.base import DataInfo, Example
+from ddpm_jax.data.shape_captions import KINDS, NONE, say
 from ddpm_jax.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -31,7 +32,6 @@ COLOURS = {
 BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128)}
 SIZES = {"small": 0.23, "large": 0.375}  # half the height, as a share of half the image
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
-NONE = "none"
 
 # Every condition with the names of its values. Objects are listed in reading order, so an image has
 # one description; what an image lacks is "none".
@@ -60,6 +60,7 @@ class Shapes:
         max_objects: int,
         held_out: Iterable[tuple[str, str]],
         length: int,
+        templates: tuple[str, ...] = ("full",),
     ):
         self.info = DataInfo(
             (image_size, image_size, 3), len(SHAPES), 256, SHAPES, attributes=ATTRIBUTES
@@ -68,6 +69,7 @@ class Shapes:
         self._half = image_size // 2
         self._max_objects = max_objects
         self._length = length
+        self._templates = templates
         held = set(held_out)
         self._pairs = [
             (shape, colour)
@@ -80,43 +82,63 @@ class Shapes:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        attributes, image, mask = self._drawn(range(self._length)[index])
+        attributes, centres, template = self._choices(range(self._length)[index])
+        image, mask = self._drawn(attributes, centres)
         return {
             "image": image,
             "label": np.int32(attributes["shape"]),
             **attributes,
             "silhouette": mask,
             "outline": outline(mask),
-            "caption": caption(attributes),
+            "caption": caption(attributes, template),
         }
 
-    def _drawn(self, index: int) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
+    def caption(self, index: int) -> str:
+        """Of an example, without drawing it."""
+        attributes, _, template = self._choices(range(self._length)[index])
+        return caption(attributes, template)
+
+    def template(self, index: int) -> str:
+        """By which of shape_captions.TEMPLATES an example's caption is told."""
+        return self._choices(range(self._length)[index])[2]
+
+    def _choices(self, index: int) -> tuple[dict[str, int], list[tuple[float, ...]], str]:
+        """The attributes, the centre of each object in its quarter, and the caption's template."""
         # Raw bits: numpy promises never to change them, unlike its distributions.
         raw = np.random.Philox(key=[self._seed, index]).random_raw(16).tolist()
         draws = iter(raw)
-        background = next(draws) % len(BACKGROUNDS)
+        attributes = {"background": next(draws) % len(BACKGROUNDS)}
         count = 1 + next(draws) % self._max_objects
         places = _places(next(draws), count)
-        half = self._half
-        image = np.tile(_BACKGROUND_VALUES[background], (2 * half, 2 * half, 1))
-        mask = np.zeros((2 * half, 2 * half, 1), bool)
-        attributes = {"background": background}
+        centres = []
         for place, suffix in zip(places, ("", "_2"), strict=False):
             shape, colour = self._pairs[next(draws) % len(self._pairs)]
             size = next(draws) % len(SIZES)
-            centre = [half * (0.5 + JITTER * (next(draws) * 2.0**-63 - 1)) for _ in range(2)]
-            cover = coverage(shape, size, centre, half)
-            rows, columns = (slice(k * half, k * half + half) for k in divmod(place, 2))
-            window = (rows, columns)
-            image[window] += cover[..., None] * (
-                _COLOUR_VALUES[colour] - _BACKGROUND_VALUES[background]
-            )
-            mask[window] = cover[..., None] > 0.5
+            draw = (next(draws) * 2.0**-63 - 1 for _ in range(2))
+            centres.append(tuple(self._half * (0.5 + JITTER * one) for one in draw))
             values = {"shape": shape, "colour": colour, "size": size, "position": place}
             attributes |= {name + suffix: value for name, value in values.items()}
         for name in ATTRIBUTES:
             attributes.setdefault(name, len(ATTRIBUTES[name]) - 1)
-        return attributes, np.rint(image).astype(np.uint8), mask
+        # The last of the draws, which no object reaches.
+        return attributes, centres, self._templates[raw[-1] % len(self._templates)]
+
+    def _drawn(
+        self, attributes: Mapping[str, int], centres: Iterable[tuple[float, ...]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        background, half = attributes["background"], self._half
+        image = np.tile(_BACKGROUND_VALUES[background], (2 * half, 2 * half, 1))
+        mask = np.zeros((2 * half, 2 * half, 1), bool)
+        for centre, suffix in zip(centres, ("", "_2"), strict=False):
+            cover = coverage(
+                attributes["shape" + suffix], attributes["size" + suffix], centre, half
+            )
+            quarter = divmod(attributes["position" + suffix], 2)
+            rows, columns = (slice(k * half, k * half + half) for k in quarter)
+            colour = _COLOUR_VALUES[attributes["colour" + suffix]]
+            image[rows, columns] += cover[..., None] * (colour - _BACKGROUND_VALUES[background])
+            mask[rows, columns] = cover[..., None] > 0.5
+        return np.rint(image).astype(np.uint8), mask
 
 
 def shapes(
@@ -125,6 +147,7 @@ def shapes(
     *,
     max_objects: int = 2,
     held_out: Iterable[tuple[str, str]] = (),
+    captions: str = "full",
     seed: int = 0,
     length: int | None = None,
 ) -> Shapes:
@@ -135,6 +158,8 @@ def shapes(
       image_size: height and width, even, at least 16.
       max_objects: 1 or 2; with 2, half of the images have two objects.
       held_out: pairs (shape, colour) that are never drawn, to ask a model for what it never saw.
+      captions: "full" says everything, always alike; "varied" draws one of ten templates, some
+        with relations and some that leave things out; "unseen" one of two others.
       seed: of the stream, at least 0 and below 2^31.
       length: images in the source; None for 2^31 - 1 to train on, and 10,000 held out.
 
@@ -151,6 +176,8 @@ def shapes(
         raise UserError(f"data.image_size={image_size}: shapes need an even size of at least 16")
     if max_objects not in (1, 2):
         raise UserError(f"data.options.max_objects={max_objects}: need 1 or 2")
+    if captions not in KINDS:
+        raise UserError(f"data.options.captions={captions!r}: need one of {', '.join(KINDS)}")
     held = []
     for pair in held_out:
         if len(pair) != 2 or pair[0] not in SHAPES or pair[1] not in COLOURS:
@@ -163,7 +190,9 @@ def shapes(
         raise UserError("data.options.held_out holds every pair: leave some to be drawn")
     held_out_images = split == "validation"
     length = length or (HELD_OUT if held_out_images else LENGTH)
-    return Shapes(2 * seed + held_out_images, image_size, max_objects, held, length)
+    return Shapes(
+        2 * seed + held_out_images, image_size, max_objects, held, length, KINDS[captions]
+    )
 
 
 def build(
@@ -173,11 +202,12 @@ def build(
     channels: int,
     max_objects: int = 2,
     held_out: tuple[str, ...] = (),
+    captions: str = "full",
 ) -> Shapes:
     """The source of data.name=shapes: as `shapes`, of what a config says.
 
     Args:
-      split, max_objects: as of `shapes`.
+      split, max_objects, captions: as of `shapes`.
       image_size: (S, S).
       channels: 3.
       held_out: what is never drawn, such as "red circle".
@@ -191,7 +221,7 @@ def build(
             f"data.channels={channels}: set them to (32, 32) and 3"
         )
     pairs = [parse_object(text) for text in held_out]
-    return shapes(split, image_size[0], max_objects=max_objects, held_out=pairs)
+    return shapes(split, image_size[0], max_objects=max_objects, held_out=pairs, captions=captions)
 
 
 def parse_object(text: str) -> tuple[str, str]:
@@ -245,16 +275,25 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~inside
 
 
-def caption(attributes: Mapping[str, int]) -> str:
-    """One English sentence: "a small red circle at the top left on a white background"."""
-    names = {name: ATTRIBUTES[name][attributes[name]] for name in ATTRIBUTES}
-    objects = " and ".join(
-        f"a {names['size' + n]} {names['colour' + n]} {names['shape' + n]} at the "
-        f"{names['position' + n]}"
-        for n in ("", "_2")
-        if names["shape" + n] != NONE
-    )
-    return f"{objects} on a {names['background']} background"
+def caption(attributes: Mapping[str, int], template: str = "full") -> str:
+    """One English sentence: "a small red circle at the top left on a white background".
+
+    Args:
+      attributes: {name: index into ATTRIBUTES[name]}.
+      template: one of shape_captions.TEMPLATES.
+    """
+    return say(template, {name: ATTRIBUTES[name][attributes[name]] for name in ATTRIBUTES})
+
+
+def agrees(image: np.ndarray, attributes: Mapping[str, int], template: str = "full") -> bool:
+    """Whether all that a caption says is true of an image, as `describe` reads it.
+
+    Args:
+      image: uint8 [S, S, 3].
+      attributes, template: of the caption.
+    """
+    described = describe(image)
+    return described is not None and caption(described, template) == caption(attributes, template)
 
 
 def describe(image: np.ndarray) -> dict[str, int] | None:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cli
 from ddpm_jax.build import conditioning
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Batches, Source
@@ -24,7 +23,7 @@ from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime import processes, sharding, user_cache
 from ddpm_jax.runtime.ahead import ahead
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop
@@ -84,7 +83,7 @@ class Attempt:
         evaluation = None
         if config.train.get("evaluate_every"):
             with ledger.phase("evaluate"):
-                evaluation = TrainingEvaluation(experiment, cli.cache_dir() / "features")
+                evaluation = TrainingEvaluation(experiment, user_cache.cache_dir() / "features")
         watch = Watch(experiment, self.validation_data, writer, progress, self.folder, evaluation)
         figures = speed.of(experiment, ledger) if config.train.log_every else None
         skipped = SkippedSteps(

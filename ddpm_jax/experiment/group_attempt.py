@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax import cli
 from ddpm_jax.build import replicas
 from ddpm_jax.errors import Stuck, UserError
 from ddpm_jax.experiment.attempt import periodic_actions, prefetched, training_batches
@@ -23,7 +22,7 @@ from ddpm_jax.measures.training_evaluation import TrainingEvaluation
 from ddpm_jax.measures.watch import Watch
 from ddpm_jax.reporting.progress import MemberProgress, Progress
 from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import sharding, user_cache
 from ddpm_jax.runtime.ledger import Ledger
 from ddpm_jax.training import loop, replicated
 from ddpm_jax.training.state import TrainState
@@ -157,7 +156,9 @@ class GroupAttempt:
         validation_step, evaluation = self._experiment.validation_step(), None
         if config.get("evaluate_every"):
             with self._ledger.phase("evaluate"):
-                evaluation = TrainingEvaluation(self._experiment, cli.cache_dir() / "features")
+                evaluation = TrainingEvaluation(
+                    self._experiment, user_cache.cache_dir() / "features"
+                )
         flop = model_flop.of_step(self._experiment) if config.log_every else 0
         moving = self._moving()
         for k, member in moving:

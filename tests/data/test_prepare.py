@@ -177,3 +177,8 @@ def test_the_script_says_where_the_data_is_on_stdout(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "already prepared in" in result.stdout
+
+
+def test_styles_are_of_emoji_alone():
+    with pytest.raises(UserError, match="--styles applies only to --dataset=emoji, not digits"):
+        prepare("digits", styles=["noto"])

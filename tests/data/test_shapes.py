@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from ddpm_jax.data import build_source
-from ddpm_jax.data.shapes import ATTRIBUTES, COLOURS, LENGTH, SHAPES, caption, describe, shapes
+from ddpm_jax.data.shape_captions import KINDS, TEMPLATES, UNSEEN
+from ddpm_jax.data.shapes import (
+    ATTRIBUTES,
+    COLOURS,
+    LENGTH,
+    SHAPES,
+    agrees,
+    caption,
+    describe,
+    shapes,
+)
 from ddpm_jax.errors import UserError
 
 
@@ -119,6 +129,88 @@ def test_a_caption_says_every_attribute(many):
     assert caption(attributes(many[0])) == many[0]["caption"]
 
 
+def test_other_captions_are_of_the_same_images(many):
+    for captions, names in KINDS.items():
+        source = shapes("train", captions=captions)
+        counts = collections.Counter(source.template(k) for k in range(600))
+        assert counts.keys() == set(names)
+        assert min(counts.values()) > 600 / len(names) / 2
+        for k in range(50):
+            assert source[k]["caption"] == source.caption(k)
+            assert same({"image": many[k]["image"]}, {"image": source[k]["image"]})
+            assert attributes(source[k]) == attributes(many[k])
+
+
+def test_what_templates_are_held_out_say_is_in_words_that_the_others_have(many):
+    seen, unseen = (
+        {word.strip(",") for k in range(1500) for word in source.caption(k).split()}
+        for source in (shapes("train", captions="varied"), shapes("train", captions="unseen"))
+    )
+    assert unseen <= seen
+    assert len(TEMPLATES) == 12
+    told = [attributes(example) for example in many[:200]]
+    texts = {name: {caption(one, name) for one in told} for name in TEMPLATES}
+    for name in UNSEEN:
+        assert not any(texts[name] & texts[other] for other in set(TEMPLATES) - set(UNSEEN))
+
+
+def test_relations_hold_in_the_pixels(many):
+    checked = collections.Counter()
+    for example in many[:600]:
+        colours = [[*COLOURS.values()][example[f"colour{n}"] % len(COLOURS)] for n in ("", "_2")]
+        if example["shape_2"] == len(SHAPES) or colours[0] == colours[1]:
+            continue
+        # Where the pixels of each colour are in the middle, (row, column).
+        middles = {}
+        for suffix, colour in zip(("", "_2"), colours, strict=True):
+            near = np.abs(example["image"].astype(int) - colour).max(axis=-1) < 8
+            name = " ".join(
+                ATTRIBUTES[part + suffix][example[part + suffix]] for part in ("colour", "shape")
+            )
+            middles[name] = np.argwhere(near).mean(axis=0)
+        for template in ("relation", "reverse", "corner"):
+            said = caption(attributes(example), template)
+            first, second = sorted(middles, key=said.index)
+            down, right = middles[second] - middles[first]
+            for words, holds in (
+                ("above", down > 4),
+                ("below", down < -4),
+                ("left of", right > 4),
+                ("right of", right < -4),
+            ):
+                if words in said:
+                    assert holds, said
+                    checked[words] += 1
+    assert min(checked.values()) > 30
+    assert len(checked) == 4
+
+
+def test_a_caption_agrees_with_the_images_it_is_true_of(many):
+    right, shuffled = [], []
+    for template in TEMPLATES:
+        for first, second in zip(many[:40], many[40:80], strict=True):
+            right.append(agrees(first["image"], attributes(first), template))
+            shuffled.append(agrees(second["image"], attributes(first), template))
+    assert np.mean(right) >= 0.99
+    assert 0 < np.mean(shuffled) < 0.1  # a few templates say little
+    assert not agrees(np.zeros((32, 32, 3), np.uint8), attributes(many[0]))
+    first = {"shape": 0, "colour": 0, "size": 0}
+    second = {"shape": 1, "colour": 2, "size": 1}
+    straight, swapped = (
+        {
+            "background": 0,
+            **a,
+            "position": 0,
+            **{f"{n}_2": v for n, v in b.items()},
+            "position_2": 1,
+        }
+        for a, b in ((first, second), (second, first))
+    )
+    # Two objects in the other order: true where no place is told, and false where one is.
+    equal = {name for name in TEMPLATES if caption(straight, name) == caption(swapped, name)}
+    assert equal == {"colours", "only_shapes", "sizes", "sentences"}
+
+
 def test_pairs_that_are_held_out_are_never_drawn():
     held = [("circle", "red"), ("cross", "blue")]
     source = shapes("train", held_out=held)
@@ -154,6 +246,7 @@ def test_a_config_says_what_is_drawn():
         ("shapes", {"held_out": ["circle red"]}, "'circle red': need a colour .*red, green.*cross"),
         ("shapes", {"held_out": ["red"]}, "'red': need a colour"),
         ("shapes", {"max_objects": 3}, "max_objects=3: need 1 or 2"),
+        ("shapes", {"captions": "some"}, "captions='some': need one of full, varied, unseen"),
         (
             "digits",
             {"max_objects": 1},

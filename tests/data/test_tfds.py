@@ -152,7 +152,7 @@ def test_not_prepared_is_said_at_once_with_the_command(tmp_path, name):
     message = str(caught.value)
     command = f"python -m ddpm_jax prepare_data --dataset={name} --data_dir={tmp_path}"
     assert message.endswith(f"prepare it with: {command}")
-    assert "built in: digits, shapes, folder" in message
+    assert "built in: digits, shapes, folder, captions, idx, emoji" in message
     assert "\n" not in message
 
 

@@ -26,6 +26,7 @@ from ddpm_jax.measures import (
 )
 from ddpm_jax.measures.metric import Sizes
 from ddpm_jax.reporting import plots
+from ddpm_jax.runtime.user_cache import cache_dir
 
 NUM_SAMPLES = 500
 SAMPLES = "samples"  # the name of a result of these
@@ -252,7 +253,7 @@ def _measure(
             num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
             weights=flags.inception_weights,
             resize=flags.resize,
-            cache=cli.cache_dir() / "features",
+            cache=cache_dir() / "features",
         )
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)

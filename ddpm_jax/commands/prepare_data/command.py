@@ -1,6 +1,9 @@
 """Prepare a TFDS data set as array_record, for training without TensorFlow and network.
 
 python scripts/prepare_data.py --dataset=cifar10 --data_dir=DIR
+
+--dataset=emoji renders emoji ahead; --styles=noto,twemoji,fluent needs their npm packages in
+--data_dir.
 """
 
 from absl import flags
@@ -14,6 +17,8 @@ def define() -> None:
     flags.DEFINE_string(
         "data_dir", None, "Where to put it; default: TFDS_DATA_DIR, else ~/tensorflow_datasets."
     )
+    styles = "Of emoji: noto, twemoji, fluent, from npm packages in --data_dir."
+    flags.DEFINE_list("styles", [], styles)
     flags.declare_key_flag("code_path")
 
 
@@ -22,4 +27,4 @@ def main() -> None:
     cli.use_code_path()
     from ddpm_jax.data.prepare import prepare
 
-    print(prepare(flags.FLAGS.dataset, flags.FLAGS.data_dir))
+    print(prepare(flags.FLAGS.dataset, flags.FLAGS.data_dir, flags.FLAGS.styles))
