@@ -80,8 +80,9 @@ def clip_to_transformers(
     """
     directory = Path(directory)
     _check_target(directory, clip_config.CLIP_TYPE)
+    config = clip_config.of_clip(clip)
     channels = _channels_of(clip, params)
-    config = clip_config.of_clip(clip, channels)
+    config["vision_config"]["num_channels"] = channels
     shapes = tensor_rows.shapes_of(clip, *examples(clip, channels))
     _write(directory, config, tensor_rows.tensors_of(_clip_rows(clip), shapes, params))
 

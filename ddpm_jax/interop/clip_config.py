@@ -127,8 +127,8 @@ def projection_dim(config: Mapping[str, Any]) -> int:
     return _value("projection_dim", config.get("projection_dim", 512), _count(512), "")
 
 
-def of_clip(clip: Clip, channels: int) -> dict[str, Any]:
-    """config.json of the `CLIPModel` that is this network.
+def of_clip(clip: Clip) -> dict[str, Any]:
+    """config.json of the `CLIPModel` that is this network, but for the channels of its images.
 
     Raises:
       ValueError: for a network that transformers cannot express.
@@ -152,7 +152,6 @@ def of_clip(clip: Clip, channels: int) -> dict[str, Any]:
         **_of_tower(image, f"{type(image).__name__}."),
         "image_size": size,
         "patch_size": image.patch_size,
-        "num_channels": channels,
         "projection_dim": embed_dim,
     }
     return {
