@@ -160,13 +160,15 @@ class Experiment:
           UserError: for an objective that was put in place in Python and needs its batch whole.
         """
         count = self.config.train.accumulate
-        objectives = [player.objective for player in self.players.values()] or [self.objective]
-        if count > 1 and any(objective.remember is None for objective in objectives):
+        if count > 1 and any(objective.remember is None for objective in self._objectives()):
             raise UserError(
                 f"config.train.accumulate={count}: this run's objective needs its batch whole, "
                 "since it has no Objective.remember; set 1"
             )
         return Parts(count, self.mesh)
+
+    def _objectives(self) -> list[Objective]:
+        return [player.objective for player in self.players.values()] or [self.objective]
 
     def train_step(self) -> Any:
         """The (state, batch) -> (state, metrics), with `lower`; the state is donated.
@@ -190,7 +192,9 @@ class Experiment:
         else:
             plan = step.make_plan(self.objective, self.optimizer, self.learning_rate, **options)
         states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
-        if parts.count > 1 and self.platform == "cpu":
+        # Rows that are compared with each other go by twice, which is one program's own affair.
+        whole = any(objective.halves is not None for objective in self._objectives())
+        if parts.count > 1 and self.platform == "cpu" and not whole:
             return Dispatched(plan, parts, states, self._placed_frozen())
         pure = plans.in_one_program(plan, parts)
         out = (states, sharding.replicated(self.mesh))
