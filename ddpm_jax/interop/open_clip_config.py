@@ -310,7 +310,7 @@ def _whole(config: Mapping[str, Any], name: str, default: int | None, where: str
     value = config.get(name, default)
     if not _is_whole(value):
         raise _refuse(where + name, value, "a whole number from 1")
-    return int(value)  # type: ignore[arg-type]
+    return int(value)
 
 
 def _divisor(width: int, heads: int, name: str) -> int:

@@ -67,6 +67,8 @@ def theirs(module, config):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            if name.endswith("bn3.weight"):
+                parameter += 1  # or a block would be all but its shortcut
             if name.endswith("in_proj_weight"):
                 parameter[: 2 * len(parameter) // 3] *= 3
             if "q_proj.w" in name or "k_proj.w" in name:
@@ -76,8 +78,6 @@ def theirs(module, config):
                 buffer += 0.1 * torch.randn(buffer.shape, generator=generator)
             if name.endswith("running_var"):
                 buffer *= 0.5 + torch.rand(buffer.shape, generator=generator)
-            if name.endswith("bn3.weight"):
-                buffer += 1
     return model
 
 

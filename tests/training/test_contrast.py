@@ -13,7 +13,7 @@ from ddpm_jax.runtime import sharding
 from ddpm_jax.training import freezing, gradients, plans, players, state, step
 from ddpm_jax.training.dispatched import Dispatched
 from ddpm_jax.training.objectives.augmented import augmented, flip
-from ddpm_jax.training.objectives.contrast import contrast
+from ddpm_jax.training.objectives.contrast import contrast, triplets
 from ddpm_jax.training.parts import Parts
 
 SIZE, WORDS, WIDTH = 16, 11, 6
@@ -101,6 +101,18 @@ def test_wrapped_objectives_wrap_both_halves():
     held = freezing.objective(OBJECTIVE, ("text",))
     assert_same(seen(held, parts), seen(held, Parts()))
     assert not seen(held, parts).gradient["text"].any()
+
+
+def test_triplets_of_a_batch_in_parts():
+    objective = triplets(rows, margin=1.0)
+    found, expected = seen(objective, Parts(4)), seen(objective, Parts())
+    assert_same(found, expected)
+    params, batch = init(jax.random.key(0)), batch_of()
+    both = rows(params, batch, None, True)
+    squares = ((both["image"][:, None] - both["text"][None]) ** 2).sum(-1)
+    others = jnp.where(jnp.eye(SIZE, dtype=bool), jnp.inf, squares).min(axis=1)
+    by_hand = jnp.maximum(jnp.diagonal(squares) - others + 1, 0)
+    np.testing.assert_allclose(expected.weighted, by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_a_player_is_shown_parts_too():

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion import losses
-from ddpm_jax.training.objectives.base import Extra, Halves, Objective, Outcome, keep
+from ddpm_jax.training.objectives.base import Batch, Extra, Halves, Objective, Outcome, keep
 
 
 def contrast(
     rows: Callable[..., Any],
-    scale_of: Callable[[Any], Any],
+    scale_of: Callable[[Any], jax.Array],
     *,
     largest_scale: float = losses.contrastive.LARGEST_SCALE,
 ) -> Objective:
@@ -38,7 +39,31 @@ def contrast(
         loss = losses.clip_loss(both["image"], both["text"], scale)
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
-    def outcome(params: Any, batch: Any, key: Any, train: bool, extra: Extra) -> Outcome:
-        return compare(params, rows(params, batch, key, train), extra)
+    return _of_halves(Halves(rows, compare))
 
-    return Objective(outcome, remember=keep, halves=Halves(rows, compare))
+
+def triplets(rows: Callable[..., Any], *, margin: float = 0.2) -> Objective:
+    """`losses.triplet` of each image, its text, and the nearest text of another in the batch.
+
+    Args:
+      rows: as of `contrast`.
+      margin: in squared distances.
+
+    Source: Schroff et al. 2015 (FaceNet), equation 2 and section 3.2.
+    """
+
+    def compare(params: Any, both: Any, extra: Extra) -> Outcome:
+        image, text = both["image"], both["text"]
+        loss = losses.triplet(image, text, text[losses.hardest(image, text)], margin)
+        return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
+
+    return _of_halves(Halves(rows, compare))
+
+
+def _of_halves(halves: Halves) -> Objective:
+    """The objective that keeps nothing and needs no trees."""
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        return halves.compare(params, halves.rows(params, batch, key, train), extra)
+
+    return Objective(outcome, remember=keep, halves=halves)
