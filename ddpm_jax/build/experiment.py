@@ -167,13 +167,21 @@ class Experiment:
         """
         count, strict = self.config.train.accumulate, self.config.mesh.strict
         field, off = ("mesh.strict=True", False) if strict else (f"train.accumulate={count}", 1)
-        objectives = [player.objective for player in self.players.values()] or [self.objective]
+        objectives = self._objectives()
+        if strict and any(one.halves is not None for one in objectives):
+            raise UserError(
+                "config.mesh.strict=True: this run's objective compares the rows of its batch with "
+                "each other, which no shard shows; set False"
+            )
         if (strict or count > 1) and any(one.remember is None for one in objectives):
             raise UserError(
                 f"config.{field}: this run's objective needs its batch whole, since it has no "
                 f"Objective.remember; set {off}"
             )
         return Parts(self.config.mesh.strict_shards) if strict else Parts(count, self.mesh)
+
+    def _objectives(self) -> list[Objective]:
+        return [player.objective for player in self.players.values()] or [self.objective]
 
     def train_step(self) -> Any:
         """The (state, batch) -> (state, metrics), with `lower`; the state is donated.
@@ -200,7 +208,9 @@ class Experiment:
         states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
         if self.config.mesh.strict:
             return Strict(plan, parts.count, self.mesh, states, self._placed_frozen())
-        if parts.count > 1 and self.platform == "cpu":
+        # Rows that are compared with each other go by twice, which is one program's own affair.
+        whole = any(objective.halves is not None for objective in self._objectives())
+        if parts.count > 1 and self.platform == "cpu" and not whole:
             return Dispatched(plan, parts, states, self._placed_frozen())
         pure = plans.in_one_program(plan, parts)
         out = (states, sharding.replicated(self.mesh))

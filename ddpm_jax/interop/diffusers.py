@@ -5,16 +5,16 @@ our parameters with diffusers' tensors, and serves both directions.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from ddpm_jax.interop import safetensor_files, unet2d_config
+from ddpm_jax.interop import safetensor_files, tensor_rows, unet2d_config
+from ddpm_jax.interop.tensor_rows import Row
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models import UNet
 from ddpm_jax.runtime import files
@@ -46,31 +46,7 @@ def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[s
     shapes = _shapes(unet, config["in_channels"])
     weights = safetensor_files.read(directory)
 
-    params: dict[str, Any] = {}
-    for row in _rows(unet):
-        if row.name not in weights:
-            raise ValueError(
-                f"{directory}: tensor {row.name} is missing; config.json needs one of shape "
-                f"{row.torch_shape(shapes)}"
-            )
-        weight = weights.pop(row.name)
-        if weight.shape != row.torch_shape(shapes):
-            raise ValueError(
-                f"{directory}: tensor {row.name} has shape {weight.shape}; config.json needs "
-                f"{row.torch_shape(shapes)}"
-            )
-        *modules, leaf = row.path
-        tree = params
-        for module in modules:
-            tree = tree.setdefault(module, {})
-        tree[leaf] = jnp.asarray(_FROM_TORCH[row.layout](weight), jnp.float32)
-    if weights:
-        name = min(weights)
-        raise ValueError(
-            f"{directory}: the network of config.json has no tensor {name} (shape "
-            f"{weights[name].shape}; {len(weights)} left over)"
-        )
-    return unet, params
+    return unet, tensor_rows.params_of(_rows(unet), shapes, weights, directory)
 
 
 def unet_to_diffusers(
@@ -97,7 +73,7 @@ def unet_to_diffusers(
     """
     directory = Path(directory)
     _check_target(directory)
-    leaves = _flatten(params)
+    leaves = tensor_rows.flatten(params)
     kernel = leaves.get(("conv_in", "kernel"))
     if kernel is None or np.ndim(kernel) != 4:
         raise ValueError(
@@ -106,18 +82,7 @@ def unet_to_diffusers(
     in_channels = int(kernel.shape[2])
     config = unet2d_config.from_unet(unet, in_channels, sample_size)
     shapes = _shapes(unet, in_channels)
-    for path in sorted({*shapes, *leaves}):
-        have = tuple(np.shape(leaves[path])) if path in leaves else "nothing"
-        need = shapes.get(path, "nothing")
-        if have != need:
-            raise ValueError(f"params: {'/'.join(path)} has {have}; the network needs {need}")
-    weights = {
-        # The file keeps the bytes in memory order, so a transposed view must be copied first.
-        row.name: np.ascontiguousarray(
-            _TO_TORCH[row.layout](np.asarray(leaves[row.path], np.float32))
-        )
-        for row in _rows(unet)
-    }
+    weights = tensor_rows.tensors_of(_rows(unet), shapes, params)
 
     directory.mkdir(parents=True, exist_ok=True)
     with files.whole(directory / safetensor_files.WEIGHTS) as partial:
@@ -127,27 +92,6 @@ def unet_to_diffusers(
 
 # The table: our parameters and diffusers' tensors.
 
-_TO_TORCH: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "conv": lambda kernel: kernel.transpose(3, 2, 0, 1),
-    "dense": lambda kernel: kernel.T,
-    "pointwise": lambda kernel: kernel.T[:, :, None, None],
-    "plain": lambda value: value,
-}
-_FROM_TORCH: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "conv": lambda weight: weight.transpose(2, 3, 1, 0),
-    "dense": lambda weight: weight.T,
-    "pointwise": lambda weight: weight[:, :, 0, 0].T,
-    "plain": lambda value: value,
-}
-# A layer's parameters: our name, diffusers' name, layout.
-_LEAVES = {
-    "conv": (("kernel", "weight", "conv"), ("bias", "bias", "plain")),
-    "dense": (("kernel", "weight", "dense"), ("bias", "bias", "plain")),
-    # A 1x1 convolution of diffusers', a dense layer of ours.
-    "pointwise": (("kernel", "weight", "pointwise"), ("bias", "bias", "plain")),
-    "norm": (("scale", "weight", "plain"), ("bias", "bias", "plain")),
-    "embed": (("embedding", "weight", "plain"),),
-}
 # The modules of a block: our name, diffusers' name, kind.
 _Modules = tuple[tuple[str, str, str], ...]
 _RESNET: _Modules = (
@@ -167,20 +111,10 @@ _ATTENTION: _Modules = (
 )
 
 
-class _Row(NamedTuple):
-    path: tuple[str, ...]
-    name: str
-    layout: str
-
-    def torch_shape(self, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tuple[int, ...]:
-        return _TO_TORCH[self.layout](np.broadcast_to(np.float32(0), shapes[self.path])).shape
-
-
-def _rows(unet: UNet) -> Iterator[_Row]:
+def _rows(unet: UNet) -> Iterator[Row]:
     """Every parameter of the U-Net beside diffusers' tensor."""
     for path, name, kind in _layers(unet):
-        for leaf, torch_leaf, layout in _LEAVES[kind]:
-            yield _Row((*path, leaf), f"{name}.{torch_leaf}", layout)
+        yield from tensor_rows.layer(path, name, kind)
 
 
 def _layers(unet: UNet) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -233,18 +167,7 @@ def _shapes(unet: UNet, in_channels: int) -> dict[tuple[str, ...], tuple[int, ..
     size = 2 ** (len(unet.block_channels) - 1)
     label = jnp.zeros((1,), jnp.int32) if unet.num_classes else None
     xt = jnp.zeros((1, size, size, in_channels))
-    variables = jax.eval_shape(lambda: unet.init(jax.random.key(0), xt, jnp.zeros((1,)), label))
-    return {path: tuple(leaf.shape) for path, leaf in _flatten(variables["params"]).items()}
-
-
-def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    leaves: dict[tuple[str, ...], Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= _flatten(value, (*path, name))
-        else:
-            leaves[(*path, name)] = value
-    return leaves
+    return tensor_rows.shapes_of(unet, xt, jnp.zeros((1,)), label)
 
 
 # The files.

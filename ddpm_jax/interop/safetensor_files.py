@@ -1,5 +1,6 @@
-"""The weights of a diffusers model, in the folder that save_pretrained wrote."""
+"""The weights of a diffusers or transformers model, in the folder that save_pretrained wrote."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from ddpm_jax.runtime.weight_files import PICKLES, pickle_error, read_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
+# The same in transformers.
+MODEL_WEIGHTS = "model.safetensors"
 SAVE_AGAIN = "unet.save_pretrained(directory, safe_serialization=True)"
 
 # What diffusers called them in its first releases.
@@ -34,25 +37,38 @@ def check_directory(directory: Path, network: str) -> None:
         raise ValueError(f"{directory} has no {CONFIG}; give what save_pretrained wrote")
 
 
-def read(directory: Path) -> dict[str, np.ndarray]:
-    """Every tensor by its present name, in the file's own float type."""
-    if (directory / INDEX).is_file():  # diffusers too takes the shards where both are there
-        shards = read_json(directory / INDEX).get("weight_map")
+def read(
+    directory: Path, file: str = WEIGHTS, leave_out: Callable[[str], bool] = lambda name: False
+) -> dict[str, np.ndarray]:
+    """Every tensor by its present name, in the file's own float type.
+
+    Args:
+      directory: as save_pretrained wrote it.
+      file: of the weights, WEIGHTS or MODEL_WEIGHTS; its shards, where an index of them is there.
+      leave_out: names of tensors that are no weights, of whatever type.
+
+    Raises:
+      OSError: for what cannot be read.
+      ValueError: for missing or broken files, and pickles.
+    """
+    index = directory / f"{file}.index.json"
+    if index.is_file():  # diffusers too takes the shards where both are there
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
-            raise ValueError(f"{directory / INDEX} has no weight_map of file names")
+            raise ValueError(f"{index} has no weight_map of file names")
         files = sorted(set(shards.values()))
     else:
-        files = [WEIGHTS]
+        files = [file]
     weights: dict[str, np.ndarray] = {}
     for file in files:
         path = directory / file
         if Path(file).name != file:
-            raise ValueError(f"{directory / INDEX} names {file}, outside the directory")
+            raise ValueError(f"{index} names {file}, outside the directory")
         if path.suffix != ".safetensors":
             raise pickle_error(path, SAVE_AGAIN)
         if not path.is_file():
             raise _no_weights(directory, file)
-        for name, tensor in read_tensors(path, SAVE_AGAIN):
+        for name, tensor in read_tensors(path, SAVE_AGAIN, leave_out):
             if ".attentions." in name:
                 for old, new in _OLD_NAMES.items():
                     name = name.replace(f".{old}.", f".{new}.")

@@ -1,9 +1,10 @@
 """Networks, the only importers of flax.linen: apply(variables, xt, time, conditions)."""
 
 from ddpm_jax.models.classifier import Classifier
+from ddpm_jax.models.clip import Clip
 from ddpm_jax.models.dit import DiT
 from ddpm_jax.models.feature_classifier import FeatureClassifier
 from ddpm_jax.models.learned_schedule import Gamma, WithSchedule
 from ddpm_jax.models.unet import UNet
 
-__all__ = ["Classifier", "DiT", "FeatureClassifier", "Gamma", "UNet", "WithSchedule"]
+__all__ = ["Classifier", "Clip", "DiT", "FeatureClassifier", "Gamma", "UNet", "WithSchedule"]

@@ -13,17 +13,25 @@ XLA, CUDNN = "xla", "cudnn"
 
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, implementation: str = XLA
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    implementation: str = XLA,
+    *,
+    causal: bool = False,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(query key^T / sqrt(D)) value, head by head, the softmax in float32.
 
     cuDNN's fused attention never writes the weights [B, heads, T, T] to memory. It has no
-    forward-mode derivative, and works on half precision alone and on some shapes; others are
-    computed as by "xla", which has every derivative.
+    forward-mode derivative, and works on half precision alone, without a mask and on some shapes;
+    others are computed as by "xla", which has every derivative.
 
     Args:
       query, key, value: [B, T, heads, D].
       implementation: "xla", or "cudnn" where it applies.
+      causal: whether a query sees the keys up to its own place alone.
+      mask: bool [B, T], the keys that are there; None for all.
 
     Returns:
       [B, T, heads, D].
@@ -35,10 +43,13 @@ def attend(
     """
     if implementation not in (XLA, CUDNN):
         raise ValueError(f"need an attention of {XLA} or {CUDNN}, got {implementation!r}")
-    if implementation == CUDNN and not cudnn_takes(query):
+    if implementation == CUDNN and (mask is not None or not cudnn_takes(query)):
         implementation = XLA
     chosen: Any = implementation
-    return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
+    seen = None if mask is None else mask[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=seen, is_causal=causal, implementation=chosen
+    )
 
 
 def cudnn_takes(query: jax.Array) -> bool:

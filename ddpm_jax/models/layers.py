@@ -56,6 +56,7 @@ class GroupNorm(nn.Module):
       num_groups: dividing the channels.
       epsilon: added to the variance.
       dtype: of the output; the statistics are float32.
+      scale_init: of the scale.
 
     Source: Wu and He 2018, "Group Normalization".
     """
@@ -63,12 +64,13 @@ class GroupNorm(nn.Module):
     num_groups: int = 32
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
+    scale_init: Any = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, ..., C] -> [B, ..., C]
         batch, channels = x.shape[0], x.shape[-1]
         pixels = x.reshape(batch, -1, channels).astype(jnp.promote_types(x.dtype, jnp.float32))
-        scale = self.param("scale", nn.initializers.ones, (channels,))
+        scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
         def of_groups(sums: jax.Array) -> jax.Array:  # [B, C] -> [B, groups, 1]

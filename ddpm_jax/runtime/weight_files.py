@@ -1,7 +1,7 @@
 """Files of named tensors: safetensors read whole, pickles refused."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,12 +16,15 @@ HEADER_BYTES = 2**24  # a hundred thousand tensors
 _PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def read_tensors(path: Path, remedy: str) -> Iterator[tuple[str, np.ndarray]]:
+def read_tensors(
+    path: Path, remedy: str, leave_out: Callable[[str], bool] = lambda name: False
+) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of one file with its name, in the file's own float type.
 
     Args:
       path: of the file.
       remedy: what makes such a file of a pickle, for the message.
+      leave_out: names of tensors that are skipped, of whatever type.
 
     Raises:
       OSError: if it cannot be read.
@@ -42,6 +45,8 @@ def read_tensors(path: Path, remedy: str) -> Iterator[tuple[str, np.ndarray]]:
     # numpy has no bfloat16 of its own, so safetensors.numpy cannot read such a file.
     dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
     for name, tensor in tensors:
+        if leave_out(name):
+            continue
         if tensor["dtype"] not in dtypes:
             raise ValueError(
                 f"{path}: tensor {name} is {tensor['dtype']}; supported: {', '.join(dtypes)}"

@@ -50,12 +50,15 @@ def sizes(patterns: Sequence[str], params: Any) -> tuple[int, int]:
 def objective(objective: Objective, patterns: Sequence[str]) -> Objective:
     """The same objective, whose gradient is 0 in what is frozen; that part is never computed."""
 
-    def outcome(params: Any, *args: Any, **trees: Any) -> Outcome:
+    def held(params: Any) -> Any:
         frozen = leaves.matching(patterns, params)
-        held = jax.tree.map(lambda f, p: jax.lax.stop_gradient(p) if f else p, frozen, params)
-        return objective(held, *args, **trees)
+        return jax.tree.map(lambda f, p: jax.lax.stop_gradient(p) if f else p, frozen, params)
 
-    return dataclasses.replace(objective, outcome=outcome)
+    def outcome(params: Any, *args: Any, **trees: Any) -> Outcome:
+        return objective(held(params), *args, **trees)
+
+    halves = objective.halves and objective.halves.of_params(held)
+    return dataclasses.replace(objective, outcome=outcome, halves=halves)
 
 
 def optimizer(

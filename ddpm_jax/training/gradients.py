@@ -119,6 +119,8 @@ def see_in_parts(inputs: Inputs, batch: Batch, parts: Parts) -> Seen:
     """
     if parts.count == 1:
         return see(inputs, batch)
+    if inputs.objective.halves is not None:
+        return see_in_two_passes(inputs, batch, parts)
 
     def one(number: jax.Array, sums: Sums) -> Sums:
         return add(inputs, batch, parts, sums, number)
@@ -127,8 +129,47 @@ def see_in_parts(inputs: Inputs, batch: Batch, parts: Parts) -> Seen:
     return together(inputs, parts, sums)
 
 
+def see_in_two_passes(inputs: Inputs, batch: Batch, parts: Parts) -> Seen:
+    """As `see_in_parts`, of an objective that compares the rows of its batch with each other.
+
+    Each part's rows are made without keeping what made them; all of them are compared; then each
+    part's are made again, for the gradient. One more forward pass than the whole batch takes, and
+    the memory of a part beside that of the rows.
+    """
+    objective = inputs.objective
+    halves, params = objective.halves, inputs.params
+    assert halves is not None
+
+    def rows_of(params: Any, number: jax.Array) -> Any:
+        return halves.rows(params, parts.part(batch, number), inputs.key, True, **inputs.trees)
+
+    def weighted_loss(params: Any, rows: Any) -> tuple[jax.Array, Outcome]:
+        outcome = halves.compare(params, rows, inputs.extra)
+        return outcome.weight * outcome.loss, outcome
+
+    made = jax.lax.map(lambda number: rows_of(params, number), jnp.arange(parts.count))
+    rows = jax.tree.map(lambda leaf: parts.whole(parts.placed(leaf)), made)
+    loss, pullback, outcome = jax.vjp(weighted_loss, params, rows, has_aux=True)
+    own, wanted = pullback(jnp.full_like(loss, 1 / len(loss)))
+
+    def add_part(number: jax.Array, total: Any) -> Any:
+        given = parts.part({"rows": wanted}, number)["rows"]
+        _, pull = jax.vjp(lambda params: rows_of(params, number), params)
+        return parts.kept(jax.tree.map(lambda sum_, one: sum_ + one, total, pull(given)[0]))
+
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), own)
+    total = jax.lax.fori_loop(0, parts.count, add_part, parts.kept(wide))
+    gradient = jax.tree.map(lambda sum_, leaf: sum_.astype(leaf.dtype), total, params)
+    return Seen(loss, outcome, gradient)
+
+
 def check_parts(objective: Objective) -> None:
-    """Raises ValueError for an objective whose batch must be whole."""
+    """Raises ValueError for an objective whose parts say nothing by themselves."""
+    if objective.halves is not None:
+        raise ValueError(
+            "this objective compares the rows of its batch, whose parts go by twice within one "
+            "program: use plans.in_one_program"
+        )
     if objective.remember is None:
         raise ValueError(
             "this objective needs its batch whole: one that can be shown parts says so with "

@@ -62,9 +62,10 @@ class Parts:
         return jax.tree.map(own, batch) | {PART: Part(self.places(number, size), size)}
 
     def whole(self, values: jax.Array) -> jax.Array:
-        """What the parts say of each of their rows, [count, b], in the order of the batch, [B]."""
-        split = values.reshape(self.count, self.devices, -1)
-        return split.swapaxes(0, 1).reshape(-1)
+        """What the parts say of each row, [count, b, ...], in the order of the batch, [B, ...]."""
+        rows, shape = values.shape[1] // self.devices, values.shape[2:]
+        split = values.reshape(self.count, self.devices, rows, *shape)
+        return split.swapaxes(0, 1).reshape(-1, *shape)
 
     def kept(self, tree: Any) -> Any:
         """A gradient where its parameters are: the sum of parts is as large as they, and no copy.

@@ -190,7 +190,7 @@ def _stage(name: str, player: Player) -> Stage:
         return state.step % player.every == 0
 
     def inputs(state: TrainState, work: Work, frozen: Trees) -> Inputs:
-        variance = player.objective.of_variance
+        variance, halves = player.objective.of_variance, player.objective.halves
 
         def outcome(own: Any, *args: Any, **trees: Any) -> Any:
             return player.objective(_with(player, work.params, own), *args, **trees)
@@ -207,6 +207,7 @@ def _stage(name: str, player: Player) -> Stage:
             outcome,
             of_variance=of_variance if variance else None,
             remember=remember if player.objective.remember else None,
+            halves=halves and halves.of_params(lambda own: _with(player, work.params, own)),
         )
         key = streams.named(jax.random.fold_in(state.key, state.step), name)
         trees = trees_of(player.objective, state.ema, frozen)

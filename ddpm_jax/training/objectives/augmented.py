@@ -60,11 +60,13 @@ def augmented(objective: Objective, moves: Mapping[str, Move]) -> Objective:
 
         return jax.vmap(one)(places(batch), images)
 
+    def seen(batch: Batch, key: jax.Array, train: bool) -> Batch:
+        return batch | moved(batch, key) if train else batch
+
     def outcome(
         params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
     ) -> Outcome:
-        seen = batch | moved(batch, key) if train else batch
-        return objective(params, seen, key, train, extra, **trees)
+        return objective(params, seen(batch, key, train), key, train, extra, **trees)
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
         images = moved(batch, key) if train else {}
@@ -72,4 +74,5 @@ def augmented(objective: Objective, moves: Mapping[str, Move]) -> Objective:
         within = inner(params, batch | images, key, train, extra) if inner else {}
         return images | within
 
-    return dataclasses.replace(objective, outcome=outcome, draws=draws)
+    halves = objective.halves and objective.halves.of_batch(seen)
+    return dataclasses.replace(objective, outcome=outcome, draws=draws, halves=halves)

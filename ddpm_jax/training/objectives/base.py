@@ -59,6 +59,41 @@ class Outcome(NamedTuple):
     extra: Extra
 
 
+class Halves(NamedTuple):
+    """An objective that compares the rows of its batch, as what is done before and after they meet.
+
+    `Objective.outcome` is `compare` of `rows`. So a batch can be shown in parts all the same: each
+    part's rows first, then all of them together, then each part again with what its rows are to
+    follow. The gradient is the whole batch's.
+
+    Attributes:
+      rows: (params, batch, key, train, **trees) -> a tree of arrays [b, ...]; each row of a row
+        of the batch alone, and of its place.
+      compare: (params, rows of the whole batch, extra) -> Outcome.
+
+    Source: Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
+      setup" (GradCache).
+    """
+
+    rows: Callable[..., Any]
+    compare: Callable[..., Outcome]
+
+    def of_params(self, change: Callable[[Any], Any]) -> "Halves":
+        """The halves that see change(params) in place of the parameters."""
+        return Halves(
+            lambda params, *args, **trees: self.rows(change(params), *args, **trees),
+            lambda params, *args: self.compare(change(params), *args),
+        )
+
+    def of_batch(self, change: Callable[[Batch, jax.Array, bool], Batch]) -> "Halves":
+        """The halves that see change(batch, key, train) in place of the batch, row by row."""
+
+        def rows(params: Any, batch: Batch, key: jax.Array, train: bool, **trees: Any) -> Any:
+            return self.rows(params, change(batch, key, train), key, train, **trees)
+
+        return Halves(rows, self.compare)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """What is minimised, and what it keeps between steps. Called as its `outcome`.
@@ -78,6 +113,7 @@ class Objective:
         than `places`.
       draws: (params, batch, key, train, extra) -> {name: array or tree}, what `outcome` draws with
         the same arguments, for whoever looks at a step; None where only its t and weight can tell.
+      halves: of an objective whose loss of a row is of the whole batch; None for all others.
     """
 
     outcome: Callable[..., Outcome]
@@ -86,6 +122,7 @@ class Objective:
     needs: tuple[str, ...] = ()
     remember: Callable[[Any, Extra, jax.Array, jax.Array], Extra] | None = None
     draws: Callable[..., dict[str, Any]] | None = None
+    halves: Halves | None = None
 
     def __call__(
         self, params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any

@@ -47,15 +47,18 @@ def cascaded(objective: Objective, factor: int, augmentation: float) -> Objectiv
         level, keys_eps = jax.vmap(one)(places(batch))
         return cascade.noised(keys_eps, shrink(image), level, image.shape[1:3])
 
+    def seen(batch: Batch, key: jax.Array, train: bool) -> Batch:
+        return batch | {cascade.NAME: small_images(batch, key)}
+
     def outcome(
         params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
     ) -> Outcome:
-        small = small_images(batch, key)
-        return objective(params, batch | {cascade.NAME: small}, key, train, extra, **trees)
+        return objective(params, seen(batch, key, train), key, train, extra, **trees)
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
         small = {cascade.NAME: small_images(batch, key)}
         inner = objective.draws
         return small | (inner(params, batch | small, key, train, extra) if inner else {})
 
-    return dataclasses.replace(objective, outcome=outcome, draws=draws)
+    halves = objective.halves and objective.halves.of_batch(seen)
+    return dataclasses.replace(objective, outcome=outcome, draws=draws, halves=halves)

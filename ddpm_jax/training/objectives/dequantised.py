@@ -30,15 +30,18 @@ def dequantised(objective: Objective, levels: int) -> Objective:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key_cells, places(batch))
         return likelihood.dequantise(keys, batch["x0"], levels)
 
+    def seen(batch: Batch, key: jax.Array, train: bool) -> Batch:
+        return batch | {"x0": spread(batch, key)}
+
     def outcome(
         params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
     ) -> Outcome:
-        x0 = spread(batch, key)
-        return objective(params, batch | {"x0": x0}, key, train, extra, **trees)
+        return objective(params, seen(batch, key, train), key, train, extra, **trees)
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
         x0 = {"x0": spread(batch, key)}
         inner = objective.draws
         return x0 | (inner(params, batch | x0, key, train, extra) if inner else {})
 
-    return dataclasses.replace(objective, outcome=outcome, draws=draws)
+    halves = objective.halves and objective.halves.of_batch(seen)
+    return dataclasses.replace(objective, outcome=outcome, draws=draws, halves=halves)

@@ -1,0 +1,151 @@
+"""Our parameters beside torch's tensors: rows of a table that serves both directions."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Path = tuple[str, ...]
+Shapes = Mapping[Path, tuple[int, ...]]
+
+
+class Layout(NamedTuple):
+    """How a parameter lies in memory: here and in torch."""
+
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    from_torch: Callable[[np.ndarray], np.ndarray]
+
+
+CONV = Layout(lambda kernel: kernel.transpose(3, 2, 0, 1), lambda w: w.transpose(2, 3, 1, 0))
+DENSE = Layout(lambda kernel: kernel.T, lambda w: w.T)
+# A 1x1 convolution of torch's, a dense layer of ours.
+POINTWISE = Layout(lambda kernel: kernel.T[:, :, None, None], lambda w: w[:, :, 0, 0].T)
+PLAIN = Layout(lambda value: value, lambda value: value)
+# Ours has a leading axis of 1, or two of them.
+FIRST = Layout(lambda value: value[0], lambda value: value[None])
+FIRST_TWO = Layout(lambda value: value[0, 0], lambda value: value[None, None])
+
+
+def patches(size: int) -> Layout:
+    """A convolution of patches of `size` pixels without overlap, a dense layer of ours."""
+    return Layout(
+        lambda kernel: kernel.reshape(size, size, -1, kernel.shape[1]).transpose(3, 2, 0, 1),
+        lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
+    )
+
+
+# The parameters of a layer: our name, torch's name, layout.
+LEAVES: dict[str, tuple[tuple[str, str, Layout], ...]] = {
+    "conv": (("kernel", "weight", CONV), ("bias", "bias", PLAIN)),
+    "conv_alone": (("kernel", "weight", CONV),),
+    "dense": (("kernel", "weight", DENSE), ("bias", "bias", PLAIN)),
+    "dense_alone": (("kernel", "weight", DENSE),),
+    "pointwise": (("kernel", "weight", POINTWISE), ("bias", "bias", PLAIN)),
+    "norm": (("scale", "weight", PLAIN), ("bias", "bias", PLAIN)),
+    "batch_norm": (
+        ("scale", "weight", PLAIN),
+        ("bias", "bias", PLAIN),
+        ("mean", "running_mean", PLAIN),
+        ("variance", "running_var", PLAIN),
+    ),
+    "embed": (("embedding", "weight", PLAIN),),
+}
+
+
+class Row(NamedTuple):
+    """A parameter at its path in ours, and the tensor of that name in theirs."""
+
+    path: Path
+    name: str
+    layout: Layout
+
+    def torch_shape(self, shapes: Shapes) -> tuple[int, ...]:
+        """The shape of their tensor, from those of ours."""
+        return self.layout.to_torch(np.broadcast_to(np.float32(0), shapes[self.path])).shape
+
+
+def layer(path: Path, name: str, kind: str) -> Iterable[Row]:
+    """The rows of a layer, of a kind of LEAVES."""
+    for leaf, torch_leaf, layout in LEAVES[kind]:
+        yield Row((*path, leaf), f"{name}.{torch_leaf}", layout)
+
+
+def shapes_of(network: Any, *args: Any) -> dict[Path, tuple[int, ...]]:
+    """The shape of every parameter of a network, asked of the network itself."""
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), *args))
+    return {path: tuple(leaf.shape) for path, leaf in flatten(variables["params"]).items()}
+
+
+def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
+    """The leaves of nested dicts by their paths."""
+    leaves: dict[Path, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, (*path, name))
+        else:
+            leaves[(*path, name)] = value
+    return leaves
+
+
+def params_of(
+    rows: Iterable[Row], shapes: Shapes, weights: Mapping[str, np.ndarray], source: Any
+) -> dict[str, Any]:
+    """The parameters that the tensors of a file or a folder hold, in float32.
+
+    Args:
+      rows: of the network, all of them.
+      shapes: of its parameters.
+      weights: theirs by name.
+      source: the file or folder, for messages.
+
+    Raises:
+      ValueError: for tensors that are missing, left over or of another shape, naming the first.
+    """
+    left = dict(weights)
+    params: dict[str, Any] = {}
+    for row in rows:
+        need = row.torch_shape(shapes)
+        if row.name not in left:
+            raise ValueError(
+                f"{source}: tensor {row.name} is missing; config.json needs one of shape {need}"
+            )
+        weight = left.pop(row.name)
+        if weight.shape != need:
+            raise ValueError(
+                f"{source}: tensor {row.name} has shape {weight.shape}; config.json needs {need}"
+            )
+        *modules, leaf = row.path
+        tree = params
+        for module in modules:
+            tree = tree.setdefault(module, {})
+        tree[leaf] = jnp.asarray(row.layout.from_torch(weight), jnp.float32)
+    if left:
+        name = min(left)
+        raise ValueError(
+            f"{source}: the network of config.json has no tensor {name} (shape "
+            f"{left[name].shape}; {len(left)} left over)"
+        )
+    return params
+
+
+def tensors_of(
+    rows: Iterable[Row], shapes: Shapes, params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Their tensors by name, in float32, from our parameters.
+
+    Raises:
+      ValueError: for parameters that do not fit the network, naming the first.
+    """
+    leaves = flatten(params)
+    for path in sorted({*shapes, *leaves}):
+        have = tuple(np.shape(leaves[path])) if path in leaves else "nothing"
+        need = shapes.get(path, "nothing")
+        if have != need:
+            raise ValueError(f"params: {'/'.join(path)} has {have}; the network needs {need}")
+    return {
+        # The file keeps the bytes in memory order, so a transposed view must be copied first.
+        row.name: np.array(row.layout.to_torch(np.asarray(leaves[row.path], np.float32)), order="C")
+        for row in rows
+    }
