@@ -53,7 +53,7 @@ def ended(config, num_steps=10):
     ("model", "shards", "meshes"),
     [
         (DIT, 8, [{"data": 2}, {"data": 8}, {"data": 2, "fsdp": 4}]),
-        ({}, 4, [{"data": 2}, {"data": 4}]),
+        ({}, 2, [{"data": 2}]),
     ],
     ids=["dit", "unet"],
 )
