@@ -100,7 +100,7 @@ def test_two_processes_stop_and_end_as_one(tmp_path, monkeypatch):
 
 def await_steps(processes, workdir, step):
     """Wait until the run has logged that step."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 500
     while not (workdir / "metrics.jsonl").is_file() or max(
         (line["step"] for line in tiny_runs.metrics(workdir)), default=0
     ) < step:  # fmt: skip
