@@ -67,9 +67,13 @@ def test_a_section_that_fails_is_told_and_the_others_are_measured(capsys):
     def failing(options):
         raise Failed("out of memory")
 
+    kept = []
     seen = benchmark.benchmark(
-        Options(None, ""), {"one": failing, "two": lambda options: {"seconds": 1.0}}
+        Options(None, ""),
+        {"one": failing, "two": lambda options: {"seconds": 1.0}},
+        lambda figures: kept.append([*figures["sections"]]),
     )
+    assert kept == [["one"], ["one", "two"]]
     taken = [section.pop("section_seconds") for section in seen["sections"].values()]
     assert min(taken) >= 0
     assert seen["sections"] == {"one": {"failed": "out of memory"}, "two": {"seconds": 1.0}}

@@ -17,18 +17,24 @@ Section = Callable[[Options], dict[str, Any]]
 VERSIONS = ("ddpm_jax", "python", "jax", "jaxlib")
 
 
-def benchmark(options: Options, sections: Mapping[str, Section]) -> dict[str, Any]:
+def benchmark(
+    options: Options,
+    sections: Mapping[str, Section],
+    keep: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
     """Measure some sections on this machine, one after the other.
 
     Args:
       options: what was asked for.
       sections: by name, as of `sections.SECTIONS`.
+      keep: takes what there is after each section, so that an end in between loses one alone.
 
     Returns:
       {"date", "machine", "versions", "quick", "sections": {name: its figures, with
       "section_seconds"}}. A section whose process fails is {"failed": reason}.
     """
     found: dict[str, Any] = {}
+    measured = {**machine(), "quick": options.quick, "sections": found}
     for number, (name, section) in enumerate(sections.items()):
         print(f"{number + 1}/{len(sections)} {name}", file=sys.stderr, flush=True)
         began = time.perf_counter()
@@ -37,7 +43,8 @@ def benchmark(options: Options, sections: Mapping[str, Section]) -> dict[str, An
         except Failed as error:
             figures = {"failed": str(error)}
         found[name] = {**figures, "section_seconds": time.perf_counter() - began}
-    return {**machine(), "quick": options.quick, "sections": found}
+        keep(measured)
+    return measured
 
 
 def machine() -> dict[str, Any]:

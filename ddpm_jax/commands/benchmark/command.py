@@ -99,8 +99,11 @@ def main() -> None:
         devices=jax.device_count(),
         sides=sides,
     )
-    figures = benchmark.benchmark(options, chosen)
-    out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+    def keep(figures: dict[str, Any]) -> None:
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+    figures = benchmark.benchmark(options, chosen, keep)
     text = tables.text(figures, platform)
     print(text)
     if f.append:
