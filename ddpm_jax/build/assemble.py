@@ -7,11 +7,11 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import (
     augmentation,
     datasets,
-    fast_attention,
     networks,
     objectives,
     optimizers,
     paths,
+    reverse_mode,
     upsampling,
 )
 from ddpm_jax.build.experiment import Experiment, fields_of
@@ -100,7 +100,7 @@ def objective_of(
     Raises as `build`.
     """
     if not own_code.is_own(c.diffusion.get("loss", "")):  # which may differentiate forwards
-        model = fast_attention.with_fast_attention(model, mesh.devices.flat[0])
+        model = reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
     with fields_of("diffusion"):
         objective = kind.objective(c, model, schedule, own)
     if c.data.dequantise:

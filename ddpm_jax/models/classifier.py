@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.models.attention import XLA, Attention, AttentionPool
+from ddpm_jax.models.convolution import PLAIN
 from ddpm_jax.models.layers import GroupNorm, initializer, sinusoidal_embedding
 from ddpm_jax.models.levels import Tokens, check_sizes, conv, down_path, residual_block
 from ddpm_jax.models.remat import recomputed
@@ -21,7 +22,8 @@ class Classifier(nn.Module):
     Attributes:
       block_channels, num_blocks, attention_levels, dropout, head_dim: as in `UNet`.
       num_heads, num_groups, norm_epsilon, scale_shift_norm: as in `UNet`.
-      resample_blocks, residual_scale, remat, attention, dtype: as in `UNet`.
+      resample_blocks, residual_scale, remat: as in `UNet`.
+      attention, kernel_gradient, dtype: as in `UNet`.
       num_classes: at least 2.
     """
 
@@ -39,6 +41,7 @@ class Classifier(nn.Module):
     residual_scale: float = 1.0
     remat: str = "none"
     attention: str = XLA
+    kernel_gradient: str = PLAIN
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -88,6 +91,10 @@ class Classifier(nn.Module):
     def with_attention(self, implementation: str) -> "Classifier":
         """The same network with an implementation of `attention.attend`."""
         return self.clone(attention=implementation)
+
+    def with_kernel_gradient(self, form: str) -> "Classifier":
+        """The same network with a form of `convolution.convolution`."""
+        return self.clone(kernel_gradient=form)
 
     def _head_dim(self, channels: int) -> int:
         return self.head_dim or channels // self.num_heads

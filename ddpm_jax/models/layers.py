@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.models.convolution import PLAIN, convolution
+
 
 def initializer(scale: float = 1.0) -> nn.initializers.Initializer:
     """Ho et al.'s weights: uniform, variance scale / fan_avg; a scale of 0 becomes 1e-10."""
@@ -102,6 +104,7 @@ class ResidualBlock(nn.Module):
       resample: "down" averages pixels 2x2, "up" repeats them, both inside the block and in its
         shortcut (BigGAN); "" keeps the resolution.
       residual_scale: of the sum.
+      kernel_gradient: as of `convolution.convolution`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -112,6 +115,7 @@ class ResidualBlock(nn.Module):
     scale_shift_norm: bool = False
     resample: str = ""
     residual_scale: float = 1.0
+    kernel_gradient: str = PLAIN
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -139,7 +143,12 @@ class ResidualBlock(nn.Module):
 
         def conv(name: str, scale: float = 1.0) -> nn.Conv:
             return nn.Conv(
-                self.width, (3, 3), dtype=self.dtype, kernel_init=initializer(scale), name=name
+                self.width,
+                (3, 3),
+                dtype=self.dtype,
+                kernel_init=initializer(scale),
+                conv_general_dilated_cls=lambda: convolution(self.kernel_gradient),
+                name=name,
             )
 
         resized = {"": lambda y: y, "up": upsample_nearest, "down": downsample_mean}[self.resample]

@@ -74,10 +74,16 @@ class WithSchedule(nn.Module):
 
     def with_attention(self, implementation: str) -> "WithSchedule":
         """The same with an implementation of `attention.attend`, if the network has the choice."""
-        network: Any = self.network
-        if not hasattr(network, "with_attention"):
+        return self._with("with_attention", implementation)
+
+    def with_kernel_gradient(self, form: str) -> "WithSchedule":
+        """The same with a form of `convolution.convolution`, if the network has the choice."""
+        return self._with("with_kernel_gradient", form)
+
+    def _with(self, method: str, choice: str) -> "WithSchedule":
+        if not hasattr(self.network, method):
             return self
-        return self.clone(network=network.with_attention(implementation))
+        return self.clone(network=getattr(self.network, method)(choice))
 
 
 def gamma(layers: Any, t: jax.Array) -> jax.Array:

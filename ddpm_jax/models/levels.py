@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from ddpm_jax.models.convolution import convolution
 from ddpm_jax.models.layers import GroupNorm, ResidualBlock, initializer, upsample_nearest
 from ddpm_jax.models.remat import recomputed
 
@@ -24,7 +25,7 @@ def residual_block(module: Any, train: bool, **fields: Any) -> Any:
 
     Args:
       module: a `UNet`, or another with its num_groups, norm_epsilon, dropout, scale_shift_norm,
-        residual_scale, remat and dtype.
+        residual_scale, kernel_gradient, remat and dtype.
       train: as in its call.
       **fields: the block's width, resample and name.
     """
@@ -34,6 +35,7 @@ def residual_block(module: Any, train: bool, **fields: Any) -> Any:
         dropout=module.dropout,
         scale_shift_norm=module.scale_shift_norm,
         residual_scale=module.residual_scale,
+        kernel_gradient=module.kernel_gradient,
         dtype=module.dtype,
         **fields,
     )
@@ -148,9 +150,15 @@ def output(module: Any, h: jax.Array) -> jax.Array:
 
 
 def conv(module: Any, width: int, *, name: str, scale: float = 1.0, **options: Any) -> nn.Conv:
-    """A convolution of 3x3 pixels with the module's dtype."""
+    """A convolution of 3x3 pixels with the module's dtype and kernel_gradient."""
     return nn.Conv(
-        width, (3, 3), dtype=module.dtype, kernel_init=initializer(scale), name=name, **options
+        width,
+        (3, 3),
+        dtype=module.dtype,
+        kernel_init=initializer(scale),
+        conv_general_dilated_cls=lambda: convolution(module.kernel_gradient),
+        name=name,
+        **options,
     )
 
 

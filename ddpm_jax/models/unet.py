@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ddpm_jax.models import condition_embedding
 from ddpm_jax.models.attention import XLA, Attention, CrossAttention
 from ddpm_jax.models.condition_embedding import Conditions
+from ddpm_jax.models.convolution import PLAIN
 from ddpm_jax.models.layers import initializer, sinusoidal_embedding
 from ddpm_jax.models.levels import (
     TOKENS,
@@ -61,6 +62,7 @@ class UNet(nn.Module):
         resolve the cells of pixels, which a likelihood needs (Kingma et al. 2021, appendix C).
       remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
       attention: of self-attention, the implementation of `attention.attend`.
+      kernel_gradient: of the convolutions, as of `convolution.convolution`.
       dtype: of the computation; parameters and output are float32.
     """
 
@@ -90,6 +92,7 @@ class UNet(nn.Module):
     fourier_features: tuple[int, ...] = ()
     remat: str = "none"
     attention: str = XLA
+    kernel_gradient: str = PLAIN
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -138,6 +141,10 @@ class UNet(nn.Module):
     def with_attention(self, implementation: str) -> "UNet":
         """The same network with an implementation of `attention.attend`."""
         return self.clone(attention=implementation)
+
+    def with_kernel_gradient(self, form: str) -> "UNet":
+        """The same network with a form of `convolution.convolution`."""
+        return self.clone(kernel_gradient=form)
 
     def _features(self, xt: jax.Array) -> jax.Array:
         """x_t and its Fourier features, [B, H, W, C (1 + 2 len(fourier_features))]."""

@@ -11,7 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo as fused
 from tiny_runs import brief_config
 
 from ddpm_jax import experiment
-from ddpm_jax.build import fast_attention
+from ddpm_jax.build import reverse_mode
 from ddpm_jax.models import Classifier, DiT, UNet, WithSchedule
 from ddpm_jax.models.attention import attend, cudnn_takes
 
@@ -153,12 +153,12 @@ def test_only_gpus_that_have_it_use_it(platform, capability, has, cudnn):
     device = types.SimpleNamespace(platform=platform)
     if capability:
         device.compute_capability = capability
-    assert fast_attention.has_cudnn_attention(device) == has
+    assert reverse_mode.has_cudnn_attention(device) == has
 
 
 def test_a_gpu_without_cudnn_does_without():
     device = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
-    assert not fast_attention.has_cudnn_attention(device)
+    assert not reverse_mode.has_cudnn_attention(device)
 
 
 def own_loss(network, schedule, x0, t, eps):
@@ -171,7 +171,7 @@ def own_loss(network, schedule, x0, t, eps):
 )
 @pytest.mark.wide(2)
 def test_a_step_uses_it_and_nothing_else_does(own, asked, monkeypatch):
-    monkeypatch.setattr(fast_attention, "has_cudnn_attention", lambda device: True)
+    monkeypatch.setattr(reverse_mode, "has_cudnn_attention", lambda device: True)
     model = {"channels": 16, "num_heads": 2, "patch_size": 1, "dtype": "bfloat16"}
     diffusion = {"loss": next(iter(own), "simple")}
     built = experiment.build(brief_config(model=model, diffusion=diffusion), own=own)

@@ -1,4 +1,7 @@
-"""The attention that gradients are taken through: cuDNN's, on devices that have it."""
+"""What a network computes where its gradients are taken backwards, and faster than elsewhere.
+
+None of it has a forward-mode derivative, which likelihoods take: they keep the network as it is.
+"""
 
 import functools
 from typing import Any
@@ -7,17 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.models.attention import CUDNN
+from ddpm_jax.models.convolution import ROWS
 
 
-def with_fast_attention(network: Any, device: jax.Device) -> Any:
-    """The network as a gradient may run it: with cuDNN's attention, on GPUs that have it.
+def in_reverse_mode(network: Any, device: jax.Device) -> Any:
+    """The network as a gradient may run it: cuDNN's attention on GPUs, kernels by rows on CPUs.
 
-    That has no forward-mode derivative, which likelihoods take: they keep the network as it is.
-    One of the user's own has the choice if it has `with_attention`, as the built-in ones.
+    One of the user's own has the choices if it has `with_attention` and `with_kernel_gradient`, as
+    the built-in ones.
     """
-    if not hasattr(network, "with_attention") or not has_cudnn_attention(device):
-        return network
-    return network.with_attention(CUDNN)
+    if hasattr(network, "with_attention") and has_cudnn_attention(device):
+        network = network.with_attention(CUDNN)
+    if hasattr(network, "with_kernel_gradient") and device.platform == "cpu":
+        network = network.with_kernel_gradient(ROWS)
+    return network
 
 
 def has_cudnn_attention(device: jax.Device) -> bool:
