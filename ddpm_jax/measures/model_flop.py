@@ -20,6 +20,8 @@ from ddpm_jax.training.objectives.base import Objective
 # Of a training step over its forward pass: the gradient of a matrix product is two products of its
 # size, with respect to either factor (PaLM, appendix B).
 STEP_OVER_FORWARD = 3
+# The function of `models.convolution.enlarging`.
+ENLARGED = "convolved_enlarged"
 
 
 def of_step(experiment: Experiment) -> int:
@@ -64,6 +66,8 @@ def of_jaxpr(jaxpr: Any) -> int:
 
 def _of_equation(equation: Any) -> int:
     name = equation.primitive.name
+    if equation.params.get("name") == ENLARGED:
+        return _enlarged(equation)
     if name in PRIMITIVES:
         return PRIMITIVES[name](equation)
     within = [of_jaxpr(inner) for inner in _inner(equation.params.values())]
@@ -112,6 +116,16 @@ def _conv(equation: Any) -> int:
     pairs = kernel[numbers.rhs_spec[0]] * kernel[numbers.rhs_spec[1]]
     batch = image[numbers.lhs_spec[0]] // params["batch_group_count"]
     return 2 * batch * pairs * taps
+
+
+def _enlarged(equation: Any) -> int:
+    """As a convolution of 3x3 pixels of the image twice as large."""
+    (batch, height, width, _), kernel = (v.aval.shape for v in equation.invars)
+    taps = math.prod(
+        _taps(size, 3, size, stride=1, low=1, image_dilation=1, kernel_dilation=1)
+        for size in (2 * height, 2 * width)
+    )
+    return 2 * batch * math.prod(kernel[2:]) * taps
 
 
 def _taps(

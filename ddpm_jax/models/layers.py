@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.models.convolution import PLAIN, convolution
+from ddpm_jax.models.convolution import PLAIN, convolution, enlarging
 
 
 def initializer(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -104,7 +104,8 @@ class ResidualBlock(nn.Module):
       resample: "down" averages pixels 2x2, "up" repeats them, both inside the block and in its
         shortcut (BigGAN); "" keeps the resolution.
       residual_scale: of the sum.
-      kernel_gradient: as of `convolution.convolution`.
+      kernel_gradient: as of `convolution.convolution`; but for "plain", repeated pixels are
+        convolved by `convolution.enlarging`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -141,18 +142,22 @@ class ResidualBlock(nn.Module):
         def norm(name: str) -> GroupNorm:
             return GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name=name)
 
-        def conv(name: str, scale: float = 1.0) -> nn.Conv:
+        def conv(name: str, scale: float = 1.0, form: Any = convolution) -> nn.Conv:
             return nn.Conv(
                 self.width,
                 (3, 3),
                 dtype=self.dtype,
                 kernel_init=initializer(scale),
-                conv_general_dilated_cls=lambda: convolution(self.kernel_gradient),
+                conv_general_dilated_cls=lambda: form(self.kernel_gradient),
                 name=name,
             )
 
         resized = {"": lambda y: y, "up": upsample_nearest, "down": downsample_mean}[self.resample]
-        h = conv("conv_0")(resized(nn.swish(norm("norm_0")(x))))
+        h = nn.swish(norm("norm_0")(x))
+        if self.resample == "up" and self.kernel_gradient != PLAIN:
+            h = conv("conv_0", form=enlarging)(h)
+        else:
+            h = conv("conv_0")(resized(h))
         x = resized(x)
         projected = nn.Dense(
             self.width * (2 if self.scale_shift_norm else 1),

@@ -5,13 +5,13 @@ names and its `attend`; what they add to it has names of its own.
 """
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from ddpm_jax.models.convolution import convolution
+from ddpm_jax.models.convolution import PLAIN, convolution, enlarging
 from ddpm_jax.models.layers import GroupNorm, ResidualBlock, initializer, upsample_nearest
 from ddpm_jax.models.remat import recomputed
 
@@ -140,7 +140,9 @@ def bottom(
 
 
 def _enlarged(module: Any, h: jax.Array, *, width: int, name: str) -> jax.Array:
-    return conv(module, width, name=name)(upsample_nearest(h))
+    if module.kernel_gradient == PLAIN:
+        return conv(module, width, name=name)(upsample_nearest(h))
+    return conv(module, width, name=name, form=enlarging)(h)
 
 
 def output(module: Any, h: jax.Array) -> jax.Array:
@@ -149,14 +151,22 @@ def output(module: Any, h: jax.Array) -> jax.Array:
     return conv(module, module.out_channels, scale=0.0, name="conv_out")(nn.swish(h))
 
 
-def conv(module: Any, width: int, *, name: str, scale: float = 1.0, **options: Any) -> nn.Conv:
+def conv(
+    module: Any,
+    width: int,
+    *,
+    name: str,
+    scale: float = 1.0,
+    form: Callable[[str], Any] = convolution,
+    **options: Any,
+) -> nn.Conv:
     """A convolution of 3x3 pixels with the module's dtype and kernel_gradient."""
     return nn.Conv(
         width,
         (3, 3),
         dtype=module.dtype,
         kernel_init=initializer(scale),
-        conv_general_dilated_cls=lambda: convolution(module.kernel_gradient),
+        conv_general_dilated_cls=lambda: form(module.kernel_gradient),
         name=name,
         **options,
     )

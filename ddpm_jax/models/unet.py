@@ -62,7 +62,7 @@ class UNet(nn.Module):
         resolve the cells of pixels, which a likelihood needs (Kingma et al. 2021, appendix C).
       remat: what the backward pass computes again, a key of `remat.RECOMPUTED`.
       attention: of self-attention, the implementation of `attention.attend`.
-      kernel_gradient: of the convolutions, as of `convolution.convolution`.
+      kernel_gradient: of the convolutions, as in `layers.ResidualBlock`.
       dtype: of the computation; parameters and output are float32.
     """
 

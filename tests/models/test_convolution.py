@@ -12,8 +12,10 @@ from random_networks import random_params
 from tiny_runs import tiny_config
 
 from ddpm_jax import experiment
+from ddpm_jax.measures import model_flop
 from ddpm_jax.models import Classifier, UNet, WithSchedule
-from ddpm_jax.models.convolution import convolution
+from ddpm_jax.models.convolution import convolution, enlarging
+from ddpm_jax.models.layers import upsample_nearest
 
 # (batch, height, width, channels), then what nn.Conv takes.
 TAKEN = {
@@ -71,6 +73,38 @@ def test_gradients_are_those_of_the_plain_form(name, dtype, tolerance):
         for one, other in zip(*map(jax.tree.leaves, (rows, plain)), strict=True):
             one, other = np.asarray(one), np.asarray(other)
             np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize("form", ["plain", "rows"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 2, 3)])
+def test_an_enlarged_image_is_convolved_from_the_small_one(form, shape):
+    """In value and in both gradients."""
+
+    def function(convolve, enlarge):
+        return lambda x, kernel: jnp.sin(
+            convolve(
+                enlarge(x),
+                kernel,
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=None,
+            )
+        )
+
+    def results(function, x, kernel):
+        found, back = jax.vjp(function, x, kernel)
+        return found, back(found)
+
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], 2), jnp.float64)
+        small = jax.jit(lambda: results(function(enlarging(form), lambda x: x), x, kernel))()
+        large = jax.jit(
+            lambda: results(function(jax.lax.conv_general_dilated, upsample_nearest), x, kernel)
+        )()
+        for one, other in zip(*map(jax.tree.leaves, (small, large)), strict=True):
+            np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-12)
 
 
 def test_half_precision_is_computed_plainly():
@@ -144,6 +178,18 @@ def test_parameters_and_outputs_are_those_of_the_plain_form(network):
     )
     params = jax.eval_shape(network.init, key, x, jnp.zeros(2))
     assert "custom_vjp" in str(jax.make_jaxpr(rows.apply)(params, x, jnp.zeros(2)))
+
+
+@pytest.mark.parametrize("resample_blocks", [False, True])
+def test_its_flop_are_those_of_the_plain_form(resample_blocks):
+    network = NETWORK.clone(resample_blocks=resample_blocks)
+    args = jnp.zeros((2, 8, 12, 3)), jnp.zeros(2)
+    params = jax.eval_shape(network.init, jax.random.key(0), *args)
+    plain, rows = (
+        model_flop.of_function(network.with_kernel_gradient(form).apply, params, *args)
+        for form in ("plain", "rows")
+    )
+    assert plain == rows
 
 
 def own_loss(network, schedule, x0, t, eps):
