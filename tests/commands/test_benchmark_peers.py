@@ -9,6 +9,7 @@ from ddpm_jax.commands.benchmark.options import Options
 from ddpm_jax.commands.benchmark.processes import Failed, Worker
 
 OPTIONS = Options(None, "", quick=True)
+TIMES = {"seconds": 2.0}
 TINY = {"channels": 8, "channel_multipliers": (1,), "num_blocks": 1, "num_groups": 4}
 
 
@@ -74,6 +75,23 @@ def test_a_resumed_run_is_compared_bit_for_bit():
     spec = tiny_step("dit_b2", channels=32, num_blocks=1, num_heads=2, num_classes=0)
     spec = {**spec, "what": "resume", "exchange": None}
     assert ours.start(spec).facts == {"resumed_bit_for_bit": True}
+
+
+def test_a_network_that_fails_leaves_the_others_measured(monkeypatch):
+    def compared(spec, sides, *, rounds):
+        if spec["changes"]["data"]["image_size"] == (64, 64):
+            raise Failed("out of memory")
+        return {"flop_per_step": 6, "batch": 8, "devices": 1, "device_kind": "cpu", "ours": TIMES}
+
+    monkeypatch.setattr(turns, "compared", compared)
+    two = {name: train_steps.NETWORKS[name] for name in ("cifar10_unet", "dit_b2")}
+    large = {"data": {"image_size": (64, 64)}}
+    two["cifar10_unet"] = two["cifar10_unet"]._replace(changes=large)
+    monkeypatch.setattr(train_steps, "NETWORKS", two)
+    rows = train_steps.train_steps(OPTIONS)
+    assert rows["cifar10_unet float32"] == {"failed": "out of memory"}
+    assert rows["dit_b2 float32"]["images_per_second"] == 4.0
+    assert rows["dit_b2 float32"]["mfu"] == "unknown"
 
 
 class Sleeper:

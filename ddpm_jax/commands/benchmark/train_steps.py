@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ddpm_jax.commands.benchmark import turns
 from ddpm_jax.commands.benchmark.options import Options, config_file
+from ddpm_jax.commands.benchmark.processes import Failed
 from ddpm_jax.measures import device_peaks
 
 # The same for all: what diffusers' scripts have too. Labels are never dropped.
@@ -82,15 +83,17 @@ def train_steps(options: Options) -> dict[str, Any]:
 
     Returns:
       {"cifar10_unet float32": as `turns.compared`, with images_per_second and, where the device's
-      peak is known, mfu}.
+      peak is known, mfu; or {"failed": reason}}.
     """
     rows = {}
     for dtype in options.dtypes:
         for name, network in NETWORKS.items():
-            row = turns.compared(
-                spec(network, dtype, options), options.sides, rounds=options.rounds
-            )
-            rows[f"{name} {dtype}"] = _with_rates(row)
+            asked = spec(network, dtype, options)
+            try:
+                row = _with_rates(turns.compared(asked, options.sides, rounds=options.rounds))
+            except Failed as error:  # such as for want of memory; the others may fit
+                row = {"failed": str(error)}
+            rows[f"{name} {dtype}"] = row
     return rows
 
 
