@@ -12,7 +12,7 @@ from ddpm_jax.errors import UserError
 
 NAMES = (
     "train_step sampling guided_sampling loop input startup checkpoint scaling memory forecast "
-    "group deterministic feature_statistics prdc"
+    "group strict deterministic feature_statistics prdc"
 )
 ROW = {
     "parameters": 10,
