@@ -156,7 +156,7 @@ def _network(spec: Mapping[str, Any]) -> Any:
 
 
 def _arrays(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    with np.load(Path(spec["exchange"]) / "arrays.npz") as arrays:
+    with np.load(Path(spec["exchange"]) / "arrays.npz", allow_pickle=False) as arrays:
         return dict(arrays)
 
 
