@@ -31,6 +31,7 @@ EXECUTES = {
     "sweeps/sweep_file.py": "runpy.run_path",  # --sweep=FILE.py, the same
     "config/own_code.py": "importlib.import_module",  # package.module:name, named at launch
     "__main__.py": "importlib.import_module",  # a command of a literal table
+    "commands/benchmark/worker.py": "importlib.import_module",  # a side of a literal table
 }
 
 
