@@ -252,7 +252,7 @@ def test_a_config_says_what_is_drawn():
             {"max_objects": 1},
             "max_objects=1 applies only to data.name=shapes, not digits",
         ),
-        ("mnist", {"held_out": ("red circle",)}, "held_out=.*shapes, not mnist"),
+        ("mnist", {"held_out": ("red circle",)}, "held_out=.*shapes or emoji, not mnist"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(name, options, message):
