@@ -19,13 +19,14 @@ NAMES = {*metric_table.METRICS, *metric_table.labels()}
 # Words that are names of figures too, and are there for something else.
 OTHERWISE = {
     "ddpm_jax/config/defaults.py": {"fid": "the value of a field"},
-    "ddpm_jax/commands/benchmark/benchmark.py": {"prdc": "a function whose speed is measured"},
+    "ddpm_jax/commands/benchmark/sections.py": {"prdc": "a function whose speed is measured"},
     "ddpm_jax/evaluation/classifier.py": {"accuracy": "kept with a classifier of features"},
     "ddpm_jax/evaluation/manifold.py": dict.fromkeys(
         ("precision", "recall", "density", "coverage"), "fields of what it returns"
     ),
     "ddpm_jax/build/networks.py": {"attributes": "a field of a network"},
     "ddpm_jax/interop/unet2d_config.py": {"attributes": "a field of a network"},
+    "ddpm_jax/models/convolution.py": {"precision": "of products, an argument of jax's"},
     "ddpm_jax/measures/metric.py": {"attributes": "what some metrics need"},
     "ddpm_jax/measures/likelihood.py": {"density": "of pixels: a model of one, or of a lattice"},
     "ddpm_jax/measures/classification.py": {"accuracy": "a column of the section of a result"},
