@@ -12,13 +12,14 @@ from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.image_files import (
     SUFFIXES,
     UNREAD,
+    bytes_of,
     has_suffix,
     listed,
     members_of,
+    read_below,
     report_unread,
     rows,
 )
-from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.files import parse_json, read_bytes, read_lines
 
@@ -106,11 +107,7 @@ class _Reader:
 
     def __getitem__(self, index: int) -> Example:
         file, caption = self._pairs[index]
-        height, width, channels = self.info.image_shape
-        try:
-            image = read_image(self._root / file, (height, width), channels)
-        except BrokenImage as error:
-            raise BrokenImage(f"broken image {self._root / file}: {error}") from error
+        image = read_below(self._root, file, self.info.image_shape)
         return {"image": image, "label": np.int32(-1), "caption": caption}
 
     def caption(self, index: int) -> str:
@@ -120,10 +117,7 @@ class _Reader:
     def listing(self) -> Iterator[str]:
         """Size, digest of the caption and relative path of each example."""
         for file, caption in self._pairs:
-            try:
-                size = (self._root / file).stat().st_size
-            except OSError:  # a link to nothing, which is a broken image too
-                size = -1
+            size = bytes_of(self._root / file)
             yield f"{size} {hashlib.sha256(caption.encode()).hexdigest()} {file}"
 
 

@@ -11,14 +11,15 @@ from ddpm_jax.data.base import DataInfo, Example, Tolerant, check_size
 from ddpm_jax.data.image_files import (
     SUFFIXES,
     UNREAD,
+    bytes_of,
     counted,
     has_suffix,
     listed,
     members_of,
+    read_below,
     report_unread,
     rows,
 )
-from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import UserError
 
 LABELS_FILE = "labels.csv"
@@ -113,22 +114,13 @@ class _FolderReader:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Example:
-        path = self._root / self._files[index]
-        height, width, channels = self.info.image_shape
-        try:
-            image = read_image(path, (height, width), channels)
-        except BrokenImage as error:
-            raise BrokenImage(f"broken image {path}: {error}") from error
+        image = read_below(self._root, self._files[index], self.info.image_shape)
         return {"image": image, "label": np.int32(self._labels[index])}
 
     def listing(self) -> Iterator[str]:
         """Size, label and relative path of each image."""
         for file, label in zip(self._files, self._labels, strict=True):
-            try:
-                size = (self._root / file).stat().st_size
-            except OSError:  # a link to nothing, which is a broken image too
-                size = -1
-            yield f"{size} {label} {file}"
+            yield f"{bytes_of(self._root / file)} {label} {file}"
 
 
 def _labels(

@@ -8,8 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from absl import logging
 
+from ddpm_jax.data.images import BrokenImage, read_image
 from ddpm_jax.errors import EmptySplit, UserError
 from ddpm_jax.runtime.files import read_bytes
 
@@ -132,6 +134,23 @@ def _images(root: Path) -> Iterator[str]:
         for name in names:
             if has_suffix(name, (*SUFFIXES, *UNREAD)) and not name.startswith("."):
                 yield (Path(current) / name).relative_to(root).as_posix()
+
+
+def read_below(root: Path, file: str, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The image of a relative path, uint8 [H, W, C]. Raises BrokenImage, which names it."""
+    height, width, channels = image_shape
+    try:
+        return read_image(root / file, (height, width), channels)
+    except BrokenImage as error:
+        raise BrokenImage(f"broken image {root / file}: {error}") from error
+
+
+def bytes_of(path: Path) -> int:
+    """Of a file; -1 of a link to nothing, which is a broken image too."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _splits(files: Sequence[str], holdout: float) -> dict[str, list[str]]:

@@ -1,7 +1,6 @@
 """A step of a group of runs beside the steps of those runs one after the other."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import replicas
+from ddpm_jax.commands.benchmark.turns import seconds_of
 from ddpm_jax.config import config_files
 from ddpm_jax.experiment import Experiment, attempt, build
 from ddpm_jax.runtime import sharding
@@ -44,7 +44,7 @@ def measured(experiment: Experiment, num: int, rounds: int) -> dict[str, float]:
     """The same of one experiment, whose data are read; `rounds` of each way in turns."""
     one, group = _alone(experiment, num), _together(experiment, num)
     one(), group()  # compile
-    taken = [(_seconds(one), _seconds(group)) for _ in range(rounds)]
+    taken = [(seconds_of(one), seconds_of(group)) for _ in range(rounds)]
     in_turn, together = (statistics.median(t) / BLOCK_STEPS for t in zip(*taken, strict=True))
     params = jax.tree.leaves(experiment.state_shapes().params)
     return {
@@ -90,9 +90,3 @@ def _together(experiment: Experiment, num: int) -> Callable[[], None]:
 
 def _batch(experiment: Experiment) -> dict[str, np.ndarray]:
     return attempt.training_batches(experiment, experiment.source("train")).batch_at(0)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

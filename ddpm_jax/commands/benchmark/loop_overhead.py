@@ -2,14 +2,12 @@
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from ddpm_jax.commands.benchmark.options import Options
+from ddpm_jax.commands.benchmark.turns import seconds_of
 from ddpm_jax.experiment import Experiment, attempt, build
 from ddpm_jax.measures import speed
 from ddpm_jax.measures.watch import Watch
@@ -68,17 +66,11 @@ def overhead(experiment: Experiment) -> dict[str, float]:
                 )
                 jax.block_until_ready(state)
 
-            bare.append(_seconds(run_bare) / BLOCK_STEPS)
-            looped.append(_seconds(run_loop) / BLOCK_STEPS)
+            bare.append(seconds_of(run_bare) / BLOCK_STEPS)
+            looped.append(seconds_of(run_loop) / BLOCK_STEPS)
     stream.close()
     return {
         "bare_step": statistics.median(bare),
         "loop_step": statistics.median(looped),
         "loop_over_step": statistics.median(a / b for a, b in zip(looped, bare, strict=True)),
     }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

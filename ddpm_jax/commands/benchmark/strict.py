@@ -1,13 +1,13 @@
 """A strict step, whose bits no number of devices changes, beside the plain step."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from ddpm_jax.commands.benchmark.turns import seconds_of
 from ddpm_jax.config import config_files
 from ddpm_jax.experiment import Experiment, attempt, build
 from ddpm_jax.runtime import sharding
@@ -45,7 +45,7 @@ def _measured(config: ConfigDict, devices: int, rounds: int) -> dict[str, float]
         for strict in (False, True)
     )
     plain(), strict()  # compile
-    taken = [(_seconds(plain), _seconds(strict)) for _ in range(rounds)]
+    taken = [(seconds_of(plain), seconds_of(strict)) for _ in range(rounds)]
     one, other = (statistics.median(t) / BLOCK_STEPS for t in zip(*taken, strict=True))
     return {
         "plain_step": one,
@@ -67,9 +67,3 @@ def _block(experiment: Experiment) -> Callable[[], None]:
         jax.block_until_ready(state)
 
     return block
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -5,7 +5,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ddpm_jax.commands.benchmark.processes import Failed, Worker
@@ -88,3 +88,10 @@ def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[tup
             time.sleep(REST)
             taken[name].append(worker.turn(repeats[name]))
     return taken
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """That a piece of work takes, once, in this process."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
