@@ -29,7 +29,7 @@ from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime import compiling, processes, sharding
 from ddpm_jax.training import guard, inspection, plans, players, state, step
 from ddpm_jax.training.dispatched import Dispatched
 from ddpm_jax.training.gradients import Trees
@@ -240,10 +240,10 @@ class Experiment:
     def _with_frozen(self, pure: Callable[..., Any], places: Any, out: Any, **options: Any) -> Any:
         """The jitted function; frozen trees, if there are any, are its last argument, handed in."""
         if not self.frozen:
-            return jax.jit(pure, in_shardings=places, out_shardings=out, **options)
+            return compiling.jit(pure, in_shardings=places, out_shardings=out, **options)
         trees = self._placed_frozen()
         where = jax.tree.map(lambda leaf: leaf.sharding, trees)
-        compiled = jax.jit(pure, in_shardings=(*places, where), out_shardings=out, **options)
+        compiled = compiling.jit(pure, in_shardings=(*places, where), out_shardings=out, **options)
         return _Bound(compiled, trees)
 
     def _placed_frozen(self) -> Trees:

@@ -22,7 +22,7 @@ from ddpm_jax.data import DataInfo, Source, fingerprint
 from ddpm_jax.evaluation import features
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.models import FeatureClassifier
-from ddpm_jax.runtime import files
+from ddpm_jax.runtime import compiling, files
 
 # What is trained, and how. Another version is another space of features: count it up whenever
 # anything here or in `FeatureClassifier` changes.
@@ -104,7 +104,7 @@ def train(source: Source, held_out: Source, *, seed: int = 0) -> TrainedClassifi
         params = jax.jit(model.init)(key_init, features.scaled(data[0][:1], levels))["params"]
         state = optimizer.init(params)
 
-        @jax.jit
+        @compiling.jit
         def step(params: Any, state: Any, data: Any, rows: jax.Array, key: jax.Array) -> Any:
             def loss(params: Any) -> jax.Array:
                 x = features.scaled(data[0][rows], levels)

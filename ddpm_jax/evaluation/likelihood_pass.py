@@ -10,6 +10,7 @@ import numpy as np
 from ddpm_jax.diffusion import likelihood
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.runtime import compiling
 from ddpm_jax.samplers import grids
 
 # (params, x0 [B, ...], keys [B]) -> bits per dimension by name, [B] each
@@ -157,7 +158,7 @@ def full_pass(
         raise ValueError(
             f"need at least 2 images and batch_size >= 1, got {len(images)} and {batch_size=}"
         )
-    compiled = jax.jit(score)
+    compiled = compiling.jit(score)
     key = jax.random.key(seed)
     collected: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(images), batch_size):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ddpm_jax.runtime import memory
 from ddpm_jax.runtime.ledger import Ledger
 
 
@@ -12,7 +11,6 @@ class CompiledStep:
     Attributes:
       memory: what the compiler says of the program, jax's CompiledMemoryStats of one device; None
         before the first call, and where nothing says it.
-      host_bytes: the size of this process when it was compiled, and state and batch were there.
     """
 
     def __init__(self, step: Any, ledger: Ledger):
@@ -20,7 +18,6 @@ class CompiledStep:
         self._ledger = ledger
         self._compiled = False
         self.memory: Any = None
-        self.host_bytes = 0
 
     def __call__(self, *args: Any) -> Any:
         if self._compiled:
@@ -30,5 +27,4 @@ class CompiledStep:
             if hasattr(self._step, "lower"):
                 # The call below finds this program and compiles nothing.
                 self.memory = self._step.lower(*args).compile().memory_analysis()
-            self.host_bytes = memory.host_bytes()
             return self._step(*args)

@@ -53,35 +53,41 @@ class Window:
       experiment: the run's.
       ledger: where its seconds go.
       compiled: its step.
+      num: config.train.replicas.
     """
 
-    def __init__(self, experiment: Experiment, ledger: Ledger, compiled: CompiledStep):
+    def __init__(
+        self, experiment: Experiment, ledger: Ledger, compiled: CompiledStep, num: int = 1
+    ):
         self._experiment = experiment
+        self._num = num
         self._ledger = ledger
         self._compiled = compiled
         self._watermark = memory.Watermark()
         self._before: dict[str, float] = {}
+        self._rest = 0
 
-    def open(self) -> None:
-        """The steps begin."""
+    def open(self, state: Any) -> None:
+        """The steps begin; `state` is waited for, so that none is under way."""
+        jax.block_until_ready(state)
+        self._rest = memory.host_bytes_at_rest()
         self._before = self._ledger.seconds()
         self._watermark.start()
 
     def close(self) -> Timing:
         """They have ended.
 
-        `peak_bytes` is what the devices say. CPUs do not: of them it is by how much this process,
-        while it trained, was larger than when the step had been compiled, and the state and the
-        batch that it held then; what the compiler still holds is not in it.
+        `peak_bytes` is what the devices say. CPUs do not: of them it is by how much this process
+        was larger in a step than between two, and the state and the batches that it held then.
+        What the compiler holds, and code and threads of its own, are not in it.
         """
         now, peak = self._ledger.seconds(), self._watermark.stop()
         trained, waited = (now[name] - self._before[name] for name in ("train", "data_wait"))
         taken = max(trained + waited, 1e-9)
         local = list(self._experiment.mesh.local_devices)
         on_device = memory.device_peak_bytes(local)
-        if on_device is None and self._compiled.memory is not None:
-            held = int(self._compiled.memory.argument_size_in_bytes)
-            on_device = held + max(peak - self._compiled.host_bytes, 0) // len(local)
+        if on_device is None and (held := self._held()) is not None:
+            on_device = held + max(peak - self._rest, 0) // len(local)
         return Timing(
             steps_per_second=TIMED / taken,
             data_wait=waited / taken,
@@ -90,6 +96,13 @@ class Window:
             memory=self._compiled.memory,
             peak_bytes=on_device,
         )
+
+    def _held(self) -> int | None:
+        """Bytes on a device between two steps: the state, and the batches placed ahead."""
+        parts = bytes_per_device(self._experiment, self._compiled.memory, self._num)
+        if not parts:
+            return None
+        return parts["state"] + parts["batches"] * PREFETCHED // (1 + PREFETCHED)
 
 
 def timed(experiment: Experiment, ledger: Ledger, num: int = 1) -> Timing:
@@ -106,12 +119,11 @@ def timed(experiment: Experiment, ledger: Ledger, num: int = 1) -> Timing:
     failures: list[UserError] = []
     make = _alone if num == 1 else _together
     step, more, state, batches = make(experiment, ledger, num, failures)
-    window = Window(experiment, ledger, step)
+    window = Window(experiment, ledger, step, num)
 
     def look(number: int, state: Any, metrics: loop.Metrics) -> None:
         if number == WARM:
-            jax.block_until_ready(state)
-            window.open()
+            window.open(state)
 
     ledger.become("train")
     with contextlib.closing(prefetched(batches, ledger)) as stream:

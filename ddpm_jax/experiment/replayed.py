@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt, drift, recorded
 from ddpm_jax.experiment.lineage import Lineage
 from ddpm_jax.measures.manifest import Entry, fingerprints, parts_of
-from ddpm_jax.runtime import digests, leaves, processes, sharding
+from ddpm_jax.runtime import compiling, digests, leaves, processes, sharding
 from ddpm_jax.trained.program import build
 from ddpm_jax.training import inspection, loop
 from ddpm_jax.training.state import TrainState, reseeded
@@ -68,8 +68,8 @@ class Programs:
     def __init__(self, experiment: Experiment):
         self.shapes = experiment.state_shapes()
         self.train_step = experiment.train_step()
-        self.stages = jax.jit(inspection.make_stages(experiment.objective, experiment.parts))
-        self.update = jax.jit(inspection.make_update(experiment.optimizer))
+        self.stages = compiling.jit(inspection.make_stages(experiment.objective, experiment.parts))
+        self.update = compiling.jit(inspection.make_update(experiment.optimizer))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

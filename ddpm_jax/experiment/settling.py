@@ -104,8 +104,8 @@ class Forecaster:
 
         def action(step: int, state: TrainState, metrics: loop.Metrics) -> None:
             if step == first:
-                self._window = Window(self._experiment, self._ledger, compiled)
-                self._window.open()
+                self._window = Window(self._experiment, self._ledger, compiled, self._num)
+                self._window.open(state)
             if step == first + TIMED and self._window is not None:
                 timing, self._window = self._window.close(), None
                 with self._ledger.phase("forecast"):

@@ -9,6 +9,7 @@ import numpy as np
 from ddpm_jax.diffusion import process
 from ddpm_jax.measures import real_data
 from ddpm_jax.measures.metric import Details, OfModel
+from ddpm_jax.runtime import compiling
 from ddpm_jax.trained.loaded import Loaded
 
 TIMES = (0.0, 0.1, 0.25, 0.5, 0.75)
@@ -33,7 +34,7 @@ def accuracy(
     """
     schedule = loaded.experiment.schedule_of(loaded.params)
 
-    @jax.jit
+    @compiling.jit
     def read(x0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
         xt = process.add_noise(schedule, x0, t, eps)
         logits: Any = loaded.model.apply({"params": loaded.params}, xt, schedule.network_time(t))

@@ -1,5 +1,7 @@
 """How much memory this process and its devices take and have taken."""
 
+import contextlib
+import ctypes
 import resource
 import sys
 import threading
@@ -25,6 +27,17 @@ def host_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return host_peak_bytes()
     return pages * resource.getpagesize()
+
+
+def host_bytes_at_rest() -> int:
+    """The resident size of this process, without what it has freed and the allocator kept.
+
+    What was kept is given back first, where the C library can (glibc): otherwise what the process
+    takes next would come out of it and not be seen as growth.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return host_bytes()
 
 
 def device_peak_bytes(devices: Iterable[jax.Device]) -> int | None:

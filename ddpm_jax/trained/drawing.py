@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime import compiling, processes, sharding
 
 ArraysByName = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, ArraysByName], jax.Array]
@@ -53,7 +53,7 @@ def make_program(
         return run(denoise, keys_steps, start(keys_start, task), task)
 
     batch = sharding.batch_sharding(mesh)
-    compiled = jax.jit(
+    compiled = compiling.jit(
         sample, in_shardings=(None, None, None, batch, batch, batch), out_shardings=batch
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime import compiling, processes, sharding
 from ddpm_jax.training import gradients
 from ddpm_jax.training.gradients import NO_TREES, Inputs, Sums, Trees
 from ddpm_jax.training.objectives.base import Batch
@@ -193,9 +193,9 @@ def _jitted(plan: Plan, k: int, parts: Parts, states: Any) -> Programs:
     rows = sharding.batch_sharding(parts.mesh)
     out = (states, sharding.replicated(parts.mesh)) if last else None
     return Programs(
-        jax.jit(nothing, in_shardings=(states, None, rows, None)),
-        jax.jit(add, in_shardings=(states, None, rows, None, None, None), donate_argnums=4),
-        jax.jit(
+        compiling.jit(nothing, in_shardings=(states, None, rows, None)),
+        compiling.jit(add, in_shardings=(states, None, rows, None, None, None), donate_argnums=4),
+        compiling.jit(
             move,
             in_shardings=(states, None, None, None),
             out_shardings=out,

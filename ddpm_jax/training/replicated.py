@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import compiling, sharding
 from ddpm_jax.training import guard
 from ddpm_jax.training.plans import Metrics
 from ddpm_jax.training.state import TrainState
@@ -71,7 +71,7 @@ def make_group_step(
         step = jax.shard_map(
             step, mesh=mesh, in_specs=(spec,) * 4, out_specs=(spec, spec), check_vma=False
         )
-    return jax.jit(step, in_shardings=place, out_shardings=place, donate_argnums=0)
+    return compiling.jit(step, in_shardings=place, out_shardings=place, donate_argnums=0)
 
 
 def stacked(states: Sequence[TrainState], mesh: Mesh) -> TrainState:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.runtime import pieces, sharding
+from ddpm_jax.runtime import compiling, pieces, sharding
 from ddpm_jax.training import gradients
 from ddpm_jax.training.dispatched import Memory
 from ddpm_jax.training.gradients import NO_TREES, Inputs, Sums, Trees
@@ -271,7 +271,7 @@ def _jitted(plan: Plan, k: int, parts: Parts) -> Programs:
         work = stage.move(state, work, gradients.together(inputs, parts, sums))
         return plan.end(state, work) if last else work
 
-    return Programs(jax.jit(see), jax.jit(move, donate_argnums=(0,) if last else ()))
+    return Programs(compiling.jit(see), compiling.jit(move, donate_argnums=(0,) if last else ()))
 
 
 def _vector(tree: Any) -> jax.Array:

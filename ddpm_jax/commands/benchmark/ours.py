@@ -17,7 +17,7 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.interop.diffusers import unet_to_diffusers
 from ddpm_jax.interop.dit import dit_from_diffusers
 from ddpm_jax.measures import model_flop
-from ddpm_jax.runtime import digests, memory, sharding
+from ddpm_jax.runtime import compiling, digests, memory, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
 
 # Of the weights: those of a fresh network are zero in places, and a network that returns zeros
@@ -77,7 +77,7 @@ def sampling(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
     times = samplers.grids.uniform(schedule, spec["steps"])
     apply = experiment.model.apply
 
-    @jax.jit
+    @compiling.jit
     def draw(params: Any, x: jax.Array) -> jax.Array:
         denoise = prediction.denoiser(apply, params, schedule)
         return samplers.ddim(denoise, schedule, times, jax.random.key(0), x)

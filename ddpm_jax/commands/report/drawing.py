@@ -17,7 +17,7 @@ from ddpm_jax.evaluation import loss_by_time
 from ddpm_jax.experiment import Loaded
 from ddpm_jax.measures import real_data
 from ddpm_jax.reporting.report.runs import Drawn, LossByTime, ScheduleCurve
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import compiling, sharding
 from ddpm_jax.training.gradients import trees_of
 from ddpm_jax.training.state import FIRST
 
@@ -85,7 +85,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
     built, config = loaded.experiment, loaded.experiment.config
     place = sharding.batch_sharding(built.mesh)
 
-    @jax.jit
+    @compiling.jit
     def outcome(params: Any, batch: Any, key: jax.Array, frozen: Any) -> tuple[jax.Array, ...]:
         trees = trees_of(built.objective, {FIRST: params}, frozen)
         return built.objective(params, batch, key, False, {}, **trees)[:3]
