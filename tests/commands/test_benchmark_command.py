@@ -46,6 +46,7 @@ def test_the_table_of_sections_and_what_a_quick_run_leaves_out():
     [
         (["--only=samplin"], "error: --only=samplin: no such section; did you mean sampling?"),
         (["--peer=difusers"], "error: --peer=difusers: no such peer; did you mean diffusers?"),
+        (["--networks=digits"], "error: --networks=digits: no such network; did you mean digits_"),
         (["--append=nowhere"], "error: --append=nowhere: there is no index.md"),
         (["--config_file=none.py"], "error: --config=none.py: cannot load it"),
     ],

@@ -1,6 +1,7 @@
 """The speed beside diffusers is measured on equal work, in turns; failures are told in a line."""
 
 import contextlib
+import dataclasses
 
 import pytest
 
@@ -92,6 +93,8 @@ def test_a_network_that_fails_leaves_the_others_measured(monkeypatch):
     assert rows["cifar10_unet float32"] == {"failed": "out of memory"}
     assert rows["dit_b2 float32"]["images_per_second"] == 4.0
     assert rows["dit_b2 float32"]["mfu"] == "unknown"
+    one = dataclasses.replace(OPTIONS, networks=("dit_b2",))
+    assert [*train_steps.train_steps(one)] == ["dit_b2 float32"]
 
 
 class Sleeper:

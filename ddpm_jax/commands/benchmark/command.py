@@ -24,8 +24,8 @@ feature_statistics: 50,000 features of 2048 dimensions, streamed.
 prdc: of 10,000 samples and 10,000 references in 64 dimensions.
 
 Times are seconds. --quick leaves out slow sections and what takes a CPU minutes: bfloat16,
-torch.compile, some turns. --append=docs/benchmarks adds the run to that folder, with its date and
-machine.
+torch.compile, some turns. --networks=digits_unet leaves out the other networks of train_step.
+--append=docs/benchmarks adds the run to that folder, with its date and machine.
 """
 
 import importlib.util
@@ -47,7 +47,7 @@ from ddpm_jax.errors import UserError, suggest
 PEERS = {"diffusers": ("eager", "compile")}
 NEEDS = ("torch", "diffusers")
 # What stands in the page of the command: the others name places of this machine.
-SHOWN = ("--quick", "--peer=", "--only=")
+SHOWN = ("--quick", "--peer=", "--only=", "--networks=")
 
 
 def define() -> None:
@@ -57,6 +57,7 @@ def define() -> None:
     flags.DEFINE_string("config_file", usual, "the experiment to measure")
     flags.DEFINE_string("out", None, "the JSON file to write")
     flags.DEFINE_list("only", [], "sections to measure; all of them by default")
+    flags.DEFINE_list("networks", [], "of train_step, those to measure; all of them by default")
     flags.DEFINE_bool("quick", False, "leave out what takes a CPU minutes")
     flags.DEFINE_string("peer", None, "measure the same beside it: diffusers (extra [parity])")
     flags.DEFINE_string("append", None, "the folder whose page and files the run is added to")
@@ -76,6 +77,7 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cli.start_jax()
     chosen = _chosen(f.only, f.quick)
+    networks = _networks(f.networks)
     out = Path(f.out)
     try:
         with out.open("a"):  # now, not after minutes of measuring
@@ -98,6 +100,7 @@ def main() -> None:
         platform=platform,
         devices=jax.device_count(),
         sides=sides,
+        networks=networks,
     )
 
     def keep(figures: dict[str, Any]) -> None:
@@ -132,6 +135,16 @@ def _chosen(only: list[str], quick: bool) -> dict[str, Any]:
             raise UserError(f"--only={name}: no such section{suggest(name, [*SECTIONS])}")
     names = only or [name for name in SECTIONS if not (quick and name in SLOW)]
     return {name: section for name, section in SECTIONS.items() if name in names}
+
+
+def _networks(names: list[str]) -> tuple[str, ...]:
+    """Those of train_step that were named."""
+    from ddpm_jax.commands.benchmark.train_steps import NETWORKS
+
+    for name in names:
+        if name not in NETWORKS:
+            raise UserError(f"--networks={name}: no such network{suggest(name, [*NETWORKS])}")
+    return tuple(names)
 
 
 def _command() -> str:

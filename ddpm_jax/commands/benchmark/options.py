@@ -21,6 +21,7 @@ class Options:
       platform: "cpu", "gpu" or "tpu".
       devices: how many there are.
       sides: beside whom, as (side, mode): ("diffusers", "eager").
+      networks: which of them train_step measures; all where none is named.
     """
 
     config: ConfigDict
@@ -29,6 +30,7 @@ class Options:
     platform: str = "cpu"
     devices: int = 1
     sides: tuple[tuple[str, str], ...] = ()
+    networks: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> int:

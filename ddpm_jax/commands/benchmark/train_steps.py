@@ -76,7 +76,7 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def train_steps(options: Options) -> dict[str, Any]:
-    """A step of each of NETWORKS, in each precision.
+    """A step of each of NETWORKS, or of those that were named, in each precision.
 
     Ours is the whole step of a run: t, eps and dropout are drawn; the gradient is clipped and
     looked at by the guard; Adam, and a moving average. `peers.train_step` says what theirs is.
@@ -87,7 +87,8 @@ def train_steps(options: Options) -> dict[str, Any]:
     """
     rows = {}
     for dtype in options.dtypes:
-        for name, network in NETWORKS.items():
+        for name in options.networks or NETWORKS:
+            network = NETWORKS[name]
             asked = spec(network, dtype, options)
             try:
                 row = _with_rates(turns.compared(asked, options.sides, rounds=options.rounds))
