@@ -113,7 +113,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
-        return networks.initial_params(self.config, self.own, self.model, key)
+        return self.kind.initial(self.config, self.own, self.model, key)
 
     def starting_weights(self) -> StartingWeights | None:
         """The weights of config.train.init_from, read anew; None where it names none.
@@ -273,7 +273,7 @@ class Experiment:
         size = self.config.data.batch_size
         place = sharding.batch_sharding(self.mesh)
         return {
-            "x0": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
+            "x0": jax.ShapeDtypeStruct((size, *self.codec.shape), self.codec.dtype, sharding=place),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)

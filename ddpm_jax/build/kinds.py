@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives, upsampling
+from ddpm_jax.build import coding, language, networks, objectives, upsampling
+from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
@@ -35,11 +37,14 @@ class Kind:
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
       no_images: why it draws no images; "" for a kind that draws them.
       next: config -> the sample command to run after training, with {workdir} for the run's.
+      codec: (config, own parts) -> what is between images and x_0.
+      initial: (config, own parts, network, key) -> the network's parameters before training.
+      draws: how it draws images, a name of `trained.program.DRAWS`.
     """
 
     noun: str
     config: Callable[[], ConfigDict]
-    network: Callable[[ConfigDict, Own], networks.NetworkModule]
+    network: Callable[[ConfigDict, Own], Any]
     objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
     face: str
     measures: tuple[str, ...]
@@ -47,6 +52,9 @@ class Kind:
     watches: tuple[str, ...] = ()
     guides: str | None = None
     no_images: str = ""
+    codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
+    initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
+    draws: str = "diffusion"
 
 
 KINDS: dict[str, Kind] = {
@@ -72,5 +80,18 @@ KINDS: dict[str, Kind] = {
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",
         next=lambda config: "--workdir=MODEL --classifier_workdir={workdir}",
+    ),
+    "language": Kind(
+        noun="language model",
+        config=defaults.language,
+        network=language.network,
+        objective=language.objective,
+        face="language",
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "TOKENS"),
+        watches=("sample", "evaluate"),
+        next=lambda config: "--workdir={workdir}",
+        codec=coding.quantised,
+        initial=language.initial_params,
+        draws="tokens",
     ),
 }

@@ -236,12 +236,9 @@ def besides(experiment: Experiment, state: TrainState | None = None) -> float:
 
 def _passes_per_image(experiment: Experiment, state: TrainState | None) -> int:
     sample = experiment.config.sample
-    learned = experiment.schedule is None
-    nfe = None
-    if not learned or state is not None:
-        nfe = program.nfe(experiment, None if state is None else state.params)
+    passes = program.passes(experiment, None if state is None else state.params)
     guided = sample.guidance_scale not in (0.0, 1.0)
-    return (sample.num_steps if nfe is None else nfe) * (1 + guided)
+    return (sample.num_steps if passes is None else passes) * (1 + guided)
 
 
 def _times(period: int, num_steps: int) -> int:

@@ -11,6 +11,7 @@ from ddpm_jax.measures import (
     attributes,
     classification,
     distribution_metrics,
+    exact_likelihood,
     likelihood,
     own_parts,
     pixel_metrics,
@@ -92,6 +93,11 @@ _ROWS = (
         },
         check=likelihood.check, flags=("num_terms",), section="likelihood",
         table=likelihood.table,
+    ),
+    Metric(
+        "bits", "bits per dimension, exact", LOWER, Needs.TOKENS, exact_likelihood.measure,
+        figures={"bits_per_dim": "bits per dimension, exact"}, check=exact_likelihood.check,
+        default=True, section="exact_likelihood", table=exact_likelihood.table,
     ),
     Metric(
         "accuracy", "held-out images read right", HIGHER, Needs.CLASSIFIER,
