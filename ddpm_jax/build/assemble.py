@@ -12,6 +12,7 @@ from ddpm_jax.build import (
     optimizers,
     paths,
     reverse_mode,
+    texts,
     upsampling,
 )
 from ddpm_jax.build.experiment import Experiment, fields_of
@@ -44,6 +45,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     check_ranges(c)
     shape = image_shape(c)
     datasets.check(c, own)
+    texts.check(c, kind, own)
     codec = kind.codec(c, own)
     if has(c, "diffusion.variance"):
         upsampling.check(c)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ddpm_jax.config import of_kinds
+from ddpm_jax.config import other_kinds
 from ddpm_jax.errors import UserError
 
 # The dicts of options: keywords of what another field of their group names, checked against its
@@ -66,12 +66,12 @@ def as_kind(kind: str, config: ConfigDict) -> ConfigDict:
 
 def classifier() -> ConfigDict:
     """The default classifier of x_t."""
-    return _locked(of_kinds.classifier(ConfigDict(denoiser().to_dict())))
+    return _locked(other_kinds.classifier(denoiser()))
 
 
 def language() -> ConfigDict:
     """The default causal model of tokens."""
-    return _locked(of_kinds.language(ConfigDict(denoiser().to_dict())))
+    return _locked(other_kinds.language(denoiser()))
 
 
 def denoiser() -> ConfigDict:
@@ -96,6 +96,11 @@ def denoiser() -> ConfigDict:
     data.augment = ()
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
     data.num_threads = 2  # that read and decode images
+    # What makes tokens of captions, for a kind of run that reads text: bytes or words, learned from
+    # the training split and kept in the workdir, or the path of CLIP's own files.
+    data.tokenizer = ""
+    data.vocabulary = 1024  # tokens at most that are learned; the number of CLIP's own is 49408
+    data.context = 77  # tokens of a text, with its beginning and end
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()

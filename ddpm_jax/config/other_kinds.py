@@ -1,4 +1,4 @@
-"""What the configs of other kinds of runs lack of a denoiser's, and what they have of their own."""
+"""The default configs of the kinds of runs beside the denoiser, as what differs from its own."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,9 @@ from ml_collections.config_dict import placeholder
 
 # What a classifier of x_t has no use for, of the fields of a denoiser.
 NOT_OF_A_CLASSIFIER = (
+    "data.tokenizer",
+    "data.vocabulary",
+    "data.context",
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
@@ -60,17 +63,18 @@ NOT_OF_LANGUAGE = (
 )
 
 
-def classifier(config: ConfigDict) -> ConfigDict:
-    """A denoiser's config, which is changed, as a classifier's of x_t."""
+def classifier(denoiser: ConfigDict) -> ConfigDict:
+    """The default classifier of x_t, from the default denoiser."""
+    config = without(denoiser, NOT_OF_A_CLASSIFIER)
     config.kind = "classifier"
     config.model.name = "classifier"
-    return _without(config, NOT_OF_A_CLASSIFIER)
+    return config
 
 
-def language(config: ConfigDict) -> ConfigDict:
-    """A denoiser's config, which is changed, as a causal model's of tokens."""
+def language(denoiser: ConfigDict) -> ConfigDict:
+    """The default causal model of tokens, from the default denoiser."""
+    config = without(denoiser, NOT_OF_LANGUAGE)
     config.kind = "language"
-    _without(config, NOT_OF_LANGUAGE)
     model, sample = config.model, config.sample
     model.name = "transformer"
     model.num_heads = 4  # of attention; 0 for a single one
@@ -80,7 +84,9 @@ def language(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _without(config: ConfigDict, fields: Sequence[str]) -> ConfigDict:
+def without(denoiser: ConfigDict, fields: Sequence[str]) -> ConfigDict:
+    """A copy of a config without some fields, "group.name", and groups."""
+    config = ConfigDict(denoiser.to_dict())
     for field in fields:
         group, _, name = field.partition(".")
         if name:
