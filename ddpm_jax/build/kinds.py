@@ -36,7 +36,7 @@ class Kind:
         config.train.NAME_every is the period of each.
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
-      no_images: why it draws no images; "" for a kind that draws them.
+      no_images: why it draws no images, or config -> why; "" for a kind that draws them.
       next: config -> the sample command to run after training, with {workdir} for the run's.
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
@@ -53,10 +53,14 @@ class Kind:
     watches: tuple[str, ...] = ()
     guides: str | None = None
     reads_text: Callable[[ConfigDict], bool] = lambda config: False
-    no_images: str = ""
+    no_images: str | Callable[[ConfigDict], str] = ""
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
     draws: str = "diffusion"
+
+    def why_no_images(self, config: ConfigDict) -> str:
+        """Why a run of it with this config draws no images; "" for one that draws them."""
+        return self.no_images if isinstance(self.no_images, str) else self.no_images(config)
 
 
 KINDS: dict[str, Kind] = {
@@ -91,6 +95,8 @@ KINDS: dict[str, Kind] = {
         face="language",
         measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "TOKENS"),
         watches=("sample", "evaluate"),
+        reads_text=language.reads_text,
+        no_images=language.no_images,
         next=lambda config: "--workdir={workdir}",
         codec=coding.quantised,
         initial=language.initial_params,

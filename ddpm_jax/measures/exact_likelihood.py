@@ -1,4 +1,4 @@
-"""How likely a model of tokens finds held-out images, exactly, for `evaluate`."""
+"""How likely a model of tokens finds held-out images or captions, exactly, for `evaluate`."""
 
 import math
 from collections.abc import Mapping
@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.build import conditioning, language
+from ddpm_jax import data
+from ddpm_jax.build import conditioning
 from ddpm_jax.data import fingerprint
-from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import bigram
 from ddpm_jax.measures import real_data, results
 from ddpm_jax.measures.metric import Details, OfModel
-from ddpm_jax.trained.language import token_log_probs
+from ddpm_jax.measures.results import Figure
+from ddpm_jax.trained import language
 from ddpm_jax.trained.loaded import Loaded
 
-BATCH_SIZE = 64
+MOST_CAPTIONS = 2_000  # held-out ones; drawn shapes have no end
+COUNTED = 20_000  # captions that the bigram model is counted on
+ROWS = {"per_dim": "exact", "per_character": "exact", "per_character_bigram": "a bigram model"}
 
 
 def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
@@ -29,48 +33,70 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
 
 
 def measure(of: OfModel) -> Details:
-    """The bits of held-out images for each value of a pixel, by the chain rule.
+    """The bits of held-out data by the chain rule, for each value of a pixel or each character.
 
-    Nothing is drawn and nothing bounded: the interval is over the images alone.
+    Nothing is drawn and nothing bounded: the interval is over the data alone.
 
     Raises:
-      ValueError: for fewer than 2 images, or a likelihood that is no number.
+      ValueError: for fewer than 2 examples, captions that do not fit the context, or a likelihood
+        that is no number.
     """
-    experiment = of.loaded.experiment
-    images, _ = real_data.arrays(of.source, experiment.codec)
-    if len(images) < 2:
-        raise ValueError(f"need at least 2 images, got {len(images)}")
-    tokens = np.asarray(language.sequences(images))
-    none = np.full(BATCH_SIZE, NULL_VALUE)
-    found = []
-    for start in range(0, len(tokens), BATCH_SIZE):
-        places = np.minimum(np.arange(start, start + BATCH_SIZE), len(tokens) - 1)
-        each = token_log_probs(experiment, of.loaded.params, tokens[places], none)
-        found.append(each[: len(tokens) - start].sum(axis=1))
-    bits = -np.concatenate(found) / math.log(2) / tokens.shape[1]
+    measured = of_captions if of.loaded.experiment.reads_text else of_images
+    unit, settings, ratios = measured(of)
+    figures = {name: _figure(*ratio) for name, ratio in ratios.items()}
+    report = {"unit": unit, **settings, "figures": {n: f.record() for n, f in figures.items()}}
+    return Details(report, figures, settings | {"fingerprint": fingerprint(of.source)})
+
+
+def of_images(of: OfModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The unit, the settings, and by name the bits of each image with the number of its values."""
+    images, _ = real_data.arrays(of.source, of.loaded.experiment.codec)
+    bits = language.bits(of.loaded, np.asarray(images).reshape(len(images), -1))
+    settings = {"num_values": of.source.info.levels, "num_examples": len(bits)}
+    sizes = np.full(len(bits), images[0].size)
+    return "bits per dimension", settings, {"per_dim": (bits, sizes)}
+
+
+def of_captions(of: OfModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The same of captions and their characters, with a bigram model's bits beside them."""
+    captions = [
+        language.plain(text)
+        for text in data.captions_of(of.source, min(len(of.source), MOST_CAPTIONS))
+    ]
+    train = real_data.train(of.loaded)
+    seen = [language.plain(text) for text in data.captions_of(train, min(len(train), COUNTED))]
+    by_pairs = bigram.counted(seen)
+    sizes = bigram.num_characters(captions)
+    settings = {"num_examples": len(captions), "counted_on": len(seen)}
+    bits = {
+        "per_character": language.bits_of_texts(of.loaded, captions),
+        "per_character_bigram": np.array([by_pairs(text) for text in captions]),
+    }
+    ratios = {name: (values, sizes) for name, values in bits.items()}
+    return "bits per character", settings, ratios
+
+
+def _figure(bits: np.ndarray, sizes: np.ndarray) -> Figure:
+    """All bits over all values, with the standard error of a ratio of means."""
+    if len(bits) < 2:
+        raise ValueError(f"need at least 2 examples, got {len(bits)}")
     if not np.isfinite(bits).all():
         raise ValueError("the likelihood came out as no number: the model diverged")
-    mean, error = bits.mean(), bits.std(ddof=1) / math.sqrt(len(bits))
-    settings = {"num_values": of.source.info.levels, "num_examples": len(bits)}
-    report = {
-        "unit": "bits per dimension",
-        **settings,
-        "mean": float(mean),
-        "standard_error": float(error),
-    }
-    protocol = settings | {"fingerprint": fingerprint(of.source)}
-    return Details(report, {"per_dim": results.normal(float(mean), float(error))}, protocol)
+    ratio = bits.sum() / sizes.sum()
+    error = (bits - ratio * sizes).std(ddof=1) / math.sqrt(len(bits)) / sizes.mean()
+    return results.normal(float(ratio), float(error))
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figure of `measure` as lines of a Markdown table, and a line that says of what."""
-    return "\n".join(
-        [
-            f"| {report['unit']} | held-out data | standard error |",
-            "| --- | --- | --- |",
-            f"| exact | {report['mean']:.3f} | {report['standard_error']:.3f} |",
-            "",
-            f"{report['num_examples']} images: probabilities of pixels of {report['num_values']} "
-            "values, by the chain rule.",
-        ]
-    )
+    """The figures of `measure` as lines of a Markdown table, and a line that says of what."""
+    lines = [f"| {report['unit']} | held-out data | 95% interval |", "| --- | --- | --- |"]
+    for name, one in report["figures"].items():
+        lines.append(
+            f"| {ROWS[name]} | {one['value']:.3f} | {one['low']:.3f} to {one['high']:.3f} |"
+        )
+    count = report["num_examples"]
+    if "num_values" in report:
+        what = f"{count} images: probabilities of pixels of {report['num_values']} values"
+    else:
+        what = f"{count} captions, whose end counts as a character"
+    return "\n".join([*lines, "", f"{what}, by the chain rule."])

@@ -95,9 +95,14 @@ _ROWS = (
         table=likelihood.table,
     ),
     Metric(
-        "bits", "bits per dimension, exact", LOWER, Needs.TOKENS, exact_likelihood.measure,
-        figures={"bits_per_dim": "bits per dimension, exact"}, check=exact_likelihood.check,
-        default=True, section="exact_likelihood", table=exact_likelihood.table,
+        "bits", "bits of held-out data, exact", LOWER, Needs.TOKENS, exact_likelihood.measure,
+        figures={
+            "bits_per_dim": "bits per dimension, exact",
+            "bits_per_character": "bits per character, exact",
+            "bits_per_character_bigram": "bits per character of a bigram model",
+        },
+        check=exact_likelihood.check, default=True, section="exact_likelihood",
+        table=exact_likelihood.table,
     ),
     Metric(
         "accuracy", "held-out images read right", HIGHER, Needs.CLASSIFIER,

@@ -44,7 +44,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) ->
 
 def check(experiment: Experiment, task: tasks.Task = NO_TASK) -> None:
     """Refuse a sample group that does not fit the task. Raises UserError naming the field."""
-    if not experiment.kind.no_images:
+    if not experiment.kind.why_no_images(experiment.config):
         sample_fn(experiment, task)
 
 
@@ -81,7 +81,7 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
     Raises:
       UserError: for a kind that draws no images, or a sample group or task that does not fit.
     """
-    if why := experiment.kind.no_images:
+    if why := experiment.kind.why_no_images(experiment.config):
         raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
     return DRAWS[experiment.kind.draws].sample_fn(experiment, task)
 
