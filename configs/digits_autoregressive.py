@@ -13,7 +13,7 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config("language")
-    config.data.update(name="digits", image_size=(8, 8), channels=1, batch_size=64)
+    config.data.update(name="digits", image_size=(8, 8), channels=1, batch_size=32)
     config.model.update(channels=64, num_blocks=4, dropout=0.2, num_classes=10, label_dropout=0.5)
     config.optim.update(
         name="adamw", learning_rate=2e-3, weight_decay=0.1, warmup_steps=100, decay="cosine"
