@@ -2,7 +2,8 @@
 
 Data: configs/digits.py's, each pixel a token of 17 values; the class stands before the first one.
 Hardware: 2 CPU cores.
-Expected, from scripts/evaluate.py on the 360 held-out images, without their labels:
+Expected, from scripts/evaluate.py on the 360 held-out images, without their labels: no figure of
+  this config is measured yet.
 Command: python scripts/train.py --config=configs/digits_autoregressive.py --workdir=runs/pixels
 """
 

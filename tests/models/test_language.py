@@ -1,5 +1,6 @@
 """A causal transformer: what may depend on what, all sequences enumerated, and GPT-2's function."""
 
+import functools
 import itertools
 
 import jax
@@ -51,7 +52,7 @@ def test_token_by_token_it_is_the_whole_at_once():
 
 
 def test_a_shorter_sequence_is_the_beginning_of_a_longer_one():
-    short = SMALL.apply(VARIABLES, TOKENS[:, :4], LABELS)
+    short = logits_of(TOKENS[:, :4], LABELS)
     np.testing.assert_allclose(short, logits_of(TOKENS, LABELS)[:, :4], atol=1e-5)
 
 
@@ -66,8 +67,9 @@ TINY_PARAMS = {"params": random_networks.random_params(TINY, np.zeros((1, 3), np
 EVERY = np.array(list(itertools.product(range(3), repeat=3)), np.int32)
 
 
+@functools.cache
 def tiny_law():
-    logits = TINY.apply(TINY_PARAMS, EVERY)
+    logits = jax.jit(TINY.apply)(TINY_PARAMS, EVERY)
     return np.exp(np.asarray(autoregressive.log_prob(logits, jnp.asarray(EVERY)), np.float64))
 
 
@@ -96,10 +98,10 @@ def test_sequences_are_drawn_as_often_as_they_are_likely():
 
 def test_dropout_draws_where_it_is_given_a_key():
     dropping = SMALL.clone(dropout=0.5)
-    np.testing.assert_array_equal(dropping.apply(VARIABLES, TOKENS), SMALL.apply(VARIABLES, TOKENS))
-    one, same, other = (
-        dropping.apply(VARIABLES, TOKENS, rngs={"dropout": jax.random.key(k)}) for k in (0, 0, 1)
-    )
+    plain = jax.jit(dropping.apply)(VARIABLES, TOKENS)
+    np.testing.assert_allclose(plain, logits_of(TOKENS, None), atol=1e-5)
+    dropped = jax.jit(lambda key: dropping.apply(VARIABLES, TOKENS, rngs={"dropout": key}))
+    one, same, other = (dropped(jax.random.key(k)) for k in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
 
@@ -168,5 +170,5 @@ def test_it_is_transformers_gpt2():
     with torch.no_grad():
         expected = theirs(torch.tensor(before)).logits.numpy()
     ours = LanguageModel(23, 9, width=24, depth=2, num_heads=3)
-    found = ours.apply({"params": params}, tokens.astype(np.int32))
+    found = jax.jit(ours.apply)({"params": params}, tokens.astype(np.int32))
     assert np.abs(found - expected).max() < 2e-5 * expected.std()
