@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ddpm_jax"
 # Names of kinds and of built-in networks, and their classes.
-NAMES = {"denoiser", "classifier", "unet", "dit"}
-CLASSES = {"Classifier", "UNet", "DiT", "WithSchedule"}
+NAMES = {"denoiser", "classifier", "language", "unet", "dit", "transformer"}
+CLASSES = {"Classifier", "UNet", "DiT", "LanguageModel", "WithSchedule"}
 
 
 def switches(tree: ast.AST) -> Iterator[str]:

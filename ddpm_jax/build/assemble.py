@@ -12,13 +12,13 @@ from ddpm_jax.build import (
     optimizers,
     paths,
     reverse_mode,
+    texts,
     upsampling,
 )
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.build.kinds import KINDS, Kind
-from ddpm_jax.codecs import pixels
 from ddpm_jax.config import config_files, own_code
-from ddpm_jax.config.checks import check_fit, check_ranges, image_shape
+from ddpm_jax.config.checks import check_fit, check_ranges, has, image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import schedules, variances
@@ -44,13 +44,14 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     _check_fields(c, kind)
     check_ranges(c)
     shape = image_shape(c)
-    codec = pixels(shape)
     datasets.check(c, own)
-    if "variance" in c.diffusion:
+    texts.check(c, kind, own)
+    codec = kind.codec(c, own)
+    if has(c, "diffusion.variance"):
         upsampling.check(c)
         choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
     with fields_of("diffusion"):
-        schedule = paths.schedule(c, own)
+        schedule = paths.schedule(c, own) if "diffusion" in c else None
     with fields_of("model"):
         model = kind.network(c, own)
     with fields_of("mesh"):
@@ -77,7 +78,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         built={"config": c.to_dict(), **parts},
         **parts,
     )
-    if own_code.is_own(c.diffusion.get("loss", "")):
+    if own_code.is_own(_loss(c)):
         experiment.check_loss()
     if c.optim.frozen:
         with fields_of("optim"):
@@ -99,14 +100,19 @@ def objective_of(
 
     Raises as `build`.
     """
-    if not own_code.is_own(c.diffusion.get("loss", "")):  # which may differentiate forwards
+    if not own_code.is_own(_loss(c)):  # which may differentiate forwards
         model = reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
     with fields_of("diffusion"):
         objective = kind.objective(c, model, schedule, own)
-    if c.data.dequantise:
+    if c.data.get("dequantise"):
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
     objective = augmentation.objective(c, upsampling.objective(c, objective))
     return freezing.objective(objective, c.optim.frozen) if c.optim.frozen else objective
+
+
+def _loss(c: ConfigDict) -> str:
+    """The name of config.diffusion.loss; "" of a kind of run that has no such choice."""
+    return c.get("diffusion", {}).get("loss", "")
 
 
 def _check_fields(c: ConfigDict, kind: Kind) -> None:

@@ -29,8 +29,8 @@ def condition_names(c: ConfigDict) -> tuple[str, ...]:
 
 def dropout(c: ConfigDict) -> dict[str, float]:
     """Every condition of the network with its probability of being absent in training."""
-    label = {"label": c.diffusion.label_dropout} if takes_labels(c) else {}
-    rates = c.diffusion.get("condition_dropout") or (0.0,) * len(condition_names(c))
+    label = {"label": _hiding(c).label_dropout} if takes_labels(c) else {}
+    rates = _hiding(c).get("condition_dropout") or (0.0,) * len(condition_names(c))
     return label | dict(zip(condition_names(c), rates, strict=True))
 
 
@@ -57,7 +57,7 @@ def of_data(c: ConfigDict) -> tuple[str, ...]:
 
 def takes_labels(c: ConfigDict) -> bool:
     """Whether the network takes the label, as a condition."""
-    return bool(c.model.num_classes) and "label_dropout" in c.diffusion
+    return bool(c.model.num_classes) and "label_dropout" in _hiding(c)
 
 
 def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -90,7 +90,12 @@ def image_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[int, int, int]]:
 
 def ever_hidden(c: ConfigDict, name: str) -> bool:
     """Whether this condition, or "label", was ever absent in training."""
-    return dropout(c)[name] > 0 or c.diffusion.joint_dropout > 0
+    return dropout(c)[name] > 0 or _hiding(c).get("joint_dropout", 0) > 0
+
+
+def _hiding(c: ConfigDict) -> ConfigDict:
+    """The group of fields that say how often conditions are hidden, of this kind of run."""
+    return c.get("diffusion", c.model)
 
 
 def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:

@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives, upsampling
+from ddpm_jax.build import coding, language, networks, objectives, upsampling
+from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
@@ -33,20 +35,32 @@ class Kind:
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
-      no_images: why it draws no images; "" for a kind that draws them.
+      reads_text: config -> whether its batches have "text", the tokens of captions.
+      no_images: why it draws no images, or config -> why; "" for a kind that draws them.
       next: config -> the sample command to run after training, with {workdir} for the run's.
+      codec: (config, own parts) -> what is between images and x_0.
+      initial: (config, own parts, network, key) -> the network's parameters before training.
+      draws: how it draws images, a name of `trained.program.DRAWS`.
     """
 
     noun: str
     config: Callable[[], ConfigDict]
-    network: Callable[[ConfigDict, Own], networks.NetworkModule]
+    network: Callable[[ConfigDict, Own], Any]
     objective: Callable[[ConfigDict, Any, Schedule | None, Own], step.Objective]
     face: str
     measures: tuple[str, ...]
     next: Callable[[ConfigDict], str]
     watches: tuple[str, ...] = ()
     guides: str | None = None
-    no_images: str = ""
+    reads_text: Callable[[ConfigDict], bool] = lambda config: False
+    no_images: str | Callable[[ConfigDict], str] = ""
+    codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
+    initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
+    draws: str = "diffusion"
+
+    def why_no_images(self, config: ConfigDict) -> str:
+        """Why a run of it with this config draws no images; "" for one that draws them."""
+        return self.no_images if isinstance(self.no_images, str) else self.no_images(config)
 
 
 KINDS: dict[str, Kind] = {
@@ -72,5 +86,20 @@ KINDS: dict[str, Kind] = {
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",
         next=lambda config: "--workdir=MODEL --classifier_workdir={workdir}",
+    ),
+    "language": Kind(
+        noun="language model",
+        config=defaults.language,
+        network=language.network,
+        objective=language.objective,
+        face="language",
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "TOKENS"),
+        watches=("sample", "evaluate"),
+        reads_text=language.reads_text,
+        no_images=language.no_images,
+        next=lambda config: "--workdir={workdir}",
+        codec=coding.quantised,
+        initial=language.initial_params,
+        draws="tokens",
     ),
 }

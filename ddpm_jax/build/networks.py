@@ -96,7 +96,7 @@ def _named(
                 "networks are fields of config.model; leave it out"
             )
         return factory(c, own)
-    if _remat(c) != "none" and "remat" not in parameters(factory):
+    if remat(c) != "none" and "remat" not in parameters(factory):
         raise UserError(
             f"config.model.remat={m.remat}: the network {m.name} takes no argument remat; set none"
         )
@@ -111,8 +111,8 @@ def _named(
             "out_channels": _out_channels(c),
             "num_classes": m.num_classes,
             "attributes": _attributes(c, own),
-            "dtype": _dtype(c),
-            "remat": _remat(c),
+            "dtype": dtype(c),
+            "remat": remat(c),
         },
         hidden=("parent", "name"),
     )
@@ -208,8 +208,8 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
         "scale_shift_norm": m.scale_shift_norm,
         "resample_blocks": m.resample_blocks,
         "residual_scale": m.residual_scale,
-        "remat": _remat(c),
-        "dtype": _dtype(c),
+        "remat": remat(c),
+        "dtype": dtype(c),
     }
 
 
@@ -229,13 +229,13 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
         dropout=m.dropout,
-        remat=_remat(c),
-        dtype=_dtype(c),
+        remat=remat(c),
+        dtype=dtype(c),
         **patching,
     )
 
 
-def _dtype(c: ConfigDict) -> Any:
+def dtype(c: ConfigDict) -> Any:
     """The dtype of the computation, config.model.dtype."""
     name = c.model.dtype
     if name in REFUSED_DTYPES:
@@ -243,7 +243,7 @@ def _dtype(c: ConfigDict) -> Any:
     return choose("model.dtype", name, DTYPES)
 
 
-def _remat(c: ConfigDict) -> str:
+def remat(c: ConfigDict) -> str:
     """What the backward pass computes again, config.model.remat."""
     choose("model.remat", c.model.remat, RECOMPUTED)
     return c.model.remat

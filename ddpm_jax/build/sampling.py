@@ -175,7 +175,7 @@ def flat(c: ConfigDict) -> dict[str, Any]:
     So results state them, and those of earlier versions, where options were fields, compare.
     """
     fields = {name: value for name, value in c.sample.to_dict().items() if value is not None}
-    options, of_grid = fields.pop("options"), fields.pop("grid_options")
+    options, of_grid = fields.pop("options", {}), fields.pop("grid_options", {})
     return fields | options | {f"grid_{name}": value for name, value in of_grid.items()}
 
 

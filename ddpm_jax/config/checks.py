@@ -14,6 +14,8 @@ from ddpm_jax.errors import UserError
 AT_LEAST = {
     "data.batch_size": 1,
     "data.num_threads": 0,
+    "data.vocabulary": 5,
+    "data.context": 2,
     "model.channels": 1,
     "model.num_blocks": 1,
     "model.num_groups": 1,
@@ -75,6 +77,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.augment": (lambda v: len(set(v)) == len(v), "need different names"),
     "model.dropout": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
     "diffusion.label_dropout": (_share, "need 0 to 1"),
+    "model.label_dropout": (_share, "need 0 to 1"),
     "diffusion.joint_dropout": (_share, "need 0 to 1"),
     "model.conditions": (
         lambda v: len(set(v)) == len(v) and "label" not in v,
@@ -126,6 +129,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _unset_or(_at_least_0),
         "need a finite number, at least 0, or None",
     ),
+    "sample.temperature": (lambda v: 0 < v < math.inf, "need a finite number above 0"),
+    "sample.top_k": (_unset_or(lambda v: v >= 1), "need at least 1, or None"),
     "sample.guidance_low": (_unset_or(_at_least_0), "need a finite number, at least 0, or None"),
 }
 
@@ -173,7 +178,7 @@ def check_ranges(c: ConfigDict) -> None:
         "snapshots are of power-function averages: set ema.power_stds=(0.05, 0.1), or 0 here",
     )
     if "sample" in c:
-        low = c.sample.guidance_low or 0.0
+        low = c.sample.get("guidance_low") or 0.0
         _need(
             c,
             lambda high: high is None or low < high < math.inf,
@@ -201,6 +206,12 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     )
     if c.mesh.strict:
         _check_strict(c, devices)
+    _need(
+        c,
+        lambda rate: not rate or c.model.num_classes > 0,
+        "model.label_dropout",
+        "a model without classes (config.model.num_classes=0) has no labels to hide; set 0",
+    )
     if "conditions" not in c.model:
         return
     unlabelled = c.model.num_classes == 0
@@ -252,24 +263,28 @@ def _check_strict(c: ConfigDict, devices: int) -> None:
 
 def check_guidable(c: ConfigDict, field: str) -> None:
     """Conditions were hidden in training, as guidance needs. Raises UserError for what asks it."""
-    d = c.diffusion
-    if not c.model.num_classes and not c.model.conditions:
+    d, conditions = c.get("diffusion", c.model), c.model.get("conditions", ())
+    if not c.model.num_classes and not conditions:
         raise UserError(
             f"{field}: an unconditional model (config.model.num_classes=0) has nothing to be "
             "guided towards; set sample.guidance_scale=1, or name a classifier or a weaker model"
         )
-    if d.joint_dropout > 0:
+    if d.get("joint_dropout", 0) > 0:
         return
     if c.model.num_classes and not d.label_dropout > 0:
         raise UserError(
-            f"{field}: guidance needs a model trained with config.diffusion.label_dropout above 0; "
+            f"{field}: guidance needs a model trained with config.{_label_dropout(c)} above 0; "
             "set 1"
         )
-    if c.model.conditions and not min(d.condition_dropout, default=0) > 0:
+    if conditions and not min(d.condition_dropout, default=0) > 0:
         raise UserError(
             f"{field}: guidance needs a model trained with config.diffusion.joint_dropout, or each "
             "of condition_dropout, above 0; set 1"
         )
+
+
+def _label_dropout(c: ConfigDict) -> str:
+    return "diffusion.label_dropout" if "diffusion" in c else "model.label_dropout"
 
 
 def _value(c: ConfigDict, field: str) -> Any:

@@ -22,6 +22,7 @@ class Needs(enum.StrEnum):
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
+    TOKENS = labels.TOKENS  # held-out images, token by token, under the model
 
     @property
     def space(self) -> bool:
@@ -36,7 +37,7 @@ class Needs(enum.StrEnum):
     @property
     def of_model(self) -> bool:
         """Nothing is drawn for it."""
-        return self in (Needs.LIKELIHOOD, Needs.CLASSIFIER)
+        return self in (Needs.LIKELIHOOD, Needs.CLASSIFIER, Needs.TOKENS)
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -53,6 +54,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
+    Needs.TOKENS: ("exact_likelihood",),
 }
 
 
@@ -126,7 +128,7 @@ class Metric:
         FEATURES, LOGITS: a `distribution_metrics.Sets`;
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
-        LIKELIHOOD, CLASSIFIER: an `OfModel`, and gives `Details`.
+        LIKELIHOOD, CLASSIFIER, TOKENS: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
       check: (name, loaded, flags) -> None, raises UserError for a run that it cannot be measured
@@ -140,7 +142,7 @@ class Metric:
       prompts: of ATTRIBUTES: (loaded, num) -> `attributes.Prompts`, the samples' conditions.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
-      section: of LIKELIHOOD and CLASSIFIER: where the result holds the details, and how the result
+      section: of the same three: where the result holds the details, and how the result
         is called if nothing else is measured.
       table: of the same: the details as a Markdown table.
       source: the digest of its source, of a metric that is not built in.

@@ -11,6 +11,7 @@ from ddpm_jax.measures import (
     attributes,
     classification,
     distribution_metrics,
+    exact_likelihood,
     likelihood,
     own_parts,
     pixel_metrics,
@@ -92,6 +93,16 @@ _ROWS = (
         },
         check=likelihood.check, flags=("num_terms",), section="likelihood",
         table=likelihood.table,
+    ),
+    Metric(
+        "bits", "bits of held-out data, exact", LOWER, Needs.TOKENS, exact_likelihood.measure,
+        figures={
+            "bits_per_dim": "bits per dimension, exact",
+            "bits_per_character": "bits per character, exact",
+            "bits_per_character_bigram": "bits per character of a bigram model",
+        },
+        check=exact_likelihood.check, default=True, section="exact_likelihood",
+        table=exact_likelihood.table,
     ),
     Metric(
         "accuracy", "held-out images read right", HIGHER, Needs.CLASSIFIER,

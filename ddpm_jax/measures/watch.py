@@ -95,6 +95,7 @@ class Watch:
             self.config.train.validate_examples,
             encode=self.experiment.codec.encode_batch,
             conditions=conditioning.of_data(self.config),
+            encode_texts=self.experiment.encode_texts,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -179,7 +180,7 @@ class Watch:
     def _conditions(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
         c, own, classes = self.config, self.experiment.own, self.config.model.num_classes
-        if c.model.conditions and self._validation_data is not None:
+        if conditioning.condition_names(c) and self._validation_data is not None:
             labels, conditions = conditioning.shown(
                 c, self._validation_data, num, self.experiment.codec
             )

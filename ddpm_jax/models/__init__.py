@@ -4,7 +4,17 @@ from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.clip import Clip
 from ddpm_jax.models.dit import DiT
 from ddpm_jax.models.feature_classifier import FeatureClassifier
+from ddpm_jax.models.language import LanguageModel
 from ddpm_jax.models.learned_schedule import Gamma, WithSchedule
 from ddpm_jax.models.unet import UNet
 
-__all__ = ["Classifier", "Clip", "DiT", "FeatureClassifier", "Gamma", "UNet", "WithSchedule"]
+__all__ = [
+    "Classifier",
+    "Clip",
+    "DiT",
+    "FeatureClassifier",
+    "Gamma",
+    "LanguageModel",
+    "UNet",
+    "WithSchedule",
+]

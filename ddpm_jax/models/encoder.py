@@ -1,7 +1,7 @@
 """Transformer encoders with the norm first, for text and for patches."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,34 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+class Memory(NamedTuple):
+    """What a block keeps of the tokens that it saw, one after the other.
+
+    Attributes:
+      keys, values: [B, N, heads, D], those of places not seen yet are of no effect.
+      seen: int32, how many places were seen.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    seen: jax.Array
+
+    def then(self, key: jax.Array, value: jax.Array) -> "Memory":
+        """With the next token's, each [B, 1, heads, D]."""
+        put = jax.lax.dynamic_update_slice_in_dim
+        return Memory(
+            put(self.keys, key, self.seen, axis=1),
+            put(self.values, value, self.seen, axis=1),
+            self.seen + 1,
+        )
+
+    @property
+    def mask(self) -> jax.Array:
+        """The places that were seen, bool [B, N]."""
+        places = jnp.arange(self.keys.shape[1])[None, :] < self.seen
+        return jnp.broadcast_to(places, self.keys.shape[:2])
+
+
 class Block(nn.Module):
     """Attention and an MLP, each behind a norm and with a residual connection.
 
@@ -28,6 +56,7 @@ class Block(nn.Module):
       causal: whether a token sees itself and those before it alone.
       norm_epsilon: of both LayerNorms.
       depth: of the encoder that it stands in, for the initial weights.
+      dropout: of what either adds to the sum; wherever `apply` is given a key of that name.
       attention: the implementation of `attention.attend`.
       dtype: of the computation; norms and softmax run in float32.
     """
@@ -38,14 +67,17 @@ class Block(nn.Module):
     causal: bool = False
     norm_epsilon: float = 1e-5
     depth: int = 1
+    dropout: float = 0.0
     attention: str = XLA
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None
-    ) -> jax.Array:  # [B, N, width], bool [B, N] or None -> [B, N, width]
+        self, x: jax.Array, mask: jax.Array | None = None, memory: Memory | None = None
+    ) -> tuple[jax.Array, Memory | None]:  # [B, N, width], bool [B, N] or None -> [B, N, width]
+        """The block's sum; with a memory, of the next token [B, 1, width], and the memory then."""
         width = x.shape[-1]
+        dropped = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 
         def dense(name: str, features: int, std: float) -> nn.Dense:
             init = nn.initializers.normal(std)
@@ -57,11 +89,15 @@ class Block(nn.Module):
         query, key, value = (
             dense(name, width, width**-0.5)(y).reshape(heads) for name in ("query", "key", "value")
         )
-        y = attend(query, key, value, self.attention, causal=self.causal, mask=mask)
-        x = x + dense("out", width, into_sum)(y.reshape(x.shape))
+        if memory is None:
+            y = attend(query, key, value, self.attention, causal=self.causal, mask=mask)
+        else:
+            memory = memory.then(key, value)
+            y = attend(query, memory.keys, memory.values, mask=memory.mask)
+        x = x + dropped(dense("out", width, into_sum)(y.reshape(x.shape)))
         y = layer_norm("norm_1", self.norm_epsilon, self.dtype)(x)
         y = ACTIVATIONS[self.activation](dense("mlp_0", self.mlp_width, (2 * width) ** -0.5)(y))
-        return x + dense("mlp_1", width, into_sum)(y)
+        return x + dropped(dense("mlp_1", width, into_sum)(y)), memory
 
 
 class Encoder(nn.Module):
@@ -69,7 +105,8 @@ class Encoder(nn.Module):
 
     Attributes:
       depth: number of blocks.
-      num_heads, mlp_width, activation, causal, norm_epsilon, attention, dtype: of each `Block`.
+      num_heads, mlp_width, activation, causal, norm_epsilon, dropout, attention, dtype: of each
+        `Block`.
       remat: a key of `remat.RECOMPUTED`; "full" is as "block" here.
 
     Raises:
@@ -84,42 +121,67 @@ class Encoder(nn.Module):
     activation: str = "gelu"
     causal: bool = False
     norm_epsilon: float = 1e-5
+    dropout: float = 0.0
     attention: str = XLA
     remat: str = "none"
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        """The blocks, block_0 first."""
+        block = recomputed("block", self.remat, Block)
+        self.block = [
+            block(
+                num_heads=self.num_heads,
+                mlp_width=self.mlp_width,
+                activation=self.activation,
+                causal=self.causal,
+                norm_epsilon=self.norm_epsilon,
+                depth=self.depth,
+                dropout=self.dropout,
+                attention=self.attention,
+                dtype=self.dtype,
+            )
+            for _ in range(self.depth)
+        ]
+
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None
     ) -> tuple[
         jax.Array, ...
     ]:  # [B, N, width], bool [B, N] or None -> depth + 1 times [B, N, width]
+        """The states of tokens [B, N, width]; those outside of a mask are seen by none."""
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"need an activation of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
             )
         if x.shape[-1] % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide a width of {x.shape[-1]}")
-        block = recomputed("block", self.remat, Block)
         states = [x]
-        for k in range(self.depth):
-            states.append(
-                block(
-                    num_heads=self.num_heads,
-                    mlp_width=self.mlp_width,
-                    activation=self.activation,
-                    causal=self.causal,
-                    norm_epsilon=self.norm_epsilon,
-                    depth=self.depth,
-                    attention=self.attention,
-                    dtype=self.dtype,
-                    name=f"block_{k}",
-                )(states[-1], mask)
-            )
+        for block in self.block:
+            states.append(block(states[-1], mask)[0])
         return tuple(states)
 
+    def memories(self, num: int, places: int, width: int) -> tuple[Memory, ...]:
+        """Those of `num` sequences of at most `places` tokens, before the first one."""
+        shape = (num, places, self.num_heads, width // self.num_heads)
+        empty = jnp.zeros(shape, self.dtype)
+        return (Memory(empty, empty, jnp.zeros((), jnp.int32)),) * self.depth
 
-def layer_norm(name: str, epsilon: float, dtype: Any) -> nn.LayerNorm:
+    def step(
+        self, x: jax.Array, memories: tuple[Memory, ...]
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:  # [B, 1, width]
+        """What a causal encoder makes of the next token, from what it kept of those before.
+
+        It is the last state of `__call__` at that token's place, at the cost of one token.
+        """
+        kept = []
+        for block, memory in zip(self.block, memories, strict=True):
+            x, after = block(x, None, memory)
+            kept.append(after)
+        return x, tuple(kept)
+
+
+def layer_norm(name: str | None, epsilon: float, dtype: Any) -> nn.LayerNorm:
     """LayerNorm with statistics in float32: the variance as the mean square around the mean."""
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 

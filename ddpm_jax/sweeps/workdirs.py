@@ -210,9 +210,11 @@ def measure_lines(workdir: Path, sweep: Sweep, cell: Cell) -> list[str]:
     lines += [f"--{name}={_listed(value)}" for name, value in sweep.evaluate.items()]
     scale = "sample.guidance_scale"
     if "guidance_scale" not in sweep.evaluate and "sample" in sweep.base:
-        # Without it the unguided samples would be measured too.
-        usual = sweep.base.sample.guidance_scale
-        lines.append(f"--guidance_scale={(cell.overrides | cell.sampling).get(scale, usual)}")
+        # Without it the unguided samples would be measured too, of a run that draws guided ones;
+        # metrics of the model alone refuse it.
+        own = cell.overrides.get(scale, sweep.base.sample.guidance_scale)
+        asked = cell.sampling.get(scale, own)
+        lines += [f"--guidance_scale={asked}"] * ((own, asked) != (1, 1))
     if modules := _own_modules(sweep, cell):
         lines.append(f"--code={','.join(modules)}")
     options = [

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,16 +13,16 @@ from ddpm_jax import samplers
 from ddpm_jax.build import assemble, paths, sampling, upsampling
 from ddpm_jax.build.experiment import Experiment, fields_of
 from ddpm_jax.config import config_files, own_code
-from ddpm_jax.config.checks import check_ranges
+from ddpm_jax.config.checks import check_ranges, has
 from ddpm_jax.config.config_files import own_names
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import drawing, signature, steering, tasks
+from ddpm_jax.trained import drawing, signature, steering, tasks, token_program
+from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.signature import Signature, hashable
 
 NO_TASK = tasks.Task()
-MOST_KEPT = 32  # of an experiment; the one that was not used for longest goes
 
 
 def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) -> Experiment:
@@ -44,7 +44,7 @@ def build(config: ConfigDict, task: tasks.Task = NO_TASK, *, own: Own = NONE) ->
 
 def check(experiment: Experiment, task: tasks.Task = NO_TASK) -> None:
     """Refuse a sample group that does not fit the task. Raises UserError naming the field."""
-    if not experiment.kind.no_images:
+    if not experiment.kind.why_no_images(experiment.config):
         sample_fn(experiment, task)
 
 
@@ -67,7 +67,8 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     """
     config = config_files.override(experiment.config, {"sample": options})
     check_ranges(config)
-    upsampling.check(config)
+    if has(config, "diffusion.low_resolution"):
+        upsampling.check(config)
     built = dict(experiment.built)
     if built:  # no part is of config.sample
         built["config"] = built["config"] | {"sample": config.sample.to_dict()}
@@ -77,15 +78,34 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
     """The compiled (params, keys [B], given [B, ...]) -> x_0 of config.sample and a task.
 
+    Raises:
+      UserError: for a kind that draws no images, or a sample group or task that does not fit.
+    """
+    if why := experiment.kind.why_no_images(experiment.config):
+        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+    return DRAWS[experiment.kind.draws].sample_fn(experiment, task)
+
+
+def nfe(experiment: Experiment, params: Any, task: tasks.Task = NO_TASK) -> int | None:
+    """The network evaluations of an image of config.sample and a task; None if they vary.
+
+    Without parameters also where they would tell.
+    """
+    return DRAWS[experiment.kind.draws].nfe(experiment, params, task)
+
+
+def passes(experiment: Experiment, params: Any = None) -> int | None:
+    """What an image costs without a task, in forward passes of the network; None as `nfe`."""
+    return DRAWS[experiment.kind.draws].passes(experiment, params, NO_TASK)
+
+
+def _diffused(experiment: Experiment, task: tasks.Task) -> drawing.SampleFn:
+    """`sample_fn` of a diffusion model.
+
     The program is kept on the experiment by its `Signature`: another seed, label or condition,
     image, mask, scale, weight or guide's parameters compiles nothing, nor does a strength that
     leaves as many steps.
-
-    Raises:
-      UserError: for a classifier, or a sample group or task that does not fit.
     """
-    if why := experiment.kind.no_images:
-        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
     config, schedule = experiment.config, experiment.schedule
     tasks.check(config, task)
     helpers, numbers = task.helpers, signature.numbers(config, task)
@@ -105,9 +125,11 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
     return sample
 
 
-def nfe(experiment: Experiment, params: Any, task: tasks.Task = NO_TASK) -> int | None:
-    """The network evaluations of an image of config.sample and a task; None if they vary."""
+def _evaluations(experiment: Experiment, params: Any, task: tasks.Task) -> int | None:
+    """`nfe` of a diffusion model: of a learned schedule, its parameters tell."""
     config = experiment.config
+    if experiment.schedule is None and params is None:
+        return None
 
     def counted() -> int | None:
         schedule = experiment.schedule_of(params)
@@ -116,7 +138,27 @@ def nfe(experiment: Experiment, params: Any, task: tasks.Task = NO_TASK) -> int 
 
     strength = tasks.strength(task) if len(task.init_images) else None
     state = _state(params) if experiment.schedule is None else hashable(experiment.schedule)
-    return _kept(experiment, ("nfe", signature.of_sampling(config), state, strength), counted)
+    return kept(experiment, ("nfe", signature.of_sampling(config), state, strength), counted)
+
+
+class Draws(NamedTuple):
+    """How a kind of run draws images.
+
+    Attributes:
+      sample_fn: (experiment, task) -> as the function of that name.
+      nfe, passes: (experiment, parameters or None, task) -> as the functions of these names.
+    """
+
+    sample_fn: Callable[[Experiment, tasks.Task], drawing.SampleFn]
+    nfe: Callable[[Experiment, Any, tasks.Task], int | None]
+    passes: Callable[[Experiment, Any, tasks.Task], int | None]
+
+
+# By the name that the record of a kind has for it.
+DRAWS: dict[str, Draws] = {
+    "diffusion": Draws(_diffused, _evaluations, _evaluations),
+    "tokens": Draws(token_program.sample_fn, token_program.nfe, token_program.passes),
+}
 
 
 def _program(
@@ -124,8 +166,8 @@ def _program(
 ) -> drawing.Program:
     """The program on a fixed schedule, kept or built."""
     request = _signature(experiment, schedule, task)
-    key = (*_key(experiment), hashable(schedule), request)
-    return _kept(experiment, key, lambda: _built(experiment, schedule, sampler, task, request))
+    key = (*key_of(experiment), hashable(schedule), request)
+    return kept(experiment, key, lambda: _built(experiment, schedule, sampler, task, request))
 
 
 def _programs_by_state(
@@ -143,7 +185,7 @@ def _programs_by_state(
         _built(experiment, first, sampler, task, request)  # refuses what is bad
         return {}
 
-    newest = _kept(experiment, (*_key(experiment), None, request), none_yet)
+    newest = kept(experiment, (*key_of(experiment), None, request), none_yet)
     checked: set[bytes] = set()
 
     def program(params: Any) -> drawing.Program:
@@ -201,18 +243,3 @@ def _state(params: Any) -> bytes:
     """The state of a learned schedule."""
     leaves = jax.tree.leaves(jax.device_get(params["gamma"]))
     return b"".join(leaf.tobytes() for leaf in leaves)
-
-
-def _key(experiment: Experiment) -> tuple[Hashable, ...]:
-    """What else shapes a program, beside schedule and signature."""
-    fields = signature.of_sampling(experiment.config)
-    return fields, experiment.codec.shape, hashable(experiment.model), experiment.mesh
-
-
-def _kept(experiment: Experiment, key: Hashable, make: Callable[[], Any]) -> Any:
-    """What the experiment keeps under a key; made where it is missing."""
-    programs = experiment.programs
-    programs[key] = programs.pop(key) if key in programs else make()  # the newest stands last
-    while len(programs) > MOST_KEPT:
-        del programs[next(iter(programs))]
-    return programs[key]

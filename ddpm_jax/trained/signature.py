@@ -19,7 +19,14 @@ from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.trained.tasks import Task, Trained
 
 # Of config.sample: numbers that the program is given, and what says how many images it draws.
-ARGUMENTS = ("guidance_scale", "classifier_scale", "augmentation", "batch_size", "grid_size")
+ARGUMENTS = (
+    "guidance_scale",
+    "classifier_scale",
+    "augmentation",
+    "temperature",
+    "batch_size",
+    "grid_size",
+)
 
 
 class Itself:
@@ -147,7 +154,7 @@ def of_classes(c: ConfigDict, labels: np.ndarray, task: Task) -> np.ndarray:
 
 def within_interval(c: ConfigDict) -> bool:
     """Guidance counts at some noise levels alone."""
-    return c.sample.guidance_low is not None or c.sample.guidance_high is not None
+    return any(c.sample.get(name) is not None for name in ("guidance_low", "guidance_high"))
 
 
 def classifier_scale(c: ConfigDict) -> float:
@@ -178,7 +185,7 @@ def _scales(c: ConfigDict, task: Task) -> list[float]:
 
 def _text(c: ConfigDict, *groups: str) -> str:
     """Groups of a config as text."""
-    fields = {group: c[group].to_dict() for group in groups}
+    fields = {group: c[group].to_dict() for group in groups if group in c}
     for name in ARGUMENTS:
         fields.get("sample", {}).pop(name, None)
     return json.dumps(fields, sort_keys=True, default=repr)

@@ -134,7 +134,7 @@ def check(c: ConfigDict, task: Task) -> None:
         raise UserError(f"observation_noise={task.observation_noise}: need at least 0")
     if task.observation_noise and task.observed is None:
         raise UserError("observation_noise: nothing is observed; colourise or upscale an image")
-    _check_images(c, task)
+    check_images(c, task)
 
 
 def arrays(
@@ -261,7 +261,7 @@ def _one_of(ways: Mapping[str, bool]) -> None:
         raise UserError(f"{' and '.join(active)} do not go together: choose one")
 
 
-def _check_images(c: ConfigDict, task: Task) -> None:
+def check_images(c: ConfigDict, task: Task) -> None:
     """Raises UserError for an image or mask of another size or kind."""
     height, width, channels = image_shape(c)
     encoded = [("init_image", image) for image in task.init_images]

@@ -60,7 +60,11 @@ def test_every_row_is_whole():
         assert one.figures or one.labels() == {
             one.name: labels.Label(one.label, one.better, one.needs.value, one.name, one.picture)
         }
-    assert {n.value for n in Needs if n.of_model} == {labels.LIKELIHOOD, labels.CLASSIFIER}
+    assert {n.value for n in Needs if n.of_model} == {
+        labels.LIKELIHOOD,
+        labels.CLASSIFIER,
+        labels.TOKENS,
+    }
 
 
 def test_what_a_metric_gives_has_the_names_of_its_row():

@@ -127,6 +127,21 @@ def test_one_training_serves_cells_that_are_sampled_otherwise(read):
     assert len({str(workdirs.result(workdirs.Path("/d"), sweep, c)) for c in sweep.cells}) == 8
 
 
+def test_unguided_runs_are_measured_without_a_scale(read):
+    """Which metrics of the model alone, such as a likelihood, would refuse."""
+    sweep = read(
+        """
+        def sweep():
+            return grid({"sample.guidance_scale": (1.0, 3.0)}, seeds(1))
+        evaluate = dict(metrics=("bits",))
+        """,
+        HEAD.replace("digits", "digits_autoregressive"),
+    )
+    plain, guided = (workdirs.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
+    assert not any("guidance" in line for line in plain)
+    assert "--guidance_scale=3.0" in guided
+
+
 def test_own_parts_that_the_file_names_may_be_used_where_it_is_measured(read):
     sweep = read(
         """

@@ -16,7 +16,7 @@ from ddpm_jax import experiment
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.sample import sample
 from ddpm_jax.experiment import Task
-from ddpm_jax.trained import program
+from ddpm_jax.trained import kept, program
 
 RUNS = Path(__file__).parents[1] / "earlier_runs"
 RNG = np.random.default_rng(0)
@@ -159,13 +159,13 @@ def test_a_model_with_other_parts_has_programs_of_its_own(model):
 
 
 def test_the_oldest_program_goes(model, monkeypatch):
-    monkeypatch.setattr(program, "MOST_KEPT", 2)
+    monkeypatch.setattr(kept, "MOST_KEPT", 2)
     built = dataclasses.replace(model.experiment, programs={})
     for steps in (1, 2, 1, 3):
         program.sample_fn(program.sampled_with(built, {"num_steps": steps}))
-    kept = list(built.programs)
-    assert len(kept) == 2
-    assert ['"num_steps": 1,' in key[0] for key in kept] == [True, False]
+    keys = list(built.programs)
+    assert len(keys) == 2
+    assert ['"num_steps": 1,' in key[0] for key in keys] == [True, False]
 
 
 def test_evaluations_are_counted_once(model):

@@ -28,8 +28,11 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
     if config is None:  # `experiment.load` says what is missing
         needs = {Needs.PIXELS}
     else:
-        needs = {Needs[name] for name in KINDS[config.kind].measures}
-        takes_labels = bool(config.model.num_classes)
+        kind = KINDS[config.kind]
+        needs = {Needs[name] for name in kind.measures}
+        if kind.why_no_images(config):
+            needs = {one for one in needs if one.of_model}
+        takes_labels = bool(config.model.get("num_classes"))
         needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config, own):
             needs -= {Needs.ATTRIBUTES}

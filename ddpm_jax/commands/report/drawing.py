@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
 from ddpm_jax.build import conditioning
+from ddpm_jax.build.kinds import Kind
 from ddpm_jax.commands.loading import load
 from ddpm_jax.data import evaluation_batches
 from ddpm_jax.diffusion.schedules import Schedule
@@ -49,17 +51,33 @@ def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) 
     return Drawn(
         step=loaded.step,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
-        curve=schedule_curve(loaded.experiment.schedule_of(loaded.params)),
+        curve=_curve(loaded),
         film=film,
         film_caption=caption,
         losses=_losses(loaded),
     )
 
 
+def _curve(loaded: Loaded) -> ScheduleCurve | str:
+    if not has_schedule(loaded.experiment.config):
+        return no_schedule(loaded.experiment.kind)
+    return schedule_curve(loaded.experiment.schedule_of(loaded.params))
+
+
+def has_schedule(config: ConfigDict) -> bool:
+    """Whether a run of this config noises what it models."""
+    return "diffusion" in config
+
+
+def no_schedule(kind: Kind) -> str:
+    """What is said in place of the schedule of a kind that has none."""
+    return f"A {kind.noun} noises nothing, so it has no schedule."
+
+
 def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     """The way of a few samples, drawn as the run's own config says."""
     config = loaded.experiment.config
-    if loaded.experiment.kind.no_images:
+    if loaded.experiment.kind.why_no_images(config):
         return f"This run is a {loaded.experiment.kind.noun}, which draws no images.", ""
     rows = ROWS if max(loaded.experiment.image_shape[:2]) <= LARGE else ROWS // 2
     try:
@@ -83,6 +101,8 @@ def schedule_curve(schedule: Schedule) -> ScheduleCurve:
 def _losses(loaded: Loaded) -> LossByTime | str:
     """The loss of the moving average on held-out images, with the run's own draws of times."""
     built, config = loaded.experiment, loaded.experiment.config
+    if not has_schedule(config):
+        return f"A {built.kind.noun} noises nothing, so its loss has no t."
     place = sharding.batch_sharding(built.mesh)
 
     @compiling.jit
@@ -102,6 +122,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             EXAMPLES,
             encode=built.codec.encode_batch,
             conditions=conditioning.of_data(config),
+            encode_texts=built.encode_texts,
         )
         for number, batch in enumerate(batches):
             placed = sharding.put_batch(batch, place)

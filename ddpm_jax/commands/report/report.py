@@ -90,7 +90,7 @@ def _run(
         evaluations=measured,
         labels=labels,
         trade_offs=runs.trade_offs(folder / "eval", measured),
-        no_images=f"A {kind.noun} draws no images." if kind.no_images else "",
+        no_images=f"This {kind.noun} draws no images." if kind.why_no_images(config) else "",
     )
 
 
@@ -106,6 +106,8 @@ def _attempts(folder: Path) -> list[manifest.Entry] | str:
 
 def _schedule_curve(config: ConfigDict) -> runs.ScheduleCurve | str:
     """The schedule that the config describes, as long as it is none that is learned."""
+    if not drawing.has_schedule(config):
+        return drawing.no_schedule(KINDS[config.kind])
     try:
         steps = config.diffusion.num_steps
         if not isinstance(steps, int) or steps > MAX_TABLE:

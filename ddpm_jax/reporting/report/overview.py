@@ -78,9 +78,9 @@ def _card(run: Run, colour: int) -> Html:
     entries = [
         ("data", f"{_get(run, 'data.name')}, {_size(run)}"),
         ("network", _network(run)),
-        ("schedule", _get(run, "diffusion.schedule")),
-        ("prediction", _get(run, "diffusion.prediction")),
-        ("sampler", f"{_get(run, 'sample.sampler')}, {_get(run, 'sample.num_steps')} steps"),
+        ("schedule", run.config.get("diffusion.schedule")),
+        ("prediction", run.config.get("diffusion.prediction")),
+        ("sampler", _sampler(run)),
         *_figures(run),
     ]  # fmt: skip
     pairs = [
@@ -126,6 +126,12 @@ def _network(run: Run) -> str:
     if not isinstance(run.drawn, str):
         text += f", {number(run.drawn.parameters)} parameters"
     return text
+
+
+def _sampler(run: Run) -> str:
+    """How it draws; "" for a kind of run that has no sampler."""
+    name = run.config.get("sample.sampler")
+    return f"{name}, {_get(run, 'sample.num_steps')} steps" if name else ""
 
 
 def _size(run: Run) -> str:

@@ -180,7 +180,7 @@ def _quarters(run: Run, runs: Sequence[Run]) -> Html | None:
         points = None if isinstance(run.metrics, str) else run.metrics.points(f"loss_q{q + 1}")
         if points is not None:
             lines.append(Line(f"t {quarter}", points.steps, curves.smooth(points), q, q))
-    if not lines:
+    if len(lines) < 2:  # of a kind of run without t, all of it falls into one
         return None
     title = "Loss in training by quarter of t"
     title = f"{title}: {short(run.name)}" if len(runs) > 1 else title

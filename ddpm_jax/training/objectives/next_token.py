@@ -1,0 +1,71 @@
+"""Training a model of sequences to foretell each token from those before it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax import streams
+from ddpm_jax.diffusion import autoregressive, condition_dropout
+from ddpm_jax.training.objectives.base import (
+    Batch,
+    Extra,
+    Objective,
+    Outcome,
+    dropout_key,
+    keep,
+    places,
+)
+
+LABEL = "label"
+# batch -> tokens int [B, L], and bool [B, L] those that count; None for all
+TokensOf = Callable[[Batch], tuple[jax.Array, jax.Array | None]]
+
+
+def next_token(
+    apply_fn: Callable[..., jax.Array],
+    tokens_of: TokensOf,
+    *,
+    label_dropout: jax.Array | float | None = None,
+) -> Objective:
+    """-log p(x) / L in nats, by the chain rule: the mean cross-entropy of a sequence's L tokens.
+
+    Every token is foretold from the true ones before it (teacher forcing). L is the same for all
+    rows, so each token that counts weighs the same, whatever the length of its text.
+
+    Args:
+      apply_fn: (variables, tokens, conditions, rngs=) -> logits [B, L, V].
+      tokens_of: what of a batch is modelled.
+      label_dropout: the share of labels that are hidden in training; None for a model without.
+
+    Source: Bengio et al. 2003, "A neural probabilistic language model", section 2.
+    """
+
+    def seen_labels(batch: Batch, key: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """The labels that the network is shown, by name; {} for none."""
+        if label_dropout is None:
+            return {}
+        labels = {LABEL: batch[LABEL]}
+        if not train:
+            return labels
+
+        def hidden(place: jax.Array) -> jax.Array:
+            own = streams.named(jax.random.fold_in(key, place), LABEL)
+            return jax.random.bernoulli(own, label_dropout)
+
+        return condition_dropout.drop(labels, {LABEL: jax.vmap(hidden)(places(batch))})
+
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        return seen_labels(batch, jax.random.split(key)[0], train)
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        key_examples, key_dropout = jax.random.split(key)
+        tokens, counts = tokens_of(batch)
+        labels = seen_labels(batch, key_examples, train)
+        rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
+        logits = apply_fn({"params": params}, tokens, labels or None, rngs=rngs)
+        loss = -autoregressive.log_prob(logits, tokens, counts) / tokens.shape[1]
+        return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
+
+    return Objective(outcome, remember=keep, draws=draws)
