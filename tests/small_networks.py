@@ -9,7 +9,7 @@ LEVELS = {"block_channels": (8, 8), "num_blocks": 1, "attention_levels": (), "nu
 ADM = {"scale_shift_norm": True, "resample_blocks": True, "mid_attention": False}
 TOKENS = {"block_channels": (8,), "attention_levels": (0,), "tokens_channels": 5}
 DROPOUT = {"dropout": 0.2}
-CAPTIONS = Captions(vocab_size=9, context_length=3, bos=7, eos=8, width=8, depth=1, num_heads=2)
+CAPTIONS = Captions(vocab_size=9, context_length=4, width=8, depth=1, num_heads=2)
 NETWORKS = {
     "unet": UNet(**LEVELS, **DROPOUT, num_classes=3),
     "adm": UNet(**LEVELS, **DROPOUT, **ADM),

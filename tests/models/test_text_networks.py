@@ -13,8 +13,8 @@ from ddpm_jax.models.text import CaptionEncoder, Captions
 from ddpm_jax.models.text.captions import is_text
 
 OF_TEXT = ["unet_of_text", "dit_of_text"]
-BOS, EOS = CAPTIONS.bos, CAPTIONS.eos
-ROWS = jnp.array([[BOS, 3, 2], [BOS, 5, EOS]])
+BOS, EOS = 7, 8
+ROWS = jnp.array([[BOS, 3, 2, EOS], [BOS, 5, EOS, 6]])
 RNG = np.random.default_rng(0)
 
 
@@ -27,7 +27,7 @@ def network(request):
 
 def test_glide_has_as_many_parameters():
     """Their public base model, with its vocabulary of 50,257 and its 128 tokens."""
-    captions = Captions(50_257, 128, bos=0, eos=1, width=512, depth=16, num_heads=8)
+    captions = Captions(50_257, 128, width=512, depth=16, num_heads=8)
     unet = UNet(
         block_channels=(192, 384, 576, 768),
         num_blocks=3,
@@ -68,26 +68,26 @@ def test_pixels_attend_to_themselves_and_to_a_text_as_torch_has_it():
 
 
 def test_a_text_is_between_its_beginning_and_its_end():
-    rows = jnp.array([[7, 1, 2, 8, 3, 8], [7, 8, 8, 8, 8, 8], [1, 2, 3, 4, 5, 6], [-1] * 6])
-    expected = [[0, 1, 1, 0, 0, 0], [0] * 6, [1] * 6, [0] * 6]
-    np.testing.assert_array_equal(is_text(rows, 7, 8), np.array(expected, bool))
+    rows = jnp.array([[7, 1, 2, 8, 3, 8], [7, 8, 8, 8, 8, 8], [7, 0, 2, 3, 4, 8], [-1] * 6])
+    expected = [[0, 1, 1, 0, 0, 0], [0] * 6, [0, 1, 1, 1, 1, 0], [0] * 6]
+    np.testing.assert_array_equal(is_text(rows), np.array(expected, bool))
 
 
 def test_what_pads_a_text_has_no_part_in_it(network):
-    padded = {"text": jnp.array([[BOS, EOS, 2], [BOS, 5, EOS]])}
-    otherwise = {"text": jnp.array([[BOS, EOS, EOS], [BOS, 5, -1]])}
+    padded = {"text": jnp.array([[BOS, EOS, 2, 6], [BOS, 5, EOS, EOS]])}
+    otherwise = {"text": jnp.array([[BOS, EOS, EOS, EOS], [BOS, 5, EOS, 0]])}
     np.testing.assert_array_equal(network(padded), network(otherwise))
 
 
 def test_the_empty_text_is_no_text_at_all(network):
-    empty = network({"text": jnp.array([[BOS, EOS, EOS], [BOS, EOS, 0]])})
-    np.testing.assert_array_equal(network({"text": jnp.full((2, 3), -1)}), empty)
+    empty = network({"text": jnp.array([[BOS, EOS, EOS, EOS], [BOS, EOS, 0, 0]])})
+    np.testing.assert_array_equal(network({"text": jnp.full((2, 4), -1)}), empty)
     np.testing.assert_allclose(network({}), empty, atol=1e-5)
 
 
 def test_each_image_reads_its_own_text_in_its_order(network):
     drawn = network({"text": ROWS})
-    other = network({"text": ROWS.at[0, 1:].set(ROWS[0, :0:-1])})
+    other = network({"text": ROWS.at[0, 1:3].set(ROWS[0, 2:0:-1])})
     assert np.abs(other[0] - drawn[0]).max() > 1e-3
     np.testing.assert_allclose(other[1], drawn[1], atol=1e-5)
     swapped = network({"text": ROWS[::-1]})
@@ -106,10 +106,10 @@ def test_padding_has_an_embedding_of_its_place():
     assert np.abs(after[1] - before[1]).max() > 1e-2
 
 
-@pytest.mark.parametrize("text", [jnp.zeros((2, 4), int), jnp.zeros((2, 3)), jnp.zeros(2, int)])
+@pytest.mark.parametrize("text", [jnp.zeros((2, 3), int), jnp.zeros((2, 4)), jnp.zeros(2, int)])
 def test_rows_of_another_form_are_refused(text):
     module = NETWORKS["unet_of_text"]
-    with pytest.raises(ValueError, match=r"text must be integers \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"text must be integers \[2, 4\]"):
         jax.eval_shape(module.init, jax.random.key(0), XT, TIME, {"text": text})
 
 

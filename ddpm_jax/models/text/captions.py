@@ -15,15 +15,12 @@ class Captions(NamedTuple):
 
     Attributes:
       vocab_size: tokens are in [0, vocab_size); others but -1 give NaN.
-      context_length: L, the tokens of a row.
-      bos, eos: the beginning and the end of a text. A row ends at its first `eos`.
+      context_length: L, the tokens of a row: beginning, tokens, end, padding.
       width, depth, num_heads: of the transformer.
     """
 
     vocab_size: int
     context_length: int
-    bos: int
-    eos: int
     width: int = 512
     depth: int = 16
     num_heads: int = 8
@@ -46,7 +43,8 @@ class CaptionEncoder(nn.Module):
 
     A place that holds no token of the text, but its beginning, its end or what comes after, holds
     an embedding that is learned for that place. So a row without any text, that of the empty text
-    or of -1 alone, is the null condition, and which number pads a row has no part in anything.
+    or of -1 alone, is the null condition, and which number pads a row has no part in anything. The
+    end is the largest number of a row, as all of `data.tokenizers` have it.
 
     Attributes:
       captions: what is read, and the transformer's size.
@@ -73,7 +71,7 @@ class CaptionEncoder(nn.Module):
         )
         places = self.param("places", normal(0.01), shape)[None].astype(self.dtype)
         padding = self.param("padding", normal(0.02), shape)[None].astype(self.dtype)
-        of_text = is_text(tokens, size.bos, size.eos)
+        of_text = is_text(tokens)
         words = embed(jnp.where(of_text, tokens, 0)) + places
         states = Encoder(
             depth=size.depth,
@@ -106,7 +104,7 @@ def read(module: Any, rows: jax.Array | None) -> CaptionFeatures | None:
     )(rows)
 
 
-def is_text(tokens: jax.Array, bos: int, eos: int) -> jax.Array:
+def is_text(tokens: jax.Array) -> jax.Array:
     """Which places of rows hold a token of the text itself, bool [B, L]."""
-    ended = jnp.cumsum(tokens == eos, axis=-1) > 0
-    return (tokens >= 0) & (tokens != bos) & ~ended
+    end, places = jnp.argmax(tokens, axis=-1, keepdims=True), jnp.arange(tokens.shape[-1])[None]
+    return (places > 0) & (places < end)
