@@ -101,7 +101,7 @@ def test_padding_has_an_embedding_of_its_place():
     moved = np.zeros(params["padding"].shape, np.float32)
     moved[2] = RNG.standard_normal(moved.shape[1])
     changed = params | {"padding": params["padding"] + moved}
-    before, after = (encoder.apply({"params": p}, ROWS).pooled for p in (params, changed))
+    before, after = (encoder.apply({"params": p}, ROWS).tokens for p in (params, changed))
     np.testing.assert_array_equal(after[0], before[0])
     assert np.abs(after[1] - before[1]).max() > 1e-2
 
