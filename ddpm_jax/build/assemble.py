@@ -12,6 +12,7 @@ from ddpm_jax.build import (
     optimizers,
     paths,
     reverse_mode,
+    texts,
     upsampling,
 )
 from ddpm_jax.build.experiment import Experiment, fields_of
@@ -46,6 +47,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     shape = image_shape(c)
     codec = pixels(shape)
     datasets.check(c, own)
+    texts.check(c, kind, own)
     if "variance" in c.diffusion:
         upsampling.check(c)
         choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))

@@ -4,6 +4,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from ddpm_jax.build.kinds import Kind
 from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config.own_code import Own
+from ddpm_jax.data.captions import TEXT, EncodeTexts
+from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
@@ -59,6 +62,8 @@ class Experiment:
       codec: between images and x_0, which has its shape.
       players: several, which then move instead of one of `objective` and `optimizer`; `objective`
         is what validation measures.
+      tokenizer: of its captions, for a kind that reads text; None until its run begins or is
+        loaded (`build.texts`).
       frozen: trees of parameters that objectives need by name, such as another run's.
       built: PARTS as built from the config, and that config; `changed` reports what was changed
         since.
@@ -78,6 +83,7 @@ class Experiment:
     image_shape: tuple[int, int, int]
     codec: Codec
     players: Players = dataclasses.field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
     frozen: Trees = dataclasses.field(default_factory=dict)
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -101,6 +107,27 @@ class Experiment:
     def platform(self) -> str:
         """Of the mesh's devices: "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its batches have "text"."""
+        return self.kind.reads_text(self.config)
+
+    @functools.cached_property
+    def encode_texts(self) -> EncodeTexts | None:
+        """From a batch's captions to its "text", int32 [B, L]; None where none is read.
+
+        Raises:
+          UserError: without a tokenizer.
+        """
+        if not self.reads_text:
+            return None
+        if self.tokenizer is None:
+            raise UserError(
+                "this experiment reads text and has no tokenizer yet: train it, load it from its "
+                "workdir, or give it one, dataclasses.replace(experiment, tokenizer=...)"
+            )
+        return data.encode_texts(self.tokenizer, self.config.data.context)
 
     @property
     def spike(self) -> guard.Spike | None:
@@ -271,13 +298,16 @@ class Experiment:
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a training batch, placed on the mesh."""
         size = self.config.data.batch_size
+        text = {TEXT: ((self.config.data.context,), jnp.int32)} if self.reads_text else {}
         place = sharding.batch_sharding(self.mesh)
         return {
             "x0": jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32, sharding=place),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
-                for name, (shape, dtype) in conditioning.shapes(self.config, self.own).items()
+                for name, (shape, dtype) in (
+                    conditioning.shapes(self.config, self.own) | text
+                ).items()
             },
         }
 
@@ -290,7 +320,7 @@ class Experiment:
         c = self.config.data
         source = datasets.source(self.config, split, self.own)
         class_names.check(self.config, source.info)
-        classes = self.config.model.num_classes
+        classes = self.config.model.get("num_classes", 0)
         if classes > source.info.num_classes:
             raise UserError(
                 f"config.model.num_classes={classes}, but {c.name} has labels of "

@@ -33,6 +33,7 @@ class Kind:
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
+      reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images; "" for a kind that draws them.
       next: config -> the sample command to run after training, with {workdir} for the run's.
     """
@@ -46,6 +47,7 @@ class Kind:
     next: Callable[[ConfigDict], str]
     watches: tuple[str, ...] = ()
     guides: str | None = None
+    reads_text: Callable[[ConfigDict], bool] = lambda config: False
     no_images: str = ""
 
 

@@ -14,6 +14,8 @@ from ddpm_jax.errors import UserError
 AT_LEAST = {
     "data.batch_size": 1,
     "data.num_threads": 0,
+    "data.vocabulary": 5,
+    "data.context": 2,
     "model.channels": 1,
     "model.num_blocks": 1,
     "model.num_groups": 1,

@@ -44,11 +44,14 @@ BUILT_IN_NETWORKS = (
     "fourier_features",
     "patch_size",
 )
+# Of data.tokenizer, what is no path.
+LEARNED_TOKENIZERS = ("bytes", "words")
 # The fields that name files and folders.
 PATHS = (
     "data.data_dir",
     "data.options.captions_file",
     "data.options.labels_file",
+    "data.tokenizer",
     "train.inception_weights",
     "train.init_from",
 )
@@ -120,6 +123,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for group, name in (("data", "data_dir"), ("train", "init_from")):
         if path := config[group][name]:
             groups.setdefault(group, {})[name] = os.path.abspath(path)
+    if (path := config.data.get("tokenizer")) and path not in LEARNED_TOKENIZERS:
+        groups["data"]["tokenizer"] = os.path.abspath(os.path.expanduser(path))
     return override(config, groups)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ddpm_jax.config import other_kinds
 from ddpm_jax.errors import UserError
 
 # The dicts of options: keywords of what another field of their group names, checked against its
@@ -25,33 +26,6 @@ OPTIONS = (
     ("optim", "decay_options"),
     ("sample", "options"),
     ("sample", "grid_options"),
-)
-
-
-# What a classifier of x_t has no use for, of the fields of a denoiser.
-NOT_OF_A_CLASSIFIER = (
-    "model.conditions",
-    "model.fourier_features",
-    "model.patch_size",
-    "diffusion.prediction",
-    "diffusion.prediction_options",
-    "diffusion.variance",
-    "diffusion.loss",
-    "diffusion.loss_options",
-    "diffusion.weighting",
-    "diffusion.weighting_options",
-    "diffusion.label_dropout",
-    "diffusion.condition_dropout",
-    "diffusion.joint_dropout",
-    "diffusion.low_resolution",
-    "diffusion.augmentation",
-    "train.sample_every",
-    "train.evaluate_every",
-    "train.evaluate_samples",
-    "train.evaluate_metric",
-    "train.evaluate_extractor",
-    "train.inception_weights",
-    "sample",
 )
 
 
@@ -92,16 +66,7 @@ def as_kind(kind: str, config: ConfigDict) -> ConfigDict:
 
 def classifier() -> ConfigDict:
     """The default classifier of x_t."""
-    config = ConfigDict(denoiser().to_dict())
-    config.kind = "classifier"
-    config.model.name = "classifier"
-    for field in NOT_OF_A_CLASSIFIER:
-        group, _, name = field.partition(".")
-        if name:
-            del config[group][name]
-        else:
-            del config[group]
-    return _locked(config)
+    return _locked(other_kinds.classifier(denoiser()))
 
 
 def denoiser() -> ConfigDict:
@@ -125,6 +90,11 @@ def denoiser() -> ConfigDict:
     data.augment = ()
     data.dequantise = False  # spread each pixel evenly over its cell: a density, not a lattice
     data.num_threads = 2  # that read and decode images
+    # What makes tokens of captions, for a kind of run that reads text: bytes or words, learned from
+    # the training split and kept in the workdir, or the path of CLIP's own files.
+    data.tokenizer = ""
+    data.vocabulary = 1024  # tokens at most that are learned; the number of CLIP's own is 49408
+    data.context = 77  # tokens of a text, with its beginning and end
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()

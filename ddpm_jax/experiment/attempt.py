@@ -178,6 +178,7 @@ def training_batches(experiment: Experiment, source: Source) -> Batches:
         encode=experiment.codec.encode_batch,
         flip=config.data.flip,
         conditions=conditioning.of_data(config),
+        encode_texts=experiment.encode_texts,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

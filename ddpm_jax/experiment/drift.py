@@ -14,6 +14,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError, suggest
 from ddpm_jax.measures import manifest
+from ddpm_jax.runtime import processes
 from ddpm_jax.trained import program
 
 # What may change between two starts of one run; everything else makes it another experiment.
@@ -36,6 +37,8 @@ ROUNDING = ("train.accumulate", "model.remat", "mesh.strict", "mesh.strict_shard
 AVERAGE = "average.json"
 # Not of the config: the examples themselves.
 DATA = "data.fingerprint"
+# Kept in the workdir, and not made again.
+TOKENIZER = "data.tokenizer"
 CLASS_NAMES = "data.class_names"
 # Free, but told: a learning rate that decays is laid out over all steps.
 NUM_STEPS = "train.num_steps"
@@ -134,8 +137,21 @@ def check_data(
     here: Mapping[str, str | None],
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
-    """The same for the training data: fingerprints as the manifest has them; {} for none."""
-    if stored.get("train") in (None, here["train"]) or not has_checkpoints(workdir):
+    """The same for the training data: fingerprints as the manifest has them; {} for none.
+
+    Raises:
+      UserError: also for a tokenizer that is not the run's, whatever is allowed.
+    """
+    if not has_checkpoints(workdir):
+        return []
+    known, now = stored.get("tokenizer"), here.get("tokenizer")
+    if known and now and known != now:
+        raise UserError(
+            f"{workdir}: its tokenizer.json is not the one that the run began with (sha256 {known} "
+            f"by its manifest, {now} here): put that file back, or start elsewhere with "
+            "--workdir=NEW"
+        )
+    if stored.get("train") in (None, here["train"]):
         return []
     differing = [(DATA, stored["train"], here["train"])]
     refuse(workdir, [d for d in differing if d[0] not in allowed])
@@ -216,6 +232,11 @@ def _check_names(allowed: Sequence[str], sides: Sequence[ConfigDict]) -> None:
             raise UserError(
                 f"--allow_drift={name}: another network needs another workdir: --workdir=NEW"
             )
+        if name == TOKENIZER:
+            raise UserError(
+                f"--allow_drift={name}: a run keeps the tokenizer that it began with; another one "
+                "needs another workdir: --workdir=NEW"
+            )
 
 
 def _check_shapes(config: ConfigDict, differing: Sequence[Difference], own: Own) -> None:
@@ -242,6 +263,16 @@ def _arrays(config: ConfigDict, own: Own) -> list[tuple[str, Any, Any]]:
     shapes = program.build(config, own=own).state_shapes()
     leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
     return [(jax.tree_util.keystr(path), leaf.shape, leaf.dtype) for path, leaf in leaves]
+
+
+def resumed(workdirs: Sequence[Path]) -> Path | None:
+    """The first of some workdirs that holds checkpoints, as the first process sees them; or None.
+
+    What a run keeps beside its checkpoints is read there, and made again nowhere.
+    """
+    found = next((k for k, one in enumerate(workdirs) if has_checkpoints(one)), -1)
+    found = processes.of_first(found)
+    return None if found < 0 else workdirs[found]
 
 
 def has_checkpoints(workdir: Path) -> bool:

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.build import replicas
+from ddpm_jax.build import replicas, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
@@ -178,14 +178,15 @@ def _train(
     training_evaluation.check(configs[0])
     weights = beginning.weights_before_data(experiments[0], folders)
     parts = parts_of(experiments[0])
-    data = read_data(experiments[0])
+    data = read_data(experiments[0], drift.resumed(folders))
     names = {"data": {"class_names": data.class_names}}
     configs = [config_files.override(config, names) for config in configs]
     for config, folder in zip(configs, folders, strict=True):
         drift.check(folder, config, data.prints, parts, allow_drift, own)
         beginning.make_writable(folder)
     # One set of parts for all: what they have of TRACED is the first one's, and not trained with.
-    experiments = [dataclasses.replace(experiments[0], config=config) for config in configs]
+    shared_parts = dataclasses.replace(experiments[0], tokenizer=data.tokenizer)
+    experiments = [dataclasses.replace(shared_parts, config=config) for config in configs]
 
     with contextlib.ExitStack() as held:
         members = []
@@ -224,6 +225,7 @@ def _train(
                 config, mesh, data.described, start, drifted, parts, group, begun_with
             )
             config_files.write(member.workdir, config)
+            texts.keep(member.experiment, member.workdir)
         if _moving(members):
             forecaster = Forecaster(
                 experiments[0],

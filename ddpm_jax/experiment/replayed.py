@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpm_jax.build import texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Batches
@@ -171,7 +172,7 @@ class Replayed:
             self._refuse_changed(entry)
             if not self._stretches or not _same_numbers(self._stretches[-1].config, config):
                 with self._named():
-                    self._stretches.append(_stretch(entry["start"], config, programs, code))
+                    self._stretches.append(_stretch(run, entry["start"], config, programs, code))
             with self._named():
                 self.surroundings += [*filled, *_around(entry, self._stretches[-1], here)]
 
@@ -229,11 +230,11 @@ def parts(host: TrainState) -> Stages:
 
 
 def _stretch(
-    start: int, config: ConfigDict, programs: dict[str, Programs], code: Sequence[str]
+    run: Lineage, start: int, config: ConfigDict, programs: dict[str, Programs], code: Sequence[str]
 ) -> Stretch:
     """The steps after `start`; what is compiled is taken from `programs`, or added."""
     own = own_code.from_modules(code, config_files.own_names(config).values())
-    experiment = build(config, own=own)
+    experiment = texts.with_kept(build(config, own=own), run.workdir)
     shape = config_files.sha256(
         {
             name: value
@@ -275,4 +276,7 @@ def _around(entry: Entry, stretch: Stretch, here: Entry) -> list[str]:
     stored, now = entry["data"].get("train"), fingerprints(stretch.batches.source, None)["train"]
     if stored != now:
         lines.append(f"data.fingerprint: {stored} there, {now} here")
+    known, own = entry["data"].get("tokenizer"), texts.described(experiment.tokenizer)
+    if known != own.get("tokenizer"):
+        lines.append(f"data.tokenizer: {known} there, {own.get('tokenizer')} here")
     return lines

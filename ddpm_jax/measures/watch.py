@@ -95,6 +95,7 @@ class Watch:
             self.config.train.validate_examples,
             encode=self.experiment.codec.encode_batch,
             conditions=conditioning.of_data(self.config),
+            encode_texts=self.experiment.encode_texts,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

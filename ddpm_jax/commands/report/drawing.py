@@ -102,6 +102,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             EXAMPLES,
             encode=built.codec.encode_batch,
             conditions=conditioning.of_data(config),
+            encode_texts=built.encode_texts,
         )
         for number, batch in enumerate(batches):
             placed = sharding.put_batch(batch, place)

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import optimizers
+from ddpm_jax.build import optimizers, texts
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.errors import UserError
@@ -176,15 +176,20 @@ def _content(config: ConfigDict) -> dict[str, str]:
 
 def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
     validates = bool(experiment.config.train.validate_every)
-    here = manifest.fingerprints(
-        experiment.source("train"), experiment.source("validation") if validates else None
-    )
+    train = experiment.source("train")
+    here = manifest.fingerprints(train, experiment.source("validation") if validates else None)
     for split, sha256 in here.items():
         if (stored := entry["data"].get(split)) not in (None, sha256) and sha256 is not None:
             raise UserError(
                 f"the data are not those of {path}: the fingerprint of {split} is "
                 f"{stored} there, {sha256} here; name the right ones with --data_dir"
             )
+    stored, made = entry["data"].get("tokenizer"), texts.described(texts.made(experiment, train))
+    if made.get("tokenizer") != stored:
+        raise UserError(
+            f"the tokenizer is not that of {path}: its sha256 is {stored} there, "
+            f"{made.get('tokenizer')} here; name the same files or data"
+        )
 
 
 def _around(entry: Entry, lineage: Sequence[Entry], mesh: Mesh) -> list[str]:
