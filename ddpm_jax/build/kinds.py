@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives, upsampling
+from ddpm_jax.build import conditioning, networks, objectives, upsampling
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
@@ -58,8 +58,9 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "LIKELIHOOD"),
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "LIKELIHOOD"),
         watches=("sample", "evaluate"),
+        reads_text=conditioning.reads_text,
         guides="weaker",
         next=upsampling.next_command,
     ),

@@ -76,6 +76,8 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
+        prompts: Sequence[str] = (),
+        negative_prompts: Sequence[str] = (),
         conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -87,6 +89,8 @@ class Loaded:
           num: how many.
           labels: classes, cycled: their numbers, or names in config.data.class_names; without
             them, image k is of class k mod num_classes.
+          prompts: texts of what to draw, cycled, for a model that reads text; "" for no text.
+          negative_prompts: what to steer away from, cycled: guidance then leads from there.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
             absent. "low_resolution" is the smaller image of a model that enlarges.
@@ -98,7 +102,14 @@ class Loaded:
           UserError: for labels or conditions out of range, or a task or options that do not fit.
         """
         drawing = self.drawing(
-            num, labels=labels, conditions=conditions, task=task, seed=seed, **options
+            num,
+            labels=labels,
+            prompts=prompts,
+            negative_prompts=negative_prompts,
+            conditions=conditions,
+            task=task,
+            seed=seed,
+            **options,
         )
         return np.concatenate(list(drawing.batches(range(num))))
 
@@ -107,6 +118,8 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
+        prompts: Sequence[str] = (),
+        negative_prompts: Sequence[str] = (),
         conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -114,12 +127,17 @@ class Loaded:
     ) -> Drawing:
         """What `sample` draws, checked and ready to be drawn part by part."""
         experiment = self._with(options, task)
-        config, conditions = experiment.config, conditions or {}
+        config = experiment.config
+        conditions = conditioning.with_prompts(config, conditions, prompts)
+        if len(negative_prompts):
+            task = dataclasses.replace(task, negative_prompts=negative_prompts)
         numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         inputs = {
-            **conditioning.arrays(config, experiment.own, num, numbers, conditions),
+            **conditioning.arrays(
+                config, experiment.own, num, numbers, conditions, experiment.tokenizer
+            ),
             drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
         }
         batch_size = padded_batch(experiment, num)
@@ -185,7 +203,8 @@ class Loaded:
             raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
         if labels is None:
             labels = np.full(num, NULL_VALUE, np.int32)
-        inputs = conditioning.arrays(config, own, num, labels, conditions or {})
+        tokenizer = self.experiment.tokenizer
+        inputs = conditioning.arrays(config, own, num, labels, conditions or {}, tokenizer)
         sample_fn = program.sample_fn(self.experiment)
 
         def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
