@@ -22,7 +22,6 @@ from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
 from ddpm_jax.runtime import files, sharding
 from ddpm_jax.trained import drawing, program
-from ddpm_jax.trained.loaded import padded_batch
 from ddpm_jax.training import loop, snapshots
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import FIRST, TrainState
@@ -174,7 +173,7 @@ class Watch:
             len(labels),
             conditions,
             seed=self.config.seed,
-            batch_size=padded_batch(self.experiment, len(labels)),
+            batch_size=drawing.padded_batch(self.experiment, len(labels)),
             decode=self.experiment.codec.decode,
         )
 

@@ -12,7 +12,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import drawing, program, signature, tasks
+from ddpm_jax.trained import descriptions, drawing, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -140,7 +140,7 @@ class Loaded:
             ),
             drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
         }
-        batch_size = padded_batch(experiment, num)
+        batch_size = drawing.padded_batch(experiment, num)
 
         def batches(rows: range) -> Iterator[np.ndarray]:
             return drawing.draw_images(
@@ -156,13 +156,13 @@ class Loaded:
             )
 
         description = {
-            "model": described(self),
-            "sampling": described(config.sample.to_dict()),
+            "model": descriptions.described(self),
+            "sampling": descriptions.described(config.sample.to_dict()),
             # Nothing else depends on how many there are: a larger set goes on from a smaller one.
             "num": num if task.interpolates else None,
             "labels": self.class_numbers(labels, task),
-            "conditions": described(conditions),
-            "task": described(task),
+            "conditions": descriptions.described(conditions),
+            "task": descriptions.described(task),
             "seed": seed,
             "batch_size": batch_size,
             "jax": jax.__version__,
@@ -219,7 +219,7 @@ class Loaded:
                 {name: value[rows] for name, value in inputs.items()}
                 | {upsampling.NAME: small[upsampling.NAME]},
                 seed=seed,
-                batch_size=padded_batch(self.experiment, num),
+                batch_size=drawing.padded_batch(self.experiment, num),
                 first=first,
                 one_noise=one_noise,
                 decode=self.experiment.codec.decode,
@@ -286,26 +286,3 @@ class Loaded:
         """
         names = tasks.names_of_classes(self.experiment.config, task)
         return [class_names.number(names, label) for label in labels]
-
-
-def described(value: Any) -> Any:
-    """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
-    if isinstance(value, Loaded):
-        names = ["config_sha256", "checkpoint", "parameters"]
-        names += ["reconstruction"] if value.reconstruction else []
-        return {name: described(getattr(value, name)) for name in names}
-    if isinstance(value, np.ndarray):
-        return digests.sum_of(value)
-    if dataclasses.is_dataclass(value):
-        return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): described(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [described(one) for one in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def padded_batch(experiment: Experiment, num: int) -> int:
-    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
-    devices = experiment.mesh.size
-    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices

@@ -4,21 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import check_guidable, image_shape
-from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 
-# Times at which two schedules are compared.
-_TIMES = np.linspace(0, 1, 101)
 DEFAULT_STRENGTH = 0.8
 NEGATIVE = "negative_text"  # of a task's arrays
 
@@ -191,33 +186,6 @@ def without_guides(task: Task) -> Task:
     return dataclasses.replace(task, classifier=None, weaker=None)
 
 
-def check_guides(c: ConfigDict, schedule: Schedule, task: Task) -> None:
-    """Guiding networks see the same images on the same path, or UserError."""
-    for name, guide in {"classifier": task.classifier, "weaker": task.weaker}.items():
-        if guide is not None:
-            _check_guide(c, schedule, guide, name)
-
-
-def _check_guide(c: ConfigDict, schedule: Schedule, guide: Trained, name: str) -> None:
-    other = guide.experiment
-    if other.kind.guides != name:
-        fit = " or ".join(kind.noun for kind in KINDS.values() if kind.guides == name)
-        raise UserError(f"{name}: that run is a {other.kind.noun}; name one of a {fit}")
-    shape = image_shape(c)
-    if other.image_shape != shape:
-        raise UserError(f"{name}: it sees images of {other.image_shape}, and this model {shape}")
-    theirs = other.schedule_of(guide.params)
-    for of in ("alpha", "sigma", "network_time"):
-        ours, its = (
-            np.asarray(getattr(one, of)(jnp.asarray(_TIMES))) for one in (schedule, theirs)
-        )
-        if not np.allclose(ours, its, rtol=1e-4, atol=1e-4):
-            raise UserError(
-                f"{name}: it was trained on another schedule ({_named(other.config)}) than this "
-                f"model ({_named(c)}); train one with this model's config.diffusion"
-            )
-
-
 def num_classes(c: ConfigDict, task: Task) -> int:
     """The classes that samples may be asked for: the model's, or those of its classifier.
 
@@ -316,7 +284,3 @@ def _check_images(c: ConfigDict, task: Task) -> None:
                 f"upscale: need ({height} / k, {width} / k, {channels}) for a whole k > 1, got "
                 f"{small}"
             )
-
-
-def _named(c: ConfigDict) -> str:
-    return f"{c.diffusion.schedule}, {c.diffusion.num_steps} steps"
