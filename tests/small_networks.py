@@ -3,16 +3,22 @@
 import numpy as np
 
 from ddpm_jax.models import Classifier, DiT, UNet, WithSchedule
+from ddpm_jax.models.text import Captions
 
 LEVELS = {"block_channels": (8, 8), "num_blocks": 1, "attention_levels": (), "num_groups": 4}
 ADM = {"scale_shift_norm": True, "resample_blocks": True, "mid_attention": False}
 TOKENS = {"block_channels": (8,), "attention_levels": (0,), "tokens_channels": 5}
 DROPOUT = {"dropout": 0.2}
+CAPTIONS = Captions(vocab_size=9, context_length=4, width=8, depth=1, num_heads=2)
 NETWORKS = {
     "unet": UNet(**LEVELS, **DROPOUT, num_classes=3),
     "adm": UNet(**LEVELS, **DROPOUT, **ADM),
     "unet_of_tokens": UNet(**LEVELS | TOKENS, **DROPOUT),
+    "unet_of_text": UNet(
+        block_channels=(8,), num_blocks=1, attention_levels=(), num_groups=4, captions=CAPTIONS
+    ),
     "dit": DiT(width=16, depth=3, num_heads=2, out_channels=3, **DROPOUT),
+    "dit_of_text": DiT(width=16, depth=1, num_heads=2, out_channels=3, captions=CAPTIONS),
     "classifier": Classifier(**LEVELS, **DROPOUT, num_classes=3, head_dim=8),
     "learned_schedule": WithSchedule(UNet(**LEVELS, **DROPOUT, fourier_features=(1,))),
 }

@@ -1,6 +1,5 @@
 """Captions as tokens in the batches of a run: made once, kept in its workdir, read back."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,7 +9,7 @@ import tiny_runs
 from PIL import Image
 
 from ddpm_jax import data, experiment
-from ddpm_jax.build import kinds, texts
+from ddpm_jax.build import texts
 from ddpm_jax.commands.reproduce import reproduce
 from ddpm_jax.commands.train import dry_run, train
 from ddpm_jax.config import config_files, defaults
@@ -19,15 +18,6 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt
 
 WORDS = ("red", "green", "blue", "tiny", "wide")
-
-
-@pytest.fixture
-def reading(monkeypatch):
-    """A diffusion model whose record asks for text."""
-    row = dataclasses.replace(
-        kinds.KINDS["denoiser"], reads_text=lambda config: bool(config.data.tokenizer)
-    )
-    monkeypatch.setitem(kinds.KINDS, "denoiser", row)
 
 
 @pytest.fixture
@@ -45,24 +35,34 @@ def images(tmp_path):
 
 
 def config(images, **changes):
-    of_data = {
-        "name": "captions",
-        "data_dir": str(images),
-        "tokenizer": "words",
-        "vocabulary": 32,
-        "context": 6,
+    groups = {
+        "data": {
+            "name": "captions",
+            "data_dir": str(images),
+            "tokenizer": "words",
+            "vocabulary": 32,
+            "context": 6,
+        },
+        "model": {
+            "num_classes": 0,
+            "conditions": ("text",),
+            "text_channels": 8,
+            "text_blocks": 1,
+            "text_heads": 2,
+        },
+        "diffusion": {"label_dropout": 0.0},
+        "sample": {"guidance_scale": 1.0},
     }
-    groups = {"data": of_data | changes.pop("data", {}), "model": {"num_classes": 0}}
-    return tiny_runs.brief_config(
-        diffusion={"label_dropout": 0.0}, sample={"guidance_scale": 1.0}, **groups, **changes
-    )
+    for group, fields in changes.items():
+        groups[group] = groups.get(group, {}) | fields
+    return tiny_runs.brief_config(**groups)
 
 
 def test_names_of_what_is_learned_are_no_paths():
     assert set(config_files.LEARNED_TOKENIZERS) == set(texts.LEARNED)
 
 
-def test_a_run_keeps_the_tokenizer_of_its_captions(reading, images, tmp_path):
+def test_a_run_keeps_the_tokenizer_of_its_captions(images, tmp_path):
     c = config(images, train={"num_steps": 4, "validate_every": 4})
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert train.train(c, straight) == 0
@@ -94,7 +94,7 @@ def test_a_run_keeps_the_tokenizer_of_its_captions(reading, images, tmp_path):
     assert (result["equal"], code) == (True, 0)
 
 
-def test_a_run_without_its_tokenizer_does_not_go_on(reading, images, tmp_path):
+def test_a_run_without_its_tokenizer_does_not_go_on(images, tmp_path):
     c = config(images)
     assert train.train(c, tmp_path / "run", until=2) == 75
     (tmp_path / "run" / "tokenizer.json").unlink()
@@ -116,14 +116,14 @@ def test_a_run_without_its_tokenizer_does_not_go_on(reading, images, tmp_path):
         )
 
 
-def test_a_group_has_one_tokenizer(reading, images, tmp_path):
+def test_a_group_has_one_tokenizer(images, tmp_path):
     c = config(images, train={"num_steps": 2, "replicas": 2})
     assert train.train(c, tmp_path) == 0
     one, other = (tmp_path / "replicas" / f"seed={s}" / "tokenizer.json" for s in (0, 1))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_cost_is_told_with_text(reading, images):
+def test_the_cost_is_told_with_text(images):
     told = dry_run.dry_run(config(images))
     assert told["batch"]["text"] == "int32[8, 6]"
 
@@ -140,12 +140,12 @@ def test_the_cost_is_told_with_text(reading, images):
         ({"tokenizer": "byts"}, "config.data.tokenizer=.*byts: no such file; .* 'bytes'"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(reading, images, tmp_path, fields, line):
+def test_what_does_not_fit_is_refused_by_name(images, tmp_path, fields, line):
     with pytest.raises(UserError, match=line):
         train.train(config(images, data=fields), tmp_path / "run")
 
 
-def test_files_of_clip_say_how_many_tokens_they_have(reading, images, tmp_path):
+def test_files_of_clip_say_how_many_tokens_they_have(images, tmp_path):
     path = tmp_path / "merges.txt"
     path.write_text("#version: 0.2\n")
     vocabulary = {token: n for n, token in enumerate((*tokenizers.bpe.ALPHABET, "<|startoftext|>"))}
@@ -165,5 +165,5 @@ def test_files_of_clip_say_how_many_tokens_they_have(reading, images, tmp_path):
 
 def test_a_kind_that_reads_no_text_takes_no_tokenizer(images):
     with pytest.raises(UserError, match="tokenizer=words: this diffusion model reads no text"):
-        experiment.build(config(images))
+        experiment.build(config(images, model={"conditions": ()}))
     assert "tokenizer" not in defaults.get_config("classifier").data

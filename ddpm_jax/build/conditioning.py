@@ -1,7 +1,8 @@
 """config.model.conditions: what the network takes beside x_t, and in which form.
 
-The data set says what a condition is: the names of its values, or the channels of an image. One of
-the user's own is among `own`, the parts that were handed over by "package.module:name".
+The data set says what a condition is: the names of its values, or the channels of an image; "text"
+is the captions of its examples. One of the user's own is among `own`, the parts that were handed
+over by "package.module:name".
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,24 @@ from ddpm_jax.codecs import Codec, to_float
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.data.base import nearest
+from ddpm_jax.data.captions import TEXT, EncodeTexts
+from ddpm_jax.data.tokenizers import Tokenizer
+from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 
-# A value by its name or number, one for each image, cycled; or an image for all, or one for each.
+# A value by its name or number, one for each image, cycled; or an image for all, or one for each; a
+# text, one for each image, cycled, or rows of tokens, int [num, L].
 ConditionValue = str | int | Sequence[str | int] | np.ndarray
 
 
 def condition_names(c: ConfigDict) -> tuple[str, ...]:
     """config.model.conditions; () of a kind of run that takes nothing beside x_t."""
     return tuple(c.model.get("conditions", ()))
+
+
+def reads_text(c: ConfigDict) -> bool:
+    """Whether the network reads captions."""
+    return TEXT in condition_names(c)
 
 
 def dropout(c: ConfigDict) -> dict[str, float]:
@@ -52,7 +62,7 @@ def images(c: ConfigDict, own: Own) -> dict[str, int]:
 
 def of_data(c: ConfigDict) -> tuple[str, ...]:
     """Those of config.model.conditions that the data are asked for."""
-    return tuple(name for name in condition_names(c) if name != upsampling.NAME)
+    return tuple(name for name in condition_names(c) if name not in (upsampling.NAME, TEXT))
 
 
 def takes_labels(c: ConfigDict) -> bool:
@@ -66,9 +76,11 @@ def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], ty
     of_values: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(
         values(c, own), ((), np.int32)
     )
-    return of_values | {
+    of_text = {TEXT: ((c.data.context,), np.int32)} if reads_text(c) else {}
+    of_images = {
         name: ((height, width, channels), np.float32) for name, channels in images(c, own).items()
     }
+    return of_values | of_images | of_text
 
 
 def shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -99,7 +111,11 @@ def _hiding(c: ConfigDict) -> ConfigDict:
 
 
 def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:
-    """What is known of each of config.model.conditions. Raises UserError for an unknown name."""
+    """What is known of each of config.model.conditions but a text.
+
+    Raises:
+      UserError: for an unknown name.
+    """
     available = dict(dataset(c, own).conditions) if of_data(c) else {}
     for name in of_data(c):
         if name not in available:
@@ -109,7 +125,7 @@ def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:
             )
     # A small image and the level of its noise.
     available = {**available, upsampling.NAME: c.data.channels + 1}
-    return {name: available[name] for name in condition_names(c)}
+    return {name: available[name] for name in condition_names(c) if name != TEXT}
 
 
 def arrays(
@@ -118,6 +134,7 @@ def arrays(
     num: int,
     labels: np.ndarray,
     conditions: Mapping[str, ConditionValue],
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, np.ndarray]:
     """Every condition of the network for `num` images; what is not given is absent.
 
@@ -129,11 +146,13 @@ def arrays(
       num: how many images.
       labels: int [num], for a network with classes.
       conditions: their values, by name.
+      tokenizer: of the network's text, if that is given as texts.
 
     Raises:
       UserError: for a name or value that is unknown, or an image of another size.
     """
-    if unknown := sorted(set(conditions) - {*values(c, own), *images(c, own)}):
+    _check_read(c, conditions)
+    if unknown := sorted(set(conditions) - {*values(c, own), *images(c, own), TEXT}):
         choices = ", ".join(condition_names(c)) or "none but labels"
         hint = nearest(unknown[0], condition_names(c))
         raise UserError(
@@ -154,7 +173,56 @@ def arrays(
             present = np.full((*image.shape[:-1], 1), name in conditions, np.float32)
             image = np.concatenate([image, present], axis=-1)
         whole[name] = np.broadcast_to(image, (num, *image.shape[-3:]))
+    if reads_text(c):
+        whole[TEXT] = text_rows(c, num, conditions.get(TEXT, ()), tokenizer)
     return whole
+
+
+def text_rows(
+    c: ConfigDict, num: int, texts: ConditionValue, tokenizer: Tokenizer | None
+) -> np.ndarray:
+    """Rows of tokens for `num` images, int32 [num, L], cycled; of -1 alone where there is no text.
+
+    The tokenizer says in one line what it cut off.
+
+    Args:
+      c: the config.
+      num: how many images.
+      texts: a text, several, or rows of tokens [n, L].
+      tokenizer: of texts.
+
+    Raises:
+      UserError: for what is no text, or texts without a tokenizer.
+    """
+    context = c.data.context
+    if isinstance(texts, np.ndarray) and np.issubdtype(texts.dtype, np.integer):
+        rows = texts.astype(np.int32)
+        if rows.shape[-1:] != (context,):
+            raise UserError(
+                f"condition {TEXT}: need rows of {context} tokens (config.data.context), got "
+                f"{list(rows.shape)}"
+            )
+    else:
+        several = [texts] if isinstance(texts, str) else [*texts]
+        if several and tokenizer is None:
+            raise UserError(
+                f"condition {TEXT}: this experiment has no tokenizer yet; load it from its workdir"
+            )
+        null = np.full((1, context), NULL_VALUE, np.int32)
+        rows = tokenizer(several, context) if several and tokenizer else null
+    return np.resize(rows, (num, context))
+
+
+def with_prompts(
+    c: ConfigDict, conditions: Mapping[str, ConditionValue] | None, prompts: Sequence[str]
+) -> dict[str, ConditionValue]:
+    """Conditions with prompts among them. Raises UserError for texts that are there twice."""
+    whole = dict(conditions or {})
+    if not len(prompts):
+        return whole
+    if TEXT in whole:
+        raise UserError("prompts: conditions have a text already; give one of the two")
+    return whole | {TEXT: prompts}
 
 
 def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:
@@ -169,18 +237,38 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> N
 
 
 def shown(
-    c: ConfigDict, held_out: data.Source, num: int, codec: Codec
+    c: ConfigDict,
+    held_out: data.Source,
+    num: int,
+    codec: Codec,
+    encode_texts: EncodeTexts | None = None,
 ) -> tuple[np.ndarray, dict[str, ConditionValue]]:
     """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
     names = of_data(c)
     batches = data.evaluation_batches(
-        held_out, num, num, encode=codec.encode_batch, conditions=names, num_threads=0
+        held_out,
+        num,
+        num,
+        encode=codec.encode_batch,
+        conditions=names,
+        encode_texts=encode_texts,
+        num_threads=0,
     )
     batch = next(batches)
-    conditions: dict[str, ConditionValue] = {name: batch[name] for name in names}
+    told = (*names, TEXT) if reads_text(c) else names
+    conditions: dict[str, ConditionValue] = {name: batch[name] for name in told}
     if upsampling.NAME in condition_names(c):
         conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
     return batch["label"], conditions
+
+
+def _check_read(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:
+    """Raises UserError for a text that the network does not read."""
+    if TEXT in conditions and not reads_text(c):
+        raise UserError(
+            "prompts: this model reads no text; leave them out, or train one with "
+            f"config.model.conditions=({TEXT!r},), as configs/shapes_text.py does"
+        )
 
 
 def _image(name: str, value: ConditionValue, shape: tuple[int, int, int], num: int) -> np.ndarray:

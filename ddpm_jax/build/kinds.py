@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import coding, language, networks, objectives, upsampling
+from ddpm_jax.build import coding, conditioning, language, networks, objectives, upsampling
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
@@ -70,8 +70,9 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "LIKELIHOOD"),
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "LIKELIHOOD"),
         watches=("sample", "evaluate"),
+        reads_text=conditioning.reads_text,
         guides="weaker",
         next=upsampling.next_command,
     ),

@@ -15,6 +15,7 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 from ddpm_jax.models.remat import RECOMPUTED
+from ddpm_jax.models.text import Captions
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Names of other precisions, and why they are none here.
@@ -178,6 +179,7 @@ def _unet(c: ConfigDict, own: Own) -> UNet:
         out_channels=_out_channels(c),
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
+        captions=_captions(c),
         fourier_features=tuple(m.fourier_features),
     )
 
@@ -228,6 +230,7 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         num_classes=m.num_classes,
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
+        captions=_captions(c),
         dropout=m.dropout,
         remat=remat(c),
         dtype=dtype(c),
@@ -251,6 +254,20 @@ def remat(c: ConfigDict) -> str:
 
 def _attributes(c: ConfigDict, own: Own) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(names)) for name, names in conditioning.values(c, own).items())
+
+
+def _captions(c: ConfigDict) -> Captions | None:
+    """What reads the captions, if "text" is among config.model.conditions."""
+    if not conditioning.reads_text(c):
+        return None
+    m = c.model
+    width, heads = m.text_channels, m.text_heads
+    if width % heads:
+        raise UserError(
+            f"config.model.text_heads={heads}: {width} channels (config.model.text_channels) do "
+            "not divide into so many heads"
+        )
+    return Captions(c.data.vocabulary, c.data.context, width, m.text_blocks, heads)
 
 
 def _out_channels(c: ConfigDict) -> int:

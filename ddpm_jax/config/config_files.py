@@ -43,6 +43,9 @@ BUILT_IN_NETWORKS = (
     "residual_scale",
     "fourier_features",
     "patch_size",
+    "text_channels",
+    "text_blocks",
+    "text_heads",
 )
 # Of data.tokenizer, what is no path.
 LEARNED_TOKENIZERS = ("bytes", "words")

@@ -123,9 +123,13 @@ def denoiser() -> ConfigDict:
     model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
     model.num_classes = 0  # 0 for no label
     # Conditions beside the label, names of what the data know: of shapes background, shape,
-    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; and
-    # low_resolution, with diffusion.low_resolution.
+    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; text,
+    # the captions, with data.tokenizer; and low_resolution, with diffusion.low_resolution.
     model.conditions = ()
+    # The transformer that reads "text": of its tokens, its depth, its heads.
+    model.text_channels = 512
+    model.text_blocks = 16
+    model.text_heads = 8
     model.dtype = "float32"  # of the computation: float32 or bfloat16
     # What the backward pass computes again instead of keeping it: none, block or full.
     model.remat = "none"

@@ -21,7 +21,7 @@ from ddpm_jax.data.emoji import build as build_emoji
 from ddpm_jax.data.emoji import prepare as prepare_emoji
 from ddpm_jax.data.folder import build as build_folder
 from ddpm_jax.data.idx import build as build_idx
-from ddpm_jax.data.shapes import ATTRIBUTES, describe
+from ddpm_jax.data.shapes import ATTRIBUTES, describe, shows
 from ddpm_jax.data.shapes import build as build_shapes
 from ddpm_jax.data.tfds import tfds_source
 from ddpm_jax.errors import UserError
@@ -60,6 +60,8 @@ class Dataset:
         choice (-1 for none), or the image, bool, uint8 or float [H, W, channels].
       describe: reads an image's attributes back from its pixels, uint8 [H, W, C], 0 to 255 as
         samples are -> {name: index}, or None for an image that shows none; None where nothing does.
+      agrees: whether all that a caption tells is true of an image, (uint8 [H, W, C], str) -> bool;
+        None where nothing says so.
       captions: whether an example has a "caption": str; see `data.captions`.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
@@ -71,6 +73,7 @@ class Dataset:
     info: Expected = Expected()
     conditions: Mapping[str, tuple[str, ...] | int] = dataclasses.field(default_factory=dict)
     describe: Callable[[np.ndarray], dict[str, int] | None] | None = None
+    agrees: Callable[[np.ndarray, str], bool] | None = None
     captions: bool = False
     extractor: str = "inception"
     prepare: Callable[..., str] | None = None
@@ -90,6 +93,7 @@ DATASETS: dict[str, Dataset] = {
         build_shapes,
         conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1},
         describe=describe,
+        agrees=shows,
         captions=True,
         extractor="classifier",
     ),

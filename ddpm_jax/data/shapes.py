@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ddpm_jax.data.base import DataInfo, Example
-from ddpm_jax.data.shape_captions import KINDS, NONE, say
+from ddpm_jax.data.shape_captions import KINDS, NONE, TEMPLATES, say
 from ddpm_jax.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -294,6 +294,19 @@ def agrees(image: np.ndarray, attributes: Mapping[str, int], template: str = "fu
     """
     described = describe(image)
     return described is not None and caption(described, template) == caption(attributes, template)
+
+
+def shows(image: np.ndarray, text: str) -> bool:
+    """Whether a caption, by whichever template it is told, is true of an image.
+
+    What a template says of an image is true of it, so a text is true if some template says it.
+
+    Args:
+      image: uint8 [S, S, 3].
+      text: in the words of shape_captions.TEMPLATES; any other is true of nothing.
+    """
+    described = describe(image)
+    return described is not None and any(caption(described, one) == text for one in TEMPLATES)
 
 
 def describe(image: np.ndarray) -> dict[str, int] | None:

@@ -4,8 +4,10 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.experiment.group import train_group
 from ddpm_jax.experiment.running import train
 from ddpm_jax.trained.cascade import Cascade
+from ddpm_jax.trained.descriptions import described
+from ddpm_jax.trained.drawing import padded_batch
 from ddpm_jax.trained.load import load
-from ddpm_jax.trained.loaded import Drawing, Loaded, described, padded_batch
+from ddpm_jax.trained.loaded import Drawing, Loaded
 from ddpm_jax.trained.program import build, imported_parts
 from ddpm_jax.trained.tasks import Task
 

@@ -267,7 +267,7 @@ def from_unet(
     levels = range(len(unet.block_channels))
     attends = [level in unet.attention_levels for level in levels]
     classes = unet.num_classes + int(unet.null_class) if unet.num_classes else None
-    for name in ("attributes", "images", "tokens_channels", "fourier_features"):
+    for name in ("attributes", "images", "tokens_channels", "captions", "fourier_features"):
         if getattr(unet, name):
             raise ValueError(f"{name}={getattr(unet, name)} has no counterpart in {CLASS}")
     if unet.head_dim is None and unet.num_heads != 1:

@@ -86,6 +86,11 @@ def check(
 def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     """As `check`, of PAIR, and whether some pairs were held out."""
     check(metric, loaded, flags, PAIR)
+    check_held_out(metric, loaded)
+
+
+def check_held_out(metric: str, loaded: Loaded) -> None:
+    """Raises UserError for a model that was trained on every pair."""
     if not loaded.experiment.config.data.options.get("held_out"):
         raise UserError(
             f"--metrics={metric}: this model was trained on every pair; train with "
@@ -107,11 +112,15 @@ def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
       num: how many.
       composed: tell both of PAIR apart.
     """
+    return _prompts(loaded, held_out_source(loaded), num)._replace(composed=composed)
+
+
+def held_out_source(loaded: Loaded) -> Source:
+    """Images of one object, of the pairs that no image in training shows."""
     c, own = loaded.experiment.config, loaded.experiment.own
     every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
     drawn = tuple(pair for pair in every if pair not in c.data.options.get("held_out", ()))
-    source = datasets.source(c, "validation", own, max_objects=1, held_out=drawn)
-    return _prompts(loaded, source, num)._replace(composed=composed)
+    return datasets.source(c, "validation", own, max_objects=1, held_out=drawn)
 
 
 def _prompts(loaded: Loaded, source: Source, num: int) -> Prompts:

@@ -20,6 +20,7 @@ class Needs(enum.StrEnum):
     PIXELS = "pixels"  # samples as images, beside the real ones
     LABELS = "labels"  # the same, and each sample's class
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
+    CAPTIONS = "captions"  # samples that show what their prompt tells
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
     TOKENS = labels.TOKENS  # held-out images, token by token, under the model
@@ -33,6 +34,11 @@ class Needs(enum.StrEnum):
     def pixels(self) -> bool:
         """It takes samples and real images as they are."""
         return self in (Needs.PIXELS, Needs.LABELS)
+
+    @property
+    def prompted(self) -> bool:
+        """Samples are drawn for it, by conditions that it says."""
+        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS)
 
     @property
     def of_model(self) -> bool:
@@ -52,6 +58,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.PIXELS: (*_DRAWN, "real"),
     Needs.LABELS: (*_DRAWN, "real"),
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
+    Needs.CAPTIONS: (*_DRAWN, "real"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
     Needs.TOKENS: ("exact_likelihood",),
@@ -128,6 +135,7 @@ class Metric:
         FEATURES, LOGITS: a `distribution_metrics.Sets`;
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
+        CAPTIONS: a `captions.CaptionsAnswered`;
         LIKELIHOOD, CLASSIFIER, TOKENS: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
@@ -139,7 +147,8 @@ class Metric:
       default: measured where no metrics are asked for, of a run that it can be measured of.
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
-      prompts: of ATTRIBUTES: (loaded, num) -> `attributes.Prompts`, the samples' conditions.
+      prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
+        CAPTIONS, `captions.CaptionPrompts`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
       section: of the same three: where the result holds the details, and how the result
@@ -169,8 +178,8 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a record that lacks what its needs take."""
-        if self.needs is Needs.ATTRIBUTES and self.prompts is None:
-            raise ValueError(f"the metric {self.name} needs attributes, and has no prompts")
+        if self.needs.prompted and self.prompts is None:
+            raise ValueError(f"the metric {self.name} needs {self.needs}, and has no prompts")
         if self.needs.of_model and not (self.section and self.table):
             raise ValueError(
                 f"the metric {self.name} measures the model, and has no section or table"

@@ -9,6 +9,7 @@ from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
+    captions,
     classification,
     distribution_metrics,
     exact_likelihood,
@@ -70,6 +71,27 @@ _ROWS = (
         "composed_pairs", "the same, composed", HIGHER, Needs.ATTRIBUTES, attributes.measure,
         check=attributes.check_pairs,
         prompts=functools.partial(attributes.held_out_pairs, composed=True),
+    ),
+    Metric(
+        "caption_agreement", "samples that show all that their prompt tells", HIGHER,
+        Needs.CAPTIONS, captions.measure_apart,
+        figures={
+            "caption_agreement": "samples that show all that their prompt tells",
+            "caption_one_object": "the same, of prompts of one object",
+            "caption_two_objects": "the same, of prompts of two objects",
+            "caption_shuffled": "samples that show what another prompt tells (chance)",
+        },
+        check=captions.check, prompts=captions.of_held_out_images, default=True,
+    ),
+    Metric(
+        "unseen_templates", "samples that show a prompt in words of another order", HIGHER,
+        Needs.CAPTIONS, captions.measure, check=captions.check,
+        prompts=captions.of_unseen_templates,
+    ),
+    Metric(
+        "held_out_captions", "samples that show a prompt of a pair never seen", HIGHER,
+        Needs.CAPTIONS, captions.measure, check=captions.check_held_out,
+        prompts=captions.of_held_out_pairs,
     ),
     Metric(
         "memorisation", "distance to the training images over that of new data", NEAR_ONE,

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.data import Dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
+    captions,
     distribution_metrics,
     feature_space,
     pixel_metrics,
@@ -26,11 +28,33 @@ from ddpm_jax.measures.pixel_metrics import Images
 from ddpm_jax.measures.results import Figure, FigureRecord
 from ddpm_jax.measures.sample_sets import SampleSet
 from ddpm_jax.reporting.report.labels import Label
-from ddpm_jax.trained.loaded import Loaded
+from ddpm_jax.trained.loaded import Drawing, Loaded
 from ddpm_jax.trained.tasks import Task
 
 Setting = dict[str, float]
 
+
+class Prompted(NamedTuple):
+    """How samples are drawn that are to show something, and what judges them.
+
+    Attributes:
+      drawing: (loaded, prompts, seed, task=, **scales) -> the samples.
+      answered: (the data set, prompts, images) -> what a metric's `measure` takes.
+    """
+
+    drawing: Callable[..., Drawing]
+    answered: Callable[[Dataset, Any, np.ndarray], Any]
+
+
+# By what a metric needs. Each metric's `check` refuses data that nothing reads back.
+PROMPTED: dict[Needs, Prompted] = {
+    Needs.ATTRIBUTES: Prompted(
+        attributes.drawing, lambda row, *of: attributes.Answered(row.describe, *of)
+    ),
+    Needs.CAPTIONS: Prompted(
+        captions.drawing, lambda row, *of: captions.CaptionsAnswered(row.agrees, *of)
+    ),
+}
 
 SCALES = ("guidance_scale", "classifier_scale")
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
@@ -117,7 +141,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
     """
     of_pixels = request.of(lambda needs: needs.pixels)
     of_space = request.of(lambda needs: needs.space)
-    of_prompts = request.of(lambda needs: needs is Needs.ATTRIBUTES)
+    of_prompts = request.of(lambda needs: needs.prompted)
     labels: dict[str, Label] = {}
     held_out: dict[str, Figure] = {}
 
@@ -165,7 +189,8 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             for metric in of_space:
                 figures |= labelled(metric, _in_space(metric, space, of_samples, request))
         for metric, prompt in prompts.items():
-            drawing = attributes.drawing(loaded, prompt, seed, task=request.task, **setting)
+            drawn_by = PROMPTED[metric.needs].drawing
+            drawing = drawn_by(loaded, prompt, seed, task=request.task, **setting)
             caption = f"{metric.name}, {title(setting)}, seed {seed}"
             drawn = SampleSet(drawing, request.cache, caption).images()
             figures |= labelled(metric, _answered(metric, loaded, prompt, drawn))
@@ -184,7 +209,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
 def real(loaded: Loaded, metrics: Sequence[Metric]) -> dict[str, Any]:
     """The real images that some metrics of samples or classifiers look at, for the protocol."""
     images = real_data.described(loaded)
-    if any(metric.needs is Needs.ATTRIBUTES for metric in metrics):
+    if any(metric.needs.prompted for metric in metrics):
         images["held_out_pairs"] = [*loaded.experiment.config.data.options.get("held_out", ())]
     return images
 
@@ -214,13 +239,13 @@ def _in_space(
 
 
 def _answered(
-    metric: Metric, loaded: Loaded, prompts: attributes.Prompts, images: np.ndarray | None
+    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None
 ) -> dict[str, Figure]:
     """The figures of images that were drawn by prompts; None for the real ones that show them."""
     judged = prompts.images if images is None else images
-    describe = dataset(loaded.experiment.config, loaded.experiment.own).describe
-    assert describe is not None  # `attributes.check` refuses other data
-    return metric.named(metric.measure(attributes.Answered(describe, prompts, judged)))
+    row = dataset(loaded.experiment.config, loaded.experiment.own)
+    answered = PROMPTED[metric.needs].answered(row, prompts, judged)
+    return metric.named(metric.measure(answered))
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ddpm_jax import streams
 from ddpm_jax.build import conditioning
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.data import Source, evaluation_batches
+from ddpm_jax.data import Source, captions_of, evaluation_batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures.speed import Speed
 from ddpm_jax.measures.training_evaluation import TrainingEvaluation
@@ -20,12 +20,13 @@ from ddpm_jax.reporting import figures
 from ddpm_jax.reporting.not_fatal import NotFatal
 from ddpm_jax.reporting.progress import Progress
 from ddpm_jax.reporting.writers import MetricWriter
-from ddpm_jax.runtime import sharding
+from ddpm_jax.runtime import files, sharding
 from ddpm_jax.trained import drawing, program
-from ddpm_jax.trained.loaded import padded_batch
 from ddpm_jax.training import loop, snapshots
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import FIRST, TrainState
+
+PROMPTS = "prompts.txt"  # of the grids of a run that reads text
 
 
 class Watch:
@@ -172,7 +173,7 @@ class Watch:
             len(labels),
             conditions,
             seed=self.config.seed,
-            batch_size=padded_batch(self.experiment, len(labels)),
+            batch_size=drawing.padded_batch(self.experiment, len(labels)),
             decode=self.experiment.codec.decode,
         )
 
@@ -182,7 +183,11 @@ class Watch:
         c, own, classes = self.config, self.experiment.own, self.config.model.num_classes
         if conditioning.condition_names(c) and self._validation_data is not None:
             labels, conditions = conditioning.shown(
-                c, self._validation_data, num, self.experiment.codec
+                c,
+                self._validation_data,
+                num,
+                self.experiment.codec,
+                self.experiment.encode_texts,
             )
             return labels, conditioning.arrays(c, own, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)
@@ -200,5 +205,14 @@ class Watch:
         path = self.workdir / "samples" / f"step_{step:06d}.png"
         with self._picture_not_fatal:
             figures.save_png(path, picture)
+            self._save_prompts(path.with_name(PROMPTS), len(labels))
             self.progress.say(f"step {step:,}: samples in {path}")
         self.writer.image(step, "samples", picture)
+
+    def _save_prompts(self, path: Path, num: int) -> None:
+        """What a grid's images were told, a line each, in the order of the grid."""
+        if not conditioning.reads_text(self.config) or self._validation_data is None:
+            return
+        told = enumerate(captions_of(self._validation_data, num))
+        with files.whole(path) as partial:
+            partial.write_text("".join(f"{k}\t{text}\n" for k, text in told), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Attention: of pixels to each other, to a sequence of tokens, and of a mean to all."""
+"""Attention: of pixels to each other and to a text, to a sequence of tokens, of a mean to all."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def attend(
     others are computed as by "xla", which has every derivative.
 
     Args:
-      query, key, value: [B, T, heads, D].
+      query, key, value: [B, T, heads, D]; keys and values may have another T than queries.
       implementation: "xla", or "cudnn" where it applies.
       causal: whether a query sees the keys up to its own place alone.
       mask: bool [B, T], the keys that are there; None for all.
@@ -43,7 +43,8 @@ def attend(
     """
     if implementation not in (XLA, CUDNN):
         raise ValueError(f"need an attention of {XLA} or {CUDNN}, got {implementation!r}")
-    if implementation == CUDNN and (mask is not None or not cudnn_takes(query)):
+    taken = cudnn_takes(query) and cudnn_takes(key)
+    if implementation == CUDNN and (mask is not None or not taken):
         implementation = XLA
     chosen: Any = implementation
     seen = None if mask is None else mask[:, None, None, :]
@@ -64,7 +65,10 @@ def cudnn_takes(query: jax.Array) -> bool:
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, with a residual connection.
+    """Attention of the pixels to themselves and, if there is one, to a text; added to them.
+
+    Keys and values of a text's tokens stand in one row with those of the pixels, so that one
+    softmax shares a pixel's attention between picture and text.
 
     Attributes:
       head_dim: channels of a head, dividing the channels; None for a single head.
@@ -72,6 +76,8 @@ class Attention(nn.Module):
       residual_scale: of the sum.
       attention: the implementation of `attend`.
       dtype: of the computation; the softmax runs in float32.
+
+    Source: Ho et al. 2020, appendix B; with a text, Nichol et al. 2021 (GLIDE), section 2.2.
     """
 
     head_dim: int | None = None
@@ -82,7 +88,9 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # [B, H, W, C] -> [B, H, W, C]
+    def __call__(
+        self, x: jax.Array, text: jax.Array | None = None
+    ) -> jax.Array:  # [B, H, W, C], [B, L, D] or None -> [B, H, W, C]
         b, h, w, c = x.shape
         head_dim = self.head_dim or c
 
@@ -97,6 +105,11 @@ class Attention(nn.Module):
             dense(name)(y).reshape(b, h * w, c // head_dim, head_dim)
             for name in ("query", "key", "value")
         )
+        if text is not None:
+            key, value = (
+                jnp.concatenate([dense(name)(text).reshape(b, -1, *own.shape[2:]), own], axis=1)
+                for name, own in (("text_key", key), ("text_value", value))
+            )
         y = attend(query, key, value, self.attention).reshape(b, h, w, c)
         return (x + dense("out", scale=0.0)(y)) * self.residual_scale
 

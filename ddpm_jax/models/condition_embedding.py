@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.models.text import Captions
 
 Conditions = Mapping[str, jax.Array] | jax.Array | None
 
@@ -16,6 +17,7 @@ def complete(
     values: Mapping[str, int],
     images: Sequence[tuple[str, int]],
     tokens_channels: int,
+    captions: Captions | None = None,
 ) -> dict[str, jax.Array]:
     """Every condition that a network has, the absent ones in their null form.
 
@@ -25,6 +27,7 @@ def complete(
       values: the numbers of values of the conditions of that kind.
       images: (name, channels) of the images.
       tokens_channels: D of the tokens; 0 for none.
+      captions: the texts that it reads; None for none.
 
     Raises:
       ValueError: for a condition that the network does not have, or one of another form.
@@ -34,6 +37,7 @@ def complete(
     arrays = dict(conditions or {})
     names = [*values, *(name for name, _ in images)]
     names += ["tokens", "tokens_mask"] if tokens_channels else []
+    names += ["text"] if captions else []
     if unknown := sorted(set(arrays) - set(names)):
         raise ValueError(
             f"this network is not conditioned on {', '.join(unknown)}; it knows "
@@ -53,6 +57,12 @@ def complete(
             raise ValueError(f"{name} must be {need}, got {whole[name].shape}")
     if tokens_channels:
         whole |= _tokens(arrays, batch, tokens_channels)
+    if captions:
+        need = (batch, captions.context_length)
+        text = jnp.asarray(arrays.get("text", jnp.full(need, NULL_VALUE)))
+        if text.shape != need or not jnp.issubdtype(text.dtype, jnp.integer):
+            raise ValueError(f"text must be integers {list(need)}, got {text.dtype}{text.shape}")
+        whole["text"] = text
     return whole
 
 

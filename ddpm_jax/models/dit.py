@@ -14,6 +14,7 @@ from ddpm_jax.models.attention import XLA, attend
 from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.layers import sinusoidal_embedding
 from ddpm_jax.models.remat import recomputed
+from ddpm_jax.models.text import CaptionFeatures, Captions, captions
 
 # depth, width, heads: Table 1 of the paper.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -39,6 +40,9 @@ class DiT(nn.Module):
       num_classes: classes to condition on; 0 for none.
       attributes: further named conditions, each with the number of its values.
       images: named images [B, H, W, channels] beside the input, each with its channels.
+      captions: texts that a transformer reads, which is trained with the network: its last token is
+        added to the embedding, which modulates every block, and each block attends to all of its
+        tokens; None for none.
       dropout: rate on what a block's attention and MLP add.
       norm_epsilon: of every LayerNorm.
       freq_shift: of the time embedding; diffusers has 1.
@@ -56,6 +60,7 @@ class DiT(nn.Module):
     num_classes: int = 0
     attributes: tuple[tuple[str, int], ...] = ()
     images: tuple[tuple[str, int], ...] = ()
+    captions: Captions | None = None
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
     freq_shift: float = 0.0
@@ -86,8 +91,11 @@ class DiT(nn.Module):
             values,
             self.images,
             tokens_channels=0,
+            captions=self.captions,
         )
-        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled)
+        text = captions.read(self, filled.get("text"))
+        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
+        words = None if text is None else text.tokens
         tokens = self._tokens(
             condition_embedding.beside(xt, filled, self.images).astype(self.dtype)
         )
@@ -95,7 +103,7 @@ class DiT(nn.Module):
         for first in range(0, self.depth, length):
             numbers = range(first, min(first + length, self.depth))
             stage = functools.partial(_stage, numbers=numbers, train=train)
-            tokens = recomputed("stage", self.remat, stage)(self, tokens, embedding)
+            tokens = recomputed("stage", self.remat, stage)(self, tokens, embedding, words)
         shift, scale = _modulation(2, self.width, self.dtype, "modulation_out")(embedding)
         tokens = _layer_norm(self.norm_epsilon, self.dtype)(tokens) * (1 + scale) + shift
         patch = nn.Dense(
@@ -118,8 +126,10 @@ class DiT(nn.Module):
         rows, columns = (n // self.patch_size for n in x.shape[1:3])
         return patches + jnp.asarray(positions(rows, columns, self.width), self.dtype)[None]
 
-    def _embedding(self, time: jax.Array, conditions: dict[str, jax.Array]) -> jax.Array:
-        """Time's and the conditions' embedding, [B, width]."""
+    def _embedding(
+        self, time: jax.Array, conditions: dict[str, jax.Array], text: CaptionFeatures | None
+    ) -> jax.Array:
+        """Time's, the conditions' and a text's embedding, [B, width]."""
         dense = functools.partial(nn.Dense, self.width, dtype=self.dtype, kernel_init=_small)
         waves = sinusoidal_embedding(
             time, FREQUENCIES, freq_shift=self.freq_shift, flip_sin_to_cos=True
@@ -134,6 +144,8 @@ class DiT(nn.Module):
                 name=f"{name}_embedding",
             )
             embedding += table(condition_embedding.row(conditions[name], count))
+        if text is not None:
+            embedding += dense(name="text_projection")(text.pooled)
         return embedding
 
     def _check(self, xt: jax.Array) -> None:
@@ -153,6 +165,9 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention and an MLP, each scaled, shifted and gated by the embedding; at first, identity.
 
+    Where there is a text, attention to its tokens stands between them, as in PixArt-alpha (Chen et
+    al. 2023): its output's kernel is 0 at first, and nothing modulates it.
+
     Attributes:
       num_heads, mlp_ratio, dropout, norm_epsilon, attention, dtype: as in `DiT`.
     """
@@ -166,8 +181,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, embedding: jax.Array, train: bool = False
-    ) -> jax.Array:  # [B, N, width], [B, width] -> [B, N, width]
+        self,
+        x: jax.Array,
+        embedding: jax.Array,
+        train: bool = False,
+        text: jax.Array | None = None,
+    ) -> jax.Array:  # [B, N, width], [B, width], [B, L, D] or None -> [B, N, width]
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
         drop = nn.Dropout(self.dropout, deterministic=not train)
@@ -184,13 +203,28 @@ class Block(nn.Module):
         y = attend(query, key, value, self.attention).reshape(x.shape)
         x = x + gate_0 * drop(dense(width, name="attention_out")(y))
 
+        if text is not None:
+            query, key, value = (
+                dense(width, name=f"text_{name}")(of).reshape(len(x), -1, *heads[2:])
+                for name, of in (("query", norm(x)), ("key", text), ("value", text))
+            )
+            y = attend(query, key, value, self.attention).reshape(x.shape)
+            out = dense(width, kernel_init=nn.initializers.zeros, name="text_out")
+            x = x + drop(out(y))
+
         y = norm(x) * (1 + scale_1) + shift_1
         y = nn.gelu(dense(int(width * self.mlp_ratio), name="mlp_0")(y), approximate=True)
         return x + gate_1 * drop(dense(width, name="mlp_1")(y))
 
 
 def _stage(
-    module: DiT, tokens: jax.Array, embedding: jax.Array, *, numbers: range, train: bool
+    module: DiT,
+    tokens: jax.Array,
+    embedding: jax.Array,
+    words: jax.Array | None,
+    *,
+    numbers: range,
+    train: bool,
 ) -> jax.Array:
     """The blocks of these numbers, one after the other."""
     block = recomputed("block", module.remat, Block, static_argnums=(3,))
@@ -203,7 +237,7 @@ def _stage(
             module.attention,
             module.dtype,
             name=f"block_{k}",
-        )(tokens, embedding, train)
+        )(tokens, embedding, train, words)
     return tokens
 
 

@@ -24,6 +24,7 @@ from ddpm_jax.models.levels import (
     up_level,
 )
 from ddpm_jax.models.remat import recomputed
+from ddpm_jax.models.text import CaptionFeatures, Captions, captions
 
 
 class UNet(nn.Module):
@@ -44,6 +45,9 @@ class UNet(nn.Module):
       images: named images [B, H, W, channels] beside the input, each with its channels.
       tokens_channels: D of a sequence of tokens [B, L, D] that cross-attention reads wherever there
         is self-attention; 0 for none.
+      captions: texts that a transformer reads, which is trained with the network: its last token is
+        added to the embedding, and all of its tokens are read wherever there is self-attention
+        (GLIDE); None for none.
       dropout: rate inside the residual blocks.
       head_dim: channels of an attention head; None for `num_heads`.
       num_heads: of every attention, where head_dim is None.
@@ -75,6 +79,7 @@ class UNet(nn.Module):
     attributes: tuple[tuple[str, int], ...] = ()
     images: tuple[tuple[str, int], ...] = ()
     tokens_channels: int = 0
+    captions: Captions | None = None
     dropout: float = 0.0
     head_dim: int | None = None
     num_heads: int = 1
@@ -119,10 +124,14 @@ class UNet(nn.Module):
             values,
             self.images,
             self.tokens_channels,
+            self.captions,
         )
         self._check_label(conditions)
-        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled)
+        text = captions.read(self, filled.get("text"))
+        embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         tokens = {name: filled[name] for name in TOKENS if self.tokens_channels}
+        if text is not None:
+            tokens["text"] = text.tokens
         h = condition_embedding.beside(self._features(xt), filled, self.images)
         h = conv(self, self.block_channels[0], name="conv_in")(h.astype(self.dtype))
         skips = down_path(
@@ -156,11 +165,11 @@ class UNet(nn.Module):
     def attend(
         self, h: jax.Array, tokens: Tokens, *, name: str, num_groups: int | None = None
     ) -> jax.Array:
-        """Self-attention, then cross-attention to the tokens where the network has them.
+        """Self-attention, of a text too, then cross-attention to tokens where there are any.
 
         Args:
           h: [B, H, W, C].
-          tokens: {"tokens": [B, L, D], "tokens_mask": [B, L]}, or {}.
+          tokens: {"tokens": [B, L, D], "tokens_mask": [B, L]}, {"text": [B, L, D]}, both, or {}.
           name: of the self-attention's parameters.
           num_groups: of the GroupNorm before each; None for the network's.
         """
@@ -172,14 +181,16 @@ class UNet(nn.Module):
             "residual_scale": self.residual_scale,
             "dtype": self.dtype,
         }
-        h = block(Attention)(**options, attention=self.attention, name=name)(h)
-        if not tokens:
+        h = block(Attention)(**options, attention=self.attention, name=name)(h, tokens.get("text"))
+        if "tokens" not in tokens:
             return h
         cross = block(CrossAttention)(**options, name=f"{name}_to_tokens")
         return cross(h, *(tokens[key] for key in TOKENS))
 
-    def _embedding(self, time: jax.Array, conditions: dict[str, jax.Array]) -> jax.Array:
-        """The time's embedding plus those of the label and the attributes, [B, embedding_dim]."""
+    def _embedding(
+        self, time: jax.Array, conditions: dict[str, jax.Array], text: CaptionFeatures | None
+    ) -> jax.Array:
+        """The time's embedding plus those of label, attributes and text, [B, embedding_dim]."""
         width = self.embedding_dim or 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
         waves = sinusoidal_embedding(
@@ -199,6 +210,8 @@ class UNet(nn.Module):
                 name=f"{name}_embedding",
             )
             embedding += table(condition_embedding.row(conditions[name], count))
+        if text is not None:
+            embedding += dense(name="text_projection")(text.pooled)
         return embedding
 
     def _check_label(self, conditions: Conditions) -> None:

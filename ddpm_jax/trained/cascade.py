@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.build import class_names, conditioning, upsampling
+from ddpm_jax.data.captions import TEXT
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import tasks
@@ -100,7 +101,8 @@ class Cascade:
         counts = []
         for number, one in enumerate(self.upsamplers, 1):
             c, parts = one.experiment.config, one.experiment.own
-            passed = {name: given[name] for name in conditioning.values(c, parts) if name in given}
+            its = [*conditioning.values(c, parts), *[TEXT] * conditioning.reads_text(c)]
+            passed = {name: given[name] for name in its if name in given}
             counts.append(
                 one.enlarging(
                     num,

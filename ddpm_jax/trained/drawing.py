@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
@@ -133,3 +134,9 @@ def default_labels(num: int, num_classes: int, labels: Sequence[int] = ()) -> np
     if num_classes:
         return np.arange(num, dtype=np.int32) % num_classes
     return np.full(num, NULL_VALUE, np.int32)
+
+
+def padded_batch(experiment: Experiment, num: int) -> int:
+    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
+    devices = experiment.mesh.size
+    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices

@@ -12,7 +12,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import drawing, program, signature, tasks
+from ddpm_jax.trained import descriptions, drawing, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -76,6 +76,8 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
+        prompts: Sequence[str] = (),
+        negative_prompts: Sequence[str] = (),
         conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -87,6 +89,8 @@ class Loaded:
           num: how many.
           labels: classes, cycled: their numbers, or names in config.data.class_names; without
             them, image k is of class k mod num_classes.
+          prompts: texts of what to draw, cycled, for a model that reads text; "" for no text.
+          negative_prompts: what to steer away from, cycled: guidance then leads from there.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
             absent. "low_resolution" is the smaller image of a model that enlarges.
@@ -98,7 +102,14 @@ class Loaded:
           UserError: for labels or conditions out of range, or a task or options that do not fit.
         """
         drawing = self.drawing(
-            num, labels=labels, conditions=conditions, task=task, seed=seed, **options
+            num,
+            labels=labels,
+            prompts=prompts,
+            negative_prompts=negative_prompts,
+            conditions=conditions,
+            task=task,
+            seed=seed,
+            **options,
         )
         return np.concatenate(list(drawing.batches(range(num))))
 
@@ -107,6 +118,8 @@ class Loaded:
         num: int,
         *,
         labels: Sequence[int | str] = (),
+        prompts: Sequence[str] = (),
+        negative_prompts: Sequence[str] = (),
         conditions: Mapping[str, conditioning.ConditionValue] | None = None,
         task: Task = NO_TASK,
         seed: int = 0,
@@ -114,15 +127,20 @@ class Loaded:
     ) -> Drawing:
         """What `sample` draws, checked and ready to be drawn part by part."""
         experiment = self._with(options, task)
-        config, conditions = experiment.config, conditions or {}
+        config = experiment.config
+        conditions = conditioning.with_prompts(config, conditions, prompts)
+        if len(negative_prompts):
+            task = dataclasses.replace(task, negative_prompts=negative_prompts)
         numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         inputs = {
-            **conditioning.arrays(config, experiment.own, num, numbers, conditions),
+            **conditioning.arrays(
+                config, experiment.own, num, numbers, conditions, experiment.tokenizer
+            ),
             drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
         }
-        batch_size = padded_batch(experiment, num)
+        batch_size = drawing.padded_batch(experiment, num)
 
         def batches(rows: range) -> Iterator[np.ndarray]:
             return drawing.draw_images(
@@ -138,13 +156,13 @@ class Loaded:
             )
 
         description = {
-            "model": described(self),
-            "sampling": described(config.sample.to_dict()),
+            "model": descriptions.described(self),
+            "sampling": descriptions.described(config.sample.to_dict()),
             # Nothing else depends on how many there are: a larger set goes on from a smaller one.
             "num": num if task.interpolates else None,
             "labels": self.class_numbers(labels, task),
-            "conditions": described(conditions),
-            "task": described(task),
+            "conditions": descriptions.described(conditions),
+            "task": descriptions.described(task),
             "seed": seed,
             "batch_size": batch_size,
             "jax": jax.__version__,
@@ -185,7 +203,8 @@ class Loaded:
             raise UserError("this run enlarges nothing: train one with diffusion.low_resolution")
         if labels is None:
             labels = np.full(num, NULL_VALUE, np.int32)
-        inputs = conditioning.arrays(config, own, num, labels, conditions or {})
+        tokenizer = self.experiment.tokenizer
+        inputs = conditioning.arrays(config, own, num, labels, conditions or {}, tokenizer)
         sample_fn = program.sample_fn(self.experiment)
 
         def enlarge(images: np.ndarray, first: int) -> Iterator[np.ndarray]:
@@ -200,7 +219,7 @@ class Loaded:
                 {name: value[rows] for name, value in inputs.items()}
                 | {upsampling.NAME: small[upsampling.NAME]},
                 seed=seed,
-                batch_size=padded_batch(self.experiment, num),
+                batch_size=drawing.padded_batch(self.experiment, num),
                 first=first,
                 one_noise=one_noise,
                 decode=self.experiment.codec.decode,
@@ -267,26 +286,3 @@ class Loaded:
         """
         names = tasks.names_of_classes(self.experiment.config, task)
         return [class_names.number(names, label) for label in labels]
-
-
-def described(value: Any) -> Any:
-    """A value as JSON that tells it from others: arrays by their digest, models by checkpoint."""
-    if isinstance(value, Loaded):
-        names = ["config_sha256", "checkpoint", "parameters"]
-        names += ["reconstruction"] if value.reconstruction else []
-        return {name: described(getattr(value, name)) for name in names}
-    if isinstance(value, np.ndarray):
-        return digests.sum_of(value)
-    if dataclasses.is_dataclass(value):
-        return {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): described(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [described(one) for one in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def padded_batch(experiment: Experiment, num: int) -> int:
-    """config.sample.batch_size, no more than `num` needs, rounded up to the devices."""
-    devices = experiment.mesh.size
-    return -(-min(experiment.config.sample.batch_size, num) // devices) * devices

@@ -18,7 +18,7 @@ from ddpm_jax.config.config_files import own_names
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import drawing, signature, steering, tasks, token_program
+from ddpm_jax.trained import drawing, guide_checks, signature, steering, tasks, token_program
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.signature import Signature, hashable
 
@@ -115,7 +115,7 @@ def _diffused(experiment: Experiment, task: tasks.Task) -> drawing.SampleFn:
             programs = _programs_by_state(experiment, sampler, task)
         else:
             program = _program(experiment, schedule, sampler, task)
-            tasks.check_guides(config, schedule, task)
+            guide_checks.check_guides(experiment, schedule, task)
 
     def sample(params: Any, keys: jax.Array, inputs: drawing.ArraysByName) -> jax.Array:
         with fields_of("sample"):
@@ -196,7 +196,7 @@ def _programs_by_state(
             newest[state] = schedule, _built(experiment, schedule, sampler, task, request)
         schedule, built = newest[state]
         if state not in checked:
-            tasks.check_guides(config, schedule, task)
+            guide_checks.check_guides(experiment, schedule, task)
             checked.add(state)
         return built
 

@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import samplers
 from ddpm_jax.build import conditioning, paths, sampling
+from ddpm_jax.data.captions import TEXT
 from ddpm_jax.diffusion import condition_dropout, guidance, prediction
 from ddpm_jax.diffusion.guidance import Scale
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.errors import UserError
+from ddpm_jax.trained import tasks
 from ddpm_jax.trained.signature import Guide, Signature, within_interval
 
 Arrays = Mapping[str, Any]
@@ -63,7 +65,7 @@ def denoiser(
             params,
             schedule,
             branches,
-            condition_dropout.null(branches[0]),
+            _without(branches[0], arrays),
             scales,
             rescale=rescale,
             prediction_name=options["prediction"],
@@ -163,6 +165,12 @@ def run(
         return jnp.moveaxis(path / expand(jnp.asarray(sizes, x.dtype), path), 0, 1)
 
     return through
+
+
+def _without(conditions: Arrays, arrays: Arrays) -> Arrays:
+    """What the unconditional branch is told: nothing, but for a text to steer away from."""
+    absent = condition_dropout.null(conditions)
+    return absent | ({TEXT: arrays[tasks.NEGATIVE]} if tasks.NEGATIVE in arrays else {})
 
 
 def _of_network(c: ConfigDict) -> dict[str, Any]:

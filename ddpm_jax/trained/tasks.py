@@ -4,22 +4,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import class_names, conditioning
 from ddpm_jax.build.conditioning import ConditionValue
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import check_guidable, image_shape
-from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 
-# Times at which two schedules are compared.
-_TIMES = np.linspace(0, 1, 101)
 DEFAULT_STRENGTH = 0.8
+NEGATIVE = "negative_text"  # of a task's arrays
 
 
 class Trained(Protocol):
@@ -56,6 +52,7 @@ class Task:
       colourise: a grey image, uint8 [H, W, 1], to be coloured by posterior sampling.
       upscale: a smaller image, uint8 [h, w, C], whose pixels are means of whole blocks.
       observation_noise: standard deviation of the noise of the latter two, in units of [-1, 1].
+      negative_prompts: texts to steer away from, cycled, in place of no text at all.
       frames: keep that many of the images on the way, evenly from the first to the last; 0 keeps
         the last alone.
     """
@@ -70,6 +67,7 @@ class Task:
     colourise: np.ndarray | None = None
     upscale: np.ndarray | None = None
     observation_noise: float = 0.0
+    negative_prompts: Sequence[str] = ()
     frames: int = 0
 
     @property
@@ -111,6 +109,8 @@ def check(c: ConfigDict, task: Task) -> None:
         check_guidable(c, way)
     elif task.weaker is None and c.sample.guidance_scale != 1:
         check_guidable(c, f"config.sample.guidance_scale={c.sample.guidance_scale!r}")
+    if len(task.negative_prompts):
+        _check_negative(c, task)
     goals = {
         "inpaint": task.inpaint is not None,
         "colourise": task.colourise is not None,
@@ -158,6 +158,11 @@ def arrays(
     if task.between_labels is not None:
         for k, label in enumerate(task.between_labels):
             result[f"branch_{k}"] = _branch(experiment, num, labels, shared, {"label": label})
+    if conditioning.reads_text(experiment.config):
+        # Also of no negative prompt: one program serves both.
+        result[NEGATIVE] = conditioning.text_rows(
+            experiment.config, num, task.negative_prompts, experiment.tokenizer
+        )
     if task.interpolates:
         result["share"] = np.linspace(0, 1, num, dtype=np.float32)
     # Images to begin with or to keep are x_0; a mask and what is seen of an image are not.
@@ -179,33 +184,6 @@ def strength(task: Task) -> float:
 def without_guides(task: Task) -> Task:
     """The same task of the model alone."""
     return dataclasses.replace(task, classifier=None, weaker=None)
-
-
-def check_guides(c: ConfigDict, schedule: Schedule, task: Task) -> None:
-    """Guiding networks see the same images on the same path, or UserError."""
-    for name, guide in {"classifier": task.classifier, "weaker": task.weaker}.items():
-        if guide is not None:
-            _check_guide(c, schedule, guide, name)
-
-
-def _check_guide(c: ConfigDict, schedule: Schedule, guide: Trained, name: str) -> None:
-    other = guide.experiment
-    if other.kind.guides != name:
-        fit = " or ".join(kind.noun for kind in KINDS.values() if kind.guides == name)
-        raise UserError(f"{name}: that run is a {other.kind.noun}; name one of a {fit}")
-    shape = image_shape(c)
-    if other.image_shape != shape:
-        raise UserError(f"{name}: it sees images of {other.image_shape}, and this model {shape}")
-    theirs = other.schedule_of(guide.params)
-    for of in ("alpha", "sigma", "network_time"):
-        ours, its = (
-            np.asarray(getattr(one, of)(jnp.asarray(_TIMES))) for one in (schedule, theirs)
-        )
-        if not np.allclose(ours, its, rtol=1e-4, atol=1e-4):
-            raise UserError(
-                f"{name}: it was trained on another schedule ({_named(other.config)}) than this "
-                f"model ({_named(c)}); train one with this model's config.diffusion"
-            )
 
 
 def num_classes(c: ConfigDict, task: Task) -> int:
@@ -253,7 +231,25 @@ def _branch(
             )
             raise UserError(f"label {label} {reason}; this one has {classes} of them")
         labels = np.full(num, int(str(label)), np.int32)
-    return conditioning.arrays(c, experiment.own, num, labels, {**shared, **of_branch})
+    whole = {**shared, **of_branch}
+    return conditioning.arrays(c, experiment.own, num, labels, whole, experiment.tokenizer)
+
+
+def _check_negative(c: ConfigDict, task: Task) -> None:
+    """Raises UserError for negative prompts that would change nothing."""
+    named = f"negative_prompts={', '.join(map(repr, task.negative_prompts))[:80]}"
+    if not conditioning.reads_text(c):
+        raise UserError(f"{named}: this model reads no text; leave them out")
+    if task.weaker is not None:
+        raise UserError(
+            f"{named}: a weaker model takes the place of what they steer away from; leave one out"
+        )
+    scale = c.sample.guidance_scale
+    if scale in (0, 1) and not task.composed and task.between_labels is None:
+        raise UserError(
+            f"{named}: without guidance (guidance_scale={scale:g}) nothing steers away from them; "
+            "set a guidance_scale above 1, or leave them out"
+        )
 
 
 def _one_of(ways: Mapping[str, bool]) -> None:
@@ -288,7 +284,3 @@ def check_images(c: ConfigDict, task: Task) -> None:
                 f"upscale: need ({height} / k, {width} / k, {channels}) for a whole k > 1, got "
                 f"{small}"
             )
-
-
-def _named(c: ConfigDict) -> str:
-    return f"{c.diffusion.schedule}, {c.diffusion.num_steps} steps"

@@ -15,6 +15,7 @@ from tiny_runs import BRIEF, tiny_config
 from ddpm_jax import experiment
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.sample import sample
+from ddpm_jax.data import tokenizers
 from ddpm_jax.experiment import Task
 from ddpm_jax.trained import kept, program
 
@@ -104,6 +105,42 @@ def test_what_the_program_is_given_compiles_nothing(model, first, others):
     drawn = []
     with compilations() as seen:
         for other in others:
+            drawn.append(model.sample(8, **(first | other)))
+    assert not seen
+    assert all((one != images).any() for one in drawn)
+
+
+def test_prompts_are_given():
+    model = loaded(
+        data={
+            "name": "shapes",
+            "image_size": (16, 16),
+            "channels": 3,
+            "tokenizer": "words",
+            "context": 8,
+        },
+        model={
+            "num_classes": 0,
+            "conditions": ("text",),
+            "text_channels": 8,
+            "text_blocks": 1,
+            "text_heads": 2,
+        },
+        diffusion={"label_dropout": 0.0, "condition_dropout": (0.2,)},
+    )
+    tokenizer = tokenizers.word_level(["red", "blue", "circle"])
+    built = dataclasses.replace(model.experiment, tokenizer=tokenizer)
+    model = dataclasses.replace(model, experiment=built)
+    first = {"prompts": ["red circle"], "guidance_scale": 2.0}
+    images = model.sample(8, **first)
+    drawn = []
+    with compilations() as seen:
+        for other in (
+            {"prompts": ["blue circle", "circle", ""]},
+            {"negative_prompts": ["blue"]},
+            {"seed": 1},
+            {"guidance_scale": 3.0, "negative_prompts": ["red", "blue"]},
+        ):
             drawn.append(model.sample(8, **(first | other)))
     assert not seen
     assert all((one != images).any() for one in drawn)

@@ -3,6 +3,7 @@
 # Over 300 lines: one command, from what is asked to the three forms of its files.
 
 import collections
+import dataclasses
 import itertools
 import re
 import shutil
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from ddpm_jax import experiment
 from ddpm_jax.build import conditioning, upsampling
 from ddpm_jax.commands.loading import load
+from ddpm_jax.commands.sample import prompts as prompts_of
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
@@ -41,6 +43,9 @@ def to_files(
     *,
     num_samples: int,
     labels: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    prompts_file: str | None = None,
+    negative_prompts: Sequence[str] = (),
     conditions: Sequence[str] = (),
     task: Mapping[str, Any] | None = None,
     trajectory: str | None = None,
@@ -60,6 +65,8 @@ def to_files(
       out: the .npz or .png file, or a folder.
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
         names or numbers, the latter "name=value,value"; an image is a file's name.
+      prompts, negative_prompts: as there.
+      prompts_file: a file of prompts in their place, one a line.
       task: what `tasks.from_flags` takes, as text.
       trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
         of these.
@@ -81,6 +88,7 @@ def to_files(
         raise UserError("--workdir is missing: name the run to sample from")
     target = _target(out)
     film = _film(trajectory, target)
+    texts = prompts_of.of_flags(prompts, prompts_file)
     loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
     settings = sampling_options.from_flags(fields, options)
     full_task = task_flags.from_flags(
@@ -90,9 +98,12 @@ def to_files(
         numbers = loaded.class_numbers(labels, full_task)
     except UserError as error:
         raise UserError(f"--labels={','.join(labels)}: {error}") from error
+    config = loaded.experiment.config
+    told = conditioning.with_prompts(config, _conditions(conditions, loaded.experiment), texts)
+    full_task = dataclasses.replace(full_task, negative_prompts=negative_prompts)
     asked_for: dict[str, Any] = {
         "labels": numbers,
-        "conditions": _conditions(conditions, loaded.experiment),
+        "conditions": told,
         "task": full_task,
         "seed": seed,
     }
@@ -138,10 +149,16 @@ def to_files(
             return {SAMPLES: drawn}
 
         images = (arrays[SAMPLES] for _, arrays in parts.each(make))
-        classes = loaded.experiment.config.model.num_classes
+        classes = config.model.num_classes
         columns = None if numbers or of_no_class else figures.class_columns(classes)
-        said = _save(target, images, drawing.labels, columns)
+        if len(texts) > 1:
+            columns = figures.class_columns(len(texts))
+        shown = [*itertools.islice(itertools.cycle(texts or [""]), num_samples)]
+        of_images = shown if conditioning.reads_text(config) else None
+        said = _save(target, images, drawing.labels, columns, of_images)
     print(said)
+    if len(texts) > 1 and columns and target.suffix in FILES:
+        print(prompts_of.legend(texts, columns))
     shutil.rmtree(_beside(target), ignore_errors=True)
 
 
@@ -181,18 +198,25 @@ def _check_free(target: Path, labels: np.ndarray, begun: bool) -> None:
 
 
 def _save(
-    target: Path, parts: Iterable[np.ndarray], labels: np.ndarray, columns: int | None
+    target: Path,
+    parts: Iterable[np.ndarray],
+    labels: np.ndarray,
+    columns: int | None,
+    prompts: Sequence[str] | None,
 ) -> str:
-    """Images, part by part, and their labels into a file, or a folder; returns what to say."""
+    """Images, part by part, their labels and prompts into a file, or a folder; what to say."""
     first: list[np.ndarray] = []  # of the grid
     if target.suffix == ".npz":
-        _save_npz(target, _kept(parts, first), labels)
+        texts = {} if prompts is None else {"prompts": np.array(prompts)}
+        _save_npz(target, _kept(parts, first), {"labels": labels, **texts})
     elif target.suffix == ".png":
         collections.deque(_kept(parts, first), maxlen=0)
     else:
         images = (image for part in parts for image in part)
         for name, image in zip(_names(labels), images, strict=True):
             figures.save_png(target / name, image)
+        if prompts is not None:
+            prompts_of.save(target, _names(labels), prompts)
         return f"{len(labels)} samples in {target}"
     picture = target.with_suffix(".png")
     figures.save_png(picture, figures.grid(np.concatenate(first), columns))
@@ -292,8 +316,8 @@ def _save_film(film: Path, drawn: np.ndarray) -> None:
     print(f"the way of {len(drawn)} samples in {film}")
 
 
-def _save_npz(path: Path, parts: Iterator[np.ndarray], labels: np.ndarray) -> None:
-    """`samples` and `labels` as np.savez_compressed writes them, holding one part at a time."""
+def _save_npz(path: Path, parts: Iterator[np.ndarray], others: Mapping[str, np.ndarray]) -> None:
+    """`samples` and other arrays as np.savez_compressed writes them, one part at a time."""
     first = next(parts)
     with (
         files.whole(path) as partial,
@@ -303,10 +327,11 @@ def _save_npz(path: Path, parts: Iterator[np.ndarray], labels: np.ndarray) -> No
             header = {
                 "descr": np.lib.format.dtype_to_descr(first.dtype),
                 "fortran_order": False,
-                "shape": (len(labels), *first.shape[1:]),
+                "shape": (len(others["labels"]), *first.shape[1:]),
             }
             np.lib.format.write_array_header_1_0(stream, header)
             for part in itertools.chain([first], parts):
                 stream.write(np.ascontiguousarray(part).data)
-        with archive.open("labels.npy", "w") as stream:
-            np.lib.format.write_array(stream, labels)
+        for name, array in others.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
