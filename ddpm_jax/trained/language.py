@@ -16,10 +16,11 @@ from ddpm_jax.diffusion import autoregressive
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.language import LABEL
-from ddpm_jax.runtime import processes
+from ddpm_jax.runtime import compiling, processes
 from ddpm_jax.trained import program, token_program
+from ddpm_jax.trained.drawing import padded_batch
 from ddpm_jax.trained.kept import kept, key_of
-from ddpm_jax.trained.loaded import Loaded, padded_batch
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 
@@ -212,6 +213,6 @@ def token_log_probs(
         return autoregressive.token_log_probs(logits, tokens)
 
     key = ("log_probs", *key_of(experiment))
-    compiled = kept(experiment, key, lambda: jax.jit(scored))
+    compiled = kept(experiment, key, lambda: compiling.jit(scored))
     found = compiled(params, jnp.asarray(tokens), jnp.asarray(labels, jnp.int32))
     return np.asarray(found, np.float64)

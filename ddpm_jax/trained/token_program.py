@@ -13,7 +13,7 @@ from ddpm_jax.config.checks import check_guidable
 from ddpm_jax.diffusion import autoregressive, condition_dropout, guidance
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.language import LABEL
-from ddpm_jax.runtime import processes, sharding
+from ddpm_jax.runtime import compiling, processes, sharding
 from ddpm_jax.trained import drawing, tasks
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.tasks import Task
@@ -138,7 +138,7 @@ def _compiled(experiment: Experiment, only: int | None) -> Callable[..., jax.Arr
         ).tokens
 
     places = (None, batch, batch, batch, batch, None, None)
-    return jax.jit(draw, in_shardings=places, out_shardings=batch)
+    return compiling.jit(draw, in_shardings=places, out_shardings=batch)
 
 
 def nfe(experiment: Experiment, params: Any, task: Task) -> int:
