@@ -17,6 +17,13 @@ NETWORKS = {
     "unet_of_text": UNet(
         block_channels=(8,), num_blocks=1, attention_levels=(), num_groups=4, captions=CAPTIONS
     ),
+    "unet_of_clip": UNet(
+        block_channels=(8,),
+        num_blocks=1,
+        attention_levels=(),
+        num_groups=4,
+        captions=CAPTIONS._replace(tower="clip"),
+    ),
     "dit": DiT(width=16, depth=3, num_heads=2, out_channels=3, **DROPOUT),
     "dit_of_text": DiT(width=16, depth=1, num_heads=2, out_channels=3, captions=CAPTIONS),
     "classifier": Classifier(**LEVELS, **DROPOUT, num_classes=3, head_dim=8),

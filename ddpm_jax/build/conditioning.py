@@ -6,6 +6,7 @@ over by "package.module:name".
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -203,7 +204,7 @@ def text_rows(
                 f"{list(rows.shape)}"
             )
     else:
-        several = [texts] if isinstance(texts, str) else [*texts]
+        several: list[Any] = [texts] if isinstance(texts, str | int) else [*texts]
         if several and tokenizer is None:
             raise UserError(
                 f"condition {TEXT}: this experiment has no tokenizer yet; load it from its workdir"

@@ -16,6 +16,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.models.text import Captions
+from ddpm_jax.models.text.captions import TOWERS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Names of other precisions, and why they are none here.
@@ -258,16 +259,17 @@ def _attributes(c: ConfigDict, own: Own) -> tuple[tuple[str, int], ...]:
 
 def _captions(c: ConfigDict) -> Captions | None:
     """What reads the captions, if "text" is among config.model.conditions."""
+    m = c.model
+    choose("model.text_tower", m.text_tower, TOWERS)
     if not conditioning.reads_text(c):
         return None
-    m = c.model
     width, heads = m.text_channels, m.text_heads
     if width % heads:
         raise UserError(
             f"config.model.text_heads={heads}: {width} channels (config.model.text_channels) do "
             "not divide into so many heads"
         )
-    return Captions(c.data.vocabulary, c.data.context, width, m.text_blocks, heads)
+    return Captions(c.data.vocabulary, c.data.context, width, m.text_blocks, heads, m.text_tower)
 
 
 def _out_channels(c: ConfigDict) -> int:

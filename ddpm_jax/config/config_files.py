@@ -43,6 +43,7 @@ BUILT_IN_NETWORKS = (
     "residual_scale",
     "fourier_features",
     "patch_size",
+    "text_tower",
     "text_channels",
     "text_blocks",
     "text_heads",

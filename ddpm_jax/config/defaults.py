@@ -126,7 +126,10 @@ def denoiser() -> ConfigDict:
     # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; text,
     # the captions, with data.tokenizer; and low_resolution, with diffusion.low_resolution.
     model.conditions = ()
-    # The transformer that reads "text": of its tokens, its depth, its heads.
+    # The transformer that reads "text": glide, trained with the network, or clip, which can
+    # begin with a CLIP's weights (train.init_from) and keep them (optim.frozen); the channels of
+    # its tokens, its depth, its heads.
+    model.text_tower = "glide"
     model.text_channels = 512
     model.text_blocks = 16
     model.text_heads = 8

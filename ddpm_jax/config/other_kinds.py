@@ -13,6 +13,7 @@ NOT_OF_A_CLASSIFIER = (
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
+    "model.text_tower",
     "model.text_channels",
     "model.text_blocks",
     "model.text_heads",

@@ -267,9 +267,11 @@ def from_unet(
     levels = range(len(unet.block_channels))
     attends = [level in unet.attention_levels for level in levels]
     classes = unet.num_classes + int(unet.null_class) if unet.num_classes else None
-    for name in ("attributes", "images", "tokens_channels", "captions", "fourier_features"):
+    for name in ("attributes", "images", "tokens_channels", "fourier_features"):
         if getattr(unet, name):
             raise ValueError(f"{name}={getattr(unet, name)} has no counterpart in {CLASS}")
+    if unet.captions is not None:
+        raise ValueError(f"a network that reads text has no counterpart in {CLASS}")
     if unet.head_dim is None and unet.num_heads != 1:
         raise ValueError(f"num_heads={unet.num_heads} has no counterpart in {CLASS}: set head_dim")
     if unet.residual_scale != 1:

@@ -20,7 +20,7 @@ class Needs(enum.StrEnum):
     PIXELS = "pixels"  # samples as images, beside the real ones
     LABELS = "labels"  # the same, and each sample's class
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
-    CAPTIONS = "captions"  # samples that show what their prompt tells
+    CAPTIONS = "prompts"  # samples that show what their prompt tells
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
     TOKENS = labels.TOKENS  # held-out images, token by token, under the model

@@ -46,14 +46,19 @@ class Prompted(NamedTuple):
     answered: Callable[[Dataset, Any, np.ndarray], Any]
 
 
-# By what a metric needs. Each metric's `check` refuses data that nothing reads back.
+def _of_attributes(row: Dataset, prompts: Any, images: np.ndarray) -> attributes.Answered:
+    assert row.describe is not None  # each metric's `check` refuses other data
+    return attributes.Answered(row.describe, prompts, images)
+
+
+def _of_captions(row: Dataset, prompts: Any, images: np.ndarray) -> captions.CaptionsAnswered:
+    return captions.CaptionsAnswered(row.agrees, prompts, images)
+
+
+# By what a metric needs.
 PROMPTED: dict[Needs, Prompted] = {
-    Needs.ATTRIBUTES: Prompted(
-        attributes.drawing, lambda row, *of: attributes.Answered(row.describe, *of)
-    ),
-    Needs.CAPTIONS: Prompted(
-        captions.drawing, lambda row, *of: captions.CaptionsAnswered(row.agrees, *of)
-    ),
+    Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
+    Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
 }
 
 SCALES = ("guidance_scale", "classifier_scale")

@@ -1,5 +1,6 @@
 """Networks that read captions: GLIDE's text transformer, in the U-Net and in the DiT."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,10 @@ from small_networks import CAPTIONS, NETWORKS, TIME, XT
 
 from ddpm_jax.models import UNet
 from ddpm_jax.models.attention import Attention
-from ddpm_jax.models.text import CaptionEncoder, Captions
+from ddpm_jax.models.text import CaptionEncoder, Captions, TextTransformer, captions
 from ddpm_jax.models.text.captions import is_text
 
-OF_TEXT = ["unet_of_text", "dit_of_text"]
+OF_TEXT = ["unet_of_text", "unet_of_clip", "dit_of_text"]
 BOS, EOS = 7, 8
 ROWS = jnp.array([[BOS, 3, 2, EOS], [BOS, 5, EOS, 6]])
 RNG = np.random.default_rng(0)
@@ -104,6 +105,34 @@ def test_padding_has_an_embedding_of_its_place():
     before, after = (encoder.apply({"params": p}, ROWS).tokens for p in (params, changed))
     np.testing.assert_array_equal(after[0], before[0])
     assert np.abs(after[1] - before[1]).max() > 1e-2
+
+
+def test_clips_transformer_is_read_up_to_the_end_of_a_text():
+    """As `TextTransformer` has it, under the names of a CLIP; then what the network learned."""
+
+    class Reader(nn.Module):
+        captions: Captions
+        attention: str = "xla"
+        remat: str = "none"
+        dtype: type = jnp.float32
+
+        @nn.compact
+        def __call__(self, rows):
+            return captions.read(self, rows)
+
+    reader = Reader(CAPTIONS._replace(tower="clip"))
+    params = random_params(reader, ROWS)
+    rows = jnp.concatenate([ROWS, jnp.full((1, 4), -1)])
+    found = reader.apply({"params": params}, rows)
+    tower = TextTransformer(
+        vocab_size=9, context_length=4, width=8, depth=1, num_heads=2, pooling="largest"
+    )
+    expected = tower.apply({"params": params["text"]}, ROWS)
+    np.testing.assert_allclose(found.tokens[0], expected.last[0], atol=1e-6)
+    np.testing.assert_allclose(found.tokens[1, :3], expected.last[1, :3], atol=1e-6)
+    np.testing.assert_allclose(found.pooled[:2], expected.pooled, atol=1e-6)
+    np.testing.assert_array_equal(found.tokens[1, 3], params["text_padding"][3])
+    np.testing.assert_array_equal(found.tokens[2], params["text_padding"])
 
 
 @pytest.mark.parametrize("text", [jnp.zeros((2, 3), int), jnp.zeros((2, 4)), jnp.zeros(2, int)])

@@ -1,5 +1,6 @@
-"""The transformer that reads a network's captions, trained with it, as GLIDE has it."""
+"""The transformer that reads a network's captions, as GLIDE has it, or CLIP's."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.models.attention import XLA
 from ddpm_jax.models.encoder import Encoder, layer_norm
+from ddpm_jax.models.text.transformer import TextTransformer
 
 
 class Captions(NamedTuple):
@@ -17,6 +19,7 @@ class Captions(NamedTuple):
       vocab_size: tokens are in [0, vocab_size); others but -1 give NaN.
       context_length: L, the tokens of a row: beginning, tokens, end, padding.
       width, depth, num_heads: of the transformer.
+      tower: a key of TOWERS.
     """
 
     vocab_size: int
@@ -24,6 +27,7 @@ class Captions(NamedTuple):
     width: int = 512
     depth: int = 16
     num_heads: int = 8
+    tower: str = "glide"
 
 
 class CaptionFeatures(NamedTuple):
@@ -31,7 +35,7 @@ class CaptionFeatures(NamedTuple):
 
     Attributes:
       tokens: of each place of a row, [B, L, width].
-      pooled: that of the last place, [B, width].
+      pooled: that of the place which stands for the text, [B, width].
     """
 
     tokens: jax.Array
@@ -92,9 +96,19 @@ def read(module: Any, rows: jax.Array | None) -> CaptionFeatures | None:
     Args:
       module: a network with the fields captions, attention, remat and dtype.
       rows: int [B, L].
+
+    Raises:
+      ValueError: for an unknown tower.
     """
     if module.captions is None or rows is None:
         return None
+    tower = module.captions.tower
+    if tower not in TOWERS:
+        raise ValueError(f"need a tower of {', '.join(TOWERS)}, got {tower!r}")
+    return TOWERS[tower](module, rows)
+
+
+def _of_glide(module: Any, rows: jax.Array) -> CaptionFeatures:
     return CaptionEncoder(
         module.captions,
         attention=module.attention,
@@ -102,6 +116,42 @@ def read(module: Any, rows: jax.Array | None) -> CaptionFeatures | None:
         dtype=module.dtype,
         name="text",
     )(rows)
+
+
+def _of_clip(module: Any, rows: jax.Array) -> CaptionFeatures:
+    """CLIP's transformer, whose parameters have the names that they have in a CLIP.
+
+    What it makes of a row up to its end is read; behind that, and of a row without text, are
+    embeddings that the network learns. The end's stands for the text, as in CLIP.
+    """
+    size = module.captions
+    states = TextTransformer(
+        vocab_size=size.vocab_size,
+        context_length=size.context_length,
+        width=size.width,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        attention=module.attention,
+        remat=module.remat,
+        dtype=module.dtype,
+        name="text",
+    )(jnp.maximum(rows, 0)).last
+    shape = (size.context_length, size.width)
+    padding = module.param("text_padding", nn.initializers.normal(1.0), shape)
+    told = is_text(rows).any(axis=-1, keepdims=True)
+    end = jnp.where(told, jnp.argmax(rows, axis=-1, keepdims=True), 0)
+    read = told & (jnp.arange(rows.shape[-1])[None] <= end)
+    tokens = jnp.where(read[..., None], states, padding[None].astype(states.dtype))
+    return CaptionFeatures(tokens, jnp.take_along_axis(tokens, end[..., None], axis=1)[:, 0])
+
+
+# What reads captions, by name: (the network, rows [B, L]) -> their features.
+#   glide: GLIDE's, which knows padding; trained with the network.
+#   clip: that of a CLIP, whose weights it can begin with and keep.
+TOWERS: dict[str, Callable[[Any, jax.Array], CaptionFeatures]] = {
+    "glide": _of_glide,
+    "clip": _of_clip,
+}
 
 
 def is_text(tokens: jax.Array) -> jax.Array:
