@@ -2,8 +2,9 @@
 
 Data: configs/digits.py's, each pixel a token of 17 values; the class stands before the first one.
 Hardware: 2 CPU cores.
-Expected, from scripts/evaluate.py on the 360 held-out images, without their labels: no figure of
-  this config is measured yet.
+Expected, from scripts/evaluate.py on the 360 held-out images, without their labels: a run that was
+  stopped at step 438 has 2.013 bits per dimension (1.989 to 2.037), after 3 minutes of CPU time. No
+  whole run is measured yet. A mixture of categorical pixels reaches 2.20.
 Command: python scripts/train.py --config=configs/digits_autoregressive.py --workdir=runs/pixels
 """
 

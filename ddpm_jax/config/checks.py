@@ -209,12 +209,8 @@ def check_fit(c: ConfigDict, devices: int) -> None:
     )
     if c.mesh.strict:
         _check_strict(c, devices)
-    _need(
-        c,
-        lambda rate: not rate or c.model.num_classes > 0,
-        "model.label_dropout",
-        "a model without classes (config.model.num_classes=0) has no labels to hide; set 0",
-    )
+    remedy = "a model without classes (config.model.num_classes=0) has no labels to hide; set 0"
+    _need(c, lambda rate: not rate or c.model.num_classes > 0, "model.label_dropout", remedy)
     if "conditions" not in c.model:
         return
     unlabelled = c.model.num_classes == 0
@@ -266,7 +262,8 @@ def _check_strict(c: ConfigDict, devices: int) -> None:
 
 def check_guidable(c: ConfigDict, field: str) -> None:
     """Conditions were hidden in training, as guidance needs. Raises UserError for what asks it."""
-    d, conditions = c.get("diffusion", c.model), c.model.get("conditions", ())
+    group = "diffusion" if "diffusion" in c else "model"
+    d, conditions = c[group], c.model.get("conditions", ())
     if not c.model.num_classes and not conditions:
         raise UserError(
             f"{field}: an unconditional model (config.model.num_classes=0) has nothing to be "
@@ -276,7 +273,7 @@ def check_guidable(c: ConfigDict, field: str) -> None:
         return
     if c.model.num_classes and not d.label_dropout > 0:
         raise UserError(
-            f"{field}: guidance needs a model trained with config.{_label_dropout(c)} above 0; "
+            f"{field}: guidance needs a model trained with config.{group}.label_dropout above 0; "
             "set 1"
         )
     if conditions and not min(d.condition_dropout, default=0) > 0:
@@ -284,10 +281,6 @@ def check_guidable(c: ConfigDict, field: str) -> None:
             f"{field}: guidance needs a model trained with config.diffusion.joint_dropout, or each "
             "of condition_dropout, above 0; set 1"
         )
-
-
-def _label_dropout(c: ConfigDict) -> str:
-    return "diffusion.label_dropout" if "diffusion" in c else "model.label_dropout"
 
 
 def _value(c: ConfigDict, field: str) -> Any:
