@@ -48,11 +48,13 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     codec = pixels(shape)
     datasets.check(c, own)
     texts.check(c, kind, own)
-    if "variance" in c.diffusion:
+    if "variance" in c.get("diffusion", {}):
         upsampling.check(c)
         choose("diffusion.variance", c.diffusion.variance, dict.fromkeys(variances.VARIANCES))
-    with fields_of("diffusion"):
-        schedule = paths.schedule(c, own)
+    schedule = None  # of a kind that has no path
+    if "diffusion" in c:
+        with fields_of("diffusion"):
+            schedule = paths.schedule(c, own)
     with fields_of("model"):
         model = kind.network(c, own)
     with fields_of("mesh"):
@@ -79,7 +81,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         built={"config": c.to_dict(), **parts},
         **parts,
     )
-    if own_code.is_own(c.diffusion.get("loss", "")):
+    if own_code.is_own(_loss(c)):
         experiment.check_loss()
     if c.optim.frozen:
         with fields_of("optim"):
@@ -101,14 +103,19 @@ def objective_of(
 
     Raises as `build`.
     """
-    if not own_code.is_own(c.diffusion.get("loss", "")):  # which may differentiate forwards
+    if not own_code.is_own(_loss(c)):  # which may differentiate forwards
         model = reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
-    with fields_of("diffusion"):
+    with fields_of("diffusion" if "diffusion" in c else "objective"):
         objective = kind.objective(c, model, schedule, own)
-    if c.data.dequantise:
+    if c.data.get("dequantise"):
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
     objective = augmentation.objective(c, upsampling.objective(c, objective))
     return freezing.objective(objective, c.optim.frozen) if c.optim.frozen else objective
+
+
+def _loss(c: ConfigDict) -> str:
+    """The name of a denoiser's loss; "" of a kind that has none."""
+    return c.get("diffusion", {}).get("loss", "")
 
 
 def _check_fields(c: ConfigDict, kind: Kind) -> None:

@@ -54,7 +54,7 @@ class Experiment:
       kind: its kind of run.
       own: the user's own parts, by "package.module:name".
       model: the network.
-      schedule: the forward process; None if it is learned (`schedule_of`).
+      schedule: the forward process; None if it is learned (`schedule_of`), or there is none.
       learning_rate, optimizer: optax's.
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.
@@ -140,7 +140,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """The network's initial parameters."""
-        return networks.initial_params(self.config, self.own, self.model, key)
+        return self.kind.initial_params(self.config, self.own, self.model, key)
 
     def starting_weights(self) -> StartingWeights | None:
         """The weights of config.train.init_from, read anew; None where it names none.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives, upsampling
+from ddpm_jax.build import contrasting, networks, objectives, upsampling
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
@@ -26,6 +26,7 @@ class Kind:
       noun: what a run of it is called: "diffusion model".
       config: the default config, with the groups and fields that it has and no others.
       network: (config, own parts) -> the network. Raises UserError for what does not fit.
+      initial_params: (config, own parts, network, key) -> its parameters before training.
       objective: (config, network, schedule, own parts) -> what is minimised; a schedule of None is
         learned by the network.
       face: what `experiment.load` gives, a name of `trained.load.FACES`.
@@ -35,7 +36,7 @@ class Kind:
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images; "" for a kind that draws them.
-      next: config -> the sample command to run after training, with {workdir} for the run's.
+      next: config -> the command to run after training, with {workdir} for the run's.
     """
 
     noun: str
@@ -45,11 +46,14 @@ class Kind:
     face: str
     measures: tuple[str, ...]
     next: Callable[[ConfigDict], str]
+    initial_params: Callable[..., Any] = networks.initial_params
     watches: tuple[str, ...] = ()
     guides: str | None = None
     reads_text: Callable[[ConfigDict], bool] = lambda config: False
     no_images: str = ""
 
+
+DRAW = "--num_samples=100 --out=samples.npz"
 
 KINDS: dict[str, Kind] = {
     "denoiser": Kind(
@@ -61,7 +65,7 @@ KINDS: dict[str, Kind] = {
         measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "LIKELIHOOD"),
         watches=("sample", "evaluate"),
         guides="weaker",
-        next=upsampling.next_command,
+        next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
     ),
     "classifier": Kind(
         noun="classifier",
@@ -73,6 +77,19 @@ KINDS: dict[str, Kind] = {
         guides="classifier",
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",
-        next=lambda config: "--workdir=MODEL --classifier_workdir={workdir}",
+        next=lambda config: f"sample --workdir=MODEL --classifier_workdir={{workdir}} {DRAW}",
+    ),
+    "clip": Kind(
+        noun="CLIP",
+        config=defaults.clip,
+        network=contrasting.network,
+        initial_params=contrasting.initial_params,
+        objective=contrasting.objective,
+        face="clip",
+        measures=("PAIRS", "CLASSES", "PROBE"),
+        reads_text=contrasting.reads_text,
+        no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
+        "experiment.load(DIR).similarity",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

@@ -59,7 +59,7 @@ def check(c: ConfigDict) -> None:
 
 def size(c: ConfigDict) -> tuple[int, int, int] | None:
     """(h, w, C) of the images that the model enlarges; None for a model that does not."""
-    if c.diffusion.get("low_resolution") is None:
+    if c.get("diffusion", {}).get("low_resolution") is None:
         return None
     _, width, channels = image_shape(c)
     return c.diffusion.low_resolution, width // factor(c), channels
@@ -89,7 +89,7 @@ def next_command(c: ConfigDict) -> str:
 
 def objective(c: ConfigDict, plain: Objective) -> Objective:
     """The objective of a model that enlarges, or the plain one."""
-    if c.diffusion.get("low_resolution") is None:
+    if c.get("diffusion", {}).get("low_resolution") is None:
         return plain
     return cascaded(plain, factor(c), augmentation(c))
 
@@ -105,7 +105,7 @@ def prepare(c: ConfigDict) -> Prepare:
     There, so that no more than a batch of them is ever enlarged. A small image comes as
     [B, h, w, C + 1], its last channel 1, or 0 where it is absent.
     """
-    if c.diffusion.get("low_resolution") is None:
+    if c.get("diffusion", {}).get("low_resolution") is None:
         return lambda keys, conditions, task, level: (keys, conditions, task)
     height, width, _ = image_shape(c)
 

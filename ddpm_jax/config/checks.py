@@ -74,6 +74,15 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: len(v) > 0 and min(v) >= 1,
         "need one number a level, each at least 1",
     ),
+    "model.embed_dim": (lambda v: v >= 1, "need at least 1"),
+    "model.image_mean": (
+        lambda v: len(v) >= 1 and all(map(math.isfinite, v)),
+        "need a finite number, or one a channel",
+    ),
+    "model.image_std": (
+        lambda v: len(v) >= 1 and all(0 < one < math.inf for one in v),
+        "need a finite number above 0, or one a channel",
+    ),
     "data.augment": (lambda v: len(set(v)) == len(v), "need different names"),
     "model.dropout": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
     "diffusion.label_dropout": (_share, "need 0 to 1"),

@@ -17,6 +17,9 @@ from ddpm_jax.errors import UserError
 OPTIONS = (
     ("data", "options"),
     ("model", "options"),
+    ("model", "image_options"),
+    ("model", "text_options"),
+    ("objective", "options"),
     ("diffusion", "schedule_options"),
     ("diffusion", "prediction_options"),
     ("diffusion", "loss_options"),
@@ -69,10 +72,15 @@ def classifier() -> ConfigDict:
     return _locked(other_kinds.classifier(denoiser()))
 
 
+def clip() -> ConfigDict:
+    """The default CLIP."""
+    return _locked(other_kinds.clip(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
-    config.kind = "denoiser"  # or classifier, of x_t, to guide a diffusion model
+    config.kind = "denoiser"  # or classifier, of x_t, to guide it; or clip
     config.seed = 0
 
     config.data = data = ConfigDict()
@@ -260,4 +268,8 @@ def _locked(config: ConfigDict) -> ConfigDict:
 
 
 # The default config of each kind of run; what else is known of one stands in build/kinds.py.
-CONFIGS: dict[str, Callable[[], ConfigDict]] = {"denoiser": denoiser, "classifier": classifier}
+CONFIGS: dict[str, Callable[[], ConfigDict]] = {
+    "denoiser": denoiser,
+    "classifier": classifier,
+    "clip": clip,
+}

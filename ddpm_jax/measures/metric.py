@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.measures.results import Figure
@@ -22,6 +23,9 @@ class Needs(enum.StrEnum):
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
+    PAIRS = labels.PAIRS  # held-out images and their captions as a CLIP embeds them
+    CLASSES = labels.CLASSES  # held-out images and prompts of classes, likewise
+    PROBE = labels.PROBE  # features of images, and what is known of them
 
     @property
     def space(self) -> bool:
@@ -36,7 +40,7 @@ class Needs(enum.StrEnum):
     @property
     def of_model(self) -> bool:
         """Nothing is drawn for it."""
-        return self in (Needs.LIKELIHOOD, Needs.CLASSIFIER)
+        return self.value in labels.OF_MODEL
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -53,6 +57,9 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
+    Needs.PAIRS: ("pairs",),
+    Needs.CLASSES: ("classes",),
+    Needs.PROBE: ("real", "probe"),
 }
 
 
@@ -77,13 +84,18 @@ class OfModel(NamedTuple):
       loaded: a `trained.loaded.Loaded`.
       source: of held-out images.
       seed: of all draws.
-      num_terms: as in the flag.
+      num_terms, templates, captions, num_pairs: as in the flags.
+      beside: the name of a picture -> its PNG beside the result; None for no picture.
     """
 
     loaded: Any
     source: Any
     seed: int
-    num_terms: int | None
+    num_terms: int | None = None
+    templates: str | None = None
+    captions: str | None = None
+    num_pairs: int | None = None
+    beside: Callable[[str], Path] | None = None
 
 
 class Details(NamedTuple):
@@ -126,7 +138,7 @@ class Metric:
         FEATURES, LOGITS: a `distribution_metrics.Sets`;
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
-        LIKELIHOOD, CLASSIFIER: an `OfModel`, and gives `Details`.
+        the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
       check: (name, loaded, flags) -> None, raises UserError for a run that it cannot be measured
@@ -140,7 +152,7 @@ class Metric:
       prompts: of ATTRIBUTES: (loaded, num) -> `attributes.Prompts`, the samples' conditions.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
-      section: of LIKELIHOOD and CLASSIFIER: where the result holds the details, and how the result
+      section: of what needs nothing drawn: where the result holds the details, and how the result
         is called if nothing else is measured.
       table: of the same: the details as a Markdown table.
       source: the digest of its source, of a metric that is not built in.

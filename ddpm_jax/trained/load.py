@@ -11,6 +11,7 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import process
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import program
+from ddpm_jax.trained.embedding import LoadedClip
 from ddpm_jax.trained.loaded import Loaded
 
 
@@ -45,7 +46,11 @@ class LoadedClassifier(Loaded):
 
 
 # What `load` gives of each kind of run, by the name that its record has for it.
-FACES: dict[str, type[Loaded]] = {"denoiser": Loaded, "classifier": LoadedClassifier}
+FACES: dict[str, type[Loaded]] = {
+    "denoiser": Loaded,
+    "classifier": LoadedClassifier,
+    "clip": LoadedClip,
+}
 
 
 def load(

@@ -28,8 +28,10 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
     if config is None:  # `experiment.load` says what is missing
         needs = {Needs.PIXELS}
     else:
-        needs = {Needs[name] for name in KINDS[config.kind].measures}
-        takes_labels = bool(config.model.num_classes)
+        kind = KINDS[config.kind]
+        needs = {Needs[name] for name in kind.measures}
+        needs -= {Needs.PROBE} if kind.reads_text(config) else {Needs.PAIRS, Needs.CLASSES}
+        takes_labels = bool(config.model.get("num_classes"))
         needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config, own):
             needs -= {Needs.ATTRIBUTES}
@@ -48,7 +50,7 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
     Earlier versions kept no names, and numbered folders 1, 2, 10 in the order 1, 10, 2.
     """
     c = loaded.experiment.config
-    if c.data.class_names or not c.model.num_classes:
+    if c.data.class_names or not c.model.get("num_classes"):
         return
     source = real_data.train(loaded)
     names = source.info.class_names

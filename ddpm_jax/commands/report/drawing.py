@@ -49,7 +49,7 @@ def drawn(workdir: Path, data_dir: str | None = None, code: Sequence[str] = ()) 
     return Drawn(
         step=loaded.step,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
-        curve=schedule_curve(loaded.experiment.schedule_of(loaded.params)),
+        curve=_curve(loaded),
         film=film,
         film_caption=caption,
         losses=_losses(loaded),
@@ -74,6 +74,13 @@ def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     return film, caption
 
 
+def _curve(loaded: Loaded) -> ScheduleCurve | str:
+    """The schedule of a run that has one."""
+    if "diffusion" not in loaded.experiment.config:
+        return f"A {loaded.experiment.kind.noun} has no schedule."
+    return schedule_curve(loaded.experiment.schedule_of(loaded.params))
+
+
 def schedule_curve(schedule: Schedule) -> ScheduleCurve:
     """alpha and sigma at `TIMES` times from 0 to 1."""
     t = np.linspace(0.0, 1.0, TIMES)
@@ -83,6 +90,8 @@ def schedule_curve(schedule: Schedule) -> ScheduleCurve:
 def _losses(loaded: Loaded) -> LossByTime | str:
     """The loss of the moving average on held-out images, with the run's own draws of times."""
     built, config = loaded.experiment, loaded.experiment.config
+    if "diffusion" not in config:
+        return f"A {built.kind.noun} draws no times."
     place = sharding.batch_sharding(built.mesh)
 
     @jax.jit

@@ -106,6 +106,8 @@ def _attempts(folder: Path) -> list[manifest.Entry] | str:
 
 def _schedule_curve(config: ConfigDict) -> runs.ScheduleCurve | str:
     """The schedule that the config describes, as long as it is none that is learned."""
+    if "diffusion" not in config:
+        return f"A {KINDS[config.kind].noun} has no schedule."
     try:
         steps = config.diffusion.num_steps
         if not isinstance(steps, int) or steps > MAX_TABLE:

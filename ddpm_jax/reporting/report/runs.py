@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     Attributes:
       step: of the checkpoint.
       parameters: how many the network has.
-      curve: of its schedule, which may be learned.
+      curve: of its schedule, which may be learned, and which not every kind of run has.
       film: uint8 [N, frames, H, W, C], from noise to image.
       film_caption: how it was drawn.
       losses: of the moving average.
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
     step: int
     parameters: int
-    curve: ScheduleCurve
+    curve: ScheduleCurve | str
     film: np.ndarray | str
     film_caption: str
     losses: LossByTime | str
