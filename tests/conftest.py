@@ -160,3 +160,21 @@ def unconditional_run(tmp_path_factory):
         return {"stderr": said.getvalue()}
 
     return made_once(tmp_path_factory, "unconditional", make)
+
+
+@pytest.fixture(scope="session")
+def clip_run(tmp_path_factory):
+    """A tiny CLIP that was trained without a stop: workdir, stderr. Not to be changed."""
+    import contextlib
+    import io
+
+    import small_clips
+
+    from ddpm_jax.commands.train import train
+
+    def make(workdir):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            assert train.train(small_clips.config(), workdir) == 0
+        return {"stderr": said.getvalue()}
+
+    return made_once(tmp_path_factory, "clip", make)

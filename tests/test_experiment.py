@@ -25,6 +25,13 @@ from ddpm_jax.trained import program
 CONFIGS = sorted(path.stem for path in (tiny_runs.ROOT / "configs").glob("*.py"))
 # Ho et al. (2020), section 4: 35.7 and 114 million; the exact numbers are of their code.
 PUBLISHED = {"cifar10": 35_746_307, "celebahq256": 113_673_219, "lsun256": 113_673_219}
+# Radford et al. (2021), by transformers' and open_clip's models; RN50's norms have no statistics.
+PUBLISHED |= {
+    "clip_vit_b32": 151_277_313,
+    "clip_vit_b16": 149_620_737,
+    "clip_vit_l14": 427_616_513,
+    "clip_rn50": 102_007_137,
+}
 # Dhariwal & Nichol (2021), Tables 11 and 12, say so many million.
 MILLIONS = {
     "adm64": 296,

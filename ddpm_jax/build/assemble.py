@@ -102,7 +102,7 @@ def objective_of(
     """
     if not own_code.is_own(_loss(c)):  # which may differentiate forwards
         model = reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
-    with fields_of("diffusion"):
+    with fields_of("diffusion" if "diffusion" in c else "objective"):
         objective = kind.objective(c, model, schedule, own)
     if c.data.get("dequantise"):
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))

@@ -54,7 +54,7 @@ class Experiment:
       kind: its kind of run.
       own: the user's own parts, by "package.module:name".
       model: the network.
-      schedule: the forward process; None if it is learned (`schedule_of`).
+      schedule: the forward process; None if it is learned (`schedule_of`), or there is none.
       learning_rate, optimizer: optax's.
       objective: (params, batch, key, train, extra) -> Outcome.
       mesh: the devices.

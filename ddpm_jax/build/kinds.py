@@ -12,7 +12,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import coding, conditioning, language, networks, objectives, upsampling
+from ddpm_jax.build import (
+    coding,
+    conditioning,
+    contrasting,
+    language,
+    networks,
+    objectives,
+    upsampling,
+)
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
@@ -37,7 +45,7 @@ class Kind:
       guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images, or config -> why; "" for a kind that draws them.
-      next: config -> the sample command to run after training, with {workdir} for the run's.
+      next: config -> the command to run after training, with {workdir} for the run's.
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
       draws: how it draws images, a name of `trained.program.DRAWS`.
@@ -63,6 +71,8 @@ class Kind:
         return self.no_images if isinstance(self.no_images, str) else self.no_images(config)
 
 
+DRAW = "--num_samples=100 --out=samples.npz"
+
 KINDS: dict[str, Kind] = {
     "denoiser": Kind(
         noun="diffusion model",
@@ -74,7 +84,7 @@ KINDS: dict[str, Kind] = {
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
         guides="weaker",
-        next=upsampling.next_command,
+        next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
     ),
     "classifier": Kind(
         noun="classifier",
@@ -86,7 +96,20 @@ KINDS: dict[str, Kind] = {
         guides="classifier",
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",
-        next=lambda config: "--workdir=MODEL --classifier_workdir={workdir}",
+        next=lambda config: f"sample --workdir=MODEL --classifier_workdir={{workdir}} {DRAW}",
+    ),
+    "clip": Kind(
+        noun="CLIP",
+        config=defaults.clip,
+        network=contrasting.network,
+        initial=contrasting.initial_params,
+        objective=contrasting.objective,
+        face="clip",
+        measures=("PAIRS", "CLASSES", "PROBE"),
+        reads_text=contrasting.reads_text,
+        no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
+        "experiment.load(DIR).similarity",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
     "language": Kind(
         noun="language model",
@@ -98,7 +121,11 @@ KINDS: dict[str, Kind] = {
         watches=("sample", "evaluate"),
         reads_text=language.reads_text,
         no_images=language.no_images,
-        next=lambda config: "--workdir={workdir}",
+        next=lambda config: (
+            "evaluate --workdir={workdir}"
+            if language.no_images(config)
+            else f"sample --workdir={{workdir}} {DRAW}"
+        ),
         codec=coding.quantised,
         initial=language.initial_params,
         draws="tokens",

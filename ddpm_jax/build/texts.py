@@ -39,9 +39,7 @@ def check(c: ConfigDict, kind: Kind, own: Own = NONE) -> None:
     name = c.data.get("tokenizer", "")
     if not kind.reads_text(c):
         if name:
-            raise UserError(
-                f"config.data.tokenizer={name}: this {kind.noun} reads no text; leave it unset"
-            )
+            raise UserError(f"config.data.tokenizer={name}: this {kind.noun} reads no text; set ''")
         return
     if not name:
         raise UserError(

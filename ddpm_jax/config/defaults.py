@@ -17,6 +17,9 @@ from ddpm_jax.errors import UserError
 OPTIONS = (
     ("data", "options"),
     ("model", "options"),
+    ("model", "image_options"),
+    ("model", "text_options"),
+    ("objective", "options"),
     ("diffusion", "schedule_options"),
     ("diffusion", "prediction_options"),
     ("diffusion", "loss_options"),
@@ -74,10 +77,15 @@ def language() -> ConfigDict:
     return _locked(other_kinds.language(denoiser()))
 
 
+def clip() -> ConfigDict:
+    """The default CLIP."""
+    return _locked(other_kinds.clip(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
-    # or classifier, of x_t, to guide a diffusion model; or language, a causal model of tokens
+    # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip
     config.kind = "denoiser"
     config.seed = 0
 
@@ -277,4 +285,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "denoiser": denoiser,
     "classifier": classifier,
     "language": language,
+    "clip": clip,
 }

@@ -88,6 +88,55 @@ def language(denoiser: ConfigDict) -> ConfigDict:
     return config
 
 
+# What a CLIP has no use for, of the fields of a denoiser; its network is another one.
+NOT_OF_A_CLIP = (
+    "model",
+    "diffusion",
+    "data.dequantise",
+    "train.sample_every",
+    "train.evaluate_every",
+    "train.evaluate_samples",
+    "train.evaluate_metric",
+    "train.evaluate_extractor",
+    "train.inception_weights",
+    "sample",
+)
+
+
+def clip(denoiser: ConfigDict) -> ConfigDict:
+    """The default CLIP (Radford et al. 2021), from the default denoiser."""
+    config = without(denoiser, NOT_OF_A_CLIP)
+    config.kind = "clip"
+    config.data.update(tokenizer="bytes", context=32)
+
+    config.model = model = ConfigDict()
+    model.name = "clip"  # two towers; what is not compared with texts has one
+    model.image = "vit"  # the images' tower: vit or resnet
+    # Its keywords: of vit patch_size, width, depth, num_heads, mlp_width, activation; of resnet
+    # layers, width, num_heads, num_groups.
+    model.image_options = ConfigDict()
+    model.text = "transformer"  # the texts' tower: transformer or bag_of_words
+    # Of transformer width, depth, num_heads, mlp_width, activation, causal, pooling; of
+    # bag_of_words width.
+    model.text_options = ConfigDict()
+    model.embed_dim = 512  # of the embeddings that are compared
+    # Of pixels in [0, 1], one number or one a channel, taken out and divided by.
+    model.image_mean = (0.5,)
+    model.image_std = (0.5,)
+    model.dtype = "float32"  # of the computation: float32 or bfloat16
+    model.remat = "none"  # what the backward pass computes again: none or block
+
+    config.objective = objective = ConfigDict()
+    objective.name = "clip"
+    objective.options = ConfigDict()  # first_scale, largest_scale, margin, ...
+
+    config.optim.update(name="adamw", learning_rate=5e-4, weight_decay=0.2, warmup_steps=2000)
+    config.optim.options = {"beta2": 0.98, "epsilon": 1e-6, "matrices_only": True}
+    config.optim.decay = "cosine"
+    config.ema.decay = 0.999
+    return config
+
+
 def without(denoiser: ConfigDict, fields: Sequence[str]) -> ConfigDict:
     """A copy of a config without some fields, "group.name", and groups."""
     config = ConfigDict(denoiser.to_dict())

@@ -240,8 +240,7 @@ def _train(
         return 0
     use = experiment.kind.next(config).format(workdir=workdir)
     print(
-        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax sample {use} "
-        "--num_samples=100 --out=samples.npz",
+        f"done: {reached:,} steps in {workdir}; next: python -m ddpm_jax {use}",
         file=sys.stderr,
     )
     return 0

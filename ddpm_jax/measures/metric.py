@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.measures.results import Figure
@@ -24,6 +25,9 @@ class Needs(enum.StrEnum):
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
     TOKENS = labels.TOKENS  # held-out images, token by token, under the model
+    PAIRS = labels.PAIRS  # held-out images and their captions as a CLIP embeds them
+    CLASSES = labels.CLASSES  # held-out images and prompts of classes, likewise
+    PROBE = labels.PROBE  # features of images, and what is known of them
 
     @property
     def space(self) -> bool:
@@ -43,7 +47,7 @@ class Needs(enum.StrEnum):
     @property
     def of_model(self) -> bool:
         """Nothing is drawn for it."""
-        return self in (Needs.LIKELIHOOD, Needs.CLASSIFIER, Needs.TOKENS)
+        return self.value in labels.OF_MODEL
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -62,6 +66,9 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
     Needs.TOKENS: ("exact_likelihood",),
+    Needs.PAIRS: ("pairs",),
+    Needs.CLASSES: ("classes",),
+    Needs.PROBE: ("real", "probe"),
 }
 
 
@@ -86,13 +93,18 @@ class OfModel(NamedTuple):
       loaded: a `trained.loaded.Loaded`.
       source: of held-out images.
       seed: of all draws.
-      num_terms: as in the flag.
+      num_terms, templates, captions, num_pairs: as in the flags.
+      beside: the name of a picture -> its PNG beside the result; None for no picture.
     """
 
     loaded: Any
     source: Any
     seed: int
-    num_terms: int | None
+    num_terms: int | None = None
+    templates: str | None = None
+    captions: str | None = None
+    num_pairs: int | None = None
+    beside: Callable[[str], Path] | None = None
 
 
 class Details(NamedTuple):
@@ -136,7 +148,7 @@ class Metric:
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
         CAPTIONS: a `captions.CaptionsAnswered`;
-        LIKELIHOOD, CLASSIFIER, TOKENS: an `OfModel`, and gives `Details`.
+        the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
       check: (name, loaded, flags) -> None, raises UserError for a run that it cannot be measured
@@ -151,7 +163,7 @@ class Metric:
         CAPTIONS, `captions.CaptionPrompts`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
-      section: of the same three: where the result holds the details, and how the result
+      section: of what needs nothing drawn: where the result holds the details, and how the result
         is called if nothing else is measured.
       table: of the same: the details as a Markdown table.
       source: the digest of its source, of a metric that is not built in.

@@ -12,6 +12,7 @@ from ddpm_jax.measures import (
     captions,
     classification,
     distribution_metrics,
+    embeddings,
     exact_likelihood,
     likelihood,
     own_parts,
@@ -129,6 +130,28 @@ _ROWS = (
     Metric(
         "accuracy", "held-out images read right", HIGHER, Needs.CLASSIFIER,
         classification.measure, default=True, section="accuracy", table=classification.table,
+    ),
+    Metric(
+        "retrieval", "pairs found", HIGHER, Needs.PAIRS, embeddings.find,
+        figures={
+            f"retrieval_{way}_at_{k}": f"{told} among the nearest {k}"
+            for way, told in (
+                ("texts", "an image's own text"), ("images", "a text's own image")
+            )
+            for k in (1, 5, 10)
+        },
+        check=embeddings.check_reads_text, default=True, flags=("captions", "num_pairs"),
+        section="pairs", table=embeddings.find_table,
+    ),
+    Metric(
+        "zero_shot", "images named by prompts", HIGHER, Needs.CLASSES, embeddings.name_images,
+        figures={"zero_shot_accuracy": "images whose class's prompts are the nearest"},
+        check=embeddings.check_templates, flags=("templates",), section="classes",
+        table=embeddings.name_table,
+    ),
+    Metric(
+        "linear_probe", "what a linear classifier reads from the features", HIGHER, Needs.PROBE,
+        embeddings.probe, default=True, section="probe", table=embeddings.probe_table,
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}

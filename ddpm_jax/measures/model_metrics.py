@@ -1,5 +1,7 @@
 """Measures of a model itself, for which nothing is drawn, for `evaluate`."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ddpm_jax.errors import UserError
@@ -9,7 +11,12 @@ from ddpm_jax.trained.loaded import Loaded
 
 
 def add(
-    report: dict[str, Any], loaded: Loaded, metric: Metric, seed: int, num_terms: int | None
+    report: dict[str, Any],
+    loaded: Loaded,
+    metric: Metric,
+    seed: int,
+    flags: Mapping[str, Any],
+    beside: Callable[[str], Path] | None = None,
 ) -> None:
     """Add what a metric says of a model to a result: its section, its figures, its protocol.
 
@@ -17,14 +24,15 @@ def add(
       report: the result.
       loaded: the model.
       metric: one that needs nothing drawn.
-      seed, num_terms: as of `OfModel`.
+      seed, beside: as of `OfModel`.
+      flags: those of the command that single metrics read, as of `OfModel`.
 
     Raises:
       UserError: for data without held-out images, or what cannot be measured.
     """
     source = real_data.held_out(loaded, metric.name)
     try:
-        details = metric.measure(OfModel(loaded, source, seed, num_terms))
+        details = metric.measure(OfModel(loaded, source, seed, beside=beside, **_of_model(flags)))
     except ValueError as error:
         raise UserError(f"--metrics={metric.name}: {error}") from error
     report[metric.section] = details.content
@@ -33,3 +41,7 @@ def add(
     report["figures"] |= results.labelled(metric.labels([*figures]), figures or [metric.name])
     if details.protocol:
         report["protocol"][metric.section] = details.protocol
+
+
+def _of_model(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if name in OfModel._fields}

@@ -1,6 +1,7 @@
 """CLIP: a tower for images and a tower for texts, whose embeddings are compared by their angle."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,6 +33,10 @@ class Clip(nn.Module):
         `embedding`, [B, D].
       text: the tower of texts, such as `text.TextTransformer`: likewise, of the same D.
       first_scale: of the dot products before training.
+      mean, std: of pixels in [0, 1], one number or one a channel: images are then in [-1, 1] and
+        are normalised here; () for images that are normalised already.
+      masked: where no mask is given, what is behind a text's end is hidden, the end being the
+        largest number of its row.
 
     Example:
       image_embeds, text_embeds, scale = clip.apply({"params": params}, images, tokens)
@@ -44,6 +49,9 @@ class Clip(nn.Module):
     image: nn.Module
     text: nn.Module
     first_scale: float = FIRST_SCALE
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    masked: bool = False
 
     def setup(self) -> None:
         """The one parameter beside the towers': the logarithm of the scale."""
@@ -69,11 +77,39 @@ class Clip(nn.Module):
 
     def embed_images(self, images: jax.Array, **options: Any) -> jax.Array:
         """[B, H, W, C] -> [B, D], of unit length; the options as in `__call__`."""
-        return unit(self.image(images, **options).embedding)
+        return unit(self.image(self._normalised(images), **options).embedding)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """What the images' tower makes of them before it projects: [B, H, W, C] -> [B, width]."""
+        return self.image(self._normalised(images)).pooled
 
     def embed_texts(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """int [B, L], bool [B, L] or None -> [B, D], of unit length."""
+        if self.masked and mask is None:
+            mask = up_to_end(tokens)
         return unit(self.text(tokens, mask).embedding)
+
+    def _normalised(self, images: jax.Array) -> jax.Array:
+        return normalised(images, self.mean, self.std)
+
+
+def normalised(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Images in [-1, 1] minus a mean and divided by a deviation, of pixels in [0, 1]; () for none.
+
+    Args:
+      images: [B, H, W, C].
+      mean, std: one number, or one a channel.
+    """
+    if not mean:
+        return images
+    shape = (1, 1, 1, -1)
+    centre, spread = jnp.asarray(mean, images.dtype), jnp.asarray(std, images.dtype)
+    return ((images + 1) / 2 - centre.reshape(shape)) / spread.reshape(shape)
+
+
+def up_to_end(tokens: jax.Array) -> jax.Array:
+    """Which tokens are of the text, with its end, the largest number of a row: bool [B, L]."""
+    return jnp.arange(tokens.shape[1])[None, :] <= jnp.argmax(tokens, axis=1)[:, None]
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ddpm_jax.runtime import files
 
 
@@ -28,6 +30,53 @@ def trade_off(
         # A matplotlibrc where the command was started may ask for LaTeX, which runs what it holds.
         matplotlib.rcdefaults()
         _draw_trade_off(path, scale, rows, held_out, pair)
+
+
+def similarity(
+    path: str | Path,
+    cosines: np.ndarray,
+    images: Sequence[np.ndarray],
+    texts: Sequence[str],
+) -> None:
+    """How near each image and each text are: a matrix with the images above and the texts beside.
+
+    Args:
+      path: of the PNG.
+      cosines: [N, N], of images by texts, row by row and column by column those that belong
+        together.
+      images: N of uint8 [H, W, C], of any number of values.
+      texts: N.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # as above
+        _draw_similarity(path, cosines, images, texts)
+
+
+def _draw_similarity(
+    path: str | Path, cosines: np.ndarray, images: Sequence[np.ndarray], texts: Sequence[str]
+) -> None:
+    import matplotlib.figure
+
+    num = len(images)
+    side = 0.3 * num
+    width, height = side + 5.5, side + 0.8
+    figure = matplotlib.figure.Figure(figsize=(width, height))
+    axes = figure.add_axes((0.1 / width, 0.1 / height, side / width, side / height))
+    axes.imshow(cosines.T, cmap="viridis", aspect="auto")
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    # A text may hold what matplotlib would read as mathematics.
+    shown = [text if len(text) <= 70 else f"{text[:67]}..." for text in texts]
+    axes.set_yticks(range(num), [text.replace("$", r"\$") for text in shown], fontsize=7)
+    for k, image in enumerate(images):
+        box = axes.inset_axes((k / num, 1.01, 0.94 / num, 0.94 / num))
+        pixels = image[..., 0] if image.shape[-1] == 1 else image
+        box.imshow(pixels, cmap="gray", interpolation="nearest")
+        box.axis("off")
+    with files.whole(Path(path)) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def _draw_trade_off(

@@ -42,18 +42,31 @@ def adamw(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    matrices_only: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019.
 
     Args:
       learning_rate, beta1, beta2, epsilon: as in `adam`.
       weight_decay: at least 0, multiplied by the learning rate; may be an argument of the program.
+      matrices_only: weights of one dimension or none, gains and biases, do not decay.
 
     Raises:
       ValueError: for a decay out of range, where it is known.
     """
     _check(weight_decay, beta1=beta1, beta2=beta2)
-    return optax.adamw(learning_rate, b1=beta1, b2=beta2, eps=epsilon, weight_decay=weight_decay)
+    return optax.adamw(
+        learning_rate,
+        b1=beta1,
+        b2=beta2,
+        eps=epsilon,
+        weight_decay=weight_decay,
+        mask=_matrices if matrices_only else None,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def lion(

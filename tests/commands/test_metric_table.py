@@ -30,6 +30,7 @@ OTHERWISE = {
     "ddpm_jax/measures/metric.py": {"attributes": "what some metrics need"},
     "ddpm_jax/measures/likelihood.py": {"density": "of pixels: a model of one, or of a lattice"},
     "ddpm_jax/measures/classification.py": {"accuracy": "a column of the section of a result"},
+    "ddpm_jax/measures/embeddings.py": {"accuracy": "of zero-shot classification"},
     "ddpm_jax/measures/sample_metrics.py": {"held_out_pairs": "a field of the protocol"},
 }
 
@@ -60,11 +61,7 @@ def test_every_row_is_whole():
         assert one.figures or one.labels() == {
             one.name: labels.Label(one.label, one.better, one.needs.value, one.name, one.picture)
         }
-    assert {n.value for n in Needs if n.of_model} == {
-        labels.LIKELIHOOD,
-        labels.CLASSIFIER,
-        labels.TOKENS,
-    }
+    assert {n.value for n in Needs if n.of_model} == {*labels.OF_MODEL}
 
 
 def test_what_a_metric_gives_has_the_names_of_its_row():

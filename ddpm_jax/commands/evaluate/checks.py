@@ -32,6 +32,7 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
         needs = {Needs[name] for name in kind.measures}
         if kind.why_no_images(config):
             needs = {one for one in needs if one.of_model}
+        needs -= {Needs.PROBE} if kind.reads_text(config) else {Needs.PAIRS, Needs.CLASSES}
         takes_labels = bool(config.model.get("num_classes"))
         needs -= {Needs.ATTRIBUTES} if takes_labels else {Needs.LABELS}
         if Needs.ATTRIBUTES in needs and not attributes.applies(config, own):
@@ -53,7 +54,7 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
     Earlier versions kept no names, and numbered folders 1, 2, 10 in the order 1, 10, 2.
     """
     c = loaded.experiment.config
-    if c.data.class_names or not c.model.num_classes:
+    if c.data.class_names or not c.model.get("num_classes"):
         return
     source = real_data.train(loaded)
     names = source.info.class_names

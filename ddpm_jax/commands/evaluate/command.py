@@ -4,6 +4,7 @@
   python scripts/evaluate.py --workdir=runs/shapes --metrics=attributes,held_out_pairs
   python scripts/evaluate.py --workdir=runs/digits --metrics=fid,kid --num_steps=10 --name=ten
   python scripts/evaluate.py --workdir=runs/digits --metrics=my_package.metrics:sharpness
+  python scripts/evaluate.py --workdir=runs/shapes_clip --metrics=retrieval,linear_probe
   python scripts/evaluate.py metrics
   python scripts/evaluate.py compare A.json B.json
 
@@ -58,6 +59,9 @@ def define() -> None:
     text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
     text("data_dir", None, "where the run's data lie now, if they were moved")
     number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
+    text("templates", None, "zero_shot: a file of prompts, a line each: 'a {colour} {shape}'")
+    text("captions", None, "retrieval: the data's option of that name, such as full")
+    number("num_pairs", None, "retrieval: pairs of images and captions; 256")
     many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
     sample_flags.define_sampler()
     sample_flags.define_guides()

@@ -54,6 +54,9 @@ OWN = (
     "raw_params",
     "name",
     "num_terms",
+    "templates",
+    "captions",
+    "num_pairs",
     "data_dir",
     "code",
 )
@@ -101,6 +104,9 @@ def evaluate(
     raw_params: bool = False,
     name: str = "",
     num_terms: int | None = None,
+    templates: str | None = None,
+    captions: str | None = None,
+    num_pairs: int | None = None,
     data_dir: str | None = None,
     code: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -124,6 +130,9 @@ def evaluate(
       seed, step, ema, raw_params: as in `experiment.load` and `Loaded.sample`.
       name: of the file; "" for "samples", or the section of a metric if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
+      templates: a file of prompts for classes, a line each: "a {colour} {shape}".
+      captions: the data's own option of that name in place of the run's, for its pairs.
+      num_pairs: of images and captions; None for 256.
       data_dir: where the run's data lie now; None for where they lay.
       code: modules that hold the runs' own parts, "package.module".
 
@@ -154,7 +163,15 @@ def evaluate(
     }
     checks.check_used(selected, of_drawn)
     checks.check_space(selected, dataclasses.asdict(space) | {"kid_subsets": kid_subsets})
-    flags = {"kid_subsets": kid_subsets, "num_terms": num_terms}
+    flags = {
+        "kid_subsets": kid_subsets,
+        "num_terms": num_terms,
+        "templates": templates,
+        "captions": captions,
+        "num_pairs": num_pairs,
+    }
+    if num_pairs is not None and num_pairs < 4:
+        raise UserError(f"--num_pairs={num_pairs}: need at least 4")
     checks.check_flags(selected, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
@@ -202,8 +219,13 @@ def evaluate(
         _measure(loaded, request, space, report)
     if any(sample_metrics.REAL in metric.needs.depends for metric in selected):
         report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, selected)
+
+    def beside(picture: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        return folder / f"{name}_{picture}.png"
+
     for metric in of_model:
-        model_metrics.add(report, loaded, metric, seed, num_terms)
+        model_metrics.add(report, loaded, metric, seed, flags, beside)
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         varied = sample_metrics.varied(scales)

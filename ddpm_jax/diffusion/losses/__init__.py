@@ -5,6 +5,7 @@ weighted by 1 / (2 sigma_i²); version 2 predicts the noise (Ho et al.'s L_simpl
 What compares the rows of a batch with each other stands in `contrastive`.
 """
 
+from ddpm_jax.diffusion.losses import views
 from ddpm_jax.diffusion.losses.contrastive import at_most, clip_loss, hardest, triplet
 from ddpm_jax.diffusion.losses.squared import (
     Network,
@@ -32,6 +33,7 @@ __all__ = [
     "score_matching",
     "simple",
     "triplet",
+    "views",
     "vlb",
     "weighted",
 ]

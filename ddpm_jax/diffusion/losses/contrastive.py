@@ -7,7 +7,10 @@ LARGEST_SCALE = 100.0
 
 
 def clip_loss(
-    image_embeds: jax.Array, text_embeds: jax.Array, logit_scale: jax.Array | float
+    image_embeds: jax.Array,
+    text_embeds: jax.Array,
+    logit_scale: jax.Array | float,
+    shown: jax.Array | None = None,
 ) -> jax.Array:
     """Which text is an image's, and which image is a text's, among those of the batch.
 
@@ -19,6 +22,8 @@ def clip_loss(
       image_embeds: [B, D]; CLIP's are of unit length.
       text_embeds: [B, D], row by row those that belong to the images.
       logit_scale: what the dot products are multiplied by; see `at_most` for its bound.
+      shown: bool [B], the rows among which is chosen, at least one; None for all. What the others
+        give is theirs to leave out.
 
     Returns:
       [B], in float32 (float64 of float64).
@@ -31,8 +36,13 @@ def clip_loss(
     _check(image_embeds, text_embeds)
     logits = logit_scale * _products(image_embeds, text_embeds)
     right = jnp.diagonal(logits)
+    if shown is not None:
+        logits = jnp.where(shown[:, None] & shown[None, :], logits, -jnp.inf)
+        right = jnp.where(shown, right, 0)
     of_images = jax.nn.logsumexp(logits, axis=1) - right
     of_texts = jax.nn.logsumexp(logits, axis=0) - right
+    if shown is not None:
+        of_images, of_texts = jnp.where(shown, of_images, 0), jnp.where(shown, of_texts, 0)
     return (of_images + of_texts) / 2
 
 

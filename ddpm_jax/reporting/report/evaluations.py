@@ -15,7 +15,7 @@ MAX_FILES = 200
 MAX_ROWS = 100  # of a file
 MAX_METRICS = 40
 # Fields of the protocol that only some figures depend on.
-OF_SOME = ("extractor", "reference", "real", "likelihood")
+OF_SOME = ("extractor", "reference", "real", "likelihood", "pairs", "classes", "probe")
 
 
 class Measured(NamedTuple):

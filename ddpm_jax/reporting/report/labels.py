@@ -11,6 +11,8 @@ LOWER, HIGHER, NEAR_ONE = "lower", "higher", "near 1"
 ARROWS = {LOWER: " ↓", HIGHER: " ↑", NEAR_ONE: " → 1"}
 # What a metric is measured on where that is the model itself, not what it draws.
 LIKELIHOOD, CLASSIFIER, TOKENS = "likelihood", "classifier", "tokens"
+PAIRS, CLASSES, PROBE = "pairs", "classes", "probe"
+OF_MODEL = (LIKELIHOOD, CLASSIFIER, TOKENS, PAIRS, CLASSES, PROBE)
 MAX_LABELS = 200  # of a file
 
 
@@ -34,7 +36,7 @@ class Label(NamedTuple):
     @property
     def of_model(self) -> bool:
         """It is of the model itself: of held-out data, no other model has the same."""
-        return self.needs in (LIKELIHOOD, CLASSIFIER, TOKENS)
+        return self.needs in OF_MODEL
 
 
 Labels = Mapping[str, Label]

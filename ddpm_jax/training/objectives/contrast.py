@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from ddpm_jax.diffusion import losses
 from ddpm_jax.training.objectives.base import Batch, Extra, Halves, Objective, Outcome, keep
 
+MASK = "mask"  # of a validation batch: which rows are no copies that fill it up
+
 
 def contrast(
     rows: Callable[..., Any],
@@ -20,7 +22,8 @@ def contrast(
 
     Args:
       rows: (params, batch, key, train) -> {"image": [b, D], "text": [b, D]}, embeddings of unit
-        length; each row of that row of the batch alone.
+        length; each row of that row of the batch alone. Where the batch has a "mask", bool [b], of
+        the rows that are no copies, it is handed on and the others are compared with none.
       scale_of: params -> what their dot products are multiplied by.
       largest_scale: the most that it may be, see `losses.at_most`.
 
@@ -36,10 +39,10 @@ def contrast(
 
     def compare(params: Any, both: Any, extra: Extra) -> Outcome:
         scale = losses.at_most(scale_of(params), largest_scale)
-        loss = losses.clip_loss(both["image"], both["text"], scale)
+        loss = losses.clip_loss(both["image"], both["text"], scale, both.get(MASK))
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
-    return _of_halves(Halves(rows, compare))
+    return _of_halves(Halves(_masked(rows), compare))
 
 
 def triplets(rows: Callable[..., Any], *, margin: float = 0.2) -> Objective:
@@ -58,6 +61,16 @@ def triplets(rows: Callable[..., Any], *, margin: float = 0.2) -> Objective:
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
     return _of_halves(Halves(rows, compare))
+
+
+def _masked(rows: Callable[..., Any]) -> Callable[..., Any]:
+    """The rows with the batch's mask, where it has one."""
+
+    def with_mask(params: Any, batch: Batch, key: jax.Array, train: bool) -> Any:
+        mask = {MASK: batch[MASK]} if MASK in batch else {}
+        return {**rows(params, batch, key, train), **mask}
+
+    return with_mask
 
 
 def _of_halves(halves: Halves) -> Objective:

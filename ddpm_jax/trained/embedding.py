@@ -1,0 +1,119 @@
+"""A trained CLIP, which embeds images and texts."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import compiling
+from ddpm_jax.trained.loaded import Loaded
+
+BATCH_SIZE = 256
+
+
+class LoadedClip(Loaded):
+    """A trained CLIP: `load(workdir).similarity(images, ["a red circle"])`."""
+
+    def embed_images(self, images: np.ndarray) -> np.ndarray:
+        """The embeddings of images, of unit length, float32 [N, D].
+
+        Args:
+          images: uint8 [N, H, W, C], 0 to 255, as samples are drawn.
+
+        Raises:
+          UserError: for images of another size or type.
+        """
+        shape = self.experiment.image_shape
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise UserError(
+                f"need uint8 images [N, {', '.join(map(str, shape))}], got {images.dtype} "
+                f"{list(images.shape)}"
+            )
+        return self.embed_encoded(self.experiment.codec.encode(images))
+
+    def embed_encoded(self, x0: np.ndarray) -> np.ndarray:
+        """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
+        return _by_batches(self._compiled("embed_images"), self.params, x0)
+
+    def features(self, x0: np.ndarray) -> np.ndarray:
+        """What the images' tower makes of them before it projects, float32 [N, width].
+
+        Args:
+          x0: as of `embed_encoded`.
+        """
+        return _by_batches(self._compiled("features"), self.params, x0)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """The embeddings of texts, of unit length, float32 [N, D].
+
+        What is cut off since it does not fit, and what words are unknown, is said in one line.
+
+        Args:
+          texts: any; an empty one is a text without words.
+
+        Raises:
+          UserError: for what are no texts, or a run that reads none.
+        """
+        tokenizer = self.experiment.tokenizer
+        if tokenizer is None:
+            raise UserError(
+                f"this run reads no text (config.objective.name="
+                f"{self.experiment.config.objective.name}): embed images alone"
+            )
+        rows, notes = tokenizer.rows(texts, self.experiment.config.data.context)
+        if notes:
+            more = f" (and {len(notes) - 1} more such texts)" if notes[1:] else ""
+            print(f"{notes[0]}{more}", file=sys.stderr)
+        return _by_batches(self._compiled("embed_texts"), self.params, rows)
+
+    def similarity(self, images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """The cosine of each image's and each text's embedding, float32 [N, M], in [-1, 1].
+
+        Raises:
+          UserError: as `embed_images` and `embed_texts`.
+        """
+        return self.embed_images(images) @ self.embed_texts(texts).T
+
+    @property
+    def logit_scale(self) -> float:
+        """What the cosines are multiplied by before the softmax over texts, or over images.
+
+        Raises:
+          UserError: for a run that compares images with no texts.
+        """
+        if "log_scale" not in self.params:
+            raise UserError("this run compares images with no texts, and has no scale")
+        limit = self.experiment.config.objective.options.get("largest_scale", 100.0)
+        return float(min(np.exp(self.params["log_scale"]), limit))
+
+    def _compiled(self, method: str) -> Callable[..., jax.Array]:
+        programs = self.experiment.programs
+        if method not in programs:
+            apply = functools.partial(self.model.apply, method=method)
+            programs[method] = compiling.jit(lambda params, rows: apply({"params": params}, rows))
+        return programs[method]
+
+
+def _by_batches(embed: Callable[..., jax.Array], params: Any, rows: np.ndarray) -> np.ndarray:
+    """What `embed` makes of the rows, so many at a time; the last batch is filled up."""
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), BATCH_SIZE):
+            some = rows[start : start + BATCH_SIZE]
+            filled = np.resize(some, (min(BATCH_SIZE, _power_of_two(len(some))), *some.shape[1:]))
+            yield np.asarray(embed(params, jnp.asarray(filled)))[: len(some)]
+
+    if not len(rows):
+        raise UserError("need at least one image or text to embed, got none")
+    return np.concatenate([*batches()])
+
+
+def _power_of_two(num: int) -> int:
+    """The next one, so that few programs are compiled."""
+    return 1 << (num - 1).bit_length()
