@@ -113,6 +113,7 @@ class Loaded:
         **options: Any,
     ) -> Drawing:
         """What `sample` draws, checked and ready to be drawn part by part."""
+        program.check_draws(self.experiment)
         experiment = self._with(options, task)
         config, conditions = experiment.config, conditions or {}
         numbers = self.labels(num, labels, task)

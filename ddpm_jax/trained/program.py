@@ -74,6 +74,12 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     return dataclasses.replace(experiment, config=config, built=built)
 
 
+def check_draws(experiment: Experiment) -> None:
+    """Raises UserError for a kind of run that draws no images."""
+    if why := experiment.kind.no_images:
+        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+
+
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
     """The compiled (params, keys [B], given [B, ...]) -> x_0 of config.sample and a task.
 
@@ -84,8 +90,7 @@ def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.Sam
     Raises:
       UserError: for a classifier, or a sample group or task that does not fit.
     """
-    if why := experiment.kind.no_images:
-        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+    check_draws(experiment)
     config, schedule = experiment.config, experiment.schedule
     tasks.check(config, task)
     helpers, numbers = task.helpers, signature.numbers(config, task)
