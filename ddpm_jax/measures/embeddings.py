@@ -49,11 +49,9 @@ def find(of: OfModel) -> Details:
     """Recall at 1, 5 and 10 both ways among held-out pairs whose captions all differ."""
     loaded: LoadedClip = of.loaded
     source: Source = of.source
-    options: dict[str, str] = {}
-    if of.captions:
-        options = {"captions": of.captions}
+    if of.caption_style:
         c, own = loaded.experiment.config, loaded.experiment.own
-        source = datasets.source(c, "validation", own, **options)
+        source = datasets.source(c, "validation", own, captions=of.caption_style)
     rows, captions = _different(source, of.num_pairs or NUM_PAIRS)
     images = loaded.embed_encoded(_encoded(loaded, source, rows))
     texts = loaded.embed_texts(captions)
@@ -74,7 +72,9 @@ def find(of: OfModel) -> Details:
         pictures = [source[k]["image"] for k in rows[few]]
         plots.similarity(path, images[few] @ texts[few].T, pictures, captions[few])
         content["picture"] = path.name
-    protocol = {"num": len(rows), "fingerprint": fingerprint(source), **options}
+    protocol = {"num": len(rows), "fingerprint": fingerprint(source)}
+    if of.caption_style:
+        protocol["caption_style"] = of.caption_style
     return Details(content, figures, protocol)
 
 

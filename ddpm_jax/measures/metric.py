@@ -93,7 +93,7 @@ class OfModel(NamedTuple):
       loaded: a `trained.loaded.Loaded`.
       source: of held-out images.
       seed: of all draws.
-      num_terms, templates, captions, num_pairs: as in the flags.
+      num_terms, templates, caption_style, num_pairs: as in the flags.
       beside: the name of a picture -> its PNG beside the result; None for no picture.
     """
 
@@ -102,7 +102,7 @@ class OfModel(NamedTuple):
     seed: int
     num_terms: int | None = None
     templates: str | None = None
-    captions: str | None = None
+    caption_style: str | None = None
     num_pairs: int | None = None
     beside: Callable[[str], Path] | None = None
 

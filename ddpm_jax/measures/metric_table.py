@@ -140,7 +140,7 @@ _ROWS = (
             )
             for k in (1, 5, 10)
         },
-        check=embeddings.check_reads_text, default=True, flags=("captions", "num_pairs"),
+        check=embeddings.check_reads_text, default=True, flags=("caption_style", "num_pairs"),
         section="pairs", table=embeddings.find_table,
     ),
     Metric(

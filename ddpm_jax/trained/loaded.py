@@ -126,6 +126,7 @@ class Loaded:
         **options: Any,
     ) -> Drawing:
         """What `sample` draws, checked and ready to be drawn part by part."""
+        program.check_draws(self.experiment)
         experiment = self._with(options, task)
         config = experiment.config
         conditions = conditioning.with_prompts(config, conditions, prompts)

@@ -75,14 +75,19 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     return dataclasses.replace(experiment, config=config, built=built)
 
 
+def check_draws(experiment: Experiment) -> None:
+    """Raises UserError for a kind of run that draws no images."""
+    if why := experiment.kind.why_no_images(experiment.config):
+        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+
+
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:
     """The compiled (params, keys [B], given [B, ...]) -> x_0 of config.sample and a task.
 
     Raises:
       UserError: for a kind that draws no images, or a sample group or task that does not fit.
     """
-    if why := experiment.kind.why_no_images(experiment.config):
-        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+    check_draws(experiment)
     return DRAWS[experiment.kind.draws].sample_fn(experiment, task)
 
 

@@ -60,7 +60,7 @@ def define() -> None:
     text("data_dir", None, "where the run's data lie now, if they were moved")
     number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
     text("templates", None, "zero_shot: a file of prompts, a line each: 'a {colour} {shape}'")
-    text("captions", None, "retrieval: the data's option of that name, such as full")
+    text("caption_style", None, "retrieval: of the pairs, the data's option captions, such as full")
     number("num_pairs", None, "retrieval: pairs of images and captions; 256")
     many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
     sample_flags.define_sampler()

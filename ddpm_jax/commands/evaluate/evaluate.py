@@ -7,26 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax import cli, sample_flags
-from ddpm_jax.build.datasets import dataset
-from ddpm_jax.build.sampling import flat
-from ddpm_jax.commands.evaluate import checks, exported_features
+from ddpm_jax.commands.evaluate import checks, exported_features, of_samples
+from ddpm_jax.commands.evaluate.of_samples import SpaceFlags
 from ddpm_jax.commands.loading import load, own_parts
 from ddpm_jax.commands.sample import sampling_options, task_flags
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Loaded, described
+from ddpm_jax.experiment import described
 from ddpm_jax.measures import (
-    distribution_metrics,
-    extractors,
-    feature_space,
     metric_table,
     model_metrics,
-    real_data,
     results,
     sample_metrics,
 )
-from ddpm_jax.measures.metric import Sizes
 from ddpm_jax.reporting import plots
-from ddpm_jax.runtime.user_cache import cache_dir
 
 NUM_SAMPLES = 500
 SAMPLES = "samples"  # the name of a result of these
@@ -55,34 +48,14 @@ OWN = (
     "name",
     "num_terms",
     "templates",
-    "captions",
+    "caption_style",
     "num_pairs",
     "data_dir",
     "code",
 )
 EXPORTED = ("sample_features", "reference_features")
+NO_SPACE = SpaceFlags()  # of what no flag says
 FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED)
-
-
-@dataclasses.dataclass(frozen=True)
-class SpaceFlags:
-    """In which space of features distributions are compared, and with what.
-
-    Attributes:
-      extractor: as `extractors.build` takes it; None for the one that fits the data.
-      inception_weights: a safetensors file.
-      resize: of inception.
-      reference: "train", "validation", or a .npz file of mu and sigma; None for "train".
-      num_reference: at most so many of its images; None for 50,000.
-      export_reference: a .npz file to write its mu and sigma to.
-    """
-
-    extractor: str | None = None
-    inception_weights: str | None = None
-    resize: str | None = None
-    reference: str | None = None
-    num_reference: int | None = None
-    export_reference: str | None = None
 
 
 def evaluate(
@@ -96,7 +69,7 @@ def evaluate(
     guides: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
     options: Sequence[str] = (),
-    space: SpaceFlags = SpaceFlags(),
+    space: SpaceFlags = NO_SPACE,
     kid_subsets: int | None = None,
     seed: int = 0,
     step: int | str | None = None,
@@ -105,7 +78,7 @@ def evaluate(
     name: str = "",
     num_terms: int | None = None,
     templates: str | None = None,
-    captions: str | None = None,
+    caption_style: str | None = None,
     num_pairs: int | None = None,
     data_dir: str | None = None,
     code: Sequence[str] = (),
@@ -131,7 +104,7 @@ def evaluate(
       name: of the file; "" for "samples", or the section of a metric if no samples are measured.
       num_terms: of the discrete bound's sum, drawn at random; None for all.
       templates: a file of prompts for classes, a line each: "a {colour} {shape}".
-      captions: the data's own option of that name in place of the run's, for its pairs.
+      caption_style: the data's option `captions` in place of the run's, of the pairs.
       num_pairs: of images and captions; None for 256.
       data_dir: where the run's data lie now; None for where they lay.
       code: modules that hold the runs' own parts, "package.module".
@@ -150,8 +123,8 @@ def evaluate(
     names = checks.default_metrics(workdir, own) if metrics is None else metrics
     selected = metric_table.named(names)
     of_model = [metric for metric in selected if metric.needs.of_model]
-    of_samples = [metric for metric in selected if not metric.needs.of_model]
-    name = results.file_name(name or (SAMPLES if of_samples else of_model[0].section))
+    drawn = [metric for metric in selected if not metric.needs.of_model]
+    name = results.file_name(name or (SAMPLES if drawn else of_model[0].section))
     of_drawn = {
         "num_samples": num_samples,
         "repeats": repeats,
@@ -167,7 +140,7 @@ def evaluate(
         "kid_subsets": kid_subsets,
         "num_terms": num_terms,
         "templates": templates,
-        "captions": captions,
+        "caption_style": caption_style,
         "num_pairs": num_pairs,
     }
     if num_pairs is not None and num_pairs < 4:
@@ -201,12 +174,12 @@ def evaluate(
         "figures": {},
     }
     scales: list[sample_metrics.Setting] = []
-    if of_samples:
+    if drawn:
         scales = sample_metrics.settings(
             guidance_scales, classifier_scales, config.sample.guidance_scale, task
         )
         request = sample_metrics.Request(
-            metrics=of_samples,
+            metrics=drawn,
             scales=scales,
             task=task,
             num_samples=num_samples or NUM_SAMPLES,
@@ -216,7 +189,7 @@ def evaluate(
             cache=folder / CACHE,
             pictures=lambda picture: folder / f"{name}_{picture}.png",
         )
-        _measure(loaded, request, space, report)
+        of_samples.measure(loaded, request, space, report)
     if any(sample_metrics.REAL in metric.needs.depends for metric in selected):
         report["protocol"][sample_metrics.REAL] = sample_metrics.real(loaded, selected)
 
@@ -257,51 +230,6 @@ def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
         options=flags["options"],
         space=SpaceFlags(**{name: flags[name] for name in SPACE}),
     )
-
-
-def _measure(
-    loaded: Loaded, request: sample_metrics.Request, flags: SpaceFlags, report: dict[str, Any]
-) -> None:
-    """Adds what is about samples to the report."""
-    config = loaded.experiment.config
-    of_space = request.of(lambda needs: needs.space)
-    compared = None
-    if of_space:
-        compared = feature_space.space(
-            flags.extractor or extractors.AUTO,
-            real_data.sources(loaded),
-            dataset(config, loaded.experiment.own).extractor,
-            reference=flags.reference or "train",
-            num_reference=flags.num_reference or feature_space.NUM_REFERENCE,
-            weights=flags.inception_weights,
-            resize=flags.resize,
-            cache=cache_dir() / "features",
-        )
-        if flags.export_reference:
-            feature_space.export(compared, flags.export_reference)
-    measured = sample_metrics.measure(loaded, request, compared)
-    guides = {"classifier": request.task.classifier, "weaker": request.task.weaker}
-    report["protocol"] |= {
-        "num_samples": request.num_samples,
-        "repeats": request.repeats,
-        # All that is set: two protocols never look alike.
-        "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
-        "guides": {name: described(one) for name, one in guides.items() if one is not None},
-    }
-    num_reference = None if compared is None else compared.num_reference
-    sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
-    settings = distribution_metrics.protocol(request.metrics, sizes)
-    if compared is not None:
-        report["protocol"] |= {
-            "extractor": feature_space.extractor_record(compared.extractor),
-            "reference": compared.described,
-        }
-    if settings or compared is not None:
-        report["protocol"]["metrics"] = settings
-    report["samples"] = measured.rows
-    report["held_out_data"] = {"metrics": measured.held_out}
-    names = dict.fromkeys(n for row in measured.rows for n in row["metrics"]) | measured.held_out
-    report["figures"] = results.labelled(measured.labels, names)
 
 
 def table(report: dict[str, Any]) -> str:
