@@ -38,9 +38,11 @@ def _section(name: str, section: Mapping[str, Any], goals: Mapping[Any, float]) 
     rest = {row: value for row, value in section.items() if row not in compared}
     if compared:
         yield from _comparisons(name, compared, goals)
+    if compared and rest:
         yield ""
-    yield "| what | measured |"
-    yield "| --- | --- |"
+    if rest:
+        yield "| what | measured |"
+        yield "| --- | --- |"
     for place, value in _leaves(rest):
         yield f"| {place} | {_short(value)} |"
 
