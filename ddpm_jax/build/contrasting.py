@@ -148,7 +148,7 @@ def _provided(c: ConfigDict) -> dict[str, Any]:
     return {"embed_dim": m.embed_dim, "dtype": DTYPES[m.dtype], "remat": m.remat}
 
 
-def _pixels(c: ConfigDict) -> dict[str, tuple[float, ...]]:
+def _pixels(c: ConfigDict) -> dict[str, Any]:
     return {"mean": tuple(c.model.image_mean), "std": tuple(c.model.image_std)}
 
 

@@ -40,7 +40,8 @@ def objective(
     """The cross-entropy of each token given those before it, in nats."""
     rate = conditioning.dropout(c).get("label")
     tokens_of = of_text if reads_text(c) else of_pixels
-    return next_token(model.apply, tokens_of, label_dropout=rate)
+    apply: Callable[..., Any] = model.apply
+    return next_token(apply, tokens_of, label_dropout=rate)
 
 
 def reads_text(c: ConfigDict) -> bool:

@@ -108,7 +108,8 @@ class CaptionsAnswered(NamedTuple):
 
 def measure(answered: CaptionsAnswered) -> Figure:
     """The share of images that show all that their caption tells."""
-    return _share(_right(answered))
+    right = _right(answered)
+    return results.share(float(right.mean()), len(right))
 
 
 def measure_apart(answered: CaptionsAnswered) -> tuple[Figure | None, ...]:

@@ -97,7 +97,7 @@ def name_images(of: OfModel) -> Details:
     rows = evenly_spaced(of.source, NUM_IMAGES)
     examples = [of.source[k] for k in rows]
     own = np.stack([[int(one[f or "label"]) for f in fields] for one in examples])
-    has_all = (own >= 0).all(axis=1)
+    has_all: np.ndarray = np.all(own >= 0, axis=1)
     sizes = tuple(len(names[field]) for field in fields)
     classes = [*np.ndindex(sizes)]
     prompts = [

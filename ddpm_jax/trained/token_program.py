@@ -125,7 +125,8 @@ def _compiled(experiment: Experiment, only: int | None) -> Callable[..., jax.Arr
         def step(carries: Any, place: jax.Array, before: jax.Array) -> tuple[jax.Array, Any]:
             each = [model.apply(variables, one, place, before, method="step") for one in carries]
             logits = [of_side for of_side, _ in each]
-            mixed = logits[0] if len(logits) == 1 else autoregressive.mixed(*logits, scale)
+            first, *others = logits
+            mixed = autoregressive.mixed(first, others[0], scale) if others else first
             return mixed, [after for _, after in each]
 
         return autoregressive.draw(

@@ -92,13 +92,6 @@ def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     return film, caption
 
 
-def _curve(loaded: Loaded) -> ScheduleCurve | str:
-    """The schedule of a run that has one."""
-    if "diffusion" not in loaded.experiment.config:
-        return f"A {loaded.experiment.kind.noun} has no schedule."
-    return schedule_curve(loaded.experiment.schedule_of(loaded.params))
-
-
 def schedule_curve(schedule: Schedule) -> ScheduleCurve:
     """alpha and sigma at `TIMES` times from 0 to 1."""
     t = np.linspace(0.0, 1.0, TIMES)
