@@ -100,7 +100,7 @@ def test_a_probe_has_bayes_accuracy_where_classes_are_gaussian():
 
 def test_a_report_of_one_says_what_it_is(measured, clip_run, tmp_path):
     page = report.report([str(clip_run.workdir)], str(tmp_path / "page.html")).read_text()
-    assert "A CLIP draws no images." in page
+    assert "This CLIP draws no images." in page
     assert "A CLIP noises nothing, so it has no schedule." in page
     assert "among the nearest 10" in page
 
