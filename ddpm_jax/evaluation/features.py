@@ -16,7 +16,6 @@ from blake3 import blake3
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ddpm_jax.evaluation import feature_files
-from ddpm_jax.runtime import compiling
 
 PER_DEVICE = 32  # images at a time
 _CHUNK = 4096  # images converted to float64 at a time
@@ -196,7 +195,7 @@ def compiled(
     mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    run = compiling.jit(network, out_shardings=rows)
+    run = jax.jit(network, out_shardings=rows)
 
     def apply(images: np.ndarray) -> list[Any]:
         parts = []
