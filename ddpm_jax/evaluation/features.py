@@ -195,6 +195,7 @@ def compiled(
     mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    # Not by `compiling.jit`: what cores share is added up in an order that hangs on the batch.
     run = jax.jit(network, out_shardings=rows)
 
     def apply(images: np.ndarray) -> list[Any]:
