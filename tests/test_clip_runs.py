@@ -46,6 +46,7 @@ def first_step(mesh, accumulate):
     return jax.device_get((metrics["loss"], state.params))
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(("mesh", "accumulate"), [(8, 1), (1, 4), (2, 2)])
 def test_its_loss_is_one_devices_and_the_whole_batchs(mesh, accumulate):
     loss, params = first_step(1, 1)
@@ -136,6 +137,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.wide(5)
 @pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS)
 def test_every_tower_and_objective_resumes_to_the_same_bits(tmp_path, changes):
     changes = {**changes, "train": {"num_steps": 3, "validate_every": 3, "validate_examples": 16}}

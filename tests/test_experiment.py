@@ -51,6 +51,7 @@ def get_config(name):
     return module.get_config()
 
 
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "default"])
 def test_every_config_builds_and_has_the_size_that_was_published(name):
     config = get_config(name)

@@ -106,6 +106,7 @@ def one_step(**changes):
     return jax.device_get((state.params, metrics["loss"]))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize(
     "changes", [{"mesh": {"data": 8}}, {"train": {"accumulate": 4}}], ids=["devices", "parts"]
 )
@@ -282,6 +283,7 @@ def test_captions_are_drawn_completed_and_scored(of_captions):
         loaded.log_prob(["a large red circle " * 20])
 
 
+@pytest.mark.wide(2)
 def test_bits_per_character_stand_beside_a_bigram_models(of_captions):
     result = evaluate.evaluate(str(of_captions))
     figures = result["held_out_data"]["metrics"]

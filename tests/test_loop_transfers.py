@@ -64,6 +64,7 @@ def test_what_is_fetched_is_seen(fetched):
     assert fetched == [(3,), (3,), (3,), ()]
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_nothing_is_sent_or_compiled_but_batches(tmp_path, monkeypatch, accumulate):
     seen = []

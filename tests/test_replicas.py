@@ -71,6 +71,7 @@ def stream(run):
     return attempt.training_batches(run, run.source("train"))
 
 
+@pytest.mark.wide(2)
 @pytest.mark.parametrize(("num", "devices"), [(3, 1), (8, 8)])
 def test_each_members_loss_is_that_of_its_run_alone(num, devices, losses_alone):
     configs = [member_config(k, mesh={"data": devices}) for k in range(num)]
@@ -196,6 +197,7 @@ def test_a_finished_group_is_left_alone(trained, capsys):
     assert "have finished" in capsys.readouterr().err
 
 
+@pytest.mark.wide(2)
 def test_a_stopped_group_ends_in_the_same_bits(trained, tmp_path, at):
     at({3: lambda: os.kill(os.getpid(), signal.SIGTERM)})
     assert train.train(brief(), tmp_path) == 75

@@ -11,8 +11,9 @@ import tiny_runs
 from tiny_runs import brief_config, in_process
 
 from ddpm_jax import experiment, samplers
-from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.evaluate import checks, evaluate
 from ddpm_jax.commands.train import train
+from ddpm_jax.config import own_code
 from ddpm_jax.data import shapes
 from ddpm_jax.data.shapes import caption
 from ddpm_jax.diffusion import prediction, schedules
@@ -90,6 +91,7 @@ def test_a_dropped_caption_is_no_text_in_its_own_share():
     assert abs(dropped.mean() - 0.2) < 5 * np.sqrt(0.16 / num)
 
 
+@pytest.mark.wide(2)
 def test_a_run_of_text_resumes_to_the_same_bits(run, tmp_path):
     assert train.train(config_of_text(), tmp_path / "twice", until=2) == 75
     assert train.train(config_of_text(), tmp_path / "twice") == 0
@@ -286,8 +288,15 @@ def test_a_caption_is_true_of_what_it_tells_by_any_template():
 
 
 def test_captions_are_measured_by_default(run):
+    assert "caption_agreement" in checks.default_metrics(str(run), own_code.NONE)
+    # The others train a classifier on the data before they measure.
     report = evaluate.evaluate(
-        str(run), num_samples=8, guidance_scales=["2"], sampling={"num_steps": 1}, name="told"
+        str(run),
+        metrics=["caption_agreement"],
+        num_samples=8,
+        guidance_scales=["2"],
+        sampling={"num_steps": 1},
+        name="told",
     )
     found = {*report["samples"][0]["metrics"], *report["held_out_data"]["metrics"]}
     assert {"caption_agreement", "caption_one_object", "caption_shuffled"} <= found

@@ -145,6 +145,7 @@ def test_what_does_not_fit_is_refused_by_name(images, tmp_path, fields, line):
         train.train(config(images, data=fields), tmp_path / "run")
 
 
+@pytest.mark.wide(2)
 def test_files_of_clip_say_how_many_tokens_they_have(images, tmp_path):
     path = tmp_path / "merges.txt"
     path.write_text("#version: 0.2\n")

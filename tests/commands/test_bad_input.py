@@ -44,7 +44,7 @@ def test_every_mistake_in_a_command_is_one_line_and_exit_code_2(
     ]  # fmt: skip
     before = tiny_runs.snapshot(finished_run.workdir), tiny_runs.snapshot(unconditional_run.workdir)
     for command, named in cases:
-        done = tiny_runs.script(*command)
+        done = tiny_runs.in_process(*command)
         assert done.returncode == 2, (command, done.stderr)
         assert done.stdout == "", command
         assert len(done.stderr.splitlines()) == 1, (command, done.stderr)
@@ -166,6 +166,7 @@ def test_an_unwritable_workdir_is_named(tmp_path):
     assert tiny_runs.snapshot(tmp_path) == before
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(
     ("options", "named"),
     [

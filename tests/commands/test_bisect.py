@@ -144,6 +144,7 @@ def test_another_learning_rate_shows_in_the_update_alone(straight, other, config
     assert "first difference: step 3, update" in table(record)
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(
     ("changes", "stage", "tensor"),
     [

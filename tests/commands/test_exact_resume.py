@@ -49,6 +49,7 @@ def send(number):
     return functools.partial(os.kill, os.getpid(), number)
 
 
+@pytest.mark.wide(2)
 def test_a_run_that_goes_on_from_an_earlier_step_makes_its_snapshots_again(
     straight, tmp_path, capsys
 ):

@@ -85,6 +85,7 @@ def test_a_moving_picture_ends_with_the_samples(finished_run, tmp_path):
         assert np.abs(last[2:34, 2:34] - np.asarray(still)[2:34, 2:34]).max() <= 8
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize(
     ("task", "words"),
     [

@@ -32,6 +32,7 @@ def straight(tmp_path_factory):
     return killed.digest(workdir)
 
 
+@pytest.mark.wide(2)
 def test_a_kill_inside_of_what_must_not_be_cut_leaves_no_trace(straight, tmp_path):
     # One run that dies at one place after the other, each time a little further on.
     for point in ("saved", "after rename", "clean-up", "restored"):

@@ -112,6 +112,7 @@ SCRIPT = [str(tiny_runs.ROOT / "scripts" / "sample.py")]
 MODULE = ["-m", "ddpm_jax", "sample"]
 
 
+@pytest.mark.wide(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("started", [SCRIPT, MODULE, ["-P", *MODULE]], ids=["script", "-m", "-P"])
 def test_a_command_started_in_a_workdir_imports_nothing_of_it(trapped, started):
@@ -207,6 +208,7 @@ def test_weights_that_are_a_pickle_are_refused_by_content_too(tmp_path, read, co
     assert not marker.exists()
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.pt", "x.pkl", "x.png"])
 def test_a_pickle_as_data_is_refused(tmp_path, finished_run, name):
     marker, path = tmp_path / "marker", tmp_path / name

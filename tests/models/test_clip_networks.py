@@ -180,6 +180,7 @@ def well_scaled(params):
     )
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", TOWERS)
 def test_an_image_is_embedded_by_itself(name):
     tower = TOWERS[name]

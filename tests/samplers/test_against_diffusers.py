@@ -87,6 +87,7 @@ def test_the_whole_chain_of_ho_et_al(variance):
     assert parity.difference(case, np.float32) < 1e-5
 
 
+@pytest.mark.wide(4)
 @pytest.mark.parametrize(
     "one", parity_differences.DIFFERENCES, ids=lambda one: f"{one.scheduler}: {one.what}"
 )

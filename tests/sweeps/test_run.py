@@ -92,6 +92,7 @@ def cells_of(root):
     return sweep_file.read(root / "three.py")
 
 
+@pytest.mark.wide(2)
 def test_every_cell_is_an_ordinary_run_and_a_failing_one_stops_no_other(ran):
     root, code, said = ran
     sweep = cells_of(root)
