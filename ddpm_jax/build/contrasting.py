@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build.networks import DTYPES, NetworkModule
+from ddpm_jax.build import networks
+from ddpm_jax.build.networks import NetworkModule
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, defaults_of, keywords
 from ddpm_jax.config.own_code import NONE, Own
@@ -16,7 +17,6 @@ from ddpm_jax.diffusion import losses
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Clip
-from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.models.text import BagOfWords, TextTransformer
 from ddpm_jax.models.vision import ModifiedResNet, VisionTransformer
 from ddpm_jax.models.vision.heads import HeadedTower, LinearHead, PrototypeHead
@@ -64,8 +64,6 @@ def network(c: ConfigDict, own: Own = NONE) -> NetworkModule:
       ValueError: as the towers do for sizes that do not fit them, when they are traced.
     """
     choose("model.name", c.model.name, {"clip": None})
-    choose("model.dtype", c.model.dtype, DTYPES)
-    choose("model.remat", c.model.remat, RECOMPUTED)
     channels = c.data.channels
     for field in ("image_mean", "image_std"):
         if len(value := c.model[field]) not in (1, channels):
@@ -144,8 +142,11 @@ def text_tower(c: ConfigDict) -> Any:
 
 
 def _provided(c: ConfigDict) -> dict[str, Any]:
-    m = c.model
-    return {"embed_dim": m.embed_dim, "dtype": DTYPES[m.dtype], "remat": m.remat}
+    return {
+        "embed_dim": c.model.embed_dim,
+        "dtype": networks.dtype(c),
+        "remat": networks.remat(c),
+    }
 
 
 def _pixels(c: ConfigDict) -> dict[str, Any]:
@@ -154,13 +155,10 @@ def _pixels(c: ConfigDict) -> dict[str, Any]:
 
 def _two_towers(c: ConfigDict, options: Mapping[str, Any]) -> Clip:
     text = text_tower(c)
-    return Clip(
-        image_tower(c),
-        text,
-        masked=not getattr(text, "causal", False),
-        **_pixels(c),
-        **{name: options[name] for name in ("first_scale",) if name in options},
-    )
+    # A triplet's margin is of the embeddings themselves, which nothing multiplies.
+    scale = {"first_scale": options["first_scale"]} if "first_scale" in options else {}
+    causal = getattr(text, "causal", False)
+    return Clip(image_tower(c), text, masked=not causal, **_pixels(c), **scale)
 
 
 def _embedded(made: Any) -> Callable[..., Any]:

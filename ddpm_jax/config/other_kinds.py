@@ -5,6 +5,23 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Of a denoiser's network: of what reads captions for it.
+OF_CAPTIONS_READ = (
+    "model.text_tower",
+    "model.text_channels",
+    "model.text_blocks",
+    "model.text_heads",
+)
+# What draws images, and looks at them while it trains.
+OF_WHAT_DRAWS = (
+    "train.sample_every",
+    "train.evaluate_every",
+    "train.evaluate_samples",
+    "train.evaluate_metric",
+    "train.evaluate_extractor",
+    "train.inception_weights",
+    "sample",
+)
 # What a classifier of x_t has no use for, of the fields of a denoiser.
 NOT_OF_A_CLASSIFIER = (
     "data.tokenizer",
@@ -13,10 +30,7 @@ NOT_OF_A_CLASSIFIER = (
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
-    "model.text_tower",
-    "model.text_channels",
-    "model.text_blocks",
-    "model.text_heads",
+    *OF_CAPTIONS_READ,
     "diffusion.prediction",
     "diffusion.prediction_options",
     "diffusion.variance",
@@ -29,13 +43,7 @@ NOT_OF_A_CLASSIFIER = (
     "diffusion.joint_dropout",
     "diffusion.low_resolution",
     "diffusion.augmentation",
-    "train.sample_every",
-    "train.evaluate_every",
-    "train.evaluate_samples",
-    "train.evaluate_metric",
-    "train.evaluate_extractor",
-    "train.inception_weights",
-    "sample",
+    *OF_WHAT_DRAWS,
 )
 # The same of a causal model of tokens.
 NOT_OF_LANGUAGE = (
@@ -51,6 +59,7 @@ NOT_OF_LANGUAGE = (
     "model.scale_shift_norm",
     "model.resample_blocks",
     "model.residual_scale",
+    *OF_CAPTIONS_READ,
     "diffusion",
     "sample.sampler",
     "sample.num_steps",
@@ -93,13 +102,7 @@ NOT_OF_A_CLIP = (
     "model",
     "diffusion",
     "data.dequantise",
-    "train.sample_every",
-    "train.evaluate_every",
-    "train.evaluate_samples",
-    "train.evaluate_metric",
-    "train.evaluate_extractor",
-    "train.inception_weights",
-    "sample",
+    *OF_WHAT_DRAWS,
 )
 
 

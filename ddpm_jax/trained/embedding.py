@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.build import coding
+from ddpm_jax.diffusion.losses.contrastive import LARGEST_SCALE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling
+from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
 
 BATCH_SIZE = 256
@@ -28,14 +31,9 @@ class LoadedClip(Loaded):
         Raises:
           UserError: for images of another size or type.
         """
-        shape = self.experiment.image_shape
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise UserError(
-                f"need uint8 images [N, {', '.join(map(str, shape))}], got {images.dtype} "
-                f"{list(images.shape)}"
-            )
-        return self.embed_encoded(self.experiment.codec.encode(images))
+        return self.embed_encoded(
+            coding.encoded(self.experiment.codec, self.experiment.image_shape, images)
+        )
 
     def embed_encoded(self, x0: np.ndarray) -> np.ndarray:
         """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
@@ -89,15 +87,16 @@ class LoadedClip(Loaded):
         """
         if "log_scale" not in self.params:
             raise UserError("this run compares images with no texts, and has no scale")
-        limit = self.experiment.config.objective.options.get("largest_scale", 100.0)
+        limit = self.experiment.config.objective.options.get("largest_scale", LARGEST_SCALE)
         return float(min(np.exp(self.params["log_scale"]), limit))
 
     def _compiled(self, method: str) -> Callable[..., jax.Array]:
-        programs = self.experiment.programs
-        if method not in programs:
-            apply = functools.partial(self.model.apply, method=method)
-            programs[method] = compiling.jit(lambda params, rows: apply({"params": params}, rows))
-        return programs[method]
+        apply = functools.partial(self.model.apply, method=method)
+        return kept(
+            self.experiment,
+            (method, *key_of(self.experiment)),
+            lambda: compiling.jit(lambda params, rows: apply({"params": params}, rows)),
+        )
 
 
 def _by_batches(embed: Callable[..., jax.Array], params: Any, rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.build import language
+from ddpm_jax.build import coding, language
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.data.tokenizers.normal import normalised
@@ -140,13 +140,8 @@ class LoadedLanguage(Loaded):
             if notes:
                 raise UserError(notes[0])
             return language.behind_beginning(rows)
-        images, shape = np.asarray(examples), self.experiment.image_shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise UserError(
-                f"need uint8 images [N, {', '.join(map(str, shape))}], got {images.dtype} "
-                f"{list(images.shape)}"
-            )
-        tokens = language.sequences(self.experiment.codec.encode(images))
+        codec, shape = self.experiment.codec, self.experiment.image_shape
+        tokens = language.sequences(coding.encoded(codec, shape, np.asarray(examples)))
         return tokens, np.ones(tokens.shape, bool)
 
     def _drawn(
