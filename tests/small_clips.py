@@ -32,7 +32,9 @@ FIELDS = {
 }
 
 
-def config(**changes) -> ConfigDict:
+def config(seed: int = 0, **changes) -> ConfigDict:
     """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"})."""
     groups = {name: FIELDS.get(name, {}) | changes.get(name, {}) for name in {**FIELDS, **changes}}
-    return config_files.override(defaults.get_config("clip"), groups)
+    base = defaults.get_config("clip")
+    base.seed = seed
+    return config_files.override(base, groups)

@@ -104,10 +104,10 @@ def classification(
             "config.diffusion.schedule=learned: a classifier learns no schedule; set that of the "
             "model that it will guide"
         )
-    time_draw = _time_draw(d, own)
+    draws = time_draw(d, own)
     _need(d, d.time_draw != "importance", "time_draw", "a classifier keeps no losses; set uniform")
     _check_times(d, LossRow(classify.classification), schedule)
-    return classify.classification(model.apply, schedule, time_draw=time_draw)
+    return classify.classification(model.apply, schedule, time_draw=draws)
 
 
 def denoising(
@@ -125,14 +125,14 @@ def denoising(
     """
     d = c.diffusion
     row = _loss_row(d, own)
-    time_draw = _time_draw(d, own)
+    draws = time_draw(d, own)
     _check_times(d, row, schedule)
     loss = _loss(c, row, schedule, own)
     return denoise.denoising(
         model.apply,
         learned_schedule.schedule_of if schedule is None else schedule,
         loss=loss,
-        time_draw=time_draw,
+        time_draw=draws,
         dropout=conditioning.dropout(c),
         joint_dropout=d.joint_dropout,
         of_variance=learned_schedule.of_variance if schedule is None else None,
@@ -149,8 +149,8 @@ def pixel_levels(c: ConfigDict, own: Own = NONE) -> int:
     return dataset(c, own).info.num_values
 
 
-def _time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
-    """What config.diffusion.time_draw names."""
+def time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
+    """What config.diffusion.time_draw names. Raises UserError for an option it does not have."""
     build = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS, own)
     options = keywords(
         "diffusion.time_options",

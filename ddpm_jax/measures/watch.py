@@ -188,6 +188,7 @@ class Watch:
                 num,
                 self.experiment.codec,
                 self.experiment.encode_texts,
+                self.experiment.clip and self.experiment.clip.embed_encoded,
             )
             return labels, conditioning.arrays(c, own, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)

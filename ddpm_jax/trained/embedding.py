@@ -2,21 +2,18 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.build import coding
+from ddpm_jax.build.clips import by_batches
 from ddpm_jax.diffusion.losses.contrastive import LARGEST_SCALE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
-
-BATCH_SIZE = 256
 
 
 class LoadedClip(Loaded):
@@ -37,7 +34,7 @@ class LoadedClip(Loaded):
 
     def embed_encoded(self, x0: np.ndarray) -> np.ndarray:
         """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
-        return _by_batches(self._compiled("embed_images"), self.params, x0)
+        return by_batches(self._compiled("embed_images"), self.params, x0)
 
     def features(self, x0: np.ndarray) -> np.ndarray:
         """What the images' tower makes of them before it projects, float32 [N, width].
@@ -45,7 +42,7 @@ class LoadedClip(Loaded):
         Args:
           x0: as of `embed_encoded`.
         """
-        return _by_batches(self._compiled("features"), self.params, x0)
+        return by_batches(self._compiled("features"), self.params, x0)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings of texts, of unit length, float32 [N, D].
@@ -68,7 +65,7 @@ class LoadedClip(Loaded):
         if notes:
             more = f" (and {len(notes) - 1} more such texts)" if notes[1:] else ""
             print(f"{notes[0]}{more}", file=sys.stderr)
-        return _by_batches(self._compiled("embed_texts"), self.params, rows)
+        return by_batches(self._compiled("embed_texts"), self.params, rows)
 
     def similarity(self, images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """The cosine of each image's and each text's embedding, float32 [N, M], in [-1, 1].
@@ -97,22 +94,3 @@ class LoadedClip(Loaded):
             (method, *key_of(self.experiment)),
             lambda: compiling.jit(lambda params, rows: apply({"params": params}, rows)),
         )
-
-
-def _by_batches(embed: Callable[..., jax.Array], params: Any, rows: np.ndarray) -> np.ndarray:
-    """What `embed` makes of the rows, so many at a time; the last batch is filled up."""
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), BATCH_SIZE):
-            some = rows[start : start + BATCH_SIZE]
-            filled = np.resize(some, (min(BATCH_SIZE, _power_of_two(len(some))), *some.shape[1:]))
-            yield np.asarray(embed(params, jnp.asarray(filled)))[: len(some)]
-
-    if not len(rows):
-        raise UserError("need at least one image or text to embed, got none")
-    return np.concatenate([*batches()])
-
-
-def _power_of_two(num: int) -> int:
-    """The next one, so that few programs are compiled."""
-    return 1 << (num - 1).bit_length()

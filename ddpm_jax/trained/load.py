@@ -14,6 +14,7 @@ from ddpm_jax.trained import program
 from ddpm_jax.trained.embedding import LoadedClip
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
+from ddpm_jax.trained.prior import LoadedPrior
 
 
 class LoadedClassifier(Loaded):
@@ -52,6 +53,7 @@ FACES: dict[str, type[Loaded]] = {
     "classifier": LoadedClassifier,
     "language": LoadedLanguage,
     "clip": LoadedClip,
+    "prior": LoadedPrior,
 }
 
 

@@ -95,7 +95,8 @@ def evaluate(
       repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
       guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
         than two settings are drawn as a figure, DIR/eval/NAME.png.
-      guides: classifier_workdir, weaker_workdir and weaker_step, as `tasks.from_flags` takes them.
+      guides: classifier_workdir, weaker_workdir, weaker_step and prior_workdir, as
+        `task_flags.from_flags` takes them.
       sampling: fields of config.sample that differ from the run's; None leaves one as it is.
       options: others, as text: "method=singlestep".
       space: for the metrics of distributions.
@@ -158,7 +159,7 @@ def evaluate(
     checks.check_classes(loaded, workdir)
     for metric in selected:
         if metric.check is not None:
-            metric.check(metric.name, loaded, flags)
+            metric.check(metric.name, loaded, {**flags, **(guides or {})})
     folder = Path(workdir) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,

@@ -60,7 +60,9 @@ def measure(
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
     measured = sample_metrics.measure(loaded, request, compared)
-    guides = {"classifier": request.task.classifier, "weaker": request.task.weaker}
+    task = request.task
+    told = task.image_embedding
+    guides = {"classifier": task.classifier, "weaker": task.weaker, "prior": told and told.prior}
     report["protocol"] |= {
         "num_samples": request.num_samples,
         "repeats": request.repeats,

@@ -154,7 +154,8 @@ def to_files(
         if len(texts) > 1:
             columns = figures.class_columns(len(texts))
         shown = [*itertools.islice(itertools.cycle(texts or [""]), num_samples)]
-        of_images = shown if conditioning.reads_text(config) else None
+        by_prior = full_task.image_embedding is not None and full_task.image_embedding.prior
+        of_images = shown if conditioning.reads_text(config) or by_prior else None
         said = _save(target, images, drawing.labels, columns, of_images)
     print(said)
     if len(texts) > 1 and columns and target.suffix in FILES:
