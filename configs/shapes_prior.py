@@ -17,12 +17,12 @@ from configs import default, shapes_clip
 def get_config() -> ConfigDict:
     clip = shapes_clip.get_config()
     config = default.as_kind("prior", clip)
-    config.data.clip = "runs/shapes_clip"
+    config.data.update(clip="runs/shapes_clip", batch_size=64)
     config.model.update(embed_dim=clip.model.embed_dim, text_channels=128)
-    config.model.update(channels=128, num_blocks=4, num_heads=4)
-    config.model.update(num_components=64, num_values=64)
+    config.model.update(channels=128, num_blocks=3, num_heads=4)
+    config.model.update(num_components=40, num_values=64)
     config.optim = default.get_config("prior").optim
     config.optim.update(learning_rate=1e-3, weight_decay=0.01, warmup_steps=200, decay="cosine")
-    config.train.update(num_steps=3000, checkpoint_every=500, validate_every=500)
+    config.train.update(num_steps=2000, checkpoint_every=500, validate_every=500)
     config.sample.update(num_steps=32, batch_size=256)
     return config

@@ -29,6 +29,7 @@ from ddpm_jax.runtime import compiling, digests, files, leaves, weight_files
 CLIP, COMPONENTS = image_embeddings.CLIP, prior.COMPONENTS
 TREES = (CLIP, COMPONENTS)
 CONFIG_FILE = "clip.json"
+LIMIT = 2**25  # bytes of it; the tokenizer of CLIP's own has 2 MB
 BATCH_SIZE = 256
 
 
@@ -191,9 +192,10 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     if clip is None:
         return
     folder = Path(workdir)
-    if (folder / CONFIG_FILE).exists():
-        return
     trees = {name: experiment.frozen[name] for name in TREES if name in experiment.frozen}
+    sums = {name: digests.digest(tree) for name, tree in trees.items()}
+    if _is_there(folder, sums):
+        return
     try:
         for name, tree in trees.items():
             tensors = {n: np.array(leaf, order="C") for n, leaf in leaves.named(tree).items()}
@@ -201,7 +203,6 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
                 safetensors.numpy.save_file(tensors, partial)
     except OSError as error:
         raise UserError(f"{folder}: cannot keep the CLIP there ({error.strerror})") from error
-    sums = {name: digests.digest(tree) for name, tree in trees.items()}
     content = {
         "config": clip.config.to_dict(),
         "sha256": sums,
@@ -220,26 +221,41 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
         return texts.with_kept(experiment, workdir)
     folder = Path(workdir)
     try:
-        content = files.read_json(folder / CONFIG_FILE, 2**25)
+        content = files.read_json(folder / CONFIG_FILE, LIMIT)
         config = config_files.of_json(content["config"])
         tokenizer = tokenizers.stored.of_content(content["tokenizer"])
         trees: dict[str, Any] = {
-            name: _read(_file(folder, name)) for name in TREES if name in content["sha256"]
+            name: _tree(folder, name) for name in TREES if name in content["sha256"]
         }
-        model = contrasting.network(config)
+        params, model = trees[CLIP], contrasting.network(config)
     except (OSError, ValueError, UserError, *config_files.BROKEN) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(
             f"{workdir}: the CLIP that this run keeps cannot be read ({reason}): put {CONFIG_FILE} "
             "and the files beside it back"
         ) from error
-    if COMPONENTS in trees:
-        trees[COMPONENTS] = Components(**trees[COMPONENTS])
     for name, tree in trees.items():
         if digests.digest(tree) != content["sha256"][name]:
             raise UserError(f"{_file(folder, name)} is not what the run kept there: put it back")
-    clip = FrozenClip(config, model, trees[CLIP], tokenizer, content["sha256"][CLIP])
+    clip = FrozenClip(config, model, params, tokenizer, content["sha256"][CLIP])
     return with_clip(experiment, clip, trees.get(COMPONENTS))
+
+
+def _is_there(folder: Path, sums: dict[str, str]) -> bool:
+    """Whether a workdir keeps trees of these digests, whole: what was killed may leave others."""
+    try:
+        content = files.read_json(folder / CONFIG_FILE, LIMIT)
+        return bool(content["sha256"] == sums) and all(
+            digests.digest(_tree(folder, name)) == sums[name] for name in sums
+        )
+    except config_files.BROKEN:
+        return False
+
+
+def _tree(folder: Path, name: str) -> Any:
+    """A tree as its run had it frozen."""
+    tree = _read(_file(folder, name))
+    return Components(**tree) if name == COMPONENTS else tree
 
 
 def _file(folder: Path, name: str) -> Path:

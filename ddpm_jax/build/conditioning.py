@@ -5,20 +5,19 @@ is the captions of its examples. One of the user's own is among `own`, the parts
 over by "package.module:name".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import data
 from ddpm_jax.build import image_embeddings, upsampling
 from ddpm_jax.build.datasets import dataset
-from ddpm_jax.codecs import Codec, to_float
+from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.data.base import nearest
-from ddpm_jax.data.captions import TEXT, EncodeTexts
+from ddpm_jax.data.captions import TEXT
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
@@ -244,38 +243,6 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> N
             f"was never trained without one: give it one, --condition={upsampling.NAME}=F.png, or "
             "draw from the smaller model and name this run with --upsampler_workdir"
         )
-
-
-def shown(
-    c: ConfigDict,
-    held_out: data.Source,
-    num: int,
-    codec: Codec,
-    encode_texts: EncodeTexts | None = None,
-    embed: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, dict[str, ConditionValue]]:
-    """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show.
-
-    `embed` gives the embeddings of x_0, for a model that is told them.
-    """
-    names = of_data(c)
-    batches = data.evaluation_batches(
-        held_out,
-        num,
-        num,
-        encode=codec.encode_batch,
-        conditions=names,
-        encode_texts=encode_texts,
-        num_threads=0,
-    )
-    batch = next(batches)
-    told = (*names, TEXT) if reads_text(c) else names
-    conditions: dict[str, ConditionValue] = {name: batch[name] for name in told}
-    if upsampling.NAME in condition_names(c):
-        conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
-    if embed is not None and image_embeddings.told(c):
-        conditions[EMBEDDING] = embed(batch["x0"])
-    return batch["label"], conditions
 
 
 def _check_read(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:

@@ -115,8 +115,7 @@ def denoiser() -> ConfigDict:
     data.tokenizer = ""
     data.vocabulary = 1024  # tokens at most that are learned; the number of CLIP's own is 49408
     data.context = 77  # tokens of a text, with its beginning and end
-    # The workdir of a CLIP, whose embeddings a run has: a prior, or a model with image_embedding
-    # among model.conditions. The run keeps a copy; texts are made tokens by the CLIP's tokenizer.
+    # The workdir of a CLIP, for model.conditions=("image_embedding",); the run keeps a copy.
     data.clip = ""
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
