@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray
+
 
 class Components(NamedTuple):
     """The principal components of vectors, and the bins of each.
@@ -17,10 +19,10 @@ class Components(NamedTuple):
       centres: what each bin stands for, [K, V].
     """
 
-    mean: jax.Array
-    directions: jax.Array
-    edges: jax.Array
-    centres: jax.Array
+    mean: Array
+    directions: Array
+    edges: Array
+    centres: Array
 
 
 def fit(vectors: np.ndarray, num: int, num_values: int) -> Components:

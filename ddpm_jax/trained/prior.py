@@ -132,8 +132,8 @@ def _program(experiment: Experiment) -> Callable[..., jax.Array]:
     compiled, trees = kept(experiment, key, made), dict(experiment.frozen)
 
     def program(params: Any, keys: jax.Array, rows: np.ndarray) -> jax.Array:
-        keys, rows = (processes.placed(one, batch) for one in (keys, rows))
-        return compiled(params, trees, keys, rows, scale)
+        arguments = [processes.placed(one, batch) for one in (keys, rows)]
+        return compiled(params, trees, *arguments, scale)
 
     return program
 
