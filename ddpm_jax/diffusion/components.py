@@ -60,14 +60,15 @@ def fit(vectors: np.ndarray, num: int, num_values: int) -> Components:
 
 def tokens_of(components: Components, vectors: jax.Array) -> jax.Array:
     """The bin of each component of vectors [B, D], int32 [B, K]."""
-    scores = (vectors - components.mean[None]) @ components.directions.T
-    return (scores[..., None] >= components.edges[None]).sum(axis=-1).astype(jnp.int32)
+    mean, directions, edges, _ = map(jnp.asarray, components)
+    scores = (vectors - mean[None]) @ directions.T
+    return (scores[..., None] >= edges[None]).sum(axis=-1).astype(jnp.int32)
 
 
 def vectors_of(components: Components, tokens: jax.Array) -> jax.Array:
     """The vectors that tokens int [B, K] stand for, [B, D]."""
-    places = jnp.arange(tokens.shape[1])[None]
-    return components.mean[None] + components.centres[places, tokens] @ components.directions
+    mean, directions, _, centres = map(jnp.asarray, components)
+    return mean[None] + centres[jnp.arange(tokens.shape[1])[None], tokens] @ directions
 
 
 def _means(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -197,7 +197,7 @@ def _foretold(experiment: Experiment) -> Draw:
 
 
 def _fitted(trees: Any) -> Components:
-    return Components(*map(jnp.asarray, trees[prior.COMPONENTS]))
+    return Components(*trees[prior.COMPONENTS])
 
 
 # How embeddings are drawn, by the name that `build.prior.ROWS` has for it.
