@@ -1,5 +1,6 @@
 """How often variations of images show what those show, for `evaluate`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def drawing(loaded: Loaded, prompts: Varied, seed: int, *, task: Task, **options
     x0 = loaded.experiment.codec.encode(prompts.images)
     embedded = loaded.experiment.clip.embed_encoded(x0)
     conditions = {EMBEDDING: embedded}
+    task = dataclasses.replace(task, image_embedding=None)  # a prior has no part in them
     return loaded.drawing(len(embedded), conditions=conditions, task=task, seed=seed, **options)
 
 
