@@ -91,11 +91,16 @@ def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
 
 def check_held_out(metric: str, loaded: Loaded) -> None:
     """Raises UserError for a model that was trained on every pair."""
-    if not loaded.experiment.config.data.options.get("held_out"):
+    if not held_out(loaded):
         raise UserError(
             f"--metrics={metric}: this model was trained on every pair; train with "
             "config.data.options.held_out"
         )
+
+
+def held_out(loaded: Loaded) -> tuple[str, ...]:
+    """The pairs of colour and shape that no image in training shows."""
+    return tuple(loaded.experiment.config.data.options.get("held_out") or ())
 
 
 def held_out_images(loaded: Loaded, num: int) -> Prompts:
@@ -119,7 +124,7 @@ def held_out_source(loaded: Loaded) -> Source:
     """Images of one object, of the pairs that no image in training shows."""
     c, own = loaded.experiment.config, loaded.experiment.own
     every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
-    drawn = tuple(pair for pair in every if pair not in c.data.options.get("held_out", ()))
+    drawn = tuple(pair for pair in every if pair not in held_out(loaded))
     return datasets.source(c, "validation", own, max_objects=1, held_out=drawn)
 
 
