@@ -78,10 +78,11 @@ def test_zero_shot_counts_the_nearest_of_all_classes(measured, clip_run):
     # Of the pair that was held out, all of one class: no training image shows it.
     red_circle = colours.index("red") * len(shapes) + shapes.index("circle")
     assert red_circle not in own
-    only = data.shapes.shapes("validation", 16, max_objects=1, held_out=[
-        (shape, colour) for shape in shapes for colour in colours
-        if (shape, colour) != ("circle", "red")
-    ])  # fmt: skip
+    every = [f"{colour} {shape}" for shape in shapes for colour in colours]
+    rest = tuple(pair for pair in every if pair != "red circle")
+    only = data.build_source(
+        "shapes", "validation", image_size=(16, 16), channels=3, max_objects=1, held_out=rest
+    )
     images = loaded.embed_images(np.stack([only[k]["image"] for k in evenly_spaced(only, FEW)]))
     share = np.mean(np.argmax(images @ np.stack(classes).T, axis=1) == red_circle)
     figure = measured["held_out_data"]["metrics"]["zero_shot_held_out_pairs"]
