@@ -117,6 +117,7 @@ def to_files(
     chain = experiment.Cascade(loaded, upsamplers)
     drawing = loaded.drawing(num_samples, **asked_for, **settings)
     passes = chain.passes(num_samples, **asked_for, **settings)
+    prompts_of.tell_empty(texts)
     of_no_class = bool((drawing.labels < 0).all())
     if numbers and of_no_class and not full_task.tells_labels:
         print(
