@@ -31,15 +31,15 @@ def with_prompts(
     Raises:
       UserError: for texts that are there twice.
     """
-    if task.clip is None or len(task.clip_prompts):
-        return task, conditioning.with_prompts(c, conditions, prompts)
     told = conditioning.with_prompts(c, conditions, prompts)
-    if not isinstance(texts := told.get(TEXT, ()), np.ndarray):
-        several = [texts] if isinstance(texts, str | int) else [*texts]
-        task = dataclasses.replace(task, clip_prompts=[str(text) for text in several])
+    texts = told.get(TEXT, ())
+    # Rows of tokens are the model's own.
+    if task.clip is None or len(task.clip_prompts) or isinstance(texts, np.ndarray):
+        return task, told
+    several = [texts] if isinstance(texts, str | int) else [*texts]
     if not conditioning.reads_text(c):
         told.pop(TEXT, None)
-    return task, told
+    return dataclasses.replace(task, clip_prompts=[str(text) for text in several]), told
 
 
 def check(c: ConfigDict, task: Task) -> None:

@@ -119,7 +119,8 @@ class LoadedNoisedClip(LoadedClip):
           UserError: as `LoadedClip.embed_images`, or for a t out of range.
         """
         x0 = coding.encoded(self.experiment.codec, self.experiment.image_shape, images)
-        return self._of_images("embed_images", noising.noised(self, x0, t, seed=seed), t)
+        xt = np.asarray(noising.noised(self, x0, t, seed=seed))
+        return self._of_images("embed_images", xt, t)
 
     def similarity(
         self, images: np.ndarray, texts: Sequence[str], t: float = 0.0, *, seed: int = 0

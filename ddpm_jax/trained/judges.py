@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from ddpm_jax.diffusion import guidance
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
 from ddpm_jax.trained import clip_tasks
 from ddpm_jax.trained.signature import Guide, Signature
+from ddpm_jax.trained.tasks import Task
 
 Arrays = Mapping[str, Any]
 
@@ -40,6 +43,15 @@ class Steered(NamedTuple):
 
     denoise: Denoiser
     mean_gradient: guidance.Gradient | None = None
+
+
+def check(c: ConfigDict, task: Task) -> None:
+    """Raises UserError for config.sample.mean_gradient where no judge has a gradient."""
+    if c.sample.get("mean_gradient") and task.classifier is None and task.clip is None:
+        raise UserError(
+            "config.sample.mean_gradient=True: no classifier or CLIP whose gradient shifts it; "
+            "name its run too, or leave it unset"
+        )
 
 
 def of_task(

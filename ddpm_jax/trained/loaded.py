@@ -12,7 +12,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import clip_tasks, descriptions, drawing, program, signature, tasks
+from ddpm_jax.trained import clip_tasks, descriptions, drawing, judges, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -135,6 +135,7 @@ class Loaded:
             task = dataclasses.replace(task, negative_prompts=negative_prompts)
         numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
+        judges.check(config, task)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         inputs = {
             **conditioning.arrays(

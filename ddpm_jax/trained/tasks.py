@@ -134,11 +134,6 @@ def check(c: ConfigDict, task: Task) -> None:
             f"config.sample.classifier_scale={c.sample.classifier_scale}: no classifier to "
             "scale; name its run too, or leave it unset"
         )
-    if c.sample.mean_gradient and task.classifier is None and task.clip is None:
-        raise UserError(
-            "config.sample.mean_gradient=True: no classifier or CLIP whose gradient shifts it; "
-            "name its run too, or leave it unset"
-        )
     if task.strength is not None and not len(task.init_images):
         raise UserError(f"strength={task.strength}: no image to begin with; give init_image too")
     if task.strength is not None and not 0 < task.strength <= 1:

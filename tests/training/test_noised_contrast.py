@@ -15,7 +15,7 @@ SIZE, BATCHES = 8, 2000
 
 def rows(params, xt, time, batch, key, train):
     """Products log p(class | x_t) / p(class), sharpened by `slope`, leaning by `lean`."""
-    logits = DATA.log_posterior(SCHEDULE, xt, (time + 1) / 100) - jnp.log(jnp.array(DATA.weights))
+    logits = DATA.log_posterior(SCHEDULE, xt, (time + 1) / 100) - jnp.log(jnp.array([DATA.weights]))
     lean = jnp.stack([params["lean"], jnp.zeros(())])[None] * xt[:, :1]
     image = jnp.exp(params["slope"]) * logits + lean
     return {"image": image, "text": jax.nn.one_hot(batch["text"], 2)}
@@ -66,8 +66,8 @@ def test_an_outcome_tells_what_was_drawn():
     assert outcome.extra == {"kept": 1}
     # The loss is that of these x_t, written out.
     xt = process.add_noise(SCHEDULE, batch["x0"], drawn["t"], drawn["eps"])
-    logits = DATA.log_posterior(SCHEDULE, xt, drawn["t"]) - np.log(DATA.weights)
-    table = np.asarray(logits)[:, batch["text"]]
+    logits = np.asarray(DATA.log_posterior(SCHEDULE, xt, drawn["t"])) - np.log(DATA.weights)
+    table = logits[:, batch["text"]]
     of_images = np.log(np.exp(table).sum(axis=1)) - np.diag(table)
     of_texts = np.log(np.exp(table).sum(axis=0)) - np.diag(table)
     np.testing.assert_allclose(outcome.loss, (of_images + of_texts) / 2, rtol=2e-3, atol=2e-3)
