@@ -1,7 +1,7 @@
 """A CLIP of noised shapes and their captions, to guide a diffusion model of them, as GLIDE's.
 
 Data: as configs/shapes_text.py, whose schedule and tokenizer it shares; it fits no other model's.
-Hardware: 2 CPU cores, about 15 min. Not trained to its end yet: no figure is known.
+Hardware: 2 CPU cores, at most 15 min. Not trained to its end yet: no figure is known.
 Command: python scripts/train.py --config=configs/shapes_noised_clip.py --workdir=runs/noised_clip
 Then: python scripts/sample.py --workdir=runs/shapes_text --guidance_scale=0 --out=drawn.npz
   --clip_workdir=runs/noised_clip --clip_scale=2 --prompt="a large red circle"
@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.diffusion.update(
         {name: guided.diffusion[name] for name in config.diffusion if name in guided.diffusion}
     )
-    config.train.update(num_steps=2500)
+    config.train.update(num_steps=1800)
     return config
