@@ -195,11 +195,14 @@ def test_prompts_and_scales_are_given(model, clips):
     assert all((one != images).any() for one in others)
 
 
-def test_what_of_a_prompt_does_not_fit_is_one_line(model, clips, caplog):
-    with caplog.at_level(logging.WARNING):
-        model.sample(2, prompts=["a red circle " * 9], task=Task(clip=clips["noised_clip"]))
-    (record,) = caplog.records
-    assert "has 27 tokens, and 22 fit: cut off is" in record.getMessage()
+def test_what_of_a_prompt_does_not_fit_is_one_line(model, of_text, clips, caplog):
+    task = Task(clip=clips["noised_clip"])
+    for drawn in (model, of_text):  # told to one, and to both
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            drawn.drawing(2, prompts=["a red circle " * 9], task=task)
+        (record,) = caplog.records
+        assert "has 27 tokens, and 22 fit: cut off is" in record.getMessage()
 
 
 def test_embeddings_of_clean_and_noised_images(clips):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, contrasting
 from ddpm_jax.build.conditioning import ConditionValue
+from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data.captions import TEXT
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained.tasks import Task
@@ -32,14 +33,12 @@ def with_prompts(
       UserError: for texts that are there twice.
     """
     told = conditioning.with_prompts(c, conditions, prompts)
-    texts = told.get(TEXT, ())
-    # Rows of tokens are the model's own.
-    if task.clip is None or len(task.clip_prompts) or isinstance(texts, np.ndarray):
+    texts = _texts(told)
+    if task.clip is None or len(task.clip_prompts) or not texts:
         return task, told
-    several = [texts] if isinstance(texts, str | int) else [*texts]
     if not conditioning.reads_text(c):
-        told.pop(TEXT, None)
-    return dataclasses.replace(task, clip_prompts=[str(text) for text in several]), told
+        del told[TEXT]
+    return dataclasses.replace(task, clip_prompts=texts), told
 
 
 def check(c: ConfigDict, task: Task) -> None:
@@ -62,17 +61,23 @@ def check(c: ConfigDict, task: Task) -> None:
         )
 
 
-def arrays(num: int, task: Task) -> dict[str, np.ndarray]:
+def arrays(
+    experiment: Experiment, num: int, task: Task, conditions: Mapping[str, ConditionValue]
+) -> dict[str, np.ndarray]:
     """What the program is told of a CLIP's texts, [num, ...], cycled; {} without a CLIP.
 
-    The tokenizer says in one line what it cut off.
+    The tokenizer says in one line what it cut off, unless it has said so of the model's own text.
     """
     if task.clip is None:
         return {}
-    built = task.clip.experiment
+    built, texts = task.clip.experiment, [*task.clip_prompts]
+    rows: ConditionValue = texts
+    same_context = built.config.data.context == experiment.config.data.get("context")
+    if _texts(conditions) == texts and same_context:
+        rows, _ = built.tokenizer.rows(texts, built.config.data.context)
     return {
-        TOKENS: conditioning.text_rows(built.config, num, task.clip_prompts, built.tokenizer),
-        STEERED: np.resize([*map(_says, task.clip_prompts)], num),
+        TOKENS: conditioning.text_rows(built.config, num, rows, built.tokenizer),
+        STEERED: np.resize([*map(_says, texts)], num),
     }
 
 
@@ -87,6 +92,14 @@ def factor(c: ConfigDict, task: Task) -> float:
         return 0.0
     own: Any = contrasting.logit_scale(task.clip.experiment.config, task.clip.params)
     return scale(c) * own
+
+
+def _texts(conditions: Mapping[str, ConditionValue]) -> list[str]:
+    """The text among some conditions; rows of tokens are none, but the model's own."""
+    texts = conditions.get(TEXT, ())
+    if isinstance(texts, np.ndarray):
+        return []
+    return [str(text) for text in ([texts] if isinstance(texts, str | int) else texts)]
 
 
 def _says(text: str) -> bool:

@@ -142,7 +142,7 @@ class Loaded:
                 config, experiment.own, num, numbers, conditions, experiment.tokenizer
             ),
             drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task)
-            | clip_tasks.arrays(num, task),
+            | clip_tasks.arrays(experiment, num, task, conditions),
         }
         batch_size = drawing.padded_batch(experiment, num)
 
