@@ -33,7 +33,13 @@ FIELDS = {
 }
 
 
-def config(**changes) -> ConfigDict:
-    """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"})."""
+def config(kind="clip", **changes) -> ConfigDict:
+    """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"}).
+
+    Of noised images it is on the path of `tiny_runs.BRIEF`.
+    """
     groups = {name: FIELDS.get(name, {}) | changes.get(name, {}) for name in {**FIELDS, **changes}}
-    return config_files.override(defaults.get_config("clip"), groups)
+    made = defaults.get_config(kind)
+    if "diffusion" in made:
+        groups["diffusion"] = {"schedule": "cosine", "num_steps": 10} | groups.get("diffusion", {})
+    return config_files.override(made, groups)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import networks
@@ -31,7 +32,7 @@ TEXT_TOWERS: dict[str, Callable[..., Any]] = {
     "bag_of_words": BagOfWords,
 }
 # What nobody sets: flax's own, and what hangs on a vocabulary that is not there yet.
-HIDDEN = ("parent", "name", "eos", "pad", "attention")
+HIDDEN = ("parent", "name", "eos", "pad", "attention", "timed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def network(c: ConfigDict, own: Own = NONE) -> NetworkModule:
     for field in ("image_mean", "image_std"):
         if len(value := c.model[field]) not in (1, channels):
             raise UserError(f"config.model.{field}={value}: need one number, or {channels}")
-    made = _row(c).network(c, _options(c))
+    made = _row(c).network(c, options(c))
     jax.eval_shape(lambda key: initial_params(c, own, made, key), jax.random.key(0))
     return made
 
@@ -83,7 +84,19 @@ def objective(
     c: ConfigDict, made: NetworkModule, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
     """What config.objective minimises. Raises UserError, or ValueError for an option's value."""
-    return _row(c).objective(c, made, _options(c))
+    return _row(c).objective(c, made, options(c))
+
+
+def logit_scale(c: ConfigDict, params: Any) -> float:
+    """What the cosines of images and texts are multiplied by before the softmax over either.
+
+    Raises:
+      UserError: for a run that compares images with no texts.
+    """
+    if "log_scale" not in params:
+        raise UserError("this run compares images with no texts, and has no scale")
+    limit = options(c).get("largest_scale", losses.contrastive.LARGEST_SCALE)
+    return float(min(np.exp(params["log_scale"]), limit))
 
 
 def image_tower(c: ConfigDict, projected: bool = True) -> Any:
@@ -259,7 +272,8 @@ def _row(c: ConfigDict) -> Row:
     return choose("objective.name", c.objective.name, OBJECTIVES)
 
 
-def _options(c: ConfigDict) -> dict[str, Any]:
+def options(c: ConfigDict) -> dict[str, Any]:
+    """config.objective.options with the defaults of config.objective.name. Raises UserError."""
     row = _row(c)
     try:
         return row.options(

@@ -18,6 +18,8 @@ from ddpm_jax.build import (
     contrasting,
     language,
     networks,
+    noised_contrasting,
+    noised_inputs,
     objectives,
     upsampling,
 )
@@ -42,7 +44,8 @@ class Kind:
       measures: what metrics of it are measured on, members of `measures.metric.Needs`.
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
-      guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
+      guides: in which place of a `Task` it can stand: "weaker", "classifier", "clip"; None for
+        nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images, or config -> why; "" for a kind that draws them.
       next: config -> the command to run after training, with {workdir} for the run's.
@@ -90,7 +93,7 @@ KINDS: dict[str, Kind] = {
         noun="classifier",
         config=defaults.classifier,
         network=networks.classifier,
-        objective=objectives.classification,
+        objective=noised_inputs.classification,
         face="classifier",
         measures=("CLASSIFIER",),
         guides="classifier",
@@ -107,9 +110,24 @@ KINDS: dict[str, Kind] = {
         face="clip",
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
+        guides="clip",
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
         next=lambda config: "evaluate --workdir={workdir}",
+    ),
+    "noised_clip": Kind(
+        noun="noised CLIP",
+        config=defaults.noised_clip,
+        network=noised_contrasting.network,
+        initial=noised_contrasting.initial_params,
+        objective=noised_contrasting.objective,
+        face="noised_clip",
+        measures=("PAIRS", "CLASSES", "PROBE"),
+        reads_text=contrasting.reads_text,
+        guides="clip",
+        no_images="draw from a diffusion model and name the CLIP's run with --clip_workdir and a "
+        "--prompt",
+        next=lambda config: "sample --workdir=MODEL --clip_workdir={workdir} --prompt=TEXT " + DRAW,
     ),
     "language": Kind(
         noun="language model",

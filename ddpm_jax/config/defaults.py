@@ -82,10 +82,16 @@ def clip() -> ConfigDict:
     return _locked(other_kinds.clip(denoiser()))
 
 
+def noised_clip() -> ConfigDict:
+    """The default CLIP of noised images."""
+    return _locked(other_kinds.noised_clip(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
-    # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip
+    # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
+    # noised_clip, of x_t, to guide
     config.kind = "denoiser"
     config.seed = 0
 
@@ -256,6 +262,9 @@ def denoiser() -> ConfigDict:
     sample.guidance_high = placeholder(float)  # up to here, and not elsewhere
     sample.guidance_rescale = placeholder(float)  # 0 to 1: how far guidance's contrast is undone
     sample.classifier_scale = placeholder(float)  # of a classifier's gradient, where one is named
+    sample.clip_scale = placeholder(float)  # of a CLIP's; 1
+    # Shift the mean of each step of ancestral by these gradients, in place of bending eps.
+    sample.mean_gradient = placeholder(bool)
     # Of a model that enlarges: the level of noise on what it enlarges; half of training's largest.
     sample.augmentation = placeholder(float)
     sample.batch_size = 64
@@ -286,4 +295,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "classifier": classifier,
     "language": language,
     "clip": clip,
+    "noised_clip": noised_clip,
 }

@@ -72,6 +72,8 @@ NOT_OF_LANGUAGE = (
     "sample.guidance_high",
     "sample.guidance_rescale",
     "sample.classifier_scale",
+    "sample.clip_scale",
+    "sample.mean_gradient",
     "sample.augmentation",
 )
 
@@ -137,6 +139,14 @@ def clip(denoiser: ConfigDict) -> ConfigDict:
     config.optim.options = {"beta2": 0.98, "epsilon": 1e-6, "matrices_only": True}
     config.optim.decay = "cosine"
     config.ema.decay = 0.999
+    return config
+
+
+def noised_clip(denoiser: ConfigDict) -> ConfigDict:
+    """The default CLIP of noised images, which guides (Nichol et al. 2021), from the default's."""
+    config = clip(denoiser)
+    config.kind = "noised_clip"
+    config.diffusion = classifier(denoiser).diffusion  # the path, and the draw of times
     return config
 
 

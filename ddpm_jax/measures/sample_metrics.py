@@ -61,7 +61,8 @@ PROMPTED: dict[Needs, Prompted] = {
     Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
 }
 
-SCALES = ("guidance_scale", "classifier_scale")
+SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
+JUDGES = {"classifier": "classifier", "clip": "CLIP"}  # what guides by a scale of its own
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
 REAL = "real"  # of the protocol: what images samples are judged by
 
@@ -111,29 +112,33 @@ class Measured(NamedTuple):
     labels: dict[str, Label]
 
 
-def settings(
-    guidance_scales: Sequence[str], classifier_scales: Sequence[str], own: float, task: Task
-) -> list[Setting]:
-    """The scales to measure at: every guidance scale with every classifier's.
+def settings(scales: Mapping[str, Sequence[str]], own: float, task: Task) -> list[Setting]:
+    """The scales to measure at: every guidance scale with every classifier's and every CLIP's.
 
-    Without guidance scales the run's own, and 1 beside it if that is not 1; with a classifier 1
-    alone. Without classifier scales 1, where there is a classifier.
+    Without guidance scales the run's own, and 1 beside it if that is not 1; with a classifier or a
+    CLIP 1 alone. Without theirs 1, where there is one.
+
+    Args:
+      scales: of `SCALES`, as text.
+      own: the run's own guidance scale.
+      task: what guides besides.
 
     Raises:
-      UserError: for text that is not a number, or classifier scales without a classifier.
+      UserError: for text that is not a number, or scales of what there is not.
     """
-    if classifier_scales and task.classifier is None:
-        raise UserError(
-            f"--classifier_scale={','.join(classifier_scales)}: no classifier to scale; name its "
-            "run with --classifier_workdir"
-        )
-    default = [own] if own == 1 else [own, 1.0]
-    guidance = _numbers("guidance_scale", guidance_scales)
-    if task.classifier is None:
-        return [{"guidance_scale": scale} for scale in guidance or default]
-    of_classifier = _numbers("classifier_scale", classifier_scales) or [1.0]
-    both = itertools.product(guidance or [1.0], of_classifier)
-    return [dict(zip(SCALES, scales, strict=True)) for scales in both]
+    judges = {name: _numbers(f"{name}_scale", scales[f"{name}_scale"]) for name in JUDGES}
+    for name, numbers in judges.items():
+        if numbers and name not in task.guides:
+            flag = f"{name}_scale"
+            raise UserError(
+                f"--{flag}={','.join(scales[flag])}: no {JUDGES[name]} to scale; name its run with "
+                f"--{name}_workdir"
+            )
+    guided = {f"{name}_scale": judges[name] or [1.0] for name in JUDGES if name in task.guides}
+    default = [1.0] if guided or own == 1 else [own, 1.0]
+    every = {"guidance_scale": _numbers("guidance_scale", scales["guidance_scale"]) or default}
+    every |= guided
+    return [dict(zip(every, one, strict=True)) for one in itertools.product(*every.values())]
 
 
 def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:

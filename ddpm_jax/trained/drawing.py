@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
-from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling, processes, sharding
+from ddpm_jax.trained.judges import Steered
 
 ArraysByName = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, ArraysByName], jax.Array]
@@ -24,9 +24,9 @@ TASK = "task"
 
 
 def make_program(
-    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Denoiser],
+    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Steered],
     start: Callable[[jax.Array, ArraysByName], jax.Array],
-    run: Callable[[Denoiser, jax.Array, jax.Array, ArraysByName], jax.Array],
+    run: Callable[[Steered, jax.Array, jax.Array, ArraysByName], jax.Array],
     *,
     prepare: Prepare,
     mesh: Mesh,
@@ -39,7 +39,7 @@ def make_program(
     Args:
       denoiser: (params, helpers, numbers, conditions, task) -> what is sampled.
       start: (keys [B], task) -> x at the first time.
-      run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
+      run: (that, keys [B], x, task) -> x_0, or as many images of each as are kept.
       prepare: (keys [B], conditions, task, level of noise) -> the first three as the others take
         them; the level is the number "augmentation".
       mesh: the batch is split over its devices.
@@ -49,9 +49,9 @@ def make_program(
         params: Any, helpers: Any, numbers: Any, keys: jax.Array, conditions: Any, task: Any
     ) -> jax.Array:
         keys, conditions, task = prepare(keys, conditions, task, numbers.get("augmentation"))
-        denoise = denoiser(params, helpers, numbers, conditions, task)
+        steered = denoiser(params, helpers, numbers, conditions, task)
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        return run(denoise, keys_steps, start(keys_start, task), task)
+        return run(steered, keys_steps, start(keys_start, task), task)
 
     batch = sharding.batch_sharding(mesh)
     compiled = compiling.jit(

@@ -12,7 +12,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import descriptions, drawing, program, signature, tasks
+from ddpm_jax.trained import clip_tasks, descriptions, drawing, judges, program, signature, tasks
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -89,7 +89,8 @@ class Loaded:
           num: how many.
           labels: classes, cycled: their numbers, or names in config.data.class_names; without
             them, image k is of class k mod num_classes.
-          prompts: texts of what to draw, cycled, for a model that reads text; "" for no text.
+          prompts: texts of what to draw, cycled, for a model that reads text and a CLIP that
+            guides; "" for no text.
           negative_prompts: what to steer away from, cycled: guidance then leads from there.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
@@ -129,17 +130,19 @@ class Loaded:
         program.check_draws(self.experiment)
         experiment = self._with(options, task)
         config = experiment.config
-        conditions = conditioning.with_prompts(config, conditions, prompts)
+        task, conditions = clip_tasks.with_prompts(config, task, conditions, prompts)
         if len(negative_prompts):
             task = dataclasses.replace(task, negative_prompts=negative_prompts)
         numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
+        judges.check(config, task)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         inputs = {
             **conditioning.arrays(
                 config, experiment.own, num, numbers, conditions, experiment.tokenizer
             ),
-            drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
+            drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task)
+            | clip_tasks.arrays(experiment, num, task, conditions),
         }
         batch_size = drawing.padded_batch(experiment, num)
 

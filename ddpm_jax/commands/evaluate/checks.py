@@ -80,6 +80,18 @@ def check_labels(loaded: Loaded, metrics: Sequence[Metric], task: Task) -> None:
         )
 
 
+def check_clip(metrics: Sequence[Metric], task: Task) -> None:
+    """Raises UserError for metrics whose samples have no prompt, where a CLIP is to guide them."""
+    if task.clip is None:
+        return
+    if wrong := [metric for metric in metrics if metric.needs is not Needs.CAPTIONS]:
+        others = _names(one for one in METRICS.values() if one.needs is Needs.CAPTIONS)
+        raise UserError(
+            f"--metrics={wrong[0].name} draws without prompts, which leaves the CLIP of "
+            f"--clip_workdir nothing to steer to: choose among {others}"
+        )
+
+
 def check_space(metrics: Sequence[Metric], flags: Mapping[str, Any]) -> None:
     """Raises UserError for a flag of the space of features that nothing uses, or a bad number."""
     for flag, value in flags.items():

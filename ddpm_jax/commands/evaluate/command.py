@@ -36,6 +36,7 @@ def define() -> None:
         "1,2,3; the run's own, and 1 beside it; over two are drawn in NAME.png",
     )
     many("classifier_scale", [], "scales of a classifier's gradient, 1,2,4; by default 1")
+    many("clip_scale", [], "the same of a CLIP's gradient")
     text(
         "extractor",
         None,

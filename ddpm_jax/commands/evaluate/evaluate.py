@@ -34,7 +34,7 @@ SPACE = (
     "export_reference",
 )
 SAMPLING = (*sample_flags.SAMPLER, "options")
-SCALES = {"guidance_scale": "guidance_scales", "classifier_scale": "classifier_scales"}
+SCALES = {name: f"{name}s" for name in sample_flags.SCALES}  # flag: argument
 OWN = (
     "workdir",
     "metrics",
@@ -66,6 +66,7 @@ def evaluate(
     repeats: int | None = None,
     guidance_scales: Sequence[str] = (),
     classifier_scales: Sequence[str] = (),
+    clip_scales: Sequence[str] = (),
     guides: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
     options: Sequence[str] = (),
@@ -93,9 +94,9 @@ def evaluate(
         `checks.default_metrics`.
       num_samples: at each scale; None for 500.
       repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
-      guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
-        than two settings are drawn as a figure, DIR/eval/NAME.png.
-      guides: classifier_workdir, weaker_workdir and weaker_step, as `tasks.from_flags` takes them.
+      guidance_scales, classifier_scales, clip_scales: as text; none: as `sample_metrics.settings`
+        says. More than two settings are drawn as a figure, DIR/eval/NAME.png.
+      guides: what `tasks.from_flags` takes of `sample_flags.GUIDES`.
       sampling: fields of config.sample that differ from the run's; None leaves one as it is.
       options: others, as text: "method=singlestep".
       space: for the metrics of distributions.
@@ -125,11 +126,15 @@ def evaluate(
     of_model = [metric for metric in selected if metric.needs.of_model]
     drawn = [metric for metric in selected if not metric.needs.of_model]
     name = results.file_name(name or (SAMPLES if drawn else of_model[0].section))
+    scales_of = {
+        "guidance_scale": guidance_scales,
+        "classifier_scale": classifier_scales,
+        "clip_scale": clip_scales,
+    }
     of_drawn = {
         "num_samples": num_samples,
         "repeats": repeats,
-        "guidance_scale": guidance_scales,
-        "classifier_scale": classifier_scales,
+        **scales_of,
         "options": options,
         **(guides or {}),
         **(sampling or {}),
@@ -155,6 +160,7 @@ def evaluate(
     checks.check_kind(loaded, selected)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}), code=code)
     checks.check_labels(loaded, selected, task)
+    checks.check_clip(selected, task)
     checks.check_classes(loaded, workdir)
     for metric in selected:
         if metric.check is not None:
@@ -175,9 +181,7 @@ def evaluate(
     }
     scales: list[sample_metrics.Setting] = []
     if drawn:
-        scales = sample_metrics.settings(
-            guidance_scales, classifier_scales, config.sample.guidance_scale, task
-        )
+        scales = sample_metrics.settings(scales_of, config.sample.guidance_scale, task)
         request = sample_metrics.Request(
             metrics=drawn,
             scales=scales,

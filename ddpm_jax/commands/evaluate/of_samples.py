@@ -60,13 +60,12 @@ def measure(
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
     measured = sample_metrics.measure(loaded, request, compared)
-    guides = {"classifier": request.task.classifier, "weaker": request.task.weaker}
     report["protocol"] |= {
         "num_samples": request.num_samples,
         "repeats": request.repeats,
         # All that is set: two protocols never look alike.
         "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
-        "guides": {name: described(one) for name, one in guides.items() if one is not None},
+        "guides": {name: described(one) for name, one in request.task.guides.items()},
     }
     num_reference = None if compared is None else compared.num_reference
     sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
