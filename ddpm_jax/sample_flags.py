@@ -9,7 +9,7 @@ from absl import flags
 SAMPLER = ("sampler", "num_steps", "grid", "order", "eta", "batch_size")
 SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
 # What guides, also where samples are measured.
-GUIDES = ("classifier_workdir", "clip_workdir", "weaker_workdir", "weaker_step")
+GUIDES = ("classifier_workdir", "clip_workdir", "weaker_workdir", "weaker_step", "prior_workdir")
 IMAGES = (
     "compose",
     "between_labels",
@@ -19,9 +19,13 @@ IMAGES = (
     "colourise",
     "upscale",
     "observation_noise",
+    "vary",
+    "between_images",
+    "text_diff",
+    "theta",
 )
 # Flags that take two words, --inpaint image.png mask.png; init_image takes one or two.
-PAIRS = ("inpaint", "init_image")
+PAIRS = ("inpaint", "init_image", "between_images", "text_diff")
 
 
 class _Paths(flags.ListParser):
@@ -72,12 +76,13 @@ def define_average() -> None:
 
 
 def define_guides() -> None:
-    """--classifier_workdir, --clip_workdir, --weaker_workdir and --weaker_step."""
+    """The workdirs of what guides, and --prior_workdir."""
     text = flags.DEFINE_string
     text("classifier_workdir", None, "a classifier trained on the same schedule, to guide by")
     text("clip_workdir", None, "a CLIP, to guide by towards each image's prompt")
     text("weaker_workdir", None, "a weaker run to guide away from (autoguidance)")
     flags.DEFINE_integer("weaker_step", None, "its checkpoint; alone, an earlier one of --workdir")
+    text("prior_workdir", None, "of unCLIP: a prior that draws embeddings by the prompts")
 
 
 def define_images() -> None:
@@ -101,6 +106,12 @@ def define_images() -> None:
     text("colourise", None, "a grey image, to be coloured")
     text("upscale", None, "a smaller image, to be enlarged")
     flags.DEFINE_float("observation_noise", None, "of colourise and upscale; pixels are -1 to 1")
+    text("vary", None, "of unCLIP: an image whose variations are drawn")
+    define_paths("between_images", "of unCLIP, A B: from one image to another along the images")
+    flags.DEFINE_list(
+        "text_diff", [], "of unCLIP, FROM TO: --vary's image is turned from one text to another"
+    )
+    flags.DEFINE_float("theta", None, "of text_diff: how far, above 0 to 1; 0.5")
     text("trajectory", None, "F.png or F.gif: also draw the way from noise to image")
 
 

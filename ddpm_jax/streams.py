@@ -39,6 +39,8 @@ AUGMENTATION = Stream("step", 2**32 - 4)
 # What a projection draws after a step of a sampler, and after all of Langevin's updates of a level.
 PROJECTION = Stream("sampler", 2**31 - 1)
 LEVEL_PROJECTION = Stream("sampler", 2**31 - 2)
+# The embedding of an image that a prior draws, beside the image that is drawn by it.
+PRIOR = Stream("sample", 2**31 - 1)
 
 ALL = (
     VALIDATION,
@@ -48,6 +50,7 @@ ALL = (
     AUGMENTATION,
     PROJECTION,
     LEVEL_PROJECTION,
+    PRIOR,
 )
 
 

@@ -33,13 +33,14 @@ FIELDS = {
 }
 
 
-def config(kind="clip", **changes) -> ConfigDict:
+def config(kind="clip", seed=0, **changes) -> ConfigDict:
     """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"}).
 
     Of noised images it is on the path of `tiny_runs.BRIEF`.
     """
     groups = {name: FIELDS.get(name, {}) | changes.get(name, {}) for name in {**FIELDS, **changes}}
     made = defaults.get_config(kind)
+    made.seed = seed
     if "diffusion" in made:
         groups["diffusion"] = {"schedule": "cosine", "num_steps": 10} | groups.get("diffusion", {})
     return config_files.override(made, groups)

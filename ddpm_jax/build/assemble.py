@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
     augmentation,
+    clips,
     datasets,
     networks,
     objectives,
@@ -78,6 +79,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         built={"config": c.to_dict(), **parts},
         **parts,
     )
+    clips.check(experiment)
     if own_code.is_own(_loss(c)):
         experiment.check_loss()
     if c.optim.frozen:

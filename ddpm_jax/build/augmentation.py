@@ -11,5 +11,5 @@ MOVES: dict[str, Move] = {"flip": flip, "shift": shift}
 
 def objective(c: ConfigDict, inner: Objective) -> Objective:
     """The objective of moved images, or the same one. Raises UserError for an unknown name."""
-    moves = {name: choose("data.augment", name, MOVES) for name in c.data.augment}
+    moves = {name: choose("data.augment", name, MOVES) for name in c.data.get("augment", ())}
     return augmented(inner, moves) if moves else inner

@@ -11,21 +11,25 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import data
-from ddpm_jax.build import upsampling
+from ddpm_jax.build import image_embeddings, upsampling
 from ddpm_jax.build.datasets import dataset
-from ddpm_jax.codecs import Codec, to_float
+from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.data.base import nearest
-from ddpm_jax.data.captions import TEXT, EncodeTexts
+from ddpm_jax.data.captions import TEXT
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
+from ddpm_jax.models.image_embedding import EMBEDDING
 
 # A value by its name or number, one for each image, cycled; or an image for all, or one for each; a
 # text, one for each image, cycled, or rows of tokens, int [num, L].
+# The embedding of an image: [D] for all, or [num, D].
 ConditionValue = str | int | Sequence[str | int] | np.ndarray
+
+# What the data are not asked for: it is made of a batch's images and captions.
+MADE = (upsampling.NAME, TEXT, EMBEDDING)
 
 
 def condition_names(c: ConfigDict) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ def images(c: ConfigDict, own: Own) -> dict[str, int]:
 
 def of_data(c: ConfigDict) -> tuple[str, ...]:
     """Those of config.model.conditions that the data are asked for."""
-    return tuple(name for name in condition_names(c) if name not in (upsampling.NAME, TEXT))
+    return tuple(name for name in condition_names(c) if name not in MADE)
 
 
 def takes_labels(c: ConfigDict) -> bool:
@@ -78,6 +82,7 @@ def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], ty
         values(c, own), ((), np.int32)
     )
     of_text = {TEXT: ((c.data.context,), np.int32)} if reads_text(c) else {}
+    of_text |= image_embeddings.shapes(c)
     of_images = {
         name: ((height, width, channels), np.float32) for name, channels in images(c, own).items()
     }
@@ -112,7 +117,7 @@ def _hiding(c: ConfigDict) -> ConfigDict:
 
 
 def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:
-    """What is known of each of config.model.conditions but a text.
+    """What is known of each of config.model.conditions but a text and an image's embedding.
 
     Raises:
       UserError: for an unknown name.
@@ -126,7 +131,7 @@ def _available(c: ConfigDict, own: Own) -> dict[str, tuple[str, ...] | int]:
             )
     # A small image and the level of its noise.
     available = {**available, upsampling.NAME: c.data.channels + 1}
-    return {name: available[name] for name in condition_names(c) if name != TEXT}
+    return {name: available[name] for name in condition_names(c) if name not in (TEXT, EMBEDDING)}
 
 
 def arrays(
@@ -153,7 +158,8 @@ def arrays(
       UserError: for a name or value that is unknown, or an image of another size.
     """
     _check_read(c, conditions)
-    if unknown := sorted(set(conditions) - {*values(c, own), *images(c, own), TEXT}):
+    told = image_embeddings.shapes(c)
+    if unknown := sorted(set(conditions) - {*values(c, own), *images(c, own), TEXT, *told}):
         choices = ", ".join(condition_names(c)) or "none but labels"
         hint = nearest(unknown[0], condition_names(c))
         raise UserError(
@@ -176,6 +182,8 @@ def arrays(
         whole[name] = np.broadcast_to(image, (num, *image.shape[-3:]))
     if reads_text(c):
         whole[TEXT] = text_rows(c, num, conditions.get(TEXT, ()), tokenizer)
+    for name in told:
+        whole[name] = image_embeddings.rows(c, num, conditions.get(name))
     return whole
 
 
@@ -237,38 +245,14 @@ def check_enlarges(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> N
         )
 
 
-def shown(
-    c: ConfigDict,
-    held_out: data.Source,
-    num: int,
-    codec: Codec,
-    encode_texts: EncodeTexts | None = None,
-) -> tuple[np.ndarray, dict[str, ConditionValue]]:
-    """Labels int [num] and conditions, as of `arrays`, that evenly spaced images show."""
-    names = of_data(c)
-    batches = data.evaluation_batches(
-        held_out,
-        num,
-        num,
-        encode=codec.encode_batch,
-        conditions=names,
-        encode_texts=encode_texts,
-        num_threads=0,
-    )
-    batch = next(batches)
-    told = (*names, TEXT) if reads_text(c) else names
-    conditions: dict[str, ConditionValue] = {name: batch[name] for name in told}
-    if upsampling.NAME in condition_names(c):
-        conditions[upsampling.NAME] = upsampling.shrunk(c, batch["x0"])
-    return batch["label"], conditions
-
-
 def _check_read(c: ConfigDict, conditions: Mapping[str, ConditionValue]) -> None:
     """Raises UserError for a text that the network does not read."""
     if TEXT in conditions and not reads_text(c):
         raise UserError(
             "prompts: this model reads no text; leave them out, or train one with "
             f"config.model.conditions=({TEXT!r},), as configs/shapes_text.py does"
+            + ", or name a prior with --prior_workdir"
+            * image_embeddings.told(c)
         )
 
 

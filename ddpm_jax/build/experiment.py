@@ -65,6 +65,8 @@ class Experiment:
       tokenizer: of its captions, for a kind that reads text; None until its run begins or is
         loaded (`build.texts`).
       frozen: trees of parameters that objectives need by name, such as another run's.
+      clip: the CLIP whose embeddings it has, for a kind that has one (`build.clips`); its
+        parameters are among `frozen`.
       built: PARTS as built from the config, and that config; `changed` reports what was changed
         since.
       programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
@@ -85,6 +87,7 @@ class Experiment:
     players: Players = dataclasses.field(default_factory=dict)
     tokenizer: Tokenizer | None = None
     frozen: Trees = dataclasses.field(default_factory=dict)
+    clip: Any = None
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -234,11 +237,11 @@ class Experiment:
             plan = step.make_plan(self.objective, self.optimizer, self.learning_rate, **options)
         states, batch = self.state_sharding(), sharding.batch_sharding(self.mesh)
         if self.config.mesh.strict:
-            return Strict(plan, parts.count, self.mesh, states, self._placed_frozen())
+            return Strict(plan, parts.count, self.mesh, states, self.placed_frozen())
         # Rows that are compared with each other go by twice, which is one program's own affair.
         whole = any(objective.halves is not None for objective in self._objectives())
         if parts.count > 1 and self.platform == "cpu" and not whole:
-            return Dispatched(plan, parts, states, self._placed_frozen())
+            return Dispatched(plan, parts, states, self.placed_frozen())
         pure = plans.in_one_program(plan, parts)
         out = (states, sharding.replicated(self.mesh))
         return self._with_frozen(pure, (states, batch), out, donate_argnums=0)
@@ -268,12 +271,12 @@ class Experiment:
         """The jitted function; frozen trees, if there are any, are its last argument, handed in."""
         if not self.frozen:
             return compiling.jit(pure, in_shardings=places, out_shardings=out, **options)
-        trees = self._placed_frozen()
+        trees = self.placed_frozen()
         where = jax.tree.map(lambda leaf: leaf.sharding, trees)
         compiled = compiling.jit(pure, in_shardings=(*places, where), out_shardings=out, **options)
         return _Bound(compiled, trees)
 
-    def _placed_frozen(self) -> Trees:
+    def placed_frozen(self) -> Trees:
         """The frozen trees on the mesh."""
         trees = dict(self.frozen)
         return jax.device_put(trees, sharding.state_sharding(self.mesh, trees))

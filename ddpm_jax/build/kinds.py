@@ -16,11 +16,13 @@ from ddpm_jax.build import (
     coding,
     conditioning,
     contrasting,
+    image_embeddings,
     language,
     networks,
     noised_contrasting,
     noised_inputs,
     objectives,
+    prior,
     upsampling,
 )
 from ddpm_jax.codecs import Codec
@@ -52,6 +54,12 @@ class Kind:
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
       draws: how it draws images, a name of `trained.program.DRAWS`.
+      embeds: whether other runs can have its embeddings, as `config.data.clip`.
+      has_clip: config -> whether it has those of another run.
+      reads_states: whether it reads what that CLIP's text tower makes of each token.
+      fits_components: config -> whether the components of training embeddings are part of a run.
+      embedded: (config, objective, the CLIP's network) -> the objective of batches that this CLIP
+        embeds, for a kind that has one.
     """
 
     noun: str
@@ -68,6 +76,11 @@ class Kind:
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
     draws: str = "diffusion"
+    embeds: bool = False
+    has_clip: Callable[[ConfigDict], bool] = lambda config: False
+    reads_states: bool = False
+    fits_components: Callable[[ConfigDict], bool] = lambda config: False
+    embedded: Callable[[ConfigDict, Any, Any], step.Objective] = image_embeddings.objective
 
     def why_no_images(self, config: ConfigDict) -> str:
         """Why a run of it with this config draws no images; "" for one that draws them."""
@@ -88,6 +101,7 @@ KINDS: dict[str, Kind] = {
         reads_text=conditioning.reads_text,
         guides="weaker",
         next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
+        has_clip=image_embeddings.told,
     ),
     "classifier": Kind(
         noun="classifier",
@@ -114,6 +128,7 @@ KINDS: dict[str, Kind] = {
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
         next=lambda config: "evaluate --workdir={workdir}",
+        embeds=True,
     ),
     "noised_clip": Kind(
         noun="noised CLIP",
@@ -147,5 +162,24 @@ KINDS: dict[str, Kind] = {
         codec=coding.quantised,
         initial=language.initial_params,
         draws="tokens",
+    ),
+    "prior": Kind(
+        noun="prior",
+        config=defaults.prior,
+        network=prior.network,
+        initial=prior.initial_params,
+        objective=prior.objective,
+        face="prior",
+        measures=("PRIOR",),
+        reads_text=prior.reads_text,
+        no_images="draw from a model that is told its embeddings and name the prior's run with "
+        "--prior_workdir",
+        next=lambda config: (
+            'sample --prior_workdir={workdir} --workdir=DECODER --prompt="..." --out=samples.npz'
+        ),
+        has_clip=prior.has_clip,
+        reads_states=True,
+        fits_components=prior.fits_components,
+        embedded=prior.of_batches,
     ),
 }

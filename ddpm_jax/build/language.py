@@ -38,10 +38,9 @@ def objective(
     c: ConfigDict, model: LanguageModel, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
     """The cross-entropy of each token given those before it, in nats."""
-    rate = conditioning.dropout(c).get("label")
     tokens_of = of_text if reads_text(c) else of_pixels
     apply: Callable[..., Any] = model.apply
-    return next_token(apply, tokens_of, label_dropout=rate)
+    return next_token(apply, tokens_of, dropout=conditioning.dropout(c))
 
 
 def reads_text(c: ConfigDict) -> bool:

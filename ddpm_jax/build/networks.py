@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning, paths
+from ddpm_jax.build import conditioning, image_embeddings, paths
 from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, keywords, parameters
@@ -181,6 +181,7 @@ def _unet(c: ConfigDict, own: Own) -> UNet:
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
         captions=_captions(c),
+        image_embedding=image_embeddings.dimensions(c),
         fourier_features=tuple(m.fourier_features),
     )
 
@@ -232,6 +233,7 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         attributes=_attributes(c, own),
         images=tuple(conditioning.images(c, own).items()),
         captions=_captions(c),
+        image_embedding=image_embeddings.dimensions(c),
         dropout=m.dropout,
         remat=remat(c),
         dtype=dtype(c),

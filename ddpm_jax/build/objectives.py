@@ -130,7 +130,7 @@ def pixel_levels(c: ConfigDict, own: Own = NONE) -> int:
 
 
 def chosen_time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
-    """What config.diffusion.time_draw names."""
+    """What config.diffusion.time_draw names. Raises UserError for an option it does not have."""
     build = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS, own)
     options = keywords(
         "diffusion.time_options",

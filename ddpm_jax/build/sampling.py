@@ -57,6 +57,9 @@ BY_PROGRAM = (
     "threshold",
 )
 
+# The reverse variance of a kind of run that has no such choice.
+FIXED = "fixed_large"
+
 
 def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
     """The sampler of config.sample with its options: (denoise, schedule, times, key, x) -> x_0.
@@ -75,7 +78,7 @@ def sampler(c: ConfigDict, own: Own = NONE) -> functools.partial[Any]:
         factory,
         name=f"sampler {s.sampler}",
         positional=POSITIONAL,
-        provided={"variance": c.diffusion.variance},
+        provided={"variance": c.diffusion.get("variance", FIXED)},
         hidden=BY_PROGRAM,
         choices=SAMPLERS,
     )

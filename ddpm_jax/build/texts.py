@@ -41,7 +41,13 @@ def check(c: ConfigDict, kind: Kind, own: Own = NONE) -> None:
         if name:
             raise UserError(f"config.data.tokenizer={name}: this {kind.noun} reads no text; set ''")
         return
-    if not name:
+    if kind.has_clip(c):
+        if name:
+            raise UserError(
+                f"config.data.tokenizer={name}: texts are made tokens by the tokenizer of "
+                "config.data.clip; set ''"
+            )
+    elif not name:
         raise UserError(
             f"config.data.tokenizer='': this {kind.noun} reads captions; set "
             f"{', '.join(LEARNED)}, or the path of CLIP's own files"
@@ -55,7 +61,7 @@ def check(c: ConfigDict, kind: Kind, own: Own = NONE) -> None:
     mirrored = "a mirrored image keeps its caption, which may tell left from right; leave it out"
     if c.data.flip:
         raise UserError(f"config.data.flip=True: {mirrored}")
-    if "flip" in c.data.augment:
+    if "flip" in c.data.get("augment", ()):
         raise UserError(f"config.data.augment={tuple(c.data.augment)}: {mirrored}")
 
 

@@ -53,6 +53,7 @@ LEARNED_TOKENIZERS = ("bytes", "words")
 # The fields that name files and folders.
 PATHS = (
     "data.data_dir",
+    "data.clip",
     "data.options.captions_file",
     "data.options.labels_file",
     "data.tokenizer",
@@ -124,8 +125,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             cli.refuse_elsewhere(f"config.{name}", value)
     config = without_unread(config)
     groups: dict[str, dict[str, Any]] = {"data": {"image_size": image_shape(config)[:2]}}
-    for group, name in (("data", "data_dir"), ("train", "init_from")):
-        if path := config[group][name]:
+    for group, name in (("data", "data_dir"), ("data", "clip"), ("train", "init_from")):
+        if path := config[group].get(name):
             groups.setdefault(group, {})[name] = os.path.abspath(path)
     if (path := config.data.get("tokenizer")) and path not in LEARNED_TOKENIZERS:
         groups["data"]["tokenizer"] = os.path.abspath(os.path.expanduser(path))

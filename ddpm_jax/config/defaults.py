@@ -87,11 +87,16 @@ def noised_clip() -> ConfigDict:
     return _locked(other_kinds.noised_clip(denoiser()))
 
 
+def prior() -> ConfigDict:
+    """The default prior of unCLIP."""
+    return _locked(other_kinds.prior(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
-    # noised_clip, of x_t, to guide
+    # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts
     config.kind = "denoiser"
     config.seed = 0
 
@@ -115,6 +120,8 @@ def denoiser() -> ConfigDict:
     data.tokenizer = ""
     data.vocabulary = 1024  # tokens at most that are learned; the number of CLIP's own is 49408
     data.context = 77  # tokens of a text, with its beginning and end
+    # The workdir of a CLIP, for model.conditions=("image_embedding",); the run keeps a copy.
+    data.clip = ""
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()
@@ -138,7 +145,8 @@ def denoiser() -> ConfigDict:
     model.num_classes = 0  # 0 for no label
     # Conditions beside the label, names of what the data know: of shapes background, shape,
     # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; text,
-    # the captions, with data.tokenizer; and low_resolution, with diffusion.low_resolution.
+    # the captions, with data.tokenizer; low_resolution, with diffusion.low_resolution; and
+    # image_embedding, the embedding of an image by data.clip.
     model.conditions = ()
     # The transformer that reads "text": glide, trained with the network, or clip, which can
     # begin with a CLIP's weights (train.init_from) and keep them (optim.frozen); the channels of
@@ -147,6 +155,7 @@ def denoiser() -> ConfigDict:
     model.text_channels = 512
     model.text_blocks = 16
     model.text_heads = 8
+    model.embed_dim = 512  # of data.clip's embeddings, for image_embedding
     model.dtype = "float32"  # of the computation: float32 or bfloat16
     # What the backward pass computes again instead of keeping it: none, block or full.
     model.remat = "none"
@@ -296,4 +305,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "language": language,
     "clip": clip,
     "noised_clip": noised_clip,
+    "prior": prior,
 }

@@ -27,9 +27,11 @@ NOT_OF_A_CLASSIFIER = (
     "data.tokenizer",
     "data.vocabulary",
     "data.context",
+    "data.clip",
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
+    "model.embed_dim",
     *OF_CAPTIONS_READ,
     "diffusion.prediction",
     "diffusion.prediction_options",
@@ -48,6 +50,7 @@ NOT_OF_A_CLASSIFIER = (
 # The same of a causal model of tokens.
 NOT_OF_LANGUAGE = (
     "data.dequantise",
+    "data.clip",
     "model.options",
     "model.conditions",
     "model.fourier_features",
@@ -59,6 +62,7 @@ NOT_OF_LANGUAGE = (
     "model.scale_shift_norm",
     "model.resample_blocks",
     "model.residual_scale",
+    "model.embed_dim",
     *OF_CAPTIONS_READ,
     "diffusion",
     "sample.sampler",
@@ -104,6 +108,7 @@ NOT_OF_A_CLIP = (
     "model",
     "diffusion",
     "data.dequantise",
+    "data.clip",
     *OF_WHAT_DRAWS,
 )
 
@@ -147,6 +152,66 @@ def noised_clip(denoiser: ConfigDict) -> ConfigDict:
     config = clip(denoiser)
     config.kind = "noised_clip"
     config.diffusion = classifier(denoiser).diffusion  # the path, and the draw of times
+    return config
+
+
+# What a prior has no use for; its network is another one.
+NOT_OF_A_PRIOR = (
+    "data.dequantise",
+    "data.augment",
+    "data.tokenizer",
+    "model",
+    "diffusion.variance",
+    "diffusion.loss",
+    "diffusion.loss_options",
+    "diffusion.weighting",
+    "diffusion.weighting_options",
+    "diffusion.label_dropout",
+    "diffusion.condition_dropout",
+    "diffusion.joint_dropout",
+    "diffusion.low_resolution",
+    "diffusion.augmentation",
+    *(field for field in OF_WHAT_DRAWS if field != "sample"),
+    "sample.clip_x0",
+    "sample.threshold",
+    "sample.guidance_low",
+    "sample.guidance_high",
+    "sample.guidance_rescale",
+    "sample.classifier_scale",
+    "sample.augmentation",
+    "sample.grid_size",
+)
+
+
+def prior(denoiser: ConfigDict) -> ConfigDict:
+    """The default prior of unCLIP (Ramesh et al. 2022), from the default denoiser."""
+    config = without(denoiser, NOT_OF_A_PRIOR)
+    config.kind = "prior"
+    config.model = model = ConfigDict()
+    # diffusion, or autoregressive: over an embedding's components, the largest first
+    model.name = "diffusion"
+    model.embed_dim = 512  # of the CLIP's embeddings, as its own config has it
+    model.text_channels = 512  # of its text tower's tokens, likewise; diffusion's own
+    model.channels = 512  # of a token
+    model.num_blocks = 12
+    model.num_heads = 8
+    model.dropout = 0.0
+    model.text_dropout = 0.1  # share of texts hidden in training, for guidance
+    # The autoregressive one's own: components that are kept, bins of each, and how many images of
+    # the training split, evenly spaced, both are made of.
+    model.num_components = 128
+    model.num_values = 256
+    model.components_from = 10_000
+    model.dtype = "float32"  # of the computation: float32 or bfloat16
+    model.remat = "none"  # what the backward pass computes again: none or block
+
+    config.diffusion.update(schedule="cosine", prediction="x0")
+    config.optim.update(name="adamw", weight_decay=0.06, warmup_steps=1000)
+    config.sample.update(sampler="ddim", num_steps=64)
+    config.sample.num_candidates = 2  # of each text; that of the largest dot product is taken
+    # The autoregressive one's own, as of a language model.
+    config.sample.temperature = 1.0
+    config.sample.top_k = placeholder(int)
     return config
 
 

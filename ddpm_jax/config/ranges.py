@@ -19,6 +19,10 @@ AT_LEAST = {
     "model.text_channels": 1,
     "model.text_blocks": 1,
     "model.text_heads": 1,
+    "model.num_components": 1,
+    "model.num_values": 2,
+    "model.components_from": 2,
+    "sample.num_candidates": 1,
     "train.num_steps": 1,
     "train.replicas": 1,
     "train.accumulate": 1,
@@ -84,6 +88,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dropout": (lambda v: 0 <= v < 1, "need at least 0 and below 1"),
     "diffusion.label_dropout": (_share, "need 0 to 1"),
     "model.label_dropout": (_share, "need 0 to 1"),
+    "model.text_dropout": (_share, "need 0 to 1"),
     "diffusion.joint_dropout": (_share, "need 0 to 1"),
     "model.conditions": (
         lambda v: len(set(v)) == len(v) and "label" not in v,

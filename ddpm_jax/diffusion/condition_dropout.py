@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | a value (a label, an attribute) | int [B] | -1 |
 | an image beside the input (a mask, a sketch, a small image) | float [B, H, W, C] | 0 |
+| an embedding of an image or a text | float [B, D] | 0 |
 | a text | int [B, L], tokens | -1 in every place |
 | a sequence, "tokens" with "tokens_mask" | float [B, L, D] and bool [B, L] | no token in the mask |
 """

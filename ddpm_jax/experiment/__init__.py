@@ -10,10 +10,12 @@ from ddpm_jax.trained.load import load
 from ddpm_jax.trained.loaded import Drawing, Loaded
 from ddpm_jax.trained.program import build, imported_parts
 from ddpm_jax.trained.tasks import Task
+from ddpm_jax.trained.unclip import EmbeddingOf
 
 __all__ = [
     "Cascade",
     "Drawing",
+    "EmbeddingOf",
     "Experiment",
     "Loaded",
     "Task",

@@ -24,6 +24,7 @@ FREE_FIELDS = (
     "mesh.",
     "model.remat",
     "data.data_dir",
+    "data.clip",  # the run keeps a copy, whose digest is among PARTS
     "data.num_threads",
     "data.options.on_error",
     "ema.snapshots_every",

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import averages, replicas, texts
+from ddpm_jax.build import averages, begun, replicas
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
@@ -265,7 +265,7 @@ def _batch_shapes(experiment: Experiment, num: int) -> Any:
 def _alone(experiment: Experiment, ledger: Ledger, num: int, failures: list[UserError]) -> Any:
     """The step of a run, what it takes beside state and batch, the first state, the batches."""
     source = experiment.source("train")
-    experiment = texts.with_made(experiment, source)
+    experiment = begun.with_made(experiment, source)
     batches = training_batches(experiment, source)
     read = batches.iterate(0, num_threads=experiment.config.data.num_threads)
     step = CompiledStep(experiment.train_step(), ledger)
@@ -275,7 +275,7 @@ def _alone(experiment: Experiment, ledger: Ledger, num: int, failures: list[User
 def _together(experiment: Experiment, ledger: Ledger, num: int, failures: list[UserError]) -> Any:
     """The same of a group of `num` seeds."""
     config, source = experiment.config, experiment.source("train")
-    experiment = texts.with_made(experiment, source)
+    experiment = begun.with_made(experiment, source)
     place = replicated.members_sharding(experiment.mesh, num)
     members = [_of_seed(experiment, config.seed + k) for k in range(num)]
     numbers = replicas.placed(replicas.numbers([one.config for one in members]), experiment)

@@ -185,7 +185,7 @@ def _train(
         drift.check(folder, config, data.prints, parts, allow_drift, own)
         beginning.make_writable(folder)
     # One set of parts for all: what they have of TRACED is the first one's, and not trained with.
-    shared_parts = dataclasses.replace(experiments[0], tokenizer=data.tokenizer)
+    shared_parts = data.experiment
     experiments = [dataclasses.replace(shared_parts, config=config) for config in configs]
 
     with contextlib.ExitStack() as held:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import texts
+from ddpm_jax.build import clips, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Batches
@@ -28,7 +28,7 @@ from ddpm_jax.training.state import TrainState, reseeded
 NEUTRAL = ("sample.", "train.", "ema.snapshots_every")
 COUNTED = (drift.NUM_STEPS, *drift.ROUNDING)
 # Nor does the compiled step on these.
-OUTSIDE = (*NEUTRAL, "seed", "data.data_dir", "data.num_threads")
+OUTSIDE = (*NEUTRAL, "seed", "data.data_dir", "data.clip", "data.num_threads")
 # The parts of a state in the order in which a step computes them, and what each is called.
 PARTS = {
     "params": "parameter",
@@ -70,6 +70,7 @@ class Programs:
         self.shapes = experiment.state_shapes()
         self.train_step = experiment.train_step()
         self.stages = compiling.jit(inspection.make_stages(experiment.objective, experiment.parts))
+        self.frozen = experiment.placed_frozen()
         self.update = compiling.jit(inspection.make_update(experiment.optimizer))
 
 
@@ -120,7 +121,7 @@ class Stretch:
         batch = self.batches.batch_at(step - 1)
         on_devices = sharding.put_batch(batch, sharding.batch_sharding(self.experiment.mesh))
         state = self.placed(host)
-        stages = self.programs.stages(state, on_devices)
+        stages = self.programs.stages(state, on_devices, self.programs.frozen)
         updates = digests.on_host(self.programs.update(state, stages["gradient"]))
         stages = digests.on_host(stages)
         after, metrics = self.programs.train_step(state, on_devices)
@@ -208,7 +209,8 @@ class Replayed:
                 yield stretch, begin, end
 
     def _refuse_changed(self, entry: Entry) -> None:
-        if changed := [*entry["changed_in_python"], *entry["frozen"]]:
+        trees = [name for name in entry["frozen"] if name not in clips.TREES]
+        if changed := [*entry["changed_in_python"], *trees]:
             raise UserError(
                 f"--{self.flag}={self.run.workdir}: {', '.join(changed)} of this run came from "
                 "Python and not from its config, which therefore cannot repeat it: compare runs "
@@ -234,7 +236,7 @@ def _stretch(
 ) -> Stretch:
     """The steps after `start`; what is compiled is taken from `programs`, or added."""
     own = own_code.from_modules(code, config_files.own_names(config).values())
-    experiment = texts.with_kept(build(config, own=own), run.workdir)
+    experiment = clips.with_kept(build(config, own=own), run.workdir)
     shape = config_files.sha256(
         {
             name: value

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax.build import class_names, texts
+from ddpm_jax.build import begun, class_names, clips, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
-from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.measures.manifest import fingerprints
 
 
@@ -15,7 +14,7 @@ class RunData(NamedTuple):
 
     Attributes:
       train, validation: the sources; no validation, None.
-      tokenizer: of their captions; None where no text is read.
+      experiment: with what the run begins with or has: its tokenizer, its CLIP.
       prints: their fingerprints, as `manifest.fingerprints`, and the tokenizer's digest.
       class_names: what config.data.class_names becomes.
       described: for the manifest.
@@ -23,18 +22,18 @@ class RunData(NamedTuple):
 
     train: Source
     validation: Source | None
-    tokenizer: Tokenizer | None
+    experiment: Experiment
     prints: dict[str, str | None]
     class_names: tuple[str, ...]
     described: dict[str, Any]
 
 
 def read_data(experiment: Experiment, resumed: Path | None = None) -> RunData:
-    """Read the data of a run, with the tokenizer that it begins with or has.
+    """Read the data of a run, with the tokenizer and the CLIP that it begins with or has.
 
     Args:
       experiment: the run's.
-      resumed: the workdir of a run that goes on, whose tokenizer is taken; None for a new one.
+      resumed: the workdir of a run that goes on, where these are taken from; None for a new one.
 
     Raises:
       UserError: if they do not fit.
@@ -42,10 +41,13 @@ def read_data(experiment: Experiment, resumed: Path | None = None) -> RunData:
     config = experiment.config
     train = experiment.source("train")
     validation = experiment.source("validation") if config.train.validate_every else None
-    made = texts.made(experiment, train) if resumed is None else texts.kept(experiment, resumed)
-    prints = {**fingerprints(train, validation), **texts.described(made)}
+    if resumed is None:
+        experiment = begun.with_made(experiment, train)
+    else:
+        experiment = clips.with_kept(experiment, resumed)
+    prints = {**fingerprints(train, validation), **texts.described(experiment.tokenizer)}
     # Also of a network that takes no label: samples of it may be sorted into them.
     every = class_names.kept(train.info, train.info.num_classes)
     names = class_names.kept(train.info, config.model.get("num_classes", 0))
     described = {**prints, "class_names": list(every)}
-    return RunData(train, validation, made, prints, names, described)
+    return RunData(train, validation, experiment, prints, names, described)

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.build import texts
+from ddpm_jax.build import clips
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
@@ -165,10 +165,10 @@ def _train(
     _ = experiment.parts  # refuses what cannot be shown in parts, before data are read
     training_evaluation.check(config)
     weights = beginning.weights_before_data(experiment, [workdir])
-    parts = parts_of(experiment)
     data = read_data(experiment, drift.resumed([workdir]))
+    parts = parts_of(data.experiment)
     config = config_files.override(config, {"data": {"class_names": data.class_names}})
-    experiment = dataclasses.replace(experiment, config=config, tokenizer=data.tokenizer)
+    experiment = dataclasses.replace(data.experiment, config=config)
     drift.check(workdir, config, data.prints, parts, allow_drift, own)
     beginning.make_writable(workdir)
 
@@ -201,7 +201,7 @@ def _train(
         )
         if processes.is_first():
             config_files.write(workdir, config)
-            texts.keep(experiment, workdir)
+            clips.keep(experiment, workdir)
         num_steps = max(config.train.num_steps, start)
         forecaster = Forecaster(experiment, ledger, [manifest], workdir, start)
         attempt = Attempt(

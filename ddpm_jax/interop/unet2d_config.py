@@ -267,7 +267,8 @@ def from_unet(
     levels = range(len(unet.block_channels))
     attends = [level in unet.attention_levels for level in levels]
     classes = unet.num_classes + int(unet.null_class) if unet.num_classes else None
-    for name in ("attributes", "images", "tokens_channels", "fourier_features"):
+    told = ("attributes", "images", "tokens_channels", "image_embedding", "fourier_features")
+    for name in told:
         if getattr(unet, name):
             raise ValueError(f"{name}={getattr(unet, name)} has no counterpart in {CLASS}")
     if unet.captions is not None:

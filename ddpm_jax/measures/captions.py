@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import conditioning, datasets
+from ddpm_jax.build import conditioning, datasets, image_embeddings
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.data import Source
@@ -48,16 +48,18 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     Args:
       metric: the name of the one that is to be measured, for messages.
       loaded: the model.
-      flags: of the command; not read.
+      flags: of the command; with a prior_workdir a model of unCLIP can draw by text.
 
     Raises:
       UserError: for a model that reads no text, or data whose captions nothing compares.
     """
     c, own = loaded.experiment.config, loaded.experiment.own
-    if not conditioning.reads_text(c):
+    if not conditioning.reads_text(c) and not flags.get("prior_workdir"):
         raise UserError(
             f"--metrics={metric}: this model reads no text; train one with text among "
             "config.model.conditions"
+            + ", or name a prior with --prior_workdir"
+            * image_embeddings.told(c)
         )
     if dataset(c, own).agrees is None:
         compared = [name for name, one in data.DATASETS.items() if one.agrees]

@@ -17,6 +17,8 @@ from ddpm_jax.measures import (
     likelihood,
     own_parts,
     pixel_metrics,
+    prior_embeddings,
+    variations,
 )
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
 from ddpm_jax.reporting.report.labels import Label
@@ -95,6 +97,16 @@ _ROWS = (
         prompts=captions.of_held_out_pairs,
     ),
     Metric(
+        "variation_agreement", "variations that keep shape and colour", HIGHER,
+        Needs.VARIATIONS, variations.measure,
+        figures={
+            "variation_agreement": "variations that keep shape and colour",
+            "variation_shape": "variations that keep the shape",
+            "variation_colour": "variations that keep the colour",
+        },
+        check=variations.check, prompts=variations.of_held_out_images,
+    ),
+    Metric(
         "memorisation", "distance to the training images over that of new data", NEAR_ONE,
         Needs.PIXELS, pixel_metrics.memorisation, fits=pixel_metrics.has_held_out,
         default=True, picture="nearest",
@@ -155,6 +167,17 @@ _ROWS = (
     Metric(
         "linear_probe", "what a linear classifier reads from the features", HIGHER, Needs.PROBE,
         embeddings.probe, default=True, section="probe", table=embeddings.probe_table,
+    ),
+    Metric(
+        "prior_cosine", "cosine of a prior's embedding and the image's", HIGHER, Needs.PRIOR,
+        prior_embeddings.compare,
+        figures={
+            "prior_cosine_drawn": "cosine of the prior's embedding and the image's",
+            "prior_cosine_text": "the same of the text's own embedding",
+            "prior_cosine_shuffled": "the same of the prior's by another text",
+            "prior_cosine_other_image": "the same of another image's",
+        },
+        default=True, flags=("num_pairs",), section="prior", table=prior_embeddings.table,
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}

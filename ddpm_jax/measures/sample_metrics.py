@@ -21,6 +21,7 @@ from ddpm_jax.measures import (
     pixel_metrics,
     real_data,
     results,
+    variations,
 )
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
@@ -55,10 +56,15 @@ def _of_captions(row: Dataset, prompts: Any, images: np.ndarray) -> captions.Cap
     return captions.CaptionsAnswered(row.agrees, prompts, images)
 
 
+def _of_variations(row: Dataset, prompts: Any, images: np.ndarray) -> variations.VariationsAnswered:
+    return variations.VariationsAnswered(row.describe, prompts, images)
+
+
 # By what a metric needs.
 PROMPTED: dict[Needs, Prompted] = {
     Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
     Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
+    Needs.VARIATIONS: Prompted(variations.drawing, _of_variations),
 }
 
 SCALES = ("guidance_scale", "classifier_scale", "clip_scale")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ddpm_jax import streams
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import conditioning, held_out_conditions
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source, captions_of, evaluation_batches
 from ddpm_jax.errors import UserError
@@ -182,12 +182,13 @@ class Watch:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
         c, own, classes = self.config, self.experiment.own, self.config.model.num_classes
         if conditioning.condition_names(c) and self._validation_data is not None:
-            labels, conditions = conditioning.shown(
+            labels, conditions = held_out_conditions.shown(
                 c,
                 self._validation_data,
                 num,
                 self.experiment.codec,
                 self.experiment.encode_texts,
+                self.experiment.clip and self.experiment.clip.embed_encoded,
             )
             return labels, conditioning.arrays(c, own, num, labels, conditions), None
         labels = drawing.default_labels(num, classes)

@@ -6,15 +6,18 @@ from ddpm_jax.models.dit import DiT
 from ddpm_jax.models.feature_classifier import FeatureClassifier
 from ddpm_jax.models.language import LanguageModel
 from ddpm_jax.models.learned_schedule import Gamma, WithSchedule
+from ddpm_jax.models.prior import ComponentModel, PriorTransformer
 from ddpm_jax.models.unet import UNet
 
 __all__ = [
     "Classifier",
     "Clip",
+    "ComponentModel",
     "DiT",
     "FeatureClassifier",
     "Gamma",
     "LanguageModel",
+    "PriorTransformer",
     "UNet",
     "WithSchedule",
 ]

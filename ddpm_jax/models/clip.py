@@ -25,6 +25,21 @@ class ClipEmbeds(NamedTuple):
     logit_scale: jax.Array
 
 
+class TextRead(NamedTuple):
+    """What a CLIP makes of texts, token by token too.
+
+    Attributes:
+      embedding: of unit length, float32 [B, D].
+      tokens: the text tower's states behind its last norm, [B, L, width]; of a bag of words, the
+        words' vectors.
+      mask: which of them are of the text, with its end, bool [B, L].
+    """
+
+    embedding: jax.Array
+    tokens: jax.Array
+    mask: jax.Array
+
+
 class Clip(nn.Module):
     """Images and texts to embeddings of unit length, and the scale of their dot products.
 
@@ -89,6 +104,12 @@ class Clip(nn.Module):
         if self.masked and mask is None:
             mask = up_to_end(tokens)
         return unit(self.text(tokens, mask).embedding)
+
+    def read_texts(self, tokens: jax.Array) -> TextRead:
+        """What is known of texts, int [B, L], whose end is the largest number of its row."""
+        mask = up_to_end(tokens)
+        features = self.text(tokens, mask if self.masked else None)
+        return TextRead(unit(features.embedding), features.last, mask)
 
     def _normalised(self, images: jax.Array) -> jax.Array:
         return normalised(images, self.mean, self.std)

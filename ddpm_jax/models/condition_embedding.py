@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.models.image_embedding import EMBEDDING
 from ddpm_jax.models.text import Captions
 
 Conditions = Mapping[str, jax.Array] | jax.Array | None
@@ -18,6 +19,7 @@ def complete(
     images: Sequence[tuple[str, int]],
     tokens_channels: int,
     captions: Captions | None = None,
+    image_embedding: int = 0,
 ) -> dict[str, jax.Array]:
     """Every condition that a network has, the absent ones in their null form.
 
@@ -28,6 +30,7 @@ def complete(
       images: (name, channels) of the images.
       tokens_channels: D of the tokens; 0 for none.
       captions: the texts that it reads; None for none.
+      image_embedding: the dimensions of an image's embedding that it is told; 0 for none.
 
     Raises:
       ValueError: for a condition that the network does not have, or one of another form.
@@ -38,6 +41,7 @@ def complete(
     names = [*values, *(name for name, _ in images)]
     names += ["tokens", "tokens_mask"] if tokens_channels else []
     names += ["text"] if captions else []
+    names += [EMBEDDING] if image_embedding else []
     if unknown := sorted(set(arrays) - set(names)):
         raise ValueError(
             f"this network is not conditioned on {', '.join(unknown)}; it knows "
@@ -63,6 +67,13 @@ def complete(
         if text.shape != need or not jnp.issubdtype(text.dtype, jnp.integer):
             raise ValueError(f"text must be integers {list(need)}, got {text.dtype}{text.shape}")
         whole["text"] = text
+    if image_embedding:
+        need_vector = (batch, image_embedding)
+        whole[EMBEDDING] = jnp.asarray(arrays.get(EMBEDDING, jnp.zeros(need_vector)))
+        if whole[EMBEDDING].shape != need_vector:
+            raise ValueError(
+                f"{EMBEDDING} must be {list(need_vector)}, got {whole[EMBEDDING].shape}"
+            )
     return whole
 
 

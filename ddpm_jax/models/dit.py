@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.models import condition_embedding
+from ddpm_jax.models import condition_embedding, image_embedding
 from ddpm_jax.models.attention import XLA, attend
 from ddpm_jax.models.condition_embedding import Conditions
+from ddpm_jax.models.image_embedding import EMBEDDING
 from ddpm_jax.models.layers import sinusoidal_embedding
 from ddpm_jax.models.remat import recomputed
 from ddpm_jax.models.text import CaptionFeatures, Captions, captions
@@ -43,6 +44,8 @@ class DiT(nn.Module):
       captions: texts that a transformer reads, which is trained with the network: its last token is
         added to the embedding, which modulates every block, and each block attends to all of its
         tokens; None for none.
+      image_embedding: dimensions of the embedding of an image (unCLIP), which is added to the
+        time's and read as 4 tokens beside the text's; 0 for none.
       dropout: rate on what a block's attention and MLP add.
       norm_epsilon: of every LayerNorm.
       freq_shift: of the time embedding; diffusers has 1.
@@ -61,6 +64,7 @@ class DiT(nn.Module):
     attributes: tuple[tuple[str, int], ...] = ()
     images: tuple[tuple[str, int], ...] = ()
     captions: Captions | None = None
+    image_embedding: int = 0
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
     freq_shift: float = 0.0
@@ -92,10 +96,12 @@ class DiT(nn.Module):
             self.images,
             tokens_channels=0,
             captions=self.captions,
+            image_embedding=self.image_embedding,
         )
         text = captions.read(self, filled.get("text"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         words = None if text is None else text.tokens
+        words = image_embedding.beside(self, filled, words)
         tokens = self._tokens(
             condition_embedding.beside(xt, filled, self.images).astype(self.dtype)
         )
@@ -146,6 +152,8 @@ class DiT(nn.Module):
             embedding += table(condition_embedding.row(conditions[name], count))
         if text is not None:
             embedding += dense(name="text_projection")(text.pooled)
+        if self.image_embedding:
+            embedding += dense(name="image_embedding_projection")(conditions[EMBEDDING])
         return embedding
 
     def _check(self, xt: jax.Array) -> None:

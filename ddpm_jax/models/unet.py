@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.models import condition_embedding
+from ddpm_jax.models import condition_embedding, image_embedding
 from ddpm_jax.models.attention import XLA, Attention, CrossAttention
 from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.convolution import PLAIN
+from ddpm_jax.models.image_embedding import EMBEDDING
 from ddpm_jax.models.layers import initializer, sinusoidal_embedding
 from ddpm_jax.models.levels import (
     TOKENS,
@@ -48,6 +49,8 @@ class UNet(nn.Module):
       captions: texts that a transformer reads, which is trained with the network: its last token is
         added to the embedding, and all of its tokens are read wherever there is self-attention
         (GLIDE); None for none.
+      image_embedding: dimensions of the embedding of an image (unCLIP), which is added to the
+        time's and read as 4 tokens beside the text's; 0 for none.
       dropout: rate inside the residual blocks.
       head_dim: channels of an attention head; None for `num_heads`.
       num_heads: of every attention, where head_dim is None.
@@ -80,6 +83,7 @@ class UNet(nn.Module):
     images: tuple[tuple[str, int], ...] = ()
     tokens_channels: int = 0
     captions: Captions | None = None
+    image_embedding: int = 0
     dropout: float = 0.0
     head_dim: int | None = None
     num_heads: int = 1
@@ -125,13 +129,15 @@ class UNet(nn.Module):
             self.images,
             self.tokens_channels,
             self.captions,
+            self.image_embedding,
         )
         self._check_label(conditions)
         text = captions.read(self, filled.get("text"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         tokens = {name: filled[name] for name in TOKENS if self.tokens_channels}
-        if text is not None:
-            tokens["text"] = text.tokens
+        words = None if text is None else text.tokens
+        if (read := image_embedding.beside(self, filled, words)) is not None:
+            tokens["text"] = read
         h = condition_embedding.beside(self._features(xt), filled, self.images)
         h = conv(self, self.block_channels[0], name="conv_in")(h.astype(self.dtype))
         skips = down_path(
@@ -212,6 +218,8 @@ class UNet(nn.Module):
             embedding += table(condition_embedding.row(conditions[name], count))
         if text is not None:
             embedding += dense(name="text_projection")(text.pooled)
+        if self.image_embedding:
+            embedding += dense(name="image_embedding_projection")(conditions[EMBEDDING])
         return embedding
 
     def _check_label(self, conditions: Conditions) -> None:

@@ -2,21 +2,18 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.build import coding, contrasting
+from ddpm_jax.build.clips import by_batches
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling
 from ddpm_jax.trained import noising
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
-
-BATCH_SIZE = 256
 
 
 class LoadedClip(Loaded):
@@ -68,7 +65,7 @@ class LoadedClip(Loaded):
         if notes:
             more = f" (and {len(notes) - 1} more such texts)" if notes[1:] else ""
             print(f"{notes[0]}{more}", file=sys.stderr)
-        return _by_batches(self._compiled("embed_texts"), self.params, rows)
+        return by_batches(self._compiled("embed_texts"), self.params, rows)
 
     def similarity(self, images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """The cosine of each image's and each text's embedding, float32 [N, M], in [-1, 1].
@@ -88,7 +85,7 @@ class LoadedClip(Loaded):
         return contrasting.logit_scale(self.experiment.config, self.params)
 
     def _of_images(self, method: str, x0: np.ndarray) -> np.ndarray:
-        return _by_batches(self._compiled(method), self.params, x0)
+        return by_batches(self._compiled(method), self.params, x0)
 
     def _compiled(self, method: str) -> Callable[..., jax.Array]:
         apply = functools.partial(self.model.apply, method=method)
@@ -138,23 +135,4 @@ class LoadedNoisedClip(LoadedClip):
 
     def _of_images(self, method: str, x0: np.ndarray, t: float = 0.0) -> np.ndarray:
         time = noising.network_time(self, t)
-        return _by_batches(functools.partial(self._compiled(method), time=time), self.params, x0)
-
-
-def _by_batches(embed: Callable[..., jax.Array], params: Any, rows: np.ndarray) -> np.ndarray:
-    """What `embed` makes of the rows, so many at a time; the last batch is filled up."""
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), BATCH_SIZE):
-            some = rows[start : start + BATCH_SIZE]
-            filled = np.resize(some, (min(BATCH_SIZE, _power_of_two(len(some))), *some.shape[1:]))
-            yield np.asarray(embed(params, jnp.asarray(filled)))[: len(some)]
-
-    if not len(rows):
-        raise UserError("need at least one image or text to embed, got none")
-    return np.concatenate([*batches()])
-
-
-def _power_of_two(num: int) -> int:
-    """The next one, so that few programs are compiled."""
-    return 1 << (num - 1).bit_length()
+        return by_batches(functools.partial(self._compiled(method), time=time), self.params, x0)

@@ -13,6 +13,7 @@ from ddpm_jax.trained import noising, program
 from ddpm_jax.trained.embedding import LoadedClip, LoadedNoisedClip
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
+from ddpm_jax.trained.prior import LoadedPrior
 
 
 class LoadedClassifier(Loaded):
@@ -47,6 +48,7 @@ FACES: dict[str, type[Loaded]] = {
     "language": LoadedLanguage,
     "clip": LoadedClip,
     "noised_clip": LoadedNoisedClip,
+    "prior": LoadedPrior,
 }
 
 

@@ -12,7 +12,16 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import clip_tasks, descriptions, drawing, judges, program, signature, tasks
+from ddpm_jax.trained import (
+    clip_tasks,
+    descriptions,
+    drawing,
+    judges,
+    program,
+    signature,
+    tasks,
+    unclip,
+)
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -137,6 +146,7 @@ class Loaded:
         conditioning.check_enlarges(config, conditions)
         judges.check(config, task)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
+        conditions = unclip.told(experiment, num, conditions, task.image_embedding, seed)
         inputs = {
             **conditioning.arrays(
                 config, experiment.own, num, numbers, conditions, experiment.tokenizer

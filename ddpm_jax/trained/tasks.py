@@ -13,6 +13,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.codecs import to_float
 from ddpm_jax.config.checks import check_guidable, image_shape
 from ddpm_jax.errors import UserError
+from ddpm_jax.trained.unclip import EmbeddingOf
 
 DEFAULT_STRENGTH = 0.8
 NEGATIVE = "negative_text"  # of a task's arrays
@@ -60,6 +61,7 @@ class Task:
       negative_prompts: texts to steer away from, cycled, in place of no text at all.
       frames: keep that many of the images on the way, evenly from the first to the last; 0 keeps
         the last alone.
+      image_embedding: what the embedding is of that a model of unCLIP is told.
     """
 
     classifier: Trained | None = None
@@ -76,6 +78,7 @@ class Task:
     clip_prompts: Sequence[str] = ()
     negative_prompts: Sequence[str] = ()
     frames: int = 0
+    image_embedding: EmbeddingOf | None = None
 
     @property
     def helpers(self) -> dict[str, Any]:
@@ -91,7 +94,8 @@ class Task:
     @property
     def interpolates(self) -> bool:
         """The images lead from one thing to another, and share their noise."""
-        return self.between_labels is not None or len(self.init_images) == 2
+        leads = self.image_embedding is not None and self.image_embedding.leads
+        return self.between_labels is not None or len(self.init_images) == 2 or leads
 
     @property
     def tells_labels(self) -> bool:

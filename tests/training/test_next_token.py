@@ -28,7 +28,7 @@ def whole(batch):
 
 
 def objective(**options):
-    return next_token(MODEL.apply, whole, **{"label_dropout": 0.5} | options)
+    return next_token(MODEL.apply, whole, **{"dropout": {"label": 0.5}} | options)
 
 
 @functools.cache
@@ -39,7 +39,7 @@ def params():
 def test_the_loss_is_torchs_cross_entropy():
     torch = pytest.importorskip("torch")
     counts = np.arange(LENGTH)[None, :] < RNG.integers(1, LENGTH + 1, (SIZE, 1))
-    masked = next_token(MODEL.apply, lambda batch: (batch["x0"], counts), label_dropout=0.0)
+    masked = next_token(MODEL.apply, lambda batch: (batch["x0"], counts), dropout={"label": 0.0})
     loss_of = jax.jit(lambda params: masked(params, BATCH, jax.random.key(1), False, {}).loss)
     found = loss_of(params())
     variables, labels = {"params": params()}, {"label": BATCH["label"]}

@@ -164,7 +164,7 @@ def evaluate(
     checks.check_classes(loaded, workdir)
     for metric in selected:
         if metric.check is not None:
-            metric.check(metric.name, loaded, flags)
+            metric.check(metric.name, loaded, {**flags, **(guides or {})})
     folder = Path(workdir) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,

@@ -60,12 +60,16 @@ def measure(
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
     measured = sample_metrics.measure(loaded, request, compared)
+    guides = dict(request.task.guides)
+    told = request.task.image_embedding
+    if told is not None and told.prior is not None:
+        guides["prior"] = told.prior
     report["protocol"] |= {
         "num_samples": request.num_samples,
         "repeats": request.repeats,
         # All that is set: two protocols never look alike.
         "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
-        "guides": {name: described(one) for name, one in request.task.guides.items()},
+        "guides": {name: described(one) for name, one in guides.items()},
     }
     num_reference = None if compared is None else compared.num_reference
     sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)

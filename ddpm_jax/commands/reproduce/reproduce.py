@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import optimizers, texts
+from ddpm_jax.build import begun, clips, optimizers, texts
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.errors import UserError
@@ -56,7 +56,8 @@ def reproduce(
     target, expected = _target(attempts, path)
     lineage = _lineage(attempts, target, path)
     entry = attempts[target]
-    if changed := [*entry["changed_in_python"], *entry["frozen"]]:
+    trees = [name for name in entry["frozen"] if name not in clips.TREES]
+    if changed := [*entry["changed_in_python"], *trees]:
         raise UserError(
             f"{path}: {', '.join(changed)} of this run came from Python and not from its config: "
             "repeat it with the program that made it, experiment.train(run, workdir)"
@@ -184,7 +185,8 @@ def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
                 f"the data are not those of {path}: the fingerprint of {split} is "
                 f"{stored} there, {sha256} here; name the right ones with --data_dir"
             )
-    stored, made = entry["data"].get("tokenizer"), texts.described(texts.made(experiment, train))
+    stored = entry["data"].get("tokenizer")
+    made = texts.described(begun.with_made(experiment, train).tokenizer)
     if made.get("tokenizer") != stored:
         raise UserError(
             f"the tokenizer is not that of {path}: its sha256 is {stored} there, "

@@ -5,6 +5,8 @@
   python scripts/sample.py --workdir=runs/text --prompt="a red circle above a cross" --out=x.npz
   python scripts/sample.py --workdir=runs/any --clip_workdir=runs/clip --clip_scale=2 \
     --prompt="a red circle" --out=x.npz
+  python scripts/sample.py --prior_workdir=runs/prior --workdir=runs/unclip --out=drawn.npz \\
+    --prompt="a red circle above a cross"
   python scripts/sample.py --workdir=runs/small --upsampler_workdir=runs/upsampler --out=large.png
 
 --out=F.npz gets `samples` uint8 [N, H, W, C], `labels` int32 [N] (-1 without classes) and, of what

@@ -160,9 +160,10 @@ def to_files(
         columns = None if numbers or of_no_class else figures.class_columns(classes)
         if len(texts) > 1:
             columns = figures.class_columns(len(texts))
+        by_prior = full_task.image_embedding is not None and full_task.image_embedding.prior
         listed = texts or [*full_task.clip_prompts] or [""]
         shown = [*itertools.islice(itertools.cycle(listed), num_samples)]
-        prompted = conditioning.reads_text(config) or full_task.clip is not None
+        prompted = conditioning.reads_text(config) or full_task.clip is not None or by_prior
         of_images = shown if prompted else None
         said = _save(target, images, drawing.labels, columns, of_images)
     print(said)

@@ -29,6 +29,11 @@ def from_flags(
     colourise: str | None = None,
     upscale: str | None = None,
     observation_noise: float | None = None,
+    prior_workdir: str | None = None,
+    vary: str | None = None,
+    between_images: Sequence[str] = (),
+    text_diff: Sequence[str] = (),
+    theta: float | None = None,
     frames: int = 0,
     code: Sequence[str] = (),
 ) -> experiment.Task:
@@ -58,6 +63,49 @@ def from_flags(
         upscale=_image("upscale", upscale, channels) if upscale else None,
         observation_noise=observation_noise or 0.0,
         frames=frames,
+        image_embedding=_embedding_of(
+            channels,
+            prior=load(prior_workdir, code) if prior_workdir else None,
+            vary=vary,
+            between_images=between_images,
+            text_diff=text_diff,
+            theta=theta,
+        ),
+    )
+
+
+def _embedding_of(
+    channels: int,
+    *,
+    prior: experiment.Loaded | None,
+    vary: str | None,
+    between_images: Sequence[str],
+    text_diff: Sequence[str],
+    theta: float | None,
+) -> experiment.EmbeddingOf | None:
+    """What the embedding is of that a model of unCLIP is told; None where no flag says."""
+    if between_images and len(between_images) != 2:
+        raise UserError(f"--between_images={','.join(between_images)}: need two images")
+    if text_diff and len(text_diff) != 2:
+        raise UserError(f"--text_diff={','.join(text_diff)}: need two texts, from and to")
+    given = {
+        "prior_workdir": prior is not None,
+        "vary": bool(vary),
+        "between_images": bool(between_images),
+    }
+    if len(several := [name for name, is_set in given.items() if is_set]) > 1:
+        raise UserError(f"--{several[0]} and --{several[1]} do not go together: choose one")
+    if (text_diff or theta is not None) and not vary:
+        flag = "text_diff" if text_diff else "theta"
+        raise UserError(f"--{flag}: need --vary=IMAGE, the image that is changed")
+    if not several:
+        return None
+    paths = {"vary": [vary] if vary else [], "between_images": between_images}
+    return experiment.EmbeddingOf(
+        prior=prior,
+        images=[_image(flag, path, channels) for flag, some in paths.items() for path in some],
+        text_diff=(text_diff[0], text_diff[1]) if text_diff else None,
+        theta=theta,
     )
 
 

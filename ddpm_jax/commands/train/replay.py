@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import texts
+from ddpm_jax.build import begun, clips, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
@@ -59,9 +59,9 @@ def replay(
     experiment = build(config, own=own)
     source = experiment.source("train")
     if drift.has_checkpoints(Path(workdir)):
-        experiment = texts.with_kept(experiment, workdir)
+        experiment = clips.with_kept(experiment, workdir)
     else:
-        experiment = texts.with_made(experiment, source)
+        experiment = begun.with_made(experiment, source)
     prints = {**manifest.fingerprints(source, None), **texts.described(experiment.tokenizer)}
     parts = manifest.parts_of(experiment)
     drift.check(Path(workdir), config, prints, parts, allow_drift, own)

@@ -16,10 +16,12 @@ class BagFeatures(NamedTuple):
     Attributes:
       pooled: the mean of the words' vectors, [B, width].
       embedding: its projection, [B, embed_dim].
+      last: the words' vectors, [B, L, width].
     """
 
     pooled: jax.Array
     embedding: jax.Array
+    last: jax.Array
 
 
 class BagOfWords(nn.Module):
@@ -57,4 +59,5 @@ class BagOfWords(nn.Module):
             name="token_embedding",
         )(tokens)
         pooled = mean_of(words, tokens != self.pad if mask is None else mask)
-        return BagFeatures(pooled, projection(self.embed_dim, self.width, self.dtype)(pooled))
+        embedding = projection(self.embed_dim, self.width, self.dtype)(pooled)
+        return BagFeatures(pooled, embedding, words)

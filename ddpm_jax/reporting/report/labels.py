@@ -11,8 +11,8 @@ LOWER, HIGHER, NEAR_ONE = "lower", "higher", "near 1"
 ARROWS = {LOWER: " ↓", HIGHER: " ↑", NEAR_ONE: " → 1"}
 # What a metric is measured on where that is the model itself, not what it draws.
 LIKELIHOOD, CLASSIFIER, TOKENS = "likelihood", "classifier", "tokens"
-PAIRS, CLASSES, PROBE = "pairs", "classes", "probe"
-OF_MODEL = (LIKELIHOOD, CLASSIFIER, TOKENS, PAIRS, CLASSES, PROBE)
+PAIRS, CLASSES, PROBE, PRIOR = "pairs", "classes", "probe", "prior"
+OF_MODEL = (LIKELIHOOD, CLASSIFIER, TOKENS, PAIRS, CLASSES, PROBE, PRIOR)
 MAX_LABELS = 200  # of a file
 
 

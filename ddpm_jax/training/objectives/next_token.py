@@ -1,6 +1,6 @@
 """Training a model of sequences to foretell each token from those before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from ddpm_jax.training.objectives.base import (
     places,
 )
 
-LABEL = "label"
 # batch -> tokens int [B, L], and bool [B, L] those that count; None for all
 TokensOf = Callable[[Batch], tuple[jax.Array, jax.Array | None]]
 
@@ -27,7 +26,7 @@ def next_token(
     apply_fn: Callable[..., jax.Array],
     tokens_of: TokensOf,
     *,
-    label_dropout: jax.Array | float | None = None,
+    dropout: Mapping[str, jax.Array | float] | None = None,
 ) -> Objective:
     """-log p(x) / L in nats, by the chain rule: the mean cross-entropy of a sequence's L tokens.
 
@@ -37,34 +36,36 @@ def next_token(
     Args:
       apply_fn: (variables, tokens, conditions, rngs=) -> logits [B, L, V].
       tokens_of: what of a batch is modelled.
-      label_dropout: the share of labels that are hidden in training; None for a model without.
+      dropout: the conditions that the network is given, names in the batch; each with the share
+        of examples in training from which it is hidden.
 
     Source: Bengio et al. 2003, "A neural probabilistic language model", section 2.
     """
 
-    def seen_labels(batch: Batch, key: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """The labels that the network is shown, by name; {} for none."""
-        if label_dropout is None:
-            return {}
-        labels = {LABEL: batch[LABEL]}
-        if not train:
-            return labels
+    def seen_conditions(batch: Batch, key: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """What the network is told, by name; {} for nothing."""
+        told = {name: batch[name] for name in dropout or {}}
+        if not train or not told:
+            return told
 
-        def hidden(place: jax.Array) -> jax.Array:
-            own = streams.named(jax.random.fold_in(key, place), LABEL)
-            return jax.random.bernoulli(own, label_dropout)
+        def hidden(place: jax.Array) -> dict[str, jax.Array]:
+            own = jax.random.fold_in(key, place)
+            return {
+                name: jax.random.bernoulli(streams.named(own, name), rate)
+                for name, rate in (dropout or {}).items()
+            }
 
-        return condition_dropout.drop(labels, {LABEL: jax.vmap(hidden)(places(batch))})
+        return condition_dropout.drop(told, jax.vmap(hidden)(places(batch)))
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
-        return seen_labels(batch, jax.random.split(key)[0], train)
+        return seen_conditions(batch, jax.random.split(key)[0], train)
 
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
         tokens, counts = tokens_of(batch)
-        labels = seen_labels(batch, key_examples, train)
+        told = seen_conditions(batch, key_examples, train)
         rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
-        logits = apply_fn({"params": params}, tokens, labels or None, rngs=rngs)
+        logits = apply_fn({"params": params}, tokens, told or None, rngs=rngs)
         loss = -autoregressive.log_prob(logits, tokens, counts) / tokens.shape[1]
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
