@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
+    captioning,
     coding,
     conditioning,
     contrasting,
@@ -80,7 +81,10 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "LIKELIHOOD"),
+        measures=(
+            "FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "CAPTIONED",
+            "LIKELIHOOD",
+        ),  # fmt: skip
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
         guides="weaker",
@@ -129,5 +133,17 @@ KINDS: dict[str, Kind] = {
         codec=coding.quantised,
         initial=language.initial_params,
         draws="tokens",
+    ),
+    "captioner": Kind(
+        noun="captioner",
+        config=defaults.captioner,
+        network=captioning.network,
+        initial=captioning.initial_params,
+        objective=captioning.objective,
+        face="captioner",
+        measures=("IMAGE_CAPTIONS", "TRUE_CAPTIONS"),
+        reads_text=lambda config: True,
+        no_images="it says what an image shows: experiment.load(DIR).captions(images)",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

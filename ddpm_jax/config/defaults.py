@@ -82,10 +82,16 @@ def clip() -> ConfigDict:
     return _locked(other_kinds.clip(denoiser()))
 
 
+def captioner() -> ConfigDict:
+    """The default captioner."""
+    return _locked(other_kinds.captioner(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
-    # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip
+    # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
+    # captioner, of captions given their images
     config.kind = "denoiser"
     config.seed = 0
 
@@ -286,4 +292,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "classifier": classifier,
     "language": language,
     "clip": clip,
+    "captioner": captioner,
 }

@@ -140,6 +140,28 @@ def clip(denoiser: ConfigDict) -> ConfigDict:
     return config
 
 
+def captioner(denoiser: ConfigDict) -> ConfigDict:
+    """The default captioner, from the default denoiser."""
+    config = without(denoiser, NOT_OF_A_CLIP)
+    config.kind = "captioner"
+    config.data.update(tokenizer="bytes", context=32)
+
+    config.model = model = ConfigDict()
+    model.name = "captioner"  # an images' tower, and a decoder that reads its features
+    model.image = "vit"  # the images' tower, which has a feature for each patch
+    model.image_options = ConfigDict()  # its keywords, as a CLIP's: patch_size, width, depth, ...
+    # Of pixels in [0, 1], one number or one a channel, taken out and divided by.
+    model.image_mean = (0.5,)
+    model.image_std = (0.5,)
+    model.channels = 128  # of the decoder's tokens, whatever the tower's width
+    model.num_blocks = 4  # of the decoder
+    model.num_heads = 4  # of the decoder's attention; 0 for a single one
+    model.dropout = 0.0  # of the decoder
+    model.dtype = "float32"  # of the computation: float32 or bfloat16
+    model.remat = "none"  # what the backward pass computes again: none or block
+    return config
+
+
 def without(denoiser: ConfigDict, fields: Sequence[str]) -> ConfigDict:
     """A copy of a config without some fields, "group.name", and groups."""
     config = ConfigDict(denoiser.to_dict())

@@ -22,12 +22,15 @@ class Needs(enum.StrEnum):
     LABELS = "labels"  # the same, and each sample's class
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
     CAPTIONS = "prompts"  # samples that show what their prompt tells
+    CAPTIONED = "captioned prompts"  # the same, as a captioner tells what they show
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
     TOKENS = labels.TOKENS  # held-out images, token by token, under the model
     PAIRS = labels.PAIRS  # held-out images and their captions as a CLIP embeds them
     CLASSES = labels.CLASSES  # held-out images and prompts of classes, likewise
     PROBE = labels.PROBE  # features of images, and what is known of them
+    IMAGE_CAPTIONS = labels.IMAGE_CAPTIONS  # held-out captions given their images
+    TRUE_CAPTIONS = labels.TRUE_CAPTIONS  # captions drawn of held-out images
 
     @property
     def space(self) -> bool:
@@ -42,7 +45,7 @@ class Needs(enum.StrEnum):
     @property
     def prompted(self) -> bool:
         """Samples are drawn for it, by conditions that it says."""
-        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS)
+        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS, Needs.CAPTIONED)
 
     @property
     def of_model(self) -> bool:
@@ -63,12 +66,15 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.LABELS: (*_DRAWN, "real"),
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
     Needs.CAPTIONS: (*_DRAWN, "real"),
+    Needs.CAPTIONED: (*_DRAWN, "real", "captioner"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
     Needs.TOKENS: ("exact_likelihood",),
     Needs.PAIRS: ("pairs",),
     Needs.CLASSES: ("classes",),
     Needs.PROBE: ("real", "probe"),
+    Needs.IMAGE_CAPTIONS: ("image_captions",),
+    Needs.TRUE_CAPTIONS: ("drawn_captions",),
 }
 
 
@@ -148,6 +154,7 @@ class Metric:
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
         CAPTIONS: a `captions.CaptionsAnswered`;
+        CAPTIONED: a `captioned.Captioned`;
         the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
@@ -160,7 +167,7 @@ class Metric:
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
       prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
-        CAPTIONS, `captions.CaptionPrompts`.
+        CAPTIONS and CAPTIONED, `captions.CaptionPrompts`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
       section: of what needs nothing drawn: where the result holds the details, and how the result

@@ -11,6 +11,7 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion import process
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import program
+from ddpm_jax.trained.captioning import LoadedCaptioner
 from ddpm_jax.trained.embedding import LoadedClip
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
@@ -52,6 +53,7 @@ FACES: dict[str, type[Loaded]] = {
     "classifier": LoadedClassifier,
     "language": LoadedLanguage,
     "clip": LoadedClip,
+    "captioner": LoadedCaptioner,
 }
 
 

@@ -21,6 +21,13 @@ from ddpm_jax.training.objectives.base import (
 LABEL = "label"
 # batch -> tokens int [B, L], and bool [B, L] those that count; None for all
 TokensOf = Callable[[Batch], tuple[jax.Array, jax.Array | None]]
+# batch -> conditions that the network is always shown, by name
+ShownOf = Callable[[Batch], dict[str, jax.Array]]
+
+
+def nothing(batch: Batch) -> dict[str, jax.Array]:
+    """No conditions."""
+    return {}
 
 
 def next_token(
@@ -28,6 +35,7 @@ def next_token(
     tokens_of: TokensOf,
     *,
     label_dropout: jax.Array | float | None = None,
+    shown_of: ShownOf = nothing,
 ) -> Objective:
     """-log p(x) / L in nats, by the chain rule: the mean cross-entropy of a sequence's L tokens.
 
@@ -38,6 +46,7 @@ def next_token(
       apply_fn: (variables, tokens, conditions, rngs=) -> logits [B, L, V].
       tokens_of: what of a batch is modelled.
       label_dropout: the share of labels that are hidden in training; None for a model without.
+      shown_of: what else of a batch the network is shown, such as its image.
 
     Source: Bengio et al. 2003, "A neural probabilistic language model", section 2.
     """
@@ -62,9 +71,9 @@ def next_token(
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
         tokens, counts = tokens_of(batch)
-        labels = seen_labels(batch, key_examples, train)
+        conditions = {**shown_of(batch), **seen_labels(batch, key_examples, train)}
         rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
-        logits = apply_fn({"params": params}, tokens, labels or None, rngs=rngs)
+        logits = apply_fn({"params": params}, tokens, conditions or None, rngs=rngs)
         loss = -autoregressive.log_prob(logits, tokens, counts) / tokens.shape[1]
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
