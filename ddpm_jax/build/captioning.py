@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import contrasting, language, networks
+from ddpm_jax.build import contrasting, language
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.config.own_code import NONE, Own

@@ -99,7 +99,9 @@ def _reordered(one: Told, order: Sequence[int]) -> Told:
 
 def _agreeing(asked: Told, answered: Told) -> int:
     pairs = zip(asked.objects, answered.objects, strict=False)
-    shared = sum(theirs.get(name) == value for ours, theirs in pairs for name, value in ours.items())
+    shared = sum(
+        theirs.get(name) == value for ours, theirs in pairs for name, value in ours.items()
+    )
     as_many = len(asked.objects) == len(answered.objects)
     background = asked.background and asked.background == answered.background
     relation = _tells_relation(asked) and answered.placements <= asked.placements

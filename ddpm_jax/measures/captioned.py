@@ -8,7 +8,7 @@ import numpy as np
 from ddpm_jax import data
 from ddpm_jax.build import conditioning
 from ddpm_jax.build.datasets import dataset
-from ddpm_jax.data.datasets import Follows
+from ddpm_jax.data.datasets import Dataset, Follows
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import results
 from ddpm_jax.measures.captions import CaptionPrompts
@@ -26,6 +26,12 @@ class Captioned(NamedTuple):
     prompts: CaptionPrompts
     images: np.ndarray
     judge: LoadedCaptioner
+
+
+def of(row: Dataset, prompts: Any, images: np.ndarray, judge: Any) -> Captioned:
+    """What `measure` takes."""
+    assert row.follows is not None  # `check` refuses other data
+    return Captioned(row.follows, prompts, images, judge)
 
 
 def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:

@@ -60,18 +60,11 @@ def _of_captions(
     return captions.CaptionsAnswered(row.agrees, prompts, images)
 
 
-def _captioned(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
-) -> captioned.Captioned:
-    assert row.follows is not None  # the metric's `check` refuses other data
-    return captioned.Captioned(row.follows, prompts, images, captioner)
-
-
 # By what a metric needs.
 PROMPTED: dict[Needs, Prompted] = {
     Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
     Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
-    Needs.CAPTIONED: Prompted(captions.drawing, _captioned),
+    Needs.CAPTIONED: Prompted(captions.drawing, captioned.of),
 }
 
 SCALES = ("guidance_scale", "classifier_scale")

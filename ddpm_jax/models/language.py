@@ -1,6 +1,6 @@
 """A causal transformer over tokens: p(x_i | what comes before it), for every place at once.
 
-It may read a sequence of features besides, such as an image's: p(x_i | what comes before it, image).
+It may read a sequence of features besides, such as an image's: p(x_i | what comes before, image).
 """
 
 from collections.abc import Mapping
@@ -122,9 +122,7 @@ class LanguageModel(nn.Module):
         memories = self.encoder.memories(num, self.length, self.width)
         return self._start(num, conditions), memories, self.encoder.read(features)
 
-    def step(
-        self, carry: Carry, place: jax.Array, before: jax.Array
-    ) -> tuple[jax.Array, Carry]:
+    def step(self, carry: Carry, place: jax.Array, before: jax.Array) -> tuple[jax.Array, Carry]:
         """The logits [B, V] of the token at a place, and what is carried to the next.
 
         It is `__call__` at that place, for the cost of one token: keys and values of those before,

@@ -105,8 +105,10 @@ def _batches(x0: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _drawing(experiment: Experiment, *, greedy: bool, top_k: int | None) -> Any:
     """The compiled (params, keys [B], x_0 [B, ...], temperature) -> tokens int32 [B, L]."""
-    model = experiment.model
+    model, tokenizer = experiment.model, experiment.tokenizer
     length = experiment.config.data.context - 1
+    adjusted = autoregressive.adjusted
+    known = np.arange(experiment.config.data.vocabulary) < (tokenizer.size if tokenizer else 0)
 
     def draw(params: Any, keys: jax.Array, x0: jax.Array, temperature: jax.Array) -> jax.Array:
         variables, num = {"params": params}, len(x0)
@@ -114,13 +116,18 @@ def _drawing(experiment: Experiment, *, greedy: bool, top_k: int | None) -> Any:
         def step(carry: Any, place: jax.Array, before: jax.Array) -> tuple[jax.Array, Any]:
             return model.apply(variables, carry, place, before, method="step")
 
+        def adjust(logits: jax.Array) -> jax.Array:
+            # The vocabulary may have room for more tokens than were learned.
+            of_words = jnp.where(known[None], logits, -jnp.inf)
+            return adjusted(temperature, 1 if greedy else top_k)(of_words)
+
         uniforms = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
         return autoregressive.draw(
             step,
             model.apply(variables, num, {IMAGE: x0}, method="begin"),
             # The first of the most likely tokens, where several are as likely.
             jnp.zeros_like(uniforms) if greedy else uniforms,
-            adjust=autoregressive.adjusted(temperature, 1 if greedy else top_k),
+            adjust=adjust,
         ).tokens
 
     key = ("captions", greedy, top_k, *key_of(experiment))
