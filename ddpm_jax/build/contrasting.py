@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks
+from ddpm_jax.build import networks, tower_options
 from ddpm_jax.build.networks import NetworkModule
+from ddpm_jax.build.tower_options import IMAGES, TEXTS, Options
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, defaults_of, keywords
 from ddpm_jax.config.own_code import NONE, Own
@@ -135,6 +136,13 @@ def text_tower(c: ConfigDict) -> Any:
             choices=TEXT_TOWERS,
         )
     )
+
+
+def towers(c: ConfigDict, made: Any) -> dict[str, Options]:
+    """The options of a network's towers, of images and perhaps of texts, by their names."""
+    image = tower_options.of_pixels(made.image, made.mean, made.std, c.data.channels)
+    text = getattr(made, TEXTS, None)
+    return {IMAGES: image} | ({} if text is None else {TEXTS: tower_options.described(text)})
 
 
 def _provided(c: ConfigDict) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ddpm_jax.build import (
     objectives,
     upsampling,
 )
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
@@ -49,6 +50,8 @@ class Kind:
       next: config -> the command to run after training, with {workdir} for the run's.
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
+      towers: (config, network) -> the options of its towers, by the name of their parameters, for a
+        run that begins with another's.
       draws: how it draws images, a name of `trained.program.DRAWS`.
     """
 
@@ -65,6 +68,7 @@ class Kind:
     no_images: str | Callable[[ConfigDict], str] = ""
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
+    towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
     draws: str = "diffusion"
 
     def why_no_images(self, config: ConfigDict) -> str:
@@ -82,12 +86,19 @@ KINDS: dict[str, Kind] = {
         objective=objectives.denoising,
         face="denoiser",
         measures=(
-            "FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "CAPTIONED",
+            "FEATURES",
+            "LOGITS",
+            "PIXELS",
+            "LABELS",
+            "ATTRIBUTES",
+            "CAPTIONS",
+            "CAPTIONED",
             "LIKELIHOOD",
-        ),  # fmt: skip
+        ),
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
         guides="weaker",
+        towers=networks.towers,
         next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
     ),
     "classifier": Kind(
@@ -111,6 +122,7 @@ KINDS: dict[str, Kind] = {
         face="clip",
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
+        towers=contrasting.towers,
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
         next=lambda config: "evaluate --workdir={workdir}",
@@ -143,6 +155,7 @@ KINDS: dict[str, Kind] = {
         face="captioner",
         measures=("IMAGE_CAPTIONS", "TRUE_CAPTIONS"),
         reads_text=lambda config: True,
+        towers=contrasting.towers,
         no_images="it says what an image shows: experiment.load(DIR).captions(images)",
         next=lambda config: "evaluate --workdir={workdir}",
     ),

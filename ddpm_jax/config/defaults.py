@@ -115,6 +115,9 @@ def denoiser() -> ConfigDict:
     data.tokenizer = ""
     data.vocabulary = 1024  # tokens at most that are learned; the number of CLIP's own is 49408
     data.context = 77  # tokens of a text, with its beginning and end
+    # Make what a frozen tower of texts (model.text_tower=clip, optim.frozen) says of the captions
+    # once and keep it in the user's cache: then no step runs the tower.
+    data.cache_text = False
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()

@@ -27,6 +27,7 @@ NOT_OF_A_CLASSIFIER = (
     "data.tokenizer",
     "data.vocabulary",
     "data.context",
+    "data.cache_text",
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
@@ -48,6 +49,7 @@ NOT_OF_A_CLASSIFIER = (
 # The same of a causal model of tokens.
 NOT_OF_LANGUAGE = (
     "data.dequantise",
+    "data.cache_text",
     "model.options",
     "model.conditions",
     "model.fourier_features",
@@ -102,6 +104,7 @@ NOT_OF_A_CLIP = (
     "model",
     "diffusion",
     "data.dequantise",
+    "data.cache_text",
     *OF_WHAT_DRAWS,
 )
 

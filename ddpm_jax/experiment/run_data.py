@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax.build import class_names, texts
+from ddpm_jax.build import begun_towers, class_names, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
 from ddpm_jax.data.tokenizers import Tokenizer
@@ -43,6 +43,8 @@ def read_data(experiment: Experiment, resumed: Path | None = None) -> RunData:
     train = experiment.source("train")
     validation = experiment.source("validation") if config.train.validate_every else None
     made = texts.made(experiment, train) if resumed is None else texts.kept(experiment, resumed)
+    if resumed is None:
+        begun_towers.check_tokenizer(experiment.towers, config.train.init_from, made)
     prints = {**fingerprints(train, validation), **texts.described(made)}
     # Also of a network that takes no label: samples of it may be sorted into them.
     every = class_names.kept(train.info, train.info.num_classes)

@@ -37,7 +37,7 @@ def complete(
     arrays = dict(conditions or {})
     names = [*values, *(name for name, _ in images)]
     names += ["tokens", "tokens_mask"] if tokens_channels else []
-    names += ["text"] if captions else []
+    names += ["text", "text_states"] if captions else []
     if unknown := sorted(set(arrays) - set(names)):
         raise ValueError(
             f"this network is not conditioned on {', '.join(unknown)}; it knows "
@@ -63,6 +63,13 @@ def complete(
         if text.shape != need or not jnp.issubdtype(text.dtype, jnp.integer):
             raise ValueError(f"text must be integers {list(need)}, got {text.dtype}{text.shape}")
         whole["text"] = text
+        if "text_states" in arrays:
+            whole["text_states"] = jnp.asarray(arrays["text_states"])
+            if whole["text_states"].shape != (*need, captions.width):
+                raise ValueError(
+                    f"text_states must be {[*need, captions.width]}, got "
+                    f"{list(whole['text_states'].shape)}"
+                )
     return whole
 
 

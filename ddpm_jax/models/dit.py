@@ -93,7 +93,7 @@ class DiT(nn.Module):
             tokens_channels=0,
             captions=self.captions,
         )
-        text = captions.read(self, filled.get("text"))
+        text = captions.read(self, filled.get("text"), filled.get("text_states"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         words = None if text is None else text.tokens
         tokens = self._tokens(

@@ -11,8 +11,9 @@ from ddpm_jax.models.attention import XLA, attend
 from ddpm_jax.models.remat import recomputed
 
 # x sigmoid(1.702 x) is what CLIP was trained with; "gelu" has the error function, not tanh.
+QUICK = "quick_gelu"
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    QUICK: lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }

@@ -127,7 +127,7 @@ class UNet(nn.Module):
             self.captions,
         )
         self._check_label(conditions)
-        text = captions.read(self, filled.get("text"))
+        text = captions.read(self, filled.get("text"), filled.get("text_states"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         tokens = {name: filled[name] for name in TOKENS if self.tokens_channels}
         if text is not None:
