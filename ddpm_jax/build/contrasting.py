@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks
+from ddpm_jax.build import networks, tower_options
 from ddpm_jax.build.networks import NetworkModule
+from ddpm_jax.build.tower_options import IMAGES, TEXTS, Options
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, defaults_of, keywords
 from ddpm_jax.config.own_code import NONE, Own
@@ -65,10 +66,6 @@ def network(c: ConfigDict, own: Own = NONE) -> NetworkModule:
       ValueError: as the towers do for sizes that do not fit them, when they are traced.
     """
     choose("model.name", c.model.name, {"clip": None})
-    channels = c.data.channels
-    for field in ("image_mean", "image_std"):
-        if len(value := c.model[field]) not in (1, channels):
-            raise UserError(f"config.model.{field}={value}: need one number, or {channels}")
     made = _row(c).network(c, options(c))
     jax.eval_shape(lambda key: initial_params(c, own, made, key), jax.random.key(0))
     return made
@@ -154,15 +151,27 @@ def text_tower(c: ConfigDict) -> Any:
     )
 
 
+def towers(c: ConfigDict, made: Any) -> dict[str, Options]:
+    """The options of a network's towers, of images and perhaps of texts, by their names."""
+    image = tower_options.of_pixels(made.image, made.mean, made.std, c.data.channels)
+    text = getattr(made, TEXTS, None)
+    return {IMAGES: image} | ({} if text is None else {TEXTS: tower_options.described(text)})
+
+
 def _provided(c: ConfigDict) -> dict[str, Any]:
     return {
-        "embed_dim": c.model.embed_dim,
+        "embed_dim": c.model.get("embed_dim"),
         "dtype": networks.dtype(c),
         "remat": networks.remat(c),
     }
 
 
-def _pixels(c: ConfigDict) -> dict[str, Any]:
+def pixels(c: ConfigDict) -> dict[str, Any]:
+    """How a network normalises pixels, of config.model. Raises UserError for another number."""
+    channels = c.data.channels
+    for field in ("image_mean", "image_std"):
+        if len(value := c.model[field]) not in (1, channels):
+            raise UserError(f"config.model.{field}={value}: need one number, or {channels}")
     return {"mean": tuple(c.model.image_mean), "std": tuple(c.model.image_std)}
 
 
@@ -171,7 +180,7 @@ def _two_towers(c: ConfigDict, options: Mapping[str, Any]) -> Clip:
     # A triplet's margin is of the embeddings themselves, which nothing multiplies.
     scale = {"first_scale": options["first_scale"]} if "first_scale" in options else {}
     causal = getattr(text, "causal", False)
-    return Clip(image_tower(c), text, masked=not causal, **_pixels(c), **scale)
+    return Clip(image_tower(c), text, masked=not causal, **pixels(c), **scale)
 
 
 def _embedded(made: Any) -> Callable[..., Any]:
@@ -213,7 +222,7 @@ def _triplet(c: ConfigDict, made: Any, options: Mapping[str, Any]) -> Objective:
 
 
 def _headed(c: ConfigDict, head: Any) -> HeadedTower:
-    return HeadedTower(image_tower(c, projected=False), head, **_pixels(c))
+    return HeadedTower(image_tower(c, projected=False), head, **pixels(c))
 
 
 def _turns(c: ConfigDict, options: Mapping[str, Any]) -> HeadedTower:

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
+    captioning,
     coding,
     conditioning,
     contrasting,
@@ -25,6 +26,7 @@ from ddpm_jax.build import (
     prior,
     upsampling,
 )
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
@@ -53,6 +55,8 @@ class Kind:
       next: config -> the command to run after training, with {workdir} for the run's.
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
+      towers: (config, network) -> the options of its towers, by the name of their parameters, for a
+        run that begins with another's.
       draws: how it draws images, a name of `trained.program.DRAWS`.
       embeds: whether other runs can have its embeddings, as `config.data.clip`.
       has_clip: config -> whether it has those of another run.
@@ -75,6 +79,7 @@ class Kind:
     no_images: str | Callable[[ConfigDict], str] = ""
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
+    towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
     draws: str = "diffusion"
     embeds: bool = False
     has_clip: Callable[[ConfigDict], bool] = lambda config: False
@@ -96,10 +101,20 @@ KINDS: dict[str, Kind] = {
         network=networks.denoiser,
         objective=objectives.denoising,
         face="denoiser",
-        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "ATTRIBUTES", "CAPTIONS", "LIKELIHOOD"),
+        measures=(
+            "FEATURES",
+            "LOGITS",
+            "PIXELS",
+            "LABELS",
+            "ATTRIBUTES",
+            "CAPTIONS",
+            "CAPTIONED",
+            "LIKELIHOOD",
+        ),
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
         guides="weaker",
+        towers=networks.towers,
         next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
         has_clip=image_embeddings.told,
     ),
@@ -125,6 +140,7 @@ KINDS: dict[str, Kind] = {
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
         guides="clip",
+        towers=contrasting.towers,
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
         next=lambda config: "evaluate --workdir={workdir}",
@@ -181,5 +197,18 @@ KINDS: dict[str, Kind] = {
         reads_states=True,
         fits_components=prior.fits_components,
         embedded=prior.of_batches,
+    ),
+    "captioner": Kind(
+        noun="captioner",
+        config=defaults.captioner,
+        network=captioning.network,
+        initial=captioning.initial_params,
+        objective=captioning.objective,
+        face="captioner",
+        measures=("IMAGE_CAPTIONS", "TRUE_CAPTIONS"),
+        reads_text=lambda config: True,
+        towers=contrasting.towers,
+        no_images="it says what an image shows: experiment.load(DIR).captions(images)",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

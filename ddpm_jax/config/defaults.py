@@ -92,11 +92,17 @@ def prior() -> ConfigDict:
     return _locked(other_kinds.prior(denoiser()))
 
 
+def captioner() -> ConfigDict:
+    """The default captioner."""
+    return _locked(other_kinds.captioner(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
-    # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts
+    # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts; captioner,
+    # of captions given their images
     config.kind = "denoiser"
     config.seed = 0
 
@@ -122,6 +128,9 @@ def denoiser() -> ConfigDict:
     data.context = 77  # tokens of a text, with its beginning and end
     # The workdir of a CLIP, for model.conditions=("image_embedding",); the run keeps a copy.
     data.clip = ""
+    # Make what a frozen tower of texts (model.text_tower=clip, optim.frozen) says of the captions
+    # once and keep it in the user's cache: then no step runs the tower.
+    data.cache_text = False
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()
@@ -306,4 +315,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "clip": clip,
     "noised_clip": noised_clip,
     "prior": prior,
+    "captioner": captioner,
 }

@@ -15,6 +15,7 @@ from ddpm_jax.data import Dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
+    captioned,
     captions,
     distribution_metrics,
     feature_space,
@@ -40,19 +41,23 @@ class Prompted(NamedTuple):
 
     Attributes:
       drawing: (loaded, prompts, seed, task=, **scales) -> the samples.
-      answered: (the data set, prompts, images) -> what a metric's `measure` takes.
+      answered: (the data set, prompts, images, the captioner) -> what a metric's `measure` takes.
     """
 
     drawing: Callable[..., Drawing]
-    answered: Callable[[Dataset, Any, np.ndarray], Any]
+    answered: Callable[[Dataset, Any, np.ndarray, Any], Any]
 
 
-def _of_attributes(row: Dataset, prompts: Any, images: np.ndarray) -> attributes.Answered:
+def _of_attributes(
+    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+) -> attributes.Answered:
     assert row.describe is not None  # each metric's `check` refuses other data
     return attributes.Answered(row.describe, prompts, images)
 
 
-def _of_captions(row: Dataset, prompts: Any, images: np.ndarray) -> captions.CaptionsAnswered:
+def _of_captions(
+    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+) -> captions.CaptionsAnswered:
     return captions.CaptionsAnswered(row.agrees, prompts, images)
 
 
@@ -65,6 +70,7 @@ PROMPTED: dict[Needs, Prompted] = {
     Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
     Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
     Needs.VARIATIONS: Prompted(variations.drawing, _of_variations),
+    Needs.CAPTIONED: Prompted(captions.drawing, captioned.of),
 }
 
 SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
@@ -87,6 +93,7 @@ class Request:
       kid_subsets: as `distribution_metrics.measure` takes it.
       cache: the folder of samples and their features.
       pictures: the PNG that a metric draws beside the result, by its `picture`.
+      captioner: the run that judges samples by its captions; None for none.
     """
 
     metrics: Sequence[Metric]
@@ -98,6 +105,7 @@ class Request:
     kid_subsets: int | None
     cache: Path
     pictures: Callable[[str], Path]
+    captioner: Loaded | None = None
 
     def of(self, needs: Callable[[Needs], bool]) -> list[Metric]:
         """Those of its metrics whose needs are such."""
@@ -184,7 +192,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
     for metric in of_prompts:
         assert metric.prompts is not None  # `Metric` sees to it
         prompts[metric] = metric.prompts(loaded, request.num_samples)
-        held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None))
+        held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None, request))
     classes = loaded.labels(request.num_samples, (), request.task)
 
     def of_set(setting: Setting, repeat: int) -> dict[str, Figure]:
@@ -209,7 +217,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             drawing = drawn_by(loaded, prompt, seed, task=request.task, **setting)
             caption = f"{metric.name}, {title(setting)}, seed {seed}"
             drawn = SampleSet(drawing, request.cache, caption).images()
-            figures |= labelled(metric, _answered(metric, loaded, prompt, drawn))
+            figures |= labelled(metric, _answered(metric, loaded, prompt, drawn, request))
         return figures
 
     rows = []
@@ -255,12 +263,12 @@ def _in_space(
 
 
 def _answered(
-    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None
+    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None, request: Request
 ) -> dict[str, Figure]:
     """The figures of images that were drawn by prompts; None for the real ones that show them."""
     judged = prompts.images if images is None else images
     row = dataset(loaded.experiment.config, loaded.experiment.own)
-    answered = PROMPTED[metric.needs].answered(row, prompts, judged)
+    answered = PROMPTED[metric.needs].answered(row, prompts, judged, request.captioner)
     return metric.named(metric.measure(answered))
 
 

@@ -11,7 +11,14 @@ from ddpm_jax.config.own_code import Own
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.measures import attributes, captions, manifest, metric_table, real_data
+from ddpm_jax.measures import (
+    attributes,
+    captions,
+    image_captions,
+    manifest,
+    metric_table,
+    real_data,
+)
 from ddpm_jax.measures.metric import Metric, Needs
 from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
@@ -39,6 +46,8 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
             needs -= {Needs.ATTRIBUTES}
         if Needs.CAPTIONS in needs and not captions.applies(config, own):
             needs -= {Needs.CAPTIONS}
+        if Needs.TRUE_CAPTIONS in needs and not image_captions.agrees(config, own):
+            needs -= {Needs.TRUE_CAPTIONS}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 

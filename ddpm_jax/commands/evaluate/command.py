@@ -63,6 +63,7 @@ def define() -> None:
     text("templates", None, "zero_shot: a file of prompts, a line each: 'a {colour} {shape}'")
     text("caption_style", None, "retrieval: of the pairs, the data's option captions, such as full")
     number("num_pairs", None, "retrieval: pairs of images and captions; 256")
+    text("captioner_workdir", None, "captioned: the run of a captioner, who judges samples")
     many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
     sample_flags.define_sampler()
     sample_flags.define_guides()

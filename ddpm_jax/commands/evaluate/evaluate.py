@@ -50,6 +50,7 @@ OWN = (
     "templates",
     "caption_style",
     "num_pairs",
+    "captioner_workdir",
     "data_dir",
     "code",
 )
@@ -81,6 +82,7 @@ def evaluate(
     templates: str | None = None,
     caption_style: str | None = None,
     num_pairs: int | None = None,
+    captioner_workdir: str | None = None,
     data_dir: str | None = None,
     code: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def evaluate(
       templates: a file of prompts for classes, a line each: "a {colour} {shape}".
       caption_style: the data's option `captions` in place of the run's, of the pairs.
       num_pairs: of images and captions; None for 256.
+      captioner_workdir: the captioner's run that judges samples by its captions.
       data_dir: where the run's data lie now; None for where they lay.
       code: modules that hold the runs' own parts, "package.module".
 
@@ -147,6 +150,7 @@ def evaluate(
         "templates": templates,
         "caption_style": caption_style,
         "num_pairs": num_pairs,
+        "captioner_workdir": captioner_workdir,
     }
     if num_pairs is not None and num_pairs < 4:
         raise UserError(f"--num_pairs={num_pairs}: need at least 4")
@@ -162,9 +166,10 @@ def evaluate(
     checks.check_labels(loaded, selected, task)
     checks.check_clip(selected, task)
     checks.check_classes(loaded, workdir)
+    captioner = load(captioner_workdir, code) if captioner_workdir else None
     for metric in selected:
         if metric.check is not None:
-            metric.check(metric.name, loaded, {**flags, **(guides or {})})
+            metric.check(metric.name, loaded, {**flags, **(guides or {}), "captioner": captioner})
     folder = Path(workdir) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,
@@ -192,6 +197,7 @@ def evaluate(
             kid_subsets=kid_subsets,
             cache=folder / CACHE,
             pictures=lambda picture: folder / f"{name}_{picture}.png",
+            captioner=captioner,
         )
         of_samples.measure(loaded, request, space, report)
     if any(sample_metrics.REAL in metric.needs.depends for metric in selected):

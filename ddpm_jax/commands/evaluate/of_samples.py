@@ -71,6 +71,8 @@ def measure(
         "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
         "guides": {name: described(one) for name, one in guides.items()},
     }
+    if request.captioner is not None:
+        report["protocol"]["captioner"] = described(request.captioner)
     num_reference = None if compared is None else compared.num_reference
     sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
     settings = distribution_metrics.protocol(request.metrics, sizes)
