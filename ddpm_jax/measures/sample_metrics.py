@@ -61,7 +61,9 @@ def _of_captions(
     return captions.CaptionsAnswered(row.agrees, prompts, images)
 
 
-def _of_variations(row: Dataset, prompts: Any, images: np.ndarray) -> variations.VariationsAnswered:
+def _of_variations(
+    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+) -> variations.VariationsAnswered:
     return variations.VariationsAnswered(row.describe, prompts, images)
 
 
