@@ -2,7 +2,7 @@
 
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end, one or two an image, with captions that
   tell everything ("full"), so that it can judge samples: every attribute is in its words.
-Hardware: 2 CPU cores.
+Hardware: 2 CPU cores, about 6 min.
 Command: python scripts/train.py --config=configs/shapes_captioner.py --workdir=runs/captioner
   As a judge: python scripts/evaluate.py --workdir=runs/shapes_text --metrics=captioned
   --captioner_workdir=runs/captioner
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.optim.update(name="adamw", learning_rate=1e-3, warmup_steps=100, decay="cosine")
     config.ema.update(decay=0.99, warmup=True)
     config.train.update(
-        num_steps=4000,
+        num_steps=3000,
         checkpoint_every=1000,
         validate_every=1000,
         validate_examples=1024,

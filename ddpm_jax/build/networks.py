@@ -244,7 +244,7 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
 
 def towers(c: ConfigDict, network: Any) -> dict[str, Options]:
     """The tower of texts of a network that reads captions by one that stands alone, by its name."""
-    read = getattr(network, "captions", None)
+    read = network.captions if isinstance(network, UNet | DiT) else None
     if read is None or TOWERS[read.tower].module is None:
         return {}
     options = tower_options.described(tower_of(network))

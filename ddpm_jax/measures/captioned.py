@@ -70,7 +70,7 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
             f"{named}: it sees images of {theirs.image_shape}, and this model draws "
             f"{loaded.experiment.image_shape}"
         )
-    if theirs.config.data.name != c.data.name:
+    if dataset(theirs.config, theirs.own).build is not dataset(c, own).build:
         raise UserError(
             f"{named}: it was trained on {theirs.config.data.name}, and this model on {c.data.name}"
         )

@@ -130,7 +130,7 @@ def _drawing(experiment: Experiment, *, greedy: bool, top_k: int | None) -> Any:
             adjust=adjust,
         ).tokens
 
-    key = ("captions", greedy, top_k, *key_of(experiment))
+    key = ("texts", greedy, top_k, *key_of(experiment))
     return kept(experiment, key, lambda: compiling.jit(draw))
 
 
