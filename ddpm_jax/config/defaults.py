@@ -1,3 +1,4 @@
+# Over 300 lines: every field of a config, with its default and its meaning, in one list to read.
 """Every field of an experiment with its default; a config file is this plus its difference.
 
 A run that an earlier version left has no value for a field that came later, and is read with the

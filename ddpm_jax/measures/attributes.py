@@ -17,7 +17,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
 from ddpm_jax.measures import images_of, results
 from ddpm_jax.measures.results import Figure
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.drawing import Drawing
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 PAIR = ("shape", "colour")

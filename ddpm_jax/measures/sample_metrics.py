@@ -11,69 +11,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.build.datasets import dataset
-from ddpm_jax.data import Dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
-    attributes,
-    captioned,
-    captions,
     distribution_metrics,
     feature_space,
     pixel_metrics,
     real_data,
     results,
-    variations,
 )
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
+from ddpm_jax.measures.prompted import PROMPTED
 from ddpm_jax.measures.results import Figure, FigureRecord
 from ddpm_jax.measures.sample_sets import SampleSet
 from ddpm_jax.reporting.report.labels import Label
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 Setting = dict[str, float]
 
-
-class Prompted(NamedTuple):
-    """How samples are drawn that are to show something, and what judges them.
-
-    Attributes:
-      drawing: (loaded, prompts, seed, task=, **scales) -> the samples.
-      answered: (the data set, prompts, images, the captioner) -> what a metric's `measure` takes.
-    """
-
-    drawing: Callable[..., Drawing]
-    answered: Callable[[Dataset, Any, np.ndarray, Any], Any]
-
-
-def _of_attributes(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
-) -> attributes.Answered:
-    assert row.describe is not None  # each metric's `check` refuses other data
-    return attributes.Answered(row.describe, prompts, images)
-
-
-def _of_captions(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
-) -> captions.CaptionsAnswered:
-    return captions.CaptionsAnswered(row.agrees, prompts, images)
-
-
-def _of_variations(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
-) -> variations.VariationsAnswered:
-    return variations.VariationsAnswered(row.describe, prompts, images)
-
-
-# By what a metric needs.
-PROMPTED: dict[Needs, Prompted] = {
-    Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
-    Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
-    Needs.VARIATIONS: Prompted(variations.drawing, _of_variations),
-    Needs.CAPTIONED: Prompted(captions.drawing, captioned.of),
-}
 
 SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
 JUDGES = {"classifier": "classifier", "clip": "CLIP"}  # what guides by a scale of its own

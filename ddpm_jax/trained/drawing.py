@@ -1,7 +1,7 @@
 """From a network and a sampler to images: compiled batches, one key an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,26 @@ Prepare = Callable[[jax.Array, ArraysByName, ArraysByName, Any], Prepared]
 # (params, helpers, numbers, keys [B], given [B, ...]) -> x_0 [B, ...]
 Program = Callable[[Any, Any, ArraysByName, jax.Array, ArraysByName], jax.Array]
 TASK = "task"
+
+
+class Drawing(NamedTuple):
+    """A set of samples that is drawn part by part: image k depends on the description and k alone.
+
+    Attributes:
+      num: of all images.
+      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
+      description: as JSON, all that the images depend on.
+      labels: int32 [num], the class that each image is of; -1 for an image of none, as at
+        guidance_scale=0.
+      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
+        keeps frames.
+    """
+
+    num: int
+    batch_size: int
+    description: dict[str, Any]
+    labels: np.ndarray
+    batches: Callable[[range], Iterator[np.ndarray]]
 
 
 def make_program(

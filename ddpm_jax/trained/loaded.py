@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from ddpm_jax.trained import (
     tasks,
     unclip,
 )
+from ddpm_jax.trained.drawing import Drawing
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -29,26 +30,6 @@ from ddpm_jax.trained.tasks import Task
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
-
-
-class Drawing(NamedTuple):
-    """A set of samples that is drawn part by part: image k depends on the description and k alone.
-
-    Attributes:
-      num: of all images.
-      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
-      description: as JSON, all that the images depend on.
-      labels: int32 [num], the class that each image is of; -1 for an image of none, as at
-        guidance_scale=0.
-      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
-        keeps frames.
-    """
-
-    num: int
-    batch_size: int
-    description: dict[str, Any]
-    labels: np.ndarray
-    batches: Callable[[range], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

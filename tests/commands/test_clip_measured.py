@@ -85,7 +85,7 @@ def test_zero_shot_counts_the_nearest_of_all_classes(measured, clip_run):
     )
     images = loaded.embed_images(np.stack([only[k]["image"] for k in evenly_spaced(only, FEW)]))
     share = np.mean(np.argmax(images @ np.stack(classes).T, axis=1) == red_circle)
-    figure = measured["held_out_data"]["metrics"]["zero_shot_held_out_pairs"]
+    figure = measured["held_out_data"]["metrics"]["zero_shot_unseen_pairs"]
     assert figure["value"] == pytest.approx(share, abs=0.01)
     assert "| 400 of pairs that no training image shows |" in evaluate.table(measured)
 
