@@ -121,6 +121,14 @@ def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
     return _prompts(loaded, held_out_source(loaded), num)._replace(composed=composed)
 
 
+def one_object_source(loaded: Loaded) -> Source | None:
+    """Images of one object, of pairs that images in training show; None of data without objects."""
+    c, own = loaded.experiment.config, loaded.experiment.own
+    if "max_objects" not in dataset(c, own).options():
+        return None
+    return datasets.source(c, "validation", own, max_objects=1)
+
+
 def held_out_source(loaded: Loaded) -> Source:
     """Images of one object, of the pairs that no image in training shows."""
     c, own = loaded.experiment.config, loaded.experiment.own

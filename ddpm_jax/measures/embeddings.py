@@ -26,7 +26,11 @@ SHOWN = 24  # pairs in the picture
 MOST_CLASSES = 4096
 TEMPLATES = ("a photo of a {}.",)
 # Which images a figure of zero-shot accuracy is of.
-OF_IMAGES = {"accuracy": "held-out", "unseen_pairs": "of pairs that no training image shows"}
+OF_IMAGES = {
+    "accuracy": "held-out",
+    "one_object": "of one object",
+    "unseen_pairs": "of pairs that no training image shows",
+}
 CLASS = ""  # the field of a template that stands for the class
 _SEPARATORS = str.maketrans("_", " ")
 
@@ -105,8 +109,11 @@ def name_images(of: OfModel) -> Details:
     ]
     embeds = found.class_embeds(loaded.embed_texts(prompts).reshape(len(classes), len(lines), -1))
     named = {"accuracy": of.source}
-    if {*attributes.PAIR} <= {*fields} and attributes.held_out(loaded):
-        named["unseen_pairs"] = attributes.held_out_source(loaded)
+    alone = attributes.one_object_source(loaded)
+    if alone is not None and {*attributes.PAIR} <= {*fields}:
+        named["one_object"] = alone  # of two, either would be right, and one counts
+        if attributes.held_out(loaded):
+            named["unseen_pairs"] = attributes.held_out_source(loaded)
     figures, nums = {}, {}
     for name, source in named.items():
         rows, labels = _classified(source, fields, sizes)

@@ -173,6 +173,7 @@ _ROWS = (
         "zero_shot", "images named by prompts", HIGHER, Needs.CLASSES, embeddings.name_images,
         figures={
             "zero_shot_accuracy": "images whose class's prompts are the nearest",
+            "zero_shot_one_object": "the same of images of one object",
             "zero_shot_unseen_pairs": "the same of pairs that no training image shows",
         },
         check=embeddings.check_templates, flags=("templates",), section="classes",
