@@ -17,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.models.text import Captions
-from ddpm_jax.models.text.captions import TOWER, TOWERS, tower_of
+from ddpm_jax.models.text.captions import TOWER, TOWERS, has_tower, tower_of
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Names of other precisions, and why they are none here.
@@ -244,8 +244,7 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
 
 def towers(c: ConfigDict, network: Any) -> dict[str, Options]:
     """The tower of texts of a network that reads captions by one that stands alone, by its name."""
-    read = network.captions if isinstance(network, UNet | DiT) else None
-    if read is None or TOWERS[read.tower].module is None:
+    if not has_tower(network):
         return {}
     options = tower_options.described(tower_of(network))
     del options["pooling"]  # the states of all its tokens are read

@@ -114,6 +114,15 @@ def read(
     return TOWERS[tower].read(module, rows, states)
 
 
+def has_tower(module: Any) -> bool:
+    """Whether a network reads captions by what stands alone, as `tower_of` gives it."""
+    try:
+        read = module.captions
+    except AttributeError:  # a network of another sort
+        return False
+    return read is not None and TOWERS[read.tower].module is not None
+
+
 def tower_of(module: Any, **fields: Any) -> Any:
     """What reads a network's captions, a network of its own: rows int [B, L] -> `.last` and more.
 
