@@ -7,9 +7,9 @@ from absl import flags
 
 # Fields of config.sample.
 SAMPLER = ("sampler", "num_steps", "grid", "order", "eta", "batch_size")
-SCALES = ("guidance_scale", "classifier_scale")
+SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
 # What guides, also where samples are measured.
-GUIDES = ("classifier_workdir", "weaker_workdir", "weaker_step", "prior_workdir")
+GUIDES = ("classifier_workdir", "clip_workdir", "weaker_workdir", "weaker_step", "prior_workdir")
 IMAGES = (
     "compose",
     "between_labels",
@@ -57,10 +57,11 @@ def define_sampler() -> None:
 
 
 def define_scales() -> None:
-    """--guidance_scale and --classifier_scale, one value each."""
+    """--guidance_scale, --classifier_scale and --clip_scale, one value each."""
     number = flags.DEFINE_float
     number("guidance_scale", None, "0 ignores label and conditions, 1 is unguided, above 1 guided")
     number("classifier_scale", None, "of a classifier's gradient; 1")
+    number("clip_scale", None, "of a CLIP's gradient; 1")
 
 
 def define_average() -> None:
@@ -75,9 +76,10 @@ def define_average() -> None:
 
 
 def define_guides() -> None:
-    """--classifier_workdir, --weaker_workdir, --weaker_step and --prior_workdir."""
+    """The workdirs of what guides, and --prior_workdir."""
     text = flags.DEFINE_string
     text("classifier_workdir", None, "a classifier trained on the same schedule, to guide by")
+    text("clip_workdir", None, "a CLIP, to guide by towards each image's prompt")
     text("weaker_workdir", None, "a weaker run to guide away from (autoguidance)")
     flags.DEFINE_integer("weaker_step", None, "its checkpoint; alone, an earlier one of --workdir")
     text("prior_workdir", None, "of unCLIP: a prior that draws embeddings by the prompts")

@@ -6,7 +6,11 @@ import numpy as np
 
 def random_params(module, *args):
     """Random to the last bias: at its own initialisation the output is all but zero."""
-    tree = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+    return random_like(jax.eval_shape(module.init, jax.random.key(0), *args)["params"])
+
+
+def random_like(tree):
+    """The same for a tree of shapes."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):

@@ -12,6 +12,7 @@ FIELDS = {
         "tokenizer": "words",
         "vocabulary": 64,
         "context": 24,
+        "options": {"held_out": ("red circle",)},
     },
     "model": {
         "embed_dim": 8,
@@ -32,9 +33,14 @@ FIELDS = {
 }
 
 
-def config(seed: int = 0, **changes) -> ConfigDict:
-    """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"})."""
+def config(kind="clip", seed=0, **changes) -> ConfigDict:
+    """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"}).
+
+    Of noised images it is on the path of `tiny_runs.BRIEF`.
+    """
     groups = {name: FIELDS.get(name, {}) | changes.get(name, {}) for name in {**FIELDS, **changes}}
-    base = defaults.get_config("clip")
-    base.seed = seed
-    return config_files.override(base, groups)
+    made = defaults.get_config(kind)
+    made.seed = seed
+    if "diffusion" in made:
+        groups["diffusion"] = {"schedule": "cosine", "num_steps": 10} | groups.get("diffusion", {})
+    return config_files.override(made, groups)

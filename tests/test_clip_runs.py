@@ -34,9 +34,9 @@ def test_a_stopped_one_ends_with_the_same_bits(clip_run, tmp_path):
 
 
 @functools.cache
-def first_step(mesh, accumulate):
+def first_step(mesh, accumulate, kind):
     """Loss and parameters of one step from the same start."""
-    c = small_clips.config(mesh={"data": mesh}, train={"accumulate": accumulate})
+    c = small_clips.config(kind, mesh={"data": mesh}, train={"accumulate": accumulate})
     built = experiment.build(c)
     source = built.source("train")
     built = texts.with_made(built, source)
@@ -47,18 +47,20 @@ def first_step(mesh, accumulate):
 
 
 @pytest.mark.wide(3)
+@pytest.mark.parametrize("kind", ["clip", "noised_clip"])
 @pytest.mark.parametrize(("mesh", "accumulate"), [(8, 1), (1, 4), (2, 2)])
-def test_its_loss_is_one_devices_and_the_whole_batchs(mesh, accumulate):
-    loss, params = first_step(1, 1)
-    other, moved = first_step(mesh, accumulate)
+def test_its_loss_is_one_devices_and_the_whole_batchs(mesh, accumulate, kind):
+    loss, params = first_step(1, 1, kind)
+    other, moved = first_step(mesh, accumulate, kind)
     assert abs(other - loss) < 1e-6 * loss
     assert optax.tree.norm(jax.tree.map(np.subtract, moved, params)) < 1e-3 * optax.tree.norm(
         params
     )
 
 
-def test_a_validation_loss_does_not_compare_with_what_fills_a_batch_up():
-    c = small_clips.config()
+@pytest.mark.parametrize("kind", ["clip", "noised_clip"])
+def test_a_validation_loss_does_not_compare_with_what_fills_a_batch_up(kind):
+    c = small_clips.config(kind)
     built = experiment.build(c)
     source = built.source("train")
     built = texts.with_made(built, source)
@@ -130,6 +132,7 @@ OTHERS = {
         }
     },
     "triplets": {"objective": {"name": "triplet"}},
+    "noised": {"kind": "noised_clip"},
     "turned": {"objective": {"name": "rotation"}, "data": {"tokenizer": ""}},
     "views": {
         "objective": {"name": "dino", "options": {"prototypes": 8}}, "data": {"tokenizer": ""}

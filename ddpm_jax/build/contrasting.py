@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks
+from ddpm_jax.build import networks, tower_options
 from ddpm_jax.build.networks import NetworkModule
+from ddpm_jax.build.tower_options import IMAGES, TEXTS, Options
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, defaults_of, keywords
 from ddpm_jax.config.own_code import NONE, Own
@@ -31,7 +33,7 @@ TEXT_TOWERS: dict[str, Callable[..., Any]] = {
     "bag_of_words": BagOfWords,
 }
 # What nobody sets: flax's own, and what hangs on a vocabulary that is not there yet.
-HIDDEN = ("parent", "name", "eos", "pad", "attention")
+HIDDEN = ("parent", "name", "eos", "pad", "attention", "timed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,7 @@ def network(c: ConfigDict, own: Own = NONE) -> NetworkModule:
       ValueError: as the towers do for sizes that do not fit them, when they are traced.
     """
     choose("model.name", c.model.name, {"clip": None})
-    channels = c.data.channels
-    for field in ("image_mean", "image_std"):
-        if len(value := c.model[field]) not in (1, channels):
-            raise UserError(f"config.model.{field}={value}: need one number, or {channels}")
-    made = _row(c).network(c, _options(c))
+    made = _row(c).network(c, options(c))
     jax.eval_shape(lambda key: initial_params(c, own, made, key), jax.random.key(0))
     return made
 
@@ -83,7 +81,19 @@ def objective(
     c: ConfigDict, made: NetworkModule, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
     """What config.objective minimises. Raises UserError, or ValueError for an option's value."""
-    return _row(c).objective(c, made, _options(c))
+    return _row(c).objective(c, made, options(c))
+
+
+def logit_scale(c: ConfigDict, params: Any) -> float:
+    """What the cosines of images and texts are multiplied by before the softmax over either.
+
+    Raises:
+      UserError: for a run that compares images with no texts.
+    """
+    if "log_scale" not in params:
+        raise UserError("this run compares images with no texts, and has no scale")
+    limit = options(c).get("largest_scale", losses.contrastive.LARGEST_SCALE)
+    return float(min(np.exp(params["log_scale"]), limit))
 
 
 def image_tower(c: ConfigDict, projected: bool = True) -> Any:
@@ -141,15 +151,27 @@ def text_tower(c: ConfigDict) -> Any:
     )
 
 
+def towers(c: ConfigDict, made: Any) -> dict[str, Options]:
+    """The options of a network's towers, of images and perhaps of texts, by their names."""
+    image = tower_options.of_pixels(made.image, made.mean, made.std, c.data.channels)
+    text = getattr(made, TEXTS, None)
+    return {IMAGES: image} | ({} if text is None else {TEXTS: tower_options.described(text)})
+
+
 def _provided(c: ConfigDict) -> dict[str, Any]:
     return {
-        "embed_dim": c.model.embed_dim,
+        "embed_dim": c.model.get("embed_dim"),
         "dtype": networks.dtype(c),
         "remat": networks.remat(c),
     }
 
 
-def _pixels(c: ConfigDict) -> dict[str, Any]:
+def pixels(c: ConfigDict) -> dict[str, Any]:
+    """How a network normalises pixels, of config.model. Raises UserError for another number."""
+    channels = c.data.channels
+    for field in ("image_mean", "image_std"):
+        if len(value := c.model[field]) not in (1, channels):
+            raise UserError(f"config.model.{field}={value}: need one number, or {channels}")
     return {"mean": tuple(c.model.image_mean), "std": tuple(c.model.image_std)}
 
 
@@ -158,7 +180,7 @@ def _two_towers(c: ConfigDict, options: Mapping[str, Any]) -> Clip:
     # A triplet's margin is of the embeddings themselves, which nothing multiplies.
     scale = {"first_scale": options["first_scale"]} if "first_scale" in options else {}
     causal = getattr(text, "causal", False)
-    return Clip(image_tower(c), text, masked=not causal, **_pixels(c), **scale)
+    return Clip(image_tower(c), text, masked=not causal, **pixels(c), **scale)
 
 
 def _embedded(made: Any) -> Callable[..., Any]:
@@ -200,7 +222,7 @@ def _triplet(c: ConfigDict, made: Any, options: Mapping[str, Any]) -> Objective:
 
 
 def _headed(c: ConfigDict, head: Any) -> HeadedTower:
-    return HeadedTower(image_tower(c, projected=False), head, **_pixels(c))
+    return HeadedTower(image_tower(c, projected=False), head, **pixels(c))
 
 
 def _turns(c: ConfigDict, options: Mapping[str, Any]) -> HeadedTower:
@@ -259,7 +281,8 @@ def _row(c: ConfigDict) -> Row:
     return choose("objective.name", c.objective.name, OBJECTIVES)
 
 
-def _options(c: ConfigDict) -> dict[str, Any]:
+def options(c: ConfigDict) -> dict[str, Any]:
+    """config.objective.options with the defaults of config.objective.name. Raises UserError."""
     row = _row(c)
     try:
         return row.options(

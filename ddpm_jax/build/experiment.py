@@ -25,9 +25,11 @@ from ddpm_jax.build import (
 )
 from ddpm_jax.build.kinds import Kind
 from ddpm_jax.build.starting_weights import StartingWeights
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config.own_code import Own
-from ddpm_jax.data.captions import TEXT, EncodeTexts
+from ddpm_jax.data.captions import STATES, TEXT, EncodeTexts
+from ddpm_jax.data.text_states import TextStates
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
@@ -64,6 +66,8 @@ class Experiment:
         is what validation measures.
       tokenizer: of its captions, for a kind that reads text; None until its run begins or is
         loaded (`build.texts`).
+      text_states: what a frozen tower makes of the captions of its data, which batches then hold
+        (`build.text_cache`); None where the step runs the tower.
       frozen: trees of parameters that objectives need by name, such as another run's.
       clip: the CLIP whose embeddings it has, for a kind that has one (`build.clips`); its
         parameters are among `frozen`.
@@ -86,6 +90,7 @@ class Experiment:
     codec: Codec
     players: Players = dataclasses.field(default_factory=dict)
     tokenizer: Tokenizer | None = None
+    text_states: TextStates | None = None
     frozen: Trees = dataclasses.field(default_factory=dict)
     clip: Any = None
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -120,6 +125,8 @@ class Experiment:
     def encode_texts(self) -> EncodeTexts | None:
         """From a batch's captions to its "text", int32 [B, L]; None where none is read.
 
+        With `text_states` to arrays by name.
+
         Raises:
           UserError: without a tokenizer.
         """
@@ -130,7 +137,13 @@ class Experiment:
                 "this experiment reads text and has no tokenizer yet: train it, load it from its "
                 "workdir, or give it one, dataclasses.replace(experiment, tokenizer=...)"
             )
-        return data.encode_texts(self.tokenizer, self.config.data.context)
+        encode = data.encode_texts(self.tokenizer, self.config.data.context)
+        return encode if self.text_states is None else self.text_states.beside(encode)
+
+    @property
+    def towers(self) -> dict[str, Options]:
+        """The options of its network's towers, by the names of their parameters."""
+        return self.kind.towers(self.config, self.model)
 
     @property
     def spike(self) -> guard.Spike | None:
@@ -155,7 +168,9 @@ class Experiment:
         if not train.init_from:
             return None
         like = self.state_shapes().params
-        return starting_weights.read(train.init_from, like, strict=train.init_strict)
+        return starting_weights.read(
+            train.init_from, like, strict=train.init_strict, towers=self.towers
+        )
 
     def init_state(self, weights: StartingWeights | None = None) -> state.TrainState:
         """The state at step 0, placed on the mesh, a pure function of config.seed and the weights.
@@ -301,7 +316,11 @@ class Experiment:
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a training batch, placed on the mesh."""
         size = self.config.data.batch_size
-        text = {TEXT: ((self.config.data.context,), jnp.int32)} if self.reads_text else {}
+        text: dict[str, tuple[tuple[int, ...], Any]] = {}
+        if self.reads_text:
+            text[TEXT] = ((self.config.data.context,), jnp.int32)
+        if self.text_states is not None:
+            text[STATES] = (self.text_states.shape, jnp.float32)
         place = sharding.batch_sharding(self.mesh)
         return {
             "x0": jax.ShapeDtypeStruct((size, *self.codec.shape), self.codec.dtype, sharding=place),

@@ -13,16 +13,20 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
+    captioning,
     coding,
     conditioning,
     contrasting,
     image_embeddings,
     language,
     networks,
+    noised_contrasting,
+    noised_inputs,
     objectives,
     prior,
     upsampling,
 )
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
@@ -44,12 +48,15 @@ class Kind:
       measures: what metrics of it are measured on, members of `measures.metric.Needs`.
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
-      guides: in which place of a `Task` it can stand: "weaker", "classifier"; None for nowhere.
+      guides: in which place of a `Task` it can stand: "weaker", "classifier", "clip"; None for
+        nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images, or config -> why; "" for a kind that draws them.
       next: config -> the command to run after training, with {workdir} for the run's.
       codec: (config, own parts) -> what is between images and x_0.
       initial: (config, own parts, network, key) -> the network's parameters before training.
+      towers: (config, network) -> the options of its towers, by the name of their parameters, for a
+        run that begins with another's.
       draws: how it draws images, a name of `trained.program.DRAWS`.
       embeds: whether other runs can have its embeddings, as `config.data.clip`.
       has_clip: config -> whether it has those of another run.
@@ -72,6 +79,7 @@ class Kind:
     no_images: str | Callable[[ConfigDict], str] = ""
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
+    towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
     draws: str = "diffusion"
     embeds: bool = False
     has_clip: Callable[[ConfigDict], bool] = lambda config: False
@@ -101,11 +109,13 @@ KINDS: dict[str, Kind] = {
             "ATTRIBUTES",
             "CAPTIONS",
             "VARIATIONS",
+            "CAPTIONED",
             "LIKELIHOOD",
         ),
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
         guides="weaker",
+        towers=networks.towers,
         next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
         has_clip=image_embeddings.told,
     ),
@@ -113,7 +123,7 @@ KINDS: dict[str, Kind] = {
         noun="classifier",
         config=defaults.classifier,
         network=networks.classifier,
-        objective=objectives.classification,
+        objective=noised_inputs.classification,
         face="classifier",
         measures=("CLASSIFIER",),
         guides="classifier",
@@ -130,10 +140,26 @@ KINDS: dict[str, Kind] = {
         face="clip",
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
+        guides="clip",
+        towers=contrasting.towers,
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
         next=lambda config: "evaluate --workdir={workdir}",
         embeds=True,
+    ),
+    "noised_clip": Kind(
+        noun="noised CLIP",
+        config=defaults.noised_clip,
+        network=noised_contrasting.network,
+        initial=noised_contrasting.initial_params,
+        objective=noised_contrasting.objective,
+        face="noised_clip",
+        measures=("PAIRS", "CLASSES", "PROBE"),
+        reads_text=contrasting.reads_text,
+        guides="clip",
+        no_images="draw from a diffusion model and name the CLIP's run with --clip_workdir and a "
+        "--prompt",
+        next=lambda config: "sample --workdir=MODEL --clip_workdir={workdir} --prompt=TEXT " + DRAW,
     ),
     "language": Kind(
         noun="language model",
@@ -172,5 +198,18 @@ KINDS: dict[str, Kind] = {
         reads_states=True,
         fits_components=prior.fits_components,
         embedded=prior.of_batches,
+    ),
+    "captioner": Kind(
+        noun="captioner",
+        config=defaults.captioner,
+        network=captioning.network,
+        initial=captioning.initial_params,
+        objective=captioning.objective,
+        face="captioner",
+        measures=("IMAGE_CAPTIONS", "TRUE_CAPTIONS"),
+        reads_text=lambda config: True,
+        towers=contrasting.towers,
+        no_images="it says what an image shows: experiment.load(DIR).captions(images)",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

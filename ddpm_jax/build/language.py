@@ -83,28 +83,42 @@ def initial_params(c: ConfigDict, own: Own, model: LanguageModel, key: jax.Array
     return model.init(key, jnp.zeros((1, model.length), jnp.int32))["params"]
 
 
-def _transformer(c: ConfigDict, own: Own) -> LanguageModel:
+def decoder(c: ConfigDict, vocab_size: int, length: int, **fields: Any) -> LanguageModel:
+    """The transformer of config.model for sequences of so many tokens.
+
+    Args:
+      c: the config.
+      vocab_size, length: of the tokens.
+      **fields: others of `LanguageModel`.
+
+    Raises:
+      UserError: for heads that do not divide the channels.
+    """
     m = c.model
     heads = m.num_heads or 1
     if m.channels % heads:
         raise UserError(
             f"config.model.num_heads={heads}: {m.channels} channels do not divide into it"
         )
-    if reads_text(c):
-        vocab_size, length = c.data.vocabulary, c.data.context - 1
-    else:
-        vocab_size, length = pixel_levels(c, own), math.prod(image_shape(c))
     return LanguageModel(
         vocab_size=vocab_size,
         length=length,
         width=m.channels,
         depth=m.num_blocks,
         num_heads=heads,
-        num_classes=m.num_classes,
         dropout=m.dropout,
         remat=networks.remat(c),
         dtype=networks.dtype(c),
+        **fields,
     )
+
+
+def _transformer(c: ConfigDict, own: Own) -> LanguageModel:
+    if reads_text(c):
+        vocab_size, length = c.data.vocabulary, c.data.context - 1
+    else:
+        vocab_size, length = pixel_levels(c, own), math.prod(image_shape(c))
+    return decoder(c, vocab_size, length, num_classes=c.model.num_classes)
 
 
 NETWORKS: dict[str, Callable[[ConfigDict, Own], LanguageModel]] = {"transformer": _transformer}

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning, image_embeddings, paths
+from ddpm_jax.build import conditioning, image_embeddings, paths, tower_options
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose, keywords, parameters
@@ -16,7 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
 from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.models.text import Captions
-from ddpm_jax.models.text.captions import TOWERS
+from ddpm_jax.models.text.captions import TOWER, TOWERS, has_tower, tower_of
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Names of other precisions, and why they are none here.
@@ -239,6 +240,15 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         dtype=dtype(c),
         **patching,
     )
+
+
+def towers(c: ConfigDict, network: Any) -> dict[str, Options]:
+    """The tower of texts of a network that reads captions by one that stands alone, by its name."""
+    if not has_tower(network):
+        return {}
+    options = tower_options.described(tower_of(network))
+    del options["pooling"]  # the states of all its tokens are read
+    return {TOWER: options}
 
 
 def dtype(c: ConfigDict) -> Any:

@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.prediction import Parameterisation
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import learned_schedule
-from ddpm_jax.training.objectives import classify, denoise
+from ddpm_jax.training.objectives import denoise
 from ddpm_jax.training.objectives.base import Objective
 
 
@@ -90,26 +90,6 @@ TIME_DRAWS: dict[str, Callable[..., time_draws.TimeDraw]] = {
 OF_A_BOUND = ("uniform", "stratified", "importance")
 
 
-def classification(
-    c: ConfigDict, model: Any, schedule: Schedule | None, own: Own = NONE
-) -> Objective:
-    """The objective of a classifier of x_t.
-
-    Raises:
-      UserError: for a learned schedule, or times drawn by their losses, of which it keeps none.
-    """
-    d = c.diffusion
-    if schedule is None:
-        raise UserError(
-            "config.diffusion.schedule=learned: a classifier learns no schedule; set that of the "
-            "model that it will guide"
-        )
-    draws = time_draw(d, own)
-    _need(d, d.time_draw != "importance", "time_draw", "a classifier keeps no losses; set uniform")
-    _check_times(d, LossRow(classify.classification), schedule)
-    return classify.classification(model.apply, schedule, time_draw=draws)
-
-
 def denoising(
     c: ConfigDict, model: networks.NetworkModule, schedule: Schedule | None, own: Own = NONE
 ) -> Objective:
@@ -125,14 +105,14 @@ def denoising(
     """
     d = c.diffusion
     row = _loss_row(d, own)
-    draws = time_draw(d, own)
-    _check_times(d, row, schedule)
+    time_draw = chosen_time_draw(d, own)
+    check_times(d, row, schedule)
     loss = _loss(c, row, schedule, own)
     return denoise.denoising(
         model.apply,
         learned_schedule.schedule_of if schedule is None else schedule,
         loss=loss,
-        time_draw=draws,
+        time_draw=time_draw,
         dropout=conditioning.dropout(c),
         joint_dropout=d.joint_dropout,
         of_variance=learned_schedule.of_variance if schedule is None else None,
@@ -149,7 +129,7 @@ def pixel_levels(c: ConfigDict, own: Own = NONE) -> int:
     return dataset(c, own).info.num_values
 
 
-def time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
+def chosen_time_draw(d: ConfigDict, own: Own) -> time_draws.TimeDraw:
     """What config.diffusion.time_draw names. Raises UserError for an option it does not have."""
     build = choose("diffusion.time_draw", d.time_draw, TIME_DRAWS, own)
     options = keywords(
@@ -219,7 +199,7 @@ def _loss(c: ConfigDict, row: LossRow, schedule: Schedule | None, own: Own) -> d
 
 def _check_loss(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     """Loss, weighting, variance and schedule go together, or one UserError with its remedy."""
-    need = functools.partial(_need, d)
+    need = functools.partial(need_field, d)
     discrete = schedule is not None and schedule.betas is not None
     if d.weighting == "inverse_variance":
         need(
@@ -274,9 +254,9 @@ def _check_loss(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     )
 
 
-def _check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
+def check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None:
     """The draw of times fits loss and schedule, or one UserError with its remedy."""
-    _need(
+    need_field(
         d,
         not row.is_bound or d.time_draw in OF_A_BOUND,
         "time_draw",
@@ -287,7 +267,7 @@ def _check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None
             f"config.diffusion.time_options.t_min={d.time_options.t_min}: the times of "
             f"{d.schedule} are its own steps; leave it out"
         )
-    _need(
+    need_field(
         d,
         d.time_draw != "importance" or (schedule is not None and schedule.betas is not None),
         "time_draw",
@@ -295,6 +275,7 @@ def _check_times(d: ConfigDict, row: LossRow, schedule: Schedule | None) -> None
     )
 
 
-def _need(d: ConfigDict, fits: bool, field: str, remedy: str) -> None:
+def need_field(d: ConfigDict, fits: bool, field: str, remedy: str) -> None:
+    """Raises UserError with the remedy for config.diffusion's field, unless it fits."""
     if not fits:
         raise UserError(f"config.diffusion.{field}={d[field]}: {remedy}")

@@ -177,7 +177,7 @@ def _denoising(c: ConfigDict, made: Any, schedule: Schedule, own: Own) -> Object
         made.apply,
         schedule,
         loss=functools.partial(losses.simple, prediction=prediction),
-        time_draw=objectives.time_draw(c.diffusion, own),
+        time_draw=objectives.chosen_time_draw(c.diffusion, own),
         # What is told of a text is hidden all at once.
         dropout={TEXT_EMBEDDING: 0.0, TOKENS: 0.0},
         joint_dropout=c.model.text_dropout,

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.build import begun_towers, tower_options
+from ddpm_jax.build.tower_options import Options
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests, leaves, processes, weight_files
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -54,17 +56,21 @@ class _Source(NamedTuple):
     record: dict[str, Any]
 
 
-def read(source: str, like: Any, *, strict: bool = True) -> StartingWeights:
+def read(
+    source: str, like: Any, *, strict: bool = True, towers: Mapping[str, Options] | None = None
+) -> StartingWeights:
     """Read the weights of a file or of a run's newest whole checkpoint, the average if it has one.
 
     Every process calls this. Nothing that is read is executed.
 
     Args:
       source: F.safetensors, whose tensors are named by their places in the parameters, such as
-        down_0_block_0/conv_0/kernel, also with dots; or the workdir of a run.
+        down_0_block_0/conv_0/kernel, also with dots; the workdir of a run; or, of a network with
+        towers, a CLIP's folder of transformers, and open_clip's safetensors or their folder.
       like: the parameters' shapes, types and shardings.
       strict: refuse what does not fit; otherwise each parameter that has no tensor of its name and
         shape begins as it is initialised, and each other tensor is left out.
+      towers: the options of the network's towers, by name; those of the source must be the same.
 
     Raises:
       UserError: for what cannot be read, is no such file (a pickle), or does not fit, listed; for
@@ -72,7 +78,7 @@ def read(source: str, like: Any, *, strict: bool = True) -> StartingWeights:
     """
     read_here: list[StartingWeights] = []
     processes.all_or_none(
-        lambda: read_here.append(_read(source, like, strict)),
+        lambda: read_here.append(_read(source, like, strict, towers or {})),
         f"config.{FIELD}={source} cannot be read",
     )
     (weights,) = read_here
@@ -102,9 +108,9 @@ def over(init_params: Callable[[jax.Array], Any], weights: Any) -> Callable[[jax
     return init_params if weights is None else init
 
 
-def _read(source: str, like: Any, strict: bool) -> StartingWeights:
+def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -> StartingWeights:
     try:
-        found = _of_run(Path(source)) if Path(source).is_dir() else _of_file(Path(source))
+        found = _found(Path(source), towers)
         ours = {name: digests.kind(leaf) for name, leaf in leaves.named(like).items()}
         fit = _Fit.of(ours, found.kinds)
         if strict:
@@ -178,6 +184,18 @@ class _Fit(NamedTuple):
         return [f"{len(all_)} {what}: {', '.join(all_)}" for what, all_ in parts.items() if all_]
 
 
+def _found(path: Path, towers: Mapping[str, Options]) -> _Source:
+    """What lies there, whose towers are the same functions as this network's."""
+    if library := begun_towers.of_library(path, towers):
+        tower_options.check(towers, library.towers)
+        return _of_tensors(library.tensors)
+    if not path.is_dir():
+        return _of_file(path)
+    if towers:
+        tower_options.check(towers, begun_towers.of_run(path))
+    return _of_run(path)
+
+
 def _of_file(path: Path) -> _Source:
     if path.suffix in weight_files.PICKLES:
         raise weight_files.pickle_error(path, SAVE_AGAIN)
@@ -189,7 +207,10 @@ def _of_file(path: Path) -> _Source:
         if place in tensors:
             raise ValueError(f"two of its tensors are named {place}")
         tensors[place] = tensor
+    return _of_tensors(tensors)
 
+
+def _of_tensors(tensors: dict[str, np.ndarray]) -> _Source:
     def load(like: Any) -> tuple[Any, dict[str, str]]:
         sums = {}
 

@@ -76,10 +76,18 @@ def from_file(c: ConfigDict) -> Tokenizer | None:
         return None
     if not Path(name).expanduser().exists():
         raise UserError(
-            f"config.data.tokenizer={name}: no such file; name {', '.join(LEARNED)}, or CLIP's "
+            f"config.data.tokenizer={name}: no such file; name {', '.join(LEARNED)}, a run's "
+            f"{FILE}, or CLIP's "
             "tokenizer.json, vocab.json with merges.txt beside it, or "
             f"bpe_simple_vocab_16e6.txt.gz{nearest(Path(name).name, LEARNED)}"
         )
+    if stored := _of_run(Path(name).expanduser()):
+        if stored.size > c.data.vocabulary:
+            raise UserError(
+                f"config.data.vocabulary={c.data.vocabulary}: the tokenizer of {name} has "
+                f"{stored.size:,} tokens; set it to that run's"
+            )
+        return stored
     made = tokenizers.clip_tokenizer(name)
     if made.size != c.data.vocabulary:
         raise UserError(
@@ -87,6 +95,16 @@ def from_file(c: ConfigDict) -> Tokenizer | None:
             f"{made.size:,} tokens; set it to {made.size}"
         )
     return made
+
+
+def _of_run(path: Path) -> Tokenizer | None:
+    """The tokenizer of a run, where a path is that of its file; None for any other file."""
+    if path.suffix != Path(FILE).suffix or not path.is_file():
+        return None
+    try:
+        return tokenizers.load(path)
+    except UserError:  # of another program, as transformers writes it
+        return None
 
 
 def made(experiment: Experiment, train: data.Source) -> Tokenizer | None:

@@ -1,3 +1,4 @@
+# Over 300 lines: every field of a config, with its default and its meaning, in one list to read.
 """Every field of an experiment with its default; a config file is this plus its difference.
 
 A run that an earlier version left has no value for a field that came later, and is read with the
@@ -82,16 +83,27 @@ def clip() -> ConfigDict:
     return _locked(other_kinds.clip(denoiser()))
 
 
+def noised_clip() -> ConfigDict:
+    """The default CLIP of noised images."""
+    return _locked(other_kinds.noised_clip(denoiser()))
+
+
 def prior() -> ConfigDict:
     """The default prior of unCLIP."""
     return _locked(other_kinds.prior(denoiser()))
+
+
+def captioner() -> ConfigDict:
+    """The default captioner."""
+    return _locked(other_kinds.captioner(denoiser()))
 
 
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
-    # prior, of a CLIP's embeddings of images given texts
+    # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts; captioner,
+    # of captions given their images
     config.kind = "denoiser"
     config.seed = 0
 
@@ -117,6 +129,9 @@ def denoiser() -> ConfigDict:
     data.context = 77  # tokens of a text, with its beginning and end
     # The workdir of a CLIP, for model.conditions=("image_embedding",); the run keeps a copy.
     data.clip = ""
+    # Make what a frozen tower of texts (model.text_tower=clip, optim.frozen) says of the captions
+    # once and keep it in the user's cache: then no step runs the tower.
+    data.cache_text = False
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()
@@ -266,6 +281,9 @@ def denoiser() -> ConfigDict:
     sample.guidance_high = placeholder(float)  # up to here, and not elsewhere
     sample.guidance_rescale = placeholder(float)  # 0 to 1: how far guidance's contrast is undone
     sample.classifier_scale = placeholder(float)  # of a classifier's gradient, where one is named
+    sample.clip_scale = placeholder(float)  # of a CLIP's; 1
+    # Shift the mean of each step of ancestral by these gradients, in place of bending eps.
+    sample.mean_gradient = placeholder(bool)
     # Of a model that enlarges: the level of noise on what it enlarges; half of training's largest.
     sample.augmentation = placeholder(float)
     sample.batch_size = 64
@@ -296,5 +314,7 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "classifier": classifier,
     "language": language,
     "clip": clip,
+    "noised_clip": noised_clip,
     "prior": prior,
+    "captioner": captioner,
 }

@@ -28,6 +28,7 @@ NOT_OF_A_CLASSIFIER = (
     "data.vocabulary",
     "data.context",
     "data.clip",
+    "data.cache_text",
     "model.conditions",
     "model.fourier_features",
     "model.patch_size",
@@ -51,6 +52,7 @@ NOT_OF_A_CLASSIFIER = (
 NOT_OF_LANGUAGE = (
     "data.dequantise",
     "data.clip",
+    "data.cache_text",
     "model.options",
     "model.conditions",
     "model.fourier_features",
@@ -76,6 +78,8 @@ NOT_OF_LANGUAGE = (
     "sample.guidance_high",
     "sample.guidance_rescale",
     "sample.classifier_scale",
+    "sample.clip_scale",
+    "sample.mean_gradient",
     "sample.augmentation",
 )
 
@@ -107,6 +111,7 @@ NOT_OF_A_CLIP = (
     "diffusion",
     "data.dequantise",
     "data.clip",
+    "data.cache_text",
     *OF_WHAT_DRAWS,
 )
 
@@ -145,11 +150,20 @@ def clip(denoiser: ConfigDict) -> ConfigDict:
     return config
 
 
+def noised_clip(denoiser: ConfigDict) -> ConfigDict:
+    """The default CLIP of noised images, which guides (Nichol et al. 2021), from the default's."""
+    config = clip(denoiser)
+    config.kind = "noised_clip"
+    config.diffusion = classifier(denoiser).diffusion  # the path, and the draw of times
+    return config
+
+
 # What a prior has no use for; its network is another one.
 NOT_OF_A_PRIOR = (
     "data.dequantise",
     "data.augment",
     "data.tokenizer",
+    "data.cache_text",
     "model",
     "diffusion.variance",
     "diffusion.loss",
@@ -168,6 +182,8 @@ NOT_OF_A_PRIOR = (
     "sample.guidance_high",
     "sample.guidance_rescale",
     "sample.classifier_scale",
+    "sample.clip_scale",
+    "sample.mean_gradient",
     "sample.augmentation",
     "sample.grid_size",
 )
@@ -202,6 +218,28 @@ def prior(denoiser: ConfigDict) -> ConfigDict:
     # The autoregressive one's own, as of a language model.
     config.sample.temperature = 1.0
     config.sample.top_k = placeholder(int)
+    return config
+
+
+def captioner(denoiser: ConfigDict) -> ConfigDict:
+    """The default captioner, from the default denoiser."""
+    config = without(denoiser, NOT_OF_A_CLIP)
+    config.kind = "captioner"
+    config.data.update(tokenizer="bytes", context=32)
+
+    config.model = model = ConfigDict()
+    model.name = "captioner"  # an images' tower, and a decoder that reads its features
+    model.image = "vit"  # the images' tower, which has a feature for each patch
+    model.image_options = ConfigDict()  # its keywords, as a CLIP's: patch_size, width, depth, ...
+    # Of pixels in [0, 1], one number or one a channel, taken out and divided by.
+    model.image_mean = (0.5,)
+    model.image_std = (0.5,)
+    model.channels = 128  # of the decoder's tokens, whatever the tower's width
+    model.num_blocks = 4  # of the decoder
+    model.num_heads = 4  # of the decoder's attention; 0 for a single one
+    model.dropout = 0.0  # of the decoder
+    model.dtype = "float32"  # of the computation: float32 or bfloat16
+    model.remat = "none"  # what the backward pass computes again: none or block
     return config
 
 

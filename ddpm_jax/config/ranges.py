@@ -140,6 +140,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _unset_or(_at_least_0),
         "need a finite number, at least 0, or None",
     ),
+    "sample.clip_scale": (
+        _unset_or(_at_least_0),
+        "need a finite number, at least 0, or None",
+    ),
     "sample.temperature": (lambda v: 0 < v < math.inf, "need a finite number above 0"),
     "sample.top_k": (_unset_or(lambda v: v >= 1), "need at least 1, or None"),
     "sample.guidance_low": (_unset_or(_at_least_0), "need a finite number, at least 0, or None"),

@@ -1,7 +1,7 @@
 """Captions: what a source says of each example, and rows of tokens made of them for batches."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,9 +13,10 @@ from ddpm_jax.errors import UserError
 
 CAPTION = "caption"  # of an example: a text
 TEXT = "text"  # of a batch: its tokens, int32 [B, L]
+STATES = "text_states"  # of a batch: what a frozen tower makes of them, float32 [B, L, W]
 
-# Captions -> int32 [N, L].
-EncodeTexts = Callable[[Sequence[str]], np.ndarray]
+# Captions -> int32 [N, L], or arrays [N, ...] by the names that they have in a batch.
+EncodeTexts = Callable[[Sequence[str]], np.ndarray | Mapping[str, np.ndarray]]
 
 
 @runtime_checkable

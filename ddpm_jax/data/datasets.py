@@ -24,11 +24,14 @@ from ddpm_jax.data.idx import build as build_idx
 from ddpm_jax.data.shapes import ATTRIBUTES, describe, shows
 from ddpm_jax.data.shapes import build as build_shapes
 from ddpm_jax.data.tfds import tfds_source
+from ddpm_jax.data.told_shapes import follows
 from ddpm_jax.errors import UserError
 
 # Fields of config.data that have a value in every run: a data set that does not take one goes
 # without it. All other options are refused where they are not taken.
 COMMON = ("data_dir", "holdout", "labels_file", "on_error", "train_split", "validation_split")
+# (prompt, caption) -> (facts that both tell, facts of the prompt)
+Follows = Callable[[str, str], tuple[int, int] | None]
 _GIVEN = ("image_size", "channels")  # by config.data's own fields, to those that take them
 
 
@@ -62,6 +65,9 @@ class Dataset:
         samples are -> {name: index}, or None for an image that shows none; None where nothing does.
       agrees: whether all that a caption tells is true of an image, (uint8 [H, W, C], str) -> bool;
         None where nothing says so.
+      follows: what reads captions back and compares two, (prompt, caption) -> how many of the facts
+        that the prompt tells the caption tells too, and how many these are; None for a prompt of
+        which nothing can be read. None where nothing does so.
       captions: whether an example has a "caption": str; see `data.captions`.
       extractor: of the features in which samples are compared with these data, where nobody
         chooses another.
@@ -74,6 +80,7 @@ class Dataset:
     conditions: Mapping[str, tuple[str, ...] | int] = dataclasses.field(default_factory=dict)
     describe: Callable[[np.ndarray], dict[str, int] | None] | None = None
     agrees: Callable[[np.ndarray, str], bool] | None = None
+    follows: Follows | None = None
     captions: bool = False
     extractor: str = "inception"
     prepare: Callable[..., str] | None = None
@@ -94,6 +101,7 @@ DATASETS: dict[str, Dataset] = {
         conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1},
         describe=describe,
         agrees=shows,
+        follows=follows,
         captions=True,
         extractor="classifier",
     ),

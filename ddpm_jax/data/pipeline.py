@@ -36,7 +36,8 @@ class Batches:
       flip: mirror each example left to right with probability 1/2, drawn from (seed, n).
       conditions: what else of each example is read, by name: values and images.
       encode_texts: from the captions of a batch to its tokens, which are "text" of the batch, as
-        `captions.encode_texts`; None leaves captions out. A mirrored image keeps its caption.
+        `captions.encode_texts`, or arrays by name; None leaves captions out. A mirrored image keeps
+        its caption.
       process_index: which contiguous block of each global batch this process reads.
       process_count: how many processes share a batch; must divide `batch_size`.
 
@@ -185,9 +186,10 @@ def _stacked(
 ) -> HostBatch:
     # A source of images has "image", and one of anything else "x0".
     content = "x0" if "x0" in examples[0] else "image"
-    texts = {}
+    texts: HostBatch = {}
     if encode_texts is not None:
-        texts[TEXT] = encode_texts([caption_of(example) for example in examples])
+        encoded = encode_texts([caption_of(example) for example in examples])
+        texts = {TEXT: encoded} if isinstance(encoded, np.ndarray) else dict(encoded)
     return {
         content: np.stack([example[content] for example in examples]),
         "label": np.array([example["label"] for example in examples], np.int32),

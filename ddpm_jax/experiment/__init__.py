@@ -5,9 +5,9 @@ from ddpm_jax.experiment.group import train_group
 from ddpm_jax.experiment.running import train
 from ddpm_jax.trained.cascade import Cascade
 from ddpm_jax.trained.descriptions import described
-from ddpm_jax.trained.drawing import padded_batch
+from ddpm_jax.trained.drawing import Drawing, padded_batch
 from ddpm_jax.trained.load import load
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.program import build, imported_parts
 from ddpm_jax.trained.tasks import Task
 from ddpm_jax.trained.unclip import EmbeddingOf

@@ -26,6 +26,7 @@ FREE_FIELDS = (
     "data.data_dir",
     "data.clip",  # the run keeps a copy, whose digest is among PARTS
     "data.num_threads",
+    "data.cache_text",
     "data.options.on_error",
     "ema.snapshots_every",
 )
@@ -33,7 +34,13 @@ FREE_FIELDS = (
 NOT_FREE = ("train.init_from", "train.init_strict")
 # Free, but sums come in another order: the same run up to rounding, and not to the bit. So it is of
 # other devices, but for a strict run.
-ROUNDING = ("train.accumulate", "model.remat", "mesh.strict", "mesh.strict_shards")
+ROUNDING = (
+    "train.accumulate",
+    "model.remat",
+    "data.cache_text",
+    "mesh.strict",
+    "mesh.strict_shards",
+)
 # What a workdir holds that is an average of another one's run, and no run.
 AVERAGE = "average.json"
 # Not of the config: the examples themselves.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import clips, texts
+from ddpm_jax.build import clips, text_cache, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Batches
@@ -93,6 +93,7 @@ class Stretch:
     @functools.cached_property
     def batches(self) -> Batches:
         """What it is trained on."""
+        text_cache.check_alone(self.experiment, "bisect")
         return attempt.training_batches(self.experiment, self.experiment.source("train"))
 
     def placed(self, host: TrainState) -> TrainState:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax.build import begun, class_names, clips, texts
+from ddpm_jax.build import begun, begun_towers, class_names, clips, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
 from ddpm_jax.measures.manifest import fingerprints
@@ -43,6 +43,9 @@ def read_data(experiment: Experiment, resumed: Path | None = None) -> RunData:
     validation = experiment.source("validation") if config.train.validate_every else None
     if resumed is None:
         experiment = begun.with_made(experiment, train)
+        begun_towers.check_tokenizer(
+            experiment.towers, config.train.init_from, experiment.tokenizer
+        )
     else:
         experiment = clips.with_kept(experiment, resumed)
     prints = {**fingerprints(train, validation), **texts.described(experiment.tokenizer)}

@@ -136,6 +136,8 @@ def of_clip(clip: Clip) -> dict[str, Any]:
     image = clip.image
     if not isinstance(image, VisionTransformer):
         raise ValueError(f"transformers' CLIPModel has no image tower of {type(image).__name__}")
+    if image.timed:
+        raise ValueError("transformers' CLIPModel is shown no time, which this tower is")
     size = image.image_size if isinstance(image.image_size, int) else set(image.image_size)
     if isinstance(size, set):
         if len(size) != 1:

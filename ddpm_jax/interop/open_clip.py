@@ -20,6 +20,7 @@ from ddpm_jax.runtime.weight_files import PICKLES, pickle_error, read_tensors
 
 CONFIG, MODEL, WEIGHTS = "open_clip_config.json", "model_cfg", "open_clip_model.safetensors"
 SAVE_AGAIN = "safetensors.torch.save_file(model.state_dict(), 'clip.safetensors')"
+_FIRST = "visual.conv1.weight"  # which both image towers have
 _PARTS = ("query", "key", "value")
 
 
@@ -65,6 +66,16 @@ def clip_from_open_clip(
     )
     shapes = tensor_rows.shapes_of(clip, *examples(clip, _channels(weights)))
     return clip, tensor_rows.params_of(_rows(clip), shapes, weights, file)
+
+
+def wrote(file: Path) -> bool:
+    """Whether a safetensors file has the names that open_clip gives its tensors.
+
+    Raises:
+      ValueError, OSError: for a file that cannot be read, or is no such file.
+    """
+    names = (name for name, _ in read_tensors(file, SAVE_AGAIN, _no_weight))
+    return file.suffix == ".safetensors" and any(name == _FIRST for name in names)
 
 
 def clip_to_open_clip(

@@ -172,6 +172,8 @@ def config_of(clip: Any) -> dict[str, Any]:
             "patch_size": None,
         }
     elif isinstance(image, VisionTransformer):
+        if image.timed:
+            raise ValueError("open_clip's CLIP is shown no time, which this tower is")
         if image.activation != text.activation and "quick_gelu" in (
             image.activation,
             text.activation,

@@ -17,7 +17,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
 from ddpm_jax.measures import images_of, results
 from ddpm_jax.measures.results import Figure
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.drawing import Drawing
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 PAIR = ("shape", "colour")
@@ -91,11 +92,16 @@ def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
 
 def check_held_out(metric: str, loaded: Loaded) -> None:
     """Raises UserError for a model that was trained on every pair."""
-    if not loaded.experiment.config.data.options.get("held_out"):
+    if not held_out(loaded):
         raise UserError(
             f"--metrics={metric}: this model was trained on every pair; train with "
             "config.data.options.held_out"
         )
+
+
+def held_out(loaded: Loaded) -> tuple[str, ...]:
+    """The pairs of colour and shape that no image in training shows."""
+    return tuple(loaded.experiment.config.data.options.get("held_out") or ())
 
 
 def held_out_images(loaded: Loaded, num: int) -> Prompts:
@@ -115,11 +121,19 @@ def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
     return _prompts(loaded, held_out_source(loaded), num)._replace(composed=composed)
 
 
+def one_object_source(loaded: Loaded) -> Source | None:
+    """Images of one object, of pairs that images in training show; None of data without objects."""
+    c, own = loaded.experiment.config, loaded.experiment.own
+    if "max_objects" not in dataset(c, own).options():
+        return None
+    return datasets.source(c, "validation", own, max_objects=1)
+
+
 def held_out_source(loaded: Loaded) -> Source:
     """Images of one object, of the pairs that no image in training shows."""
     c, own = loaded.experiment.config, loaded.experiment.own
     every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
-    drawn = tuple(pair for pair in every if pair not in c.data.options.get("held_out", ()))
+    drawn = tuple(pair for pair in every if pair not in held_out(loaded))
     return datasets.source(c, "validation", own, max_objects=1, held_out=drawn)
 
 

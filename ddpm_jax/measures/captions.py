@@ -16,7 +16,8 @@ from ddpm_jax.data.shape_captions import NONE
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import attributes, images_of, results
 from ddpm_jax.measures.results import Figure
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.drawing import Drawing
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 # Of drawn shapes: what an image of one object has as its second one's.

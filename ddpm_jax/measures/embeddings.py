@@ -12,7 +12,7 @@ from ddpm_jax.data import Source, captions_of, evenly_spaced, fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import probes
 from ddpm_jax.evaluation import retrieval as found
-from ddpm_jax.measures import real_data, results
+from ddpm_jax.measures import attributes, real_data, results
 from ddpm_jax.measures.metric import Details, OfModel
 from ddpm_jax.reporting import plots
 from ddpm_jax.runtime import files
@@ -25,6 +25,12 @@ CANDIDATES = 8  # examples looked at for each pair, to find captions that differ
 SHOWN = 24  # pairs in the picture
 MOST_CLASSES = 4096
 TEMPLATES = ("a photo of a {}.",)
+# Which images a figure of zero-shot accuracy is of.
+OF_IMAGES = {
+    "accuracy": "held-out",
+    "one_object": "of one object",
+    "unseen_pairs": "of pairs that no training image shows",
+}
 CLASS = ""  # the field of a template that stands for the class
 _SEPARATORS = str.maketrans("_", " ")
 
@@ -94,10 +100,6 @@ def name_images(of: OfModel) -> Details:
     lines = templates(of.templates)
     fields = _fields(lines)
     names = _values(of.source, fields)
-    rows = evenly_spaced(of.source, NUM_IMAGES)
-    examples = [of.source[k] for k in rows]
-    own = np.stack([[int(one[f or "label"]) for f in fields] for one in examples])
-    has_all: np.ndarray = np.all(own >= 0, axis=1)
     sizes = tuple(len(names[field]) for field in fields)
     classes = [*np.ndindex(sizes)]
     prompts = [
@@ -105,34 +107,53 @@ def name_images(of: OfModel) -> Details:
         for one in classes
         for line in lines
     ]
-    embeds = loaded.embed_texts(prompts).reshape(len(classes), len(lines), -1)
-    kept = [row for row, fits in zip(rows, has_all, strict=True) if fits]
-    images = loaded.embed_encoded(_encoded(loaded, of.source, kept))
-    labels = np.ravel_multi_index(tuple(own[has_all].T), sizes)
-    share = results.of_interval(
-        found.zero_shot_accuracy(images, found.class_embeds(embeds), labels, seed=of.seed)
-    )
+    embeds = found.class_embeds(loaded.embed_texts(prompts).reshape(len(classes), len(lines), -1))
+    named = {"accuracy": of.source}
+    alone = attributes.one_object_source(loaded)
+    if alone is not None and {*attributes.PAIR} <= {*fields}:
+        named["one_object"] = alone  # of two, either would be right, and one counts
+        if attributes.held_out(loaded):
+            named["unseen_pairs"] = attributes.held_out_source(loaded)
+    figures, nums = {}, {}
+    for name, source in named.items():
+        rows, labels = _classified(source, fields, sizes)
+        images = loaded.embed_encoded(_encoded(loaded, source, rows))
+        share = found.zero_shot_accuracy(images, embeds, labels, seed=of.seed)
+        figures[name], nums[name] = results.of_interval(share), len(rows)
     content = {
-        "num": len(kept),
+        "num": nums["accuracy"],
+        "nums": nums,
         "classes": len(classes),
         "templates": lines,
-        "figures": {"accuracy": share.record()},
+        "figures": {name: one.record() for name, one in figures.items()},
     }
-    protocol = {"templates": lines, "num": len(kept), "fingerprint": fingerprint(of.source)}
-    return Details(content, {"accuracy": share}, protocol)
+    protocol = {"templates": lines, "nums": nums, "fingerprint": fingerprint(of.source)}
+    return Details(content, figures, protocol)
+
+
+def _classified(
+    source: Source, fields: Sequence[str], sizes: tuple[int, ...]
+) -> tuple[list[int], np.ndarray]:
+    """Rows of images that have every field's value, and the number of each one's class."""
+    rows = evenly_spaced(source, NUM_IMAGES)
+    own = np.array([[int(source[k][f or "label"]) for f in fields] for k in rows])
+    has_all = np.all(own >= 0, axis=1)
+    kept = [row for row, fits in zip(rows, has_all, strict=True) if fits]
+    return kept, np.ravel_multi_index(tuple(own[has_all].T), sizes)
 
 
 def name_table(content: dict[str, Any]) -> str:
     """The accuracy as a Markdown table."""
-    share = results.text(content["figures"]["accuracy"])
     return "\n".join(
         [
-            "| classes | templates | zero-shot accuracy | chance |",
-            "| --- |" + " --- |" * 3,
-            f"| {content['classes']} | {len(content['templates'])} | {share} | "
-            f"{1 / content['classes']:.3f} |",
-            "",
-            f"{content['num']} held-out images.",
+            "| images | classes | templates | zero-shot accuracy | chance |",
+            "| --- |" + " --- |" * 4,
+            *(
+                f"| {content['nums'][name]:,} {OF_IMAGES[name]} | {content['classes']} | "
+                f"{len(content['templates'])} | {results.text(share)} | "
+                f"{1 / content['classes']:.3f} |"
+                for name, share in content["figures"].items()
+            ),
         ]
     )
 

@@ -43,7 +43,7 @@ def measure(of: OfModel) -> Details:
     """
     measured = of_captions if of.loaded.experiment.reads_text else of_images
     unit, settings, ratios = measured(of)
-    figures = {name: _figure(*ratio) for name, ratio in ratios.items()}
+    figures = {name: figure(*ratio) for name, ratio in ratios.items()}
     report = {"unit": unit, **settings, "figures": {n: f.record() for n, f in figures.items()}}
     return Details(report, figures, settings | {"fingerprint": fingerprint(of.source)})
 
@@ -76,7 +76,7 @@ def of_captions(of: OfModel) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return "bits per character", settings, ratios
 
 
-def _figure(bits: np.ndarray, sizes: np.ndarray) -> Figure:
+def figure(bits: np.ndarray, sizes: np.ndarray) -> Figure:
     """All bits over all values, with the standard error of a ratio of means."""
     if len(bits) < 2:
         raise ValueError(f"need at least 2 examples, got {len(bits)}")

@@ -23,6 +23,7 @@ class Needs(enum.StrEnum):
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
     CAPTIONS = "prompts"  # samples that show what their prompt tells
     VARIATIONS = "variations"  # samples that show what the image shows that they vary
+    CAPTIONED = "captioned prompts"  # the same, as a captioner tells what they show
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
     TOKENS = labels.TOKENS  # held-out images, token by token, under the model
@@ -30,6 +31,8 @@ class Needs(enum.StrEnum):
     CLASSES = labels.CLASSES  # held-out images and prompts of classes, likewise
     PROBE = labels.PROBE  # features of images, and what is known of them
     PRIOR = labels.PRIOR  # held-out images and their captions beside a prior's embeddings
+    IMAGE_CAPTIONS = labels.IMAGE_CAPTIONS  # held-out captions given their images
+    TRUE_CAPTIONS = labels.TRUE_CAPTIONS  # captions drawn of held-out images
 
     @property
     def space(self) -> bool:
@@ -44,7 +47,7 @@ class Needs(enum.StrEnum):
     @property
     def prompted(self) -> bool:
         """Samples are drawn for it, by conditions that it says."""
-        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS, Needs.VARIATIONS)
+        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS, Needs.CAPTIONED, Needs.VARIATIONS)
 
     @property
     def of_model(self) -> bool:
@@ -66,6 +69,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
     Needs.CAPTIONS: (*_DRAWN, "real"),
     Needs.VARIATIONS: (*_DRAWN, "real"),
+    Needs.CAPTIONED: (*_DRAWN, "real", "captioner"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
     Needs.TOKENS: ("exact_likelihood",),
@@ -73,6 +77,8 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.CLASSES: ("classes",),
     Needs.PROBE: ("real", "probe"),
     Needs.PRIOR: ("prior",),
+    Needs.IMAGE_CAPTIONS: ("image_captions",),
+    Needs.TRUE_CAPTIONS: ("drawn_captions",),
 }
 
 
@@ -153,6 +159,7 @@ class Metric:
         ATTRIBUTES: an `attributes.Answered`;
         CAPTIONS: a `captions.CaptionsAnswered`;
         VARIATIONS: a `variations.VariationsAnswered`;
+        CAPTIONED: a `captioned.Captioned`;
         the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
@@ -165,7 +172,7 @@ class Metric:
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
       prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
-        CAPTIONS, `captions.CaptionPrompts`; of VARIATIONS, `variations.Varied`.
+        CAPTIONS and CAPTIONED, `captions.CaptionPrompts`; of VARIATIONS, `variations.Varied`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       flags: of evaluate.py, that it alone reads.
       section: of what needs nothing drawn: where the result holds the details, and how the result

@@ -9,11 +9,13 @@ from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     attributes,
+    captioned,
     captions,
     classification,
     distribution_metrics,
     embeddings,
     exact_likelihood,
+    image_captions,
     likelihood,
     own_parts,
     pixel_metrics,
@@ -107,6 +109,18 @@ _ROWS = (
         check=variations.check, prompts=variations.of_held_out_images,
     ),
     Metric(
+        "captioned", "samples in which a captioner sees all that their prompt tells", HIGHER,
+        Needs.CAPTIONED, captioned.measure,
+        figures={
+            "captioned": "samples in which a captioner sees all that their prompt tells",
+            "captioned_facts": "facts of prompts that it sees",
+            "captioned_shuffled": "samples in which it sees what another prompt tells (chance)",
+            "captioned_read": "its captions that can be read",
+        },
+        check=captioned.check, prompts=captions.of_held_out_images,
+        flags=(captioned.WORKDIR,),
+    ),
+    Metric(
         "memorisation", "distance to the training images over that of new data", NEAR_ONE,
         Needs.PIXELS, pixel_metrics.memorisation, fits=pixel_metrics.has_held_out,
         default=True, picture="nearest",
@@ -157,7 +171,11 @@ _ROWS = (
     ),
     Metric(
         "zero_shot", "images named by prompts", HIGHER, Needs.CLASSES, embeddings.name_images,
-        figures={"zero_shot_accuracy": "images whose class's prompts are the nearest"},
+        figures={
+            "zero_shot_accuracy": "images whose class's prompts are the nearest",
+            "zero_shot_one_object": "the same of images of one object",
+            "zero_shot_unseen_pairs": "the same of pairs that no training image shows",
+        },
         check=embeddings.check_templates, flags=("templates",), section="classes",
         table=embeddings.name_table,
     ),
@@ -175,6 +193,26 @@ _ROWS = (
             "prior_cosine_other_image": "the same of another image's",
         },
         default=True, flags=("num_pairs",), section="prior", table=prior_embeddings.table,
+    ),
+    Metric(
+        "image_bits", "bits of held-out captions given their images", LOWER,
+        Needs.IMAGE_CAPTIONS, image_captions.bits,
+        figures={
+            "image_bits_per_character": "bits per character of a caption, given its image",
+            "image_bits_per_character_shuffled": "the same, given another image",
+            "image_bits_per_character_bigram": "the same, of a bigram model without images",
+        },
+        default=True, section="image_captions", table=image_captions.bits_table,
+    ),
+    Metric(
+        "true_captions", "captions that are true of their images", HIGHER,
+        Needs.TRUE_CAPTIONS, image_captions.truth,
+        figures={
+            "true_captions_share": "captions that are true of their images",
+            "true_captions_shuffled": "captions that are true of another image (chance)",
+        },
+        check=image_captions.check_agrees, default=True, section="drawn_captions",
+        table=image_captions.truth_table,
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}

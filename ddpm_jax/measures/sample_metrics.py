@@ -11,63 +11,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.build.datasets import dataset
-from ddpm_jax.data import Dataset
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
-    attributes,
-    captions,
     distribution_metrics,
     feature_space,
     pixel_metrics,
     real_data,
     results,
-    variations,
 )
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
+from ddpm_jax.measures.prompted import PROMPTED
 from ddpm_jax.measures.results import Figure, FigureRecord
 from ddpm_jax.measures.sample_sets import SampleSet
 from ddpm_jax.reporting.report.labels import Label
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 Setting = dict[str, float]
 
 
-class Prompted(NamedTuple):
-    """How samples are drawn that are to show something, and what judges them.
-
-    Attributes:
-      drawing: (loaded, prompts, seed, task=, **scales) -> the samples.
-      answered: (the data set, prompts, images) -> what a metric's `measure` takes.
-    """
-
-    drawing: Callable[..., Drawing]
-    answered: Callable[[Dataset, Any, np.ndarray], Any]
-
-
-def _of_attributes(row: Dataset, prompts: Any, images: np.ndarray) -> attributes.Answered:
-    assert row.describe is not None  # each metric's `check` refuses other data
-    return attributes.Answered(row.describe, prompts, images)
-
-
-def _of_captions(row: Dataset, prompts: Any, images: np.ndarray) -> captions.CaptionsAnswered:
-    return captions.CaptionsAnswered(row.agrees, prompts, images)
-
-
-def _of_variations(row: Dataset, prompts: Any, images: np.ndarray) -> variations.VariationsAnswered:
-    return variations.VariationsAnswered(row.describe, prompts, images)
-
-
-# By what a metric needs.
-PROMPTED: dict[Needs, Prompted] = {
-    Needs.ATTRIBUTES: Prompted(attributes.drawing, _of_attributes),
-    Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
-    Needs.VARIATIONS: Prompted(variations.drawing, _of_variations),
-}
-
-SCALES = ("guidance_scale", "classifier_scale")
+SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
+JUDGES = {"classifier": "classifier", "clip": "CLIP"}  # what guides by a scale of its own
 OTHERWISE = (*SCALES, "batch_size", "grid_size")  # stated elsewhere, or of no effect
 REAL = "real"  # of the protocol: what images samples are judged by
 
@@ -86,6 +52,7 @@ class Request:
       kid_subsets: as `distribution_metrics.measure` takes it.
       cache: the folder of samples and their features.
       pictures: the PNG that a metric draws beside the result, by its `picture`.
+      captioner: the run that judges samples by its captions; None for none.
     """
 
     metrics: Sequence[Metric]
@@ -97,6 +64,7 @@ class Request:
     kid_subsets: int | None
     cache: Path
     pictures: Callable[[str], Path]
+    captioner: Loaded | None = None
 
     def of(self, needs: Callable[[Needs], bool]) -> list[Metric]:
         """Those of its metrics whose needs are such."""
@@ -117,29 +85,33 @@ class Measured(NamedTuple):
     labels: dict[str, Label]
 
 
-def settings(
-    guidance_scales: Sequence[str], classifier_scales: Sequence[str], own: float, task: Task
-) -> list[Setting]:
-    """The scales to measure at: every guidance scale with every classifier's.
+def settings(scales: Mapping[str, Sequence[str]], own: float, task: Task) -> list[Setting]:
+    """The scales to measure at: every guidance scale with every classifier's and every CLIP's.
 
-    Without guidance scales the run's own, and 1 beside it if that is not 1; with a classifier 1
-    alone. Without classifier scales 1, where there is a classifier.
+    Without guidance scales the run's own, and 1 beside it if that is not 1; with a classifier or a
+    CLIP 1 alone. Without theirs 1, where there is one.
+
+    Args:
+      scales: of `SCALES`, as text.
+      own: the run's own guidance scale.
+      task: what guides besides.
 
     Raises:
-      UserError: for text that is not a number, or classifier scales without a classifier.
+      UserError: for text that is not a number, or scales of what there is not.
     """
-    if classifier_scales and task.classifier is None:
-        raise UserError(
-            f"--classifier_scale={','.join(classifier_scales)}: no classifier to scale; name its "
-            "run with --classifier_workdir"
-        )
-    default = [own] if own == 1 else [own, 1.0]
-    guidance = _numbers("guidance_scale", guidance_scales)
-    if task.classifier is None:
-        return [{"guidance_scale": scale} for scale in guidance or default]
-    of_classifier = _numbers("classifier_scale", classifier_scales) or [1.0]
-    both = itertools.product(guidance or [1.0], of_classifier)
-    return [dict(zip(SCALES, scales, strict=True)) for scales in both]
+    judges = {name: _numbers(f"{name}_scale", scales[f"{name}_scale"]) for name in JUDGES}
+    for name, numbers in judges.items():
+        if numbers and name not in task.guides:
+            flag = f"{name}_scale"
+            raise UserError(
+                f"--{flag}={','.join(scales[flag])}: no {JUDGES[name]} to scale; name its run with "
+                f"--{name}_workdir"
+            )
+    guided = {f"{name}_scale": judges[name] or [1.0] for name in JUDGES if name in task.guides}
+    default = [1.0] if guided or own == 1 else [own, 1.0]
+    every = {"guidance_scale": _numbers("guidance_scale", scales["guidance_scale"]) or default}
+    every |= guided
+    return [dict(zip(every, one, strict=True)) for one in itertools.product(*every.values())]
 
 
 def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
@@ -179,7 +151,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
     for metric in of_prompts:
         assert metric.prompts is not None  # `Metric` sees to it
         prompts[metric] = metric.prompts(loaded, request.num_samples)
-        held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None))
+        held_out |= labelled(metric, _answered(metric, loaded, prompts[metric], None, request))
     classes = loaded.labels(request.num_samples, (), request.task)
 
     def of_set(setting: Setting, repeat: int) -> dict[str, Figure]:
@@ -204,7 +176,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             drawing = drawn_by(loaded, prompt, seed, task=request.task, **setting)
             caption = f"{metric.name}, {title(setting)}, seed {seed}"
             drawn = SampleSet(drawing, request.cache, caption).images()
-            figures |= labelled(metric, _answered(metric, loaded, prompt, drawn))
+            figures |= labelled(metric, _answered(metric, loaded, prompt, drawn, request))
         return figures
 
     rows = []
@@ -250,12 +222,12 @@ def _in_space(
 
 
 def _answered(
-    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None
+    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None, request: Request
 ) -> dict[str, Figure]:
     """The figures of images that were drawn by prompts; None for the real ones that show them."""
     judged = prompts.images if images is None else images
     row = dataset(loaded.experiment.config, loaded.experiment.own)
-    answered = PROMPTED[metric.needs].answered(row, prompts, judged)
+    answered = PROMPTED[metric.needs].answered(row, prompts, judged, request.captioner)
     return metric.named(metric.measure(answered))
 
 

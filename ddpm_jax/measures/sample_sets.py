@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ddpm_jax.evaluation.features import Extractor, Features
 from ddpm_jax.measures import feature_space
 from ddpm_jax.runtime.shards import Arrays, Shards
-from ddpm_jax.trained.loaded import Drawing
+from ddpm_jax.trained.drawing import Drawing
 
 PART_IMAGES = 256  # at least, of a file
 IMAGES = "images"

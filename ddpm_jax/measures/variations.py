@@ -14,7 +14,8 @@ from ddpm_jax.measures import images_of, results
 from ddpm_jax.measures.attributes import PAIR
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.models.image_embedding import EMBEDDING
-from ddpm_jax.trained.loaded import Drawing, Loaded
+from ddpm_jax.trained.drawing import Drawing
+from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 

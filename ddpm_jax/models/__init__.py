@@ -1,5 +1,6 @@
 """Networks, the only importers of flax.linen: apply(variables, xt, time, conditions)."""
 
+from ddpm_jax.models.captioner import Captioner
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.clip import Clip
 from ddpm_jax.models.dit import DiT
@@ -10,6 +11,7 @@ from ddpm_jax.models.prior import ComponentModel, PriorTransformer
 from ddpm_jax.models.unet import UNet
 
 __all__ = [
+    "Captioner",
     "Classifier",
     "Clip",
     "ComponentModel",

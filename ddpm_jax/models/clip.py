@@ -82,7 +82,8 @@ class Clip(nn.Module):
           images: minus their channels' mean, divided by their standard deviation.
           tokens: of the texts.
           mask: bool [B', L], the tokens to see; None for all.
-          options: handed to the images' tower, such as train=True to a network with batch norms.
+          options: handed to the images' tower, such as train=True to a network with batch norms, or
+            time= to one of noised images.
         """
         return ClipEmbeds(
             self.embed_images(images, **options),
@@ -94,9 +95,9 @@ class Clip(nn.Module):
         """[B, H, W, C] -> [B, D], of unit length; the options as in `__call__`."""
         return unit(self.image(self._normalised(images), **options).embedding)
 
-    def features(self, images: jax.Array) -> jax.Array:
+    def features(self, images: jax.Array, **options: Any) -> jax.Array:
         """What the images' tower makes of them before it projects: [B, H, W, C] -> [B, width]."""
-        return self.image(self._normalised(images)).pooled
+        return self.image(self._normalised(images), **options).pooled
 
     def embed_texts(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """int [B, L], bool [B, L] or None -> [B, D], of unit length."""

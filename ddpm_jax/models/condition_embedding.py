@@ -40,7 +40,7 @@ def complete(
     arrays = dict(conditions or {})
     names = [*values, *(name for name, _ in images)]
     names += ["tokens", "tokens_mask"] if tokens_channels else []
-    names += ["text"] if captions else []
+    names += ["text", "text_states"] if captions else []
     names += [EMBEDDING] if image_embedding else []
     if unknown := sorted(set(arrays) - set(names)):
         raise ValueError(
@@ -67,6 +67,13 @@ def complete(
         if text.shape != need or not jnp.issubdtype(text.dtype, jnp.integer):
             raise ValueError(f"text must be integers {list(need)}, got {text.dtype}{text.shape}")
         whole["text"] = text
+        if "text_states" in arrays:
+            whole["text_states"] = jnp.asarray(arrays["text_states"])
+            if whole["text_states"].shape != (*need, captions.width):
+                raise ValueError(
+                    f"text_states must be {[*need, captions.width]}, got "
+                    f"{list(whole['text_states'].shape)}"
+                )
     if image_embedding:
         need_vector = (batch, image_embedding)
         whole[EMBEDDING] = jnp.asarray(arrays.get(EMBEDDING, jnp.zeros(need_vector)))

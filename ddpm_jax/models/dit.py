@@ -98,7 +98,7 @@ class DiT(nn.Module):
             captions=self.captions,
             image_embedding=self.image_embedding,
         )
-        text = captions.read(self, filled.get("text"))
+        text = captions.read(self, filled.get("text"), filled.get("text_states"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         words = None if text is None else text.tokens
         words = image_embedding.beside(self, filled, words)

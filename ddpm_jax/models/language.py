@@ -1,4 +1,7 @@
-"""A causal transformer over tokens: p(x_i | what comes before it), for every place at once."""
+"""A causal transformer over tokens: p(x_i | what comes before it), for every place at once.
+
+It may read a sequence of features besides, such as an image's: p(x_i | what comes before, image).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +12,11 @@ import jax.numpy as jnp
 
 from ddpm_jax.models import condition_embedding
 from ddpm_jax.models.attention import XLA
-from ddpm_jax.models.encoder import Encoder, Memory, layer_norm
+from ddpm_jax.models.encoder import Encoder, Memory, Read, layer_norm
 
 LABEL = "label"
+# What is carried from token to token: the start, keys and values of the tokens, of what is read.
+Carry = tuple[jax.Array, tuple[Memory, ...], tuple[Read | None, ...]]
 
 
 class LanguageModel(nn.Module):
@@ -30,14 +35,17 @@ class LanguageModel(nn.Module):
       num_classes: of the label; 0 for none.
       dropout: of what enters the encoder and of what its blocks add, in training.
       norm_epsilon: of every LayerNorm.
+      reads: whether every block attends to features that are given besides (cross-attention).
       attention, remat: as in `Encoder`.
       dtype: of the computation; norms, softmax and logits in float32.
 
     Raises:
-      ValueError: for more tokens than `length`, or labels where there are none.
+      ValueError: for more tokens than `length`, labels where there are none, or features where none
+        are read, or none where some are.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3, without tying the output to the embedding; of
-      pixels, Chen et al. 2020, "Generative pretraining from pixels".
+      pixels, Chen et al. 2020, "Generative pretraining from pixels"; with features to read, Vaswani
+      et al. 2017, section 3.2.3.
     """
 
     vocab_size: int
@@ -53,6 +61,7 @@ class LanguageModel(nn.Module):
     attention: str = XLA
     remat: str = "none"
     dtype: Any = jnp.float32
+    reads: bool = False
 
     def setup(self) -> None:
         """What reads tokens, what makes states of them, and what makes logits of these."""
@@ -75,19 +84,24 @@ class LanguageModel(nn.Module):
             attention=self.attention,
             remat=self.remat,
             dtype=self.dtype,
+            reads=self.width if self.reads else 0,
         )
         self.norm_out = layer_norm("norm_out", self.norm_epsilon, self.dtype)
         init = normal(self.width**-0.5 / 4)
         self.head = nn.Dense(self.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=init)
 
     def __call__(
-        self, tokens: jax.Array, conditions: Mapping[str, jax.Array] | None = None
+        self,
+        tokens: jax.Array,
+        conditions: Mapping[str, jax.Array] | None = None,
+        features: jax.Array | None = None,
     ) -> jax.Array:  # int [B, L] -> float32 [B, L, vocab_size]
         """The logits of every token of sequences [B, L], those of place i of x_<i alone.
 
         Args:
           tokens: int [B, L].
           conditions: {"label": int [B]}, -1 for none; None for no labels.
+          features: [B, M, any width], what is read; nothing says in which order it stands.
         """
         num, length = tokens.shape
         if length > self.length:
@@ -96,32 +110,34 @@ class LanguageModel(nn.Module):
         before = self.token_embedding(tokens[:, :-1])
         x = jnp.concatenate([start[:, None], before], axis=1)
         x = self._dropped(x + self.places[None, :length].astype(self.dtype))
-        return self._logits(self.encoder(x)[-1])
+        return self._logits(self.encoder(x, None, features)[-1])
 
     def begin(
-        self, num: int, conditions: Mapping[str, jax.Array] | None = None
-    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        self,
+        num: int,
+        conditions: Mapping[str, jax.Array] | None = None,
+        features: jax.Array | None = None,
+    ) -> Carry:
         """What `step` carries before the first token of `num` sequences."""
-        return self._start(num, conditions), self.encoder.memories(num, self.length, self.width)
+        memories = self.encoder.memories(num, self.length, self.width)
+        return self._start(num, conditions), memories, self.encoder.read(features)
 
-    def step(
-        self, carry: tuple[jax.Array, tuple[Memory, ...]], place: jax.Array, before: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, tuple[Memory, ...]]]:
+    def step(self, carry: Carry, place: jax.Array, before: jax.Array) -> tuple[jax.Array, Carry]:
         """The logits [B, V] of the token at a place, and what is carried to the next.
 
-        It is `__call__` at that place, for the cost of one token: keys and values of those before
-        are kept.
+        It is `__call__` at that place, for the cost of one token: keys and values of those before,
+        and of what is read, are kept.
 
         Args:
           carry: from `begin`, or from the step before.
           place: int32, 0 first.
           before: int32 [B], the token before it; of no effect at place 0.
         """
-        start, memories = carry
+        start, memories, reads = carry
         x = jnp.where(place == 0, start, self.token_embedding(before))
         x = x + jnp.take(self.places, place, axis=0)[None].astype(self.dtype)
-        x, memories = self.encoder.step(x[:, None], memories)
-        return self._logits(x)[:, 0], (start, memories)
+        x, memories = self.encoder.step(x[:, None], memories, reads)
+        return self._logits(x)[:, 0], (start, memories, reads)
 
     def _start(self, num: int, conditions: Mapping[str, jax.Array] | None) -> jax.Array:
         values = {LABEL: self.num_classes} if self.num_classes else {}

@@ -132,7 +132,7 @@ class UNet(nn.Module):
             self.image_embedding,
         )
         self._check_label(conditions)
-        text = captions.read(self, filled.get("text"))
+        text = captions.read(self, filled.get("text"), filled.get("text_states"))
         embedding = self._embedding(jnp.broadcast_to(time, xt.shape[:1]), filled, text)
         tokens = {name: filled[name] for name in TOKENS if self.tokens_channels}
         words = None if text is None else text.tokens

@@ -1,7 +1,7 @@
 """From a network and a sampler to images: compiled batches, one key an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
-from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling, processes, sharding
+from ddpm_jax.trained.judges import Steered
 
 ArraysByName = Mapping[str, Any]
 SampleFn = Callable[[Any, jax.Array, ArraysByName], jax.Array]
@@ -23,10 +23,30 @@ Program = Callable[[Any, Any, ArraysByName, jax.Array, ArraysByName], jax.Array]
 TASK = "task"
 
 
+class Drawing(NamedTuple):
+    """A set of samples that is drawn part by part: image k depends on the description and k alone.
+
+    Attributes:
+      num: of all images.
+      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
+      description: as JSON, all that the images depend on.
+      labels: int32 [num], the class that each image is of; -1 for an image of none, as at
+        guidance_scale=0.
+      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
+        keeps frames.
+    """
+
+    num: int
+    batch_size: int
+    description: dict[str, Any]
+    labels: np.ndarray
+    batches: Callable[[range], Iterator[np.ndarray]]
+
+
 def make_program(
-    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Denoiser],
+    denoiser: Callable[[Any, Any, ArraysByName, ArraysByName, ArraysByName], Steered],
     start: Callable[[jax.Array, ArraysByName], jax.Array],
-    run: Callable[[Denoiser, jax.Array, jax.Array, ArraysByName], jax.Array],
+    run: Callable[[Steered, jax.Array, jax.Array, ArraysByName], jax.Array],
     *,
     prepare: Prepare,
     mesh: Mesh,
@@ -39,7 +59,7 @@ def make_program(
     Args:
       denoiser: (params, helpers, numbers, conditions, task) -> what is sampled.
       start: (keys [B], task) -> x at the first time.
-      run: (denoise, keys [B], x, task) -> x_0, or as many images of each as are kept.
+      run: (that, keys [B], x, task) -> x_0, or as many images of each as are kept.
       prepare: (keys [B], conditions, task, level of noise) -> the first three as the others take
         them; the level is the number "augmentation".
       mesh: the batch is split over its devices.
@@ -49,9 +69,9 @@ def make_program(
         params: Any, helpers: Any, numbers: Any, keys: jax.Array, conditions: Any, task: Any
     ) -> jax.Array:
         keys, conditions, task = prepare(keys, conditions, task, numbers.get("augmentation"))
-        denoise = denoiser(params, helpers, numbers, conditions, task)
+        steered = denoiser(params, helpers, numbers, conditions, task)
         keys_start, keys_steps = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        return run(denoise, keys_steps, start(keys_start, task), task)
+        return run(steered, keys_steps, start(keys_start, task), task)
 
     batch = sharding.batch_sharding(mesh)
     compiled = compiling.jit(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ddpm_jax.build import coding
+from ddpm_jax.build import coding, contrasting
 from ddpm_jax.build.clips import by_batches
-from ddpm_jax.diffusion.losses.contrastive import LARGEST_SCALE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import compiling
+from ddpm_jax.trained import noising
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
 
@@ -34,7 +34,7 @@ class LoadedClip(Loaded):
 
     def embed_encoded(self, x0: np.ndarray) -> np.ndarray:
         """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
-        return by_batches(self._compiled("embed_images"), self.params, x0)
+        return self._of_images("embed_images", x0)
 
     def features(self, x0: np.ndarray) -> np.ndarray:
         """What the images' tower makes of them before it projects, float32 [N, width].
@@ -42,7 +42,7 @@ class LoadedClip(Loaded):
         Args:
           x0: as of `embed_encoded`.
         """
-        return by_batches(self._compiled("features"), self.params, x0)
+        return self._of_images("features", x0)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings of texts, of unit length, float32 [N, D].
@@ -82,15 +82,57 @@ class LoadedClip(Loaded):
         Raises:
           UserError: for a run that compares images with no texts.
         """
-        if "log_scale" not in self.params:
-            raise UserError("this run compares images with no texts, and has no scale")
-        limit = self.experiment.config.objective.options.get("largest_scale", LARGEST_SCALE)
-        return float(min(np.exp(self.params["log_scale"]), limit))
+        return contrasting.logit_scale(self.experiment.config, self.params)
+
+    def _of_images(self, method: str, x0: np.ndarray) -> np.ndarray:
+        return by_batches(self._compiled(method), self.params, x0)
 
     def _compiled(self, method: str) -> Callable[..., jax.Array]:
         apply = functools.partial(self.model.apply, method=method)
         return kept(
             self.experiment,
             (method, *key_of(self.experiment)),
-            lambda: compiling.jit(lambda params, rows: apply({"params": params}, rows)),
+            lambda: compiling.jit(
+                lambda params, rows, **more: apply({"params": params}, rows, **more)
+            ),
         )
+
+
+class LoadedNoisedClip(LoadedClip):
+    """A trained CLIP of noised images, which guides: `Task(clip=load(workdir))`.
+
+    Images are taken as clean, unless a time says how much noise they get.
+    """
+
+    def embed_images(self, images: np.ndarray, t: float = 0.0, *, seed: int = 0) -> np.ndarray:
+        """The embeddings of images at time t, of unit length, float32 [N, D].
+
+        Args:
+          images: as of `LoadedClip`.
+          t: in [0, 1]; images get noise of this time, of (seed, k) for image k; 0 for none.
+          seed: of the noise.
+
+        Raises:
+          UserError: as `LoadedClip.embed_images`, or for a t out of range.
+        """
+        x0 = coding.encoded(self.experiment.codec, self.experiment.image_shape, images)
+        xt = np.asarray(noising.noised(self, x0, t, seed=seed))
+        return self._of_images("embed_images", xt, t)
+
+    def similarity(
+        self, images: np.ndarray, texts: Sequence[str], t: float = 0.0, *, seed: int = 0
+    ) -> np.ndarray:
+        """The cosine of each image's and each text's embedding, float32 [N, M], in [-1, 1].
+
+        Args:
+          images, t, seed: as of `embed_images`.
+          texts: as of `embed_texts`.
+
+        Raises:
+          UserError: as these two.
+        """
+        return self.embed_images(images, t, seed=seed) @ self.embed_texts(texts).T
+
+    def _of_images(self, method: str, x0: np.ndarray, t: float = 0.0) -> np.ndarray:
+        time = noising.network_time(self, t)
+        return by_batches(functools.partial(self._compiled(method), time=time), self.params, x0)

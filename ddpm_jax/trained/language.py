@@ -134,12 +134,8 @@ class LoadedLanguage(Loaded):
     def _tokens(self, examples: np.ndarray | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Images or texts as sequences, int32 [N, L], and which tokens count, bool [N, L]."""
         if self.experiment.reads_text:
-            rows, notes = self._tokenizer().rows(
-                list(examples), self.experiment.config.data.context
-            )
-            if notes:
-                raise UserError(notes[0])
-            return language.behind_beginning(rows)
+            context = self.experiment.config.data.context
+            return tokens_of_texts(self._tokenizer(), list(examples), context)
         codec, shape = self.experiment.codec, self.experiment.image_shape
         tokens = language.sequences(coding.encoded(codec, shape, np.asarray(examples)))
         return tokens, np.ones(tokens.shape, bool)
@@ -179,6 +175,20 @@ def bits_of_texts(loaded: LoadedLanguage, texts: Sequence[str]) -> np.ndarray:
         return -loaded.log_prob(texts) / math.log(2)
     except UserError as error:
         raise ValueError(f"{error}; set a larger config.data.context") from error
+
+
+def tokens_of_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], context: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as sequences, int32 [N, L], and which tokens count, bool [N, L].
+
+    Raises:
+      UserError: for a text that lost something: it has no p.
+    """
+    rows, notes = tokenizer.rows(texts, context)
+    if notes:
+        raise UserError(notes[0])
+    return language.behind_beginning(rows)
 
 
 def plain(text: str) -> str:

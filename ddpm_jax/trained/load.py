@@ -8,10 +8,10 @@ import numpy as np
 
 from ddpm_jax.build import frozen
 from ddpm_jax.config.own_code import NONE, Own
-from ddpm_jax.diffusion import process
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import program
-from ddpm_jax.trained.embedding import LoadedClip
+from ddpm_jax.trained import noising, program
+from ddpm_jax.trained.captioning import LoadedCaptioner
+from ddpm_jax.trained.embedding import LoadedClip, LoadedNoisedClip
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.prior import LoadedPrior
@@ -29,21 +29,16 @@ class LoadedClassifier(Loaded):
           seed: of the noise.
 
         Raises:
-          UserError: for images of another size or type.
+          UserError: for images of another size or type, or a t out of range.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.experiment.image_shape:
             raise UserError(
                 f"need uint8 images [N, {', '.join(map(str, self.experiment.image_shape))}], got "
                 f"{images.dtype} {list(images.shape)}"
             )
-        schedule = self.experiment.schedule_of(self.params)
-        x0 = jnp.asarray(self.experiment.codec.encode(images))
-        times = jnp.full(len(x0), t, x0.dtype)
-        if t > 0:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(len(x0)))
-            eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(keys)
-            x0 = process.add_noise(schedule, x0, times, eps)
-        logits = self.model.apply({"params": self.params}, x0, schedule.network_time(times))
+        xt = noising.noised(self, self.experiment.codec.encode(images), t, seed=seed)
+        time = jnp.broadcast_to(noising.network_time(self, t), len(xt))
+        logits = self.model.apply({"params": self.params}, xt, time)
         return np.asarray(jax.nn.log_softmax(logits))
 
 
@@ -53,7 +48,9 @@ FACES: dict[str, type[Loaded]] = {
     "classifier": LoadedClassifier,
     "language": LoadedLanguage,
     "clip": LoadedClip,
+    "noised_clip": LoadedNoisedClip,
     "prior": LoadedPrior,
+    "captioner": LoadedCaptioner,
 }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +12,17 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import digests
-from ddpm_jax.trained import descriptions, drawing, program, signature, tasks, unclip
+from ddpm_jax.trained import (
+    clip_tasks,
+    descriptions,
+    drawing,
+    judges,
+    program,
+    signature,
+    tasks,
+    unclip,
+)
+from ddpm_jax.trained.drawing import Drawing
 from ddpm_jax.trained.program import NO_TASK
 from ddpm_jax.trained.tasks import Task
 
@@ -20,26 +30,6 @@ from ddpm_jax.trained.tasks import Task
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
-
-
-class Drawing(NamedTuple):
-    """A set of samples that is drawn part by part: image k depends on the description and k alone.
-
-    Attributes:
-      num: of all images.
-      batch_size: of one call; parts that begin at its multiples are drawn alike to the bit.
-      description: as JSON, all that the images depend on.
-      labels: int32 [num], the class that each image is of; -1 for an image of none, as at
-        guidance_scale=0.
-      batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
-        keeps frames.
-    """
-
-    num: int
-    batch_size: int
-    description: dict[str, Any]
-    labels: np.ndarray
-    batches: Callable[[range], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +79,8 @@ class Loaded:
           num: how many.
           labels: classes, cycled: their numbers, or names in config.data.class_names; without
             them, image k is of class k mod num_classes.
-          prompts: texts of what to draw, cycled, for a model that reads text; "" for no text.
+          prompts: texts of what to draw, cycled, for a model that reads text and a CLIP that
+            guides; "" for no text.
           negative_prompts: what to steer away from, cycled: guidance then leads from there.
           conditions: what config.model.conditions names: a value by its name or number, or one for
             each image, cycled; an image [H, W, C] for all, or [num, H, W, C]. What is not given is
@@ -129,18 +120,20 @@ class Loaded:
         program.check_draws(self.experiment)
         experiment = self._with(options, task)
         config = experiment.config
-        conditions = conditioning.with_prompts(config, conditions, prompts)
+        task, conditions = clip_tasks.with_prompts(config, task, conditions, prompts)
         if len(negative_prompts):
             task = dataclasses.replace(task, negative_prompts=negative_prompts)
         numbers = self.labels(num, labels, task)
         conditioning.check_enlarges(config, conditions)
+        judges.check(config, task)
         sample_fn = program.sample_fn(experiment, task)  # which refuses a task that does not fit
         conditions = unclip.told(experiment, num, conditions, task.image_embedding, seed)
         inputs = {
             **conditioning.arrays(
                 config, experiment.own, num, numbers, conditions, experiment.tokenizer
             ),
-            drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task),
+            drawing.TASK: tasks.arrays(experiment, num, numbers, conditions, task)
+            | clip_tasks.arrays(experiment, num, task, conditions),
         }
         batch_size = drawing.padded_batch(experiment, num)
 

@@ -18,7 +18,15 @@ from ddpm_jax.config.config_files import own_names
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import drawing, guide_checks, signature, steering, tasks, token_program
+from ddpm_jax.trained import (
+    clip_tasks,
+    drawing,
+    guide_checks,
+    signature,
+    steering,
+    tasks,
+    token_program,
+)
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.signature import Signature, hashable
 
@@ -113,6 +121,8 @@ def _diffused(experiment: Experiment, task: tasks.Task) -> drawing.SampleFn:
     """
     config, schedule = experiment.config, experiment.schedule
     tasks.check(config, task)
+    guide_checks.check_kinds(task)
+    clip_tasks.check(config, task)
     helpers, numbers = task.helpers, signature.numbers(config, task)
     with fields_of("sample"):
         sampler = sampling.sampler(config, experiment.own)
@@ -224,7 +234,7 @@ def _built(
     return drawing.make_program(
         steering.denoiser(c, experiment.model.apply, schedule, request),
         steering.start(experiment.codec.shape, schedule, times, request),
-        steering.run(sampler, schedule, times, request),
+        steering.run(sampler, schedule, times, request, by_mean=bool(c.sample.mean_gradient)),
         prepare=upsampling.prepare(c),
         mesh=experiment.mesh,
     )

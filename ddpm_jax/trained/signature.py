@@ -16,12 +16,14 @@ from ddpm_jax.build import conditioning, upsampling
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.diffusion import guidance
 from ddpm_jax.diffusion.condition_dropout import NULL_VALUE
+from ddpm_jax.trained import clip_tasks
 from ddpm_jax.trained.tasks import Task, Trained
 
 # Of config.sample: numbers that the program is given, and what says how many images it draws.
 ARGUMENTS = (
     "guidance_scale",
     "classifier_scale",
+    "clip_scale",
     "augmentation",
     "temperature",
     "batch_size",
@@ -58,12 +60,14 @@ class Guide:
     Attributes:
       model: stands for the network in a key.
       fields: of its config, as text.
+      noised: whether it was trained on x_t and its time.
       apply: the network's.
       config: its run's.
     """
 
     model: Hashable
     fields: str
+    noised: bool
     apply: Callable[..., Any] = dataclasses.field(compare=False)
     config: ConfigDict = dataclasses.field(compare=False)
 
@@ -71,7 +75,8 @@ class Guide:
     def of(cls, trained: Trained) -> "Guide":
         """The guide that a trained model is."""
         model, config = trained.experiment.model, trained.experiment.config
-        return cls(hashable(model), _text(config, "model", "diffusion"), model.apply, config)
+        fields = _text(config, "model", "diffusion")
+        return cls(hashable(model), fields, sees_noise(config), model.apply, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Signature:
       composed: sets of conditions, each with a weight.
       between_labels: two sets of conditions, with shares.
       weaker: the weaker model.
-      classifier: the classifier; None also where its scale is 0.
+      classifier, clip: the classifier and the CLIP; None also where its scale is 0.
       init_images: images to begin with.
       steps: of the grid that are run, from images to begin with; None for all.
       inpaint: a part of the image is kept.
@@ -101,6 +106,7 @@ class Signature:
     between_labels: bool
     weaker: Guide | None
     classifier: Guide | None
+    clip: Guide | None
     init_images: int
     steps: int | None
     inpaint: bool
@@ -114,12 +120,14 @@ def of(c: ConfigDict, task: Task, steps: int | None) -> Signature:
     """The signature of config.sample and a task that fits it; steps as in `Signature`."""
     mixes = task.between_labels is not None or within_interval(c)
     classifier = task.classifier if classifier_scale(c) != 0 else None
+    clip = task.clip if clip_tasks.scale(c) != 0 else None
     return Signature(
         only=None if mixes else guidance.only_branch(_scales(c, task)),
         composed=len(task.composed),
         between_labels=task.between_labels is not None,
         weaker=None if task.weaker is None else Guide.of(task.weaker),
         classifier=None if classifier is None else Guide.of(classifier),
+        clip=None if clip is None else Guide.of(clip),
         init_images=len(task.init_images),
         steps=steps,
         inpaint=task.inpaint is not None,
@@ -135,6 +143,7 @@ def numbers(c: ConfigDict, task: Task) -> dict[str, np.ndarray]:
     values = {
         "scales": _scales(c, task),
         "classifier_scale": classifier_scale(c),
+        "clip_scale": clip_tasks.factor(c, task),
         "observation_noise": task.observation_noise,
     }
     if upsampling.size(c) is not None:
@@ -160,6 +169,11 @@ def within_interval(c: ConfigDict) -> bool:
 def classifier_scale(c: ConfigDict) -> float:
     """How often a classifier's gradient counts; once if config.sample does not say."""
     return 1.0 if c.sample.classifier_scale is None else float(c.sample.classifier_scale)
+
+
+def sees_noise(c: ConfigDict) -> bool:
+    """Whether a run of this config is trained on x_t and its time, and so on a path."""
+    return "diffusion" in c
 
 
 def of_sampling(c: ConfigDict) -> str:

@@ -18,7 +18,8 @@ from ddpm_jax.diffusion.guidance import Scale
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.schedules import Schedule, expand
 from ddpm_jax.errors import UserError
-from ddpm_jax.trained import tasks
+from ddpm_jax.trained import judges, tasks
+from ddpm_jax.trained.judges import Steered
 from ddpm_jax.trained.signature import Guide, Signature, within_interval
 
 Arrays = Mapping[str, Any]
@@ -28,8 +29,10 @@ MOST_BYTES = 4 * 2**30  # of a trajectory, as the program keeps it
 
 def denoiser(
     c: ConfigDict, apply_fn: Callable[..., Any], schedule: Schedule, request: Signature
-) -> Callable[[Any, Arrays, Arrays, Arrays, Arrays], Denoiser]:
+) -> Callable[[Any, Arrays, Arrays, Arrays, Arrays], Steered]:
     """(params, helpers, numbers, conditions, task's arrays) -> the denoiser, guided and bounded.
+
+    With the gradient that shifts the mean of each step, where config.sample.mean_gradient asks so.
 
     Raises:
       ValueError: for guidance options that do not fit.
@@ -74,30 +77,30 @@ def denoiser(
 
     def guided(
         params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
-    ) -> Denoiser:
-        denoise = model(params, helpers, numbers, conditions, arrays)
-        if request.classifier is not None:
-            log_prob = guidance.class_log_prob(
-                request.classifier.apply, helpers["classifier"], schedule, arrays["label"]
-            )
-            gradient = guidance.gradient(log_prob)
-            denoise = guidance.classifier(denoise, schedule, gradient, numbers["classifier_scale"])
+    ) -> Steered:
+        bent = judges.steered(
+            model(params, helpers, numbers, conditions, arrays),
+            schedule,
+            judges.of_task(request, schedule, helpers, numbers, arrays),
+            by_mean=bool(c.sample.mean_gradient),
+        )
         if not (request.grey or request.pooled):
-            return denoise
-        return guidance.observed(
-            denoise,
+            return bent
+        denoise = guidance.observed(
+            bent.denoise,
             schedule,
             guidance.average_pool(request.pooled) if request.pooled else guidance.grey,
             arrays["observed"],
             noise_std=numbers["observation_noise"] if request.noisy else 0.0,
             data_std=c.diffusion.prediction_options.get("sigma_data", DATA_STD),
         )
+        return bent._replace(denoise=denoise)
 
     def bounded(
         params: Any, helpers: Arrays, numbers: Arrays, conditions: Arrays, arrays: Arrays
-    ) -> Denoiser:
-        denoise = guided(params, helpers, numbers, conditions, arrays)
-        return sampling.bounded(c, denoise, schedule)
+    ) -> Steered:
+        bent = guided(params, helpers, numbers, conditions, arrays)
+        return bent._replace(denoise=sampling.bounded(c, bent.denoise, schedule))
 
     return bounded
 
@@ -125,8 +128,16 @@ def run(
     schedule: Schedule,
     times: np.ndarray,
     request: Signature,
-) -> Callable[[Denoiser, jax.Array, jax.Array, Arrays], jax.Array]:
-    """(denoise, keys [B], x, task's arrays) -> x_0 [B, ...], or [B, frames, ...].
+    *,
+    by_mean: bool = False,
+) -> Callable[[Steered, jax.Array, jax.Array, Arrays], jax.Array]:
+    """(what is run, keys [B], x, task's arrays) -> x_0 [B, ...], or [B, frames, ...].
+
+    Args:
+      sampler: with its options.
+      schedule, times: the path, and the part of the grid that is run.
+      request: the task's signature.
+      by_mean: guides shift the mean of each step.
 
     Raises:
       UserError: for a sampler that cannot do what is asked.
@@ -141,13 +152,19 @@ def run(
         raise UserError(f"{name} applies only to inpainting: give inpaint, or another sampler")
     if request.inpaint and not {"project", "mask"} & set(takes):
         raise UserError(f"inpaint: {name} cannot keep a part of an image; choose another sampler")
+    if by_mean and "mean_gradient" not in takes:
+        raise UserError(
+            f"config.sample.mean_gradient=True: {name} has no mean to shift; set sampler=ancestral"
+        )
     kept = np.unique(np.linspace(0, len(times) - 1, request.frames or 2).round().astype(int))
     # For looking at: paths on which x_t grows are scaled to the size of the data's.
     sizes = np.maximum(np.hypot(*schedule.values(times[kept])), 1)
     sizes[-1] = 1
 
-    def through(denoise: Denoiser, keys: jax.Array, x: jax.Array, arrays: Arrays) -> jax.Array:
-        bound = sampler
+    def through(steered: Steered, keys: jax.Array, x: jax.Array, arrays: Arrays) -> jax.Array:
+        denoise, bound = steered.denoise, sampler
+        if steered.mean_gradient is not None:
+            bound = functools.partial(bound, mean_gradient=steered.mean_gradient)
         if request.inpaint and "mask" in takes:
             bound = functools.partial(bound, known=arrays["known"], mask=arrays["mask"])
         elif request.inpaint:

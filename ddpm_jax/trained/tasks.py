@@ -53,6 +53,11 @@ class Task:
       colourise: a grey image, uint8 [H, W, 1], to be coloured by posterior sampling.
       upscale: a smaller image, uint8 [h, w, C], whose pixels are means of whole blocks.
       observation_noise: standard deviation of the noise of the latter two, in units of [-1, 1].
+      clip: a CLIP; its gradient counts sample.clip_scale times (1 if that is None), towards the
+        text of each image. One of noised images, trained on the same schedule, judges x_t; an
+        ordinary one what the model takes x_t to have been.
+      clip_prompts: what it is told, cycled; () for the prompts that the samples are drawn by. An
+        image whose text is empty it leaves alone.
       negative_prompts: texts to steer away from, cycled, in place of no text at all.
       frames: keep that many of the images on the way, evenly from the first to the last; 0 keeps
         the last alone.
@@ -69,6 +74,8 @@ class Task:
     colourise: np.ndarray | None = None
     upscale: np.ndarray | None = None
     observation_noise: float = 0.0
+    clip: Trained | None = None
+    clip_prompts: Sequence[str] = ()
     negative_prompts: Sequence[str] = ()
     frames: int = 0
     image_embedding: EmbeddingOf | None = None
@@ -76,8 +83,13 @@ class Task:
     @property
     def helpers(self) -> dict[str, Any]:
         """The parameters of the other networks."""
-        models = {"classifier": self.classifier, "weaker": self.weaker}
-        return {name: one.params for name, one in models.items() if one is not None}
+        return {name: one.params for name, one in self.guides.items()}
+
+    @property
+    def guides(self) -> dict[str, Trained]:
+        """The other networks, by their place."""
+        models = {"classifier": self.classifier, "weaker": self.weaker, "clip": self.clip}
+        return {name: one for name, one in models.items() if one is not None}
 
     @property
     def interpolates(self) -> bool:
@@ -183,11 +195,6 @@ def arrays(
 def strength(task: Task) -> float:
     """How far init_images are noised; DEFAULT_STRENGTH if the task does not say."""
     return DEFAULT_STRENGTH if task.strength is None else task.strength
-
-
-def without_guides(task: Task) -> Task:
-    """The same task of the model alone."""
-    return dataclasses.replace(task, classifier=None, weaker=None)
 
 
 def num_classes(c: ConfigDict, task: Task) -> int:

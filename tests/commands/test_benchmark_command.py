@@ -11,8 +11,8 @@ from ddpm_jax.commands.benchmark.processes import Failed
 from ddpm_jax.errors import UserError
 
 NAMES = (
-    "train_step sampling guided_sampling loop input startup checkpoint scaling memory forecast "
-    "group strict deterministic feature_statistics prdc"
+    "train_step clip sampling guided_sampling loop input startup checkpoint scaling memory "
+    "forecast group strict deterministic feature_statistics prdc"
 )
 ROW = {
     "parameters": 10,
@@ -59,7 +59,7 @@ def test_mistakes_are_one_line(tmp_path, words, said):
 
 
 def test_a_peer_that_is_not_installed_is_one_line(monkeypatch):
-    monkeypatch.setattr(command, "NEEDS", ("torch_that_is_not_there",))
+    monkeypatch.setattr(command, "NEEDS", {"diffusers": ("torch_that_is_not_there",)})
     with pytest.raises(UserError, match=r"--peer=diffusers: torch_that_is_not_there cannot be imp"):
         command._sides("diffusers", quick=True)
 

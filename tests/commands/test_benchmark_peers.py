@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from ddpm_jax.commands.benchmark import ours, sampling_speed, train_steps, turns
+from ddpm_jax.commands.benchmark import clip_steps, ours, sampling_speed, train_steps, turns
 from ddpm_jax.commands.benchmark.options import Options
 from ddpm_jax.commands.benchmark.processes import Failed, Worker
 
@@ -70,6 +70,30 @@ def test_both_loops_draw_the_same_images(peers, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling_speed, "NETWORK", {"num_classes": 0, **TINY})
     _, theirs = both(peers, sampling_speed.spec(8, 2), tmp_path)
     assert 0 <= theirs["image_difference"] < 1e-2
+
+
+def test_a_clips_step_beside_theirs_has_the_same_loss(peers, tmp_path):
+    pytest.importorskip("transformers")
+    from ddpm_jax.commands.benchmark import clip_peer
+
+    tower = {"width": 16, "depth": 1, "num_heads": 2}
+    spec = clip_steps.spec(
+        "float32", 4, embed_dim=8, image_options={"patch_size": 112, **tower}, text_options=tower
+    )
+    spec = {**spec, "exchange": str(tmp_path), "mode": "eager"}
+    mine = ours.start(spec)
+    theirs = clip_peer.start({**spec, "facts": mine.facts})
+    assert theirs.facts["parameters"] == mine.facts["parameters"] > 1000
+    # One network and one batch; the loss is far from that of chance, log 4.
+    assert 0 <= theirs.facts["loss_difference"] < 1e-4
+    mine.run(1)
+    theirs.run(1)
+
+
+def test_a_peer_stands_beside_what_it_has():
+    both = dataclasses.replace(OPTIONS, sides=(("diffusers", "eager"), ("transformers", "eager")))
+    assert both.beside(clip_steps.PEER) == (("transformers", "eager"),)
+    assert both.beside(train_steps.PEER) == (("diffusers", "eager"),)
 
 
 def test_a_resumed_run_is_compared_bit_for_bit():

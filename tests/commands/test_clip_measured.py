@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import experiment
+from ddpm_jax import data, experiment
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.report import report
 from ddpm_jax.data import evenly_spaced
@@ -75,6 +75,19 @@ def test_zero_shot_counts_the_nearest_of_all_classes(measured, clip_run):
     figure = measured["held_out_data"]["metrics"]["zero_shot_accuracy"]
     assert figure["value"] == pytest.approx(share, abs=0.01)
     assert figure["low"] <= figure["value"] <= figure["high"]
+    # Of the pair that was held out, all of one class: no training image shows it.
+    red_circle = colours.index("red") * len(shapes) + shapes.index("circle")
+    assert red_circle not in own
+    every = [f"{colour} {shape}" for shape in shapes for colour in colours]
+    rest = tuple(pair for pair in every if pair != "red circle")
+    only = data.build_source(
+        "shapes", "validation", image_size=(16, 16), channels=3, max_objects=1, held_out=rest
+    )
+    images = loaded.embed_images(np.stack([only[k]["image"] for k in evenly_spaced(only, FEW)]))
+    share = np.mean(np.argmax(images @ np.stack(classes).T, axis=1) == red_circle)
+    figure = measured["held_out_data"]["metrics"]["zero_shot_unseen_pairs"]
+    assert figure["value"] == pytest.approx(share, abs=0.01)
+    assert "| 400 of pairs that no training image shows |" in evaluate.table(measured)
 
 
 def test_a_probe_reads_each_attribute(measured):

@@ -6,7 +6,8 @@
 Figures are written as JSON and printed as tables, section by section:
 
 train_step: a whole training step of four networks. sampling: 50 steps of DDIM at batch 1, 16 and
-128. With --peer=diffusers both run on its same networks too, eager and (not --quick) by
+128. With --peer=diffusers both run on its same networks too. clip: a training step of CLIP's
+ViT-B/32, with --peer=transformers beside theirs. A peer runs eagerly and (not --quick) by
 torch.compile, with equal weights, batch and precision, each in a process of its own, in turns; the
 ratios are our time over theirs. guided_sampling: images/s of the experiment's own sampler.
 loop: a step inside the training loop over the bare compiled step (1 is no cost). input: images/s of
@@ -44,8 +45,8 @@ from ddpm_jax.commands.benchmark.options import CONFIGS
 from ddpm_jax.errors import UserError, suggest
 
 # Beside whom, and in which ways: eagerly first, since --quick has no other.
-PEERS = {"diffusers": ("eager", "compile")}
-NEEDS = ("torch", "diffusers")
+PEERS = {"diffusers": ("eager", "compile"), "transformers": ("eager", "compile")}
+NEEDS = {"diffusers": ("torch", "diffusers"), "transformers": ("torch", "transformers")}
 # What stands in the page of the command: the others name places of this machine.
 SHOWN = ("--quick", "--peer=", "--only=", "--networks=")
 
@@ -59,7 +60,9 @@ def define() -> None:
     flags.DEFINE_list("only", [], "sections to measure; all of them by default")
     flags.DEFINE_list("networks", [], "of train_step, those to measure; all of them by default")
     flags.DEFINE_bool("quick", False, "leave out what takes a CPU minutes")
-    flags.DEFINE_string("peer", None, "measure the same beside it: diffusers (extra [parity])")
+    flags.DEFINE_string(
+        "peer", None, "measure the same beside it: diffusers, transformers (extra [parity])"
+    )
     flags.DEFINE_string("append", None, "the folder whose page and files the run is added to")
     for name in ("compile_cache", "code_path"):
         flags.declare_key_flag(name)
@@ -119,7 +122,7 @@ def _sides(peer: str | None, quick: bool) -> tuple[tuple[str, str], ...]:
         return ()
     if peer not in PEERS:
         raise UserError(f"--peer={peer}: no such peer{suggest(peer, [*PEERS])}")
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in NEEDS[peer] if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"--peer={peer}: {' and '.join(missing)} cannot be imported; pip install '.[parity]'"
         )

@@ -32,6 +32,10 @@ class Options:
     sides: tuple[tuple[str, str], ...] = ()
     networks: tuple[str, ...] = ()
 
+    def beside(self, peer: str) -> tuple[tuple[str, str], ...]:
+        """The sides of one peer: what it has no such work of is measured of ours alone."""
+        return tuple((side, mode) for side, mode in self.sides if side == peer)
+
     @property
     def rounds(self) -> int:
         """Turns of each side of a comparison."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import config_words, samplers
+from ddpm_jax.commands.benchmark import clip_ours
+from ddpm_jax.commands.benchmark.work_facts import copy, facts
 from ddpm_jax.commands.benchmark.worker import Work
 from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import prediction
@@ -17,7 +18,7 @@ from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.interop.diffusers import unet_to_diffusers
 from ddpm_jax.interop.dit import dit_from_diffusers
 from ddpm_jax.measures import model_flop
-from ddpm_jax.runtime import compiling, digests, memory, sharding
+from ddpm_jax.runtime import compiling, digests, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
 
 # Of the weights: those of a fresh network are zero in places, and a network that returns zeros
@@ -43,7 +44,7 @@ def train_step(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
     """The whole step of a run: draws, loss, gradient, clipping, guard, Adam, average."""
     state = experiment.init_state()
     params = _weights(experiment, state.params, spec["exchange"])
-    state = state._replace(params=params, ema={name: _copy(params) for name in state.ema})
+    state = state._replace(params=params, ema={name: copy(params) for name in state.ema})
     batch = sharding.put_batch(_batch(experiment), sharding.batch_sharding(experiment.mesh))
     if spec["exchange"]:
         _write_train_arrays(experiment, params, batch, Path(spec["exchange"]))
@@ -59,7 +60,7 @@ def train_step(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
     optim = experiment.config.optim
     return Work(
         {
-            **_facts(experiment, params),
+            **facts(experiment, params),
             "flop_per_step": model_flop.of_step(experiment),
             "learning_rate": optim.learning_rate,
             "grad_clip": optim.grad_clip,
@@ -92,7 +93,7 @@ def sampling(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
         for _ in range(repeats):
             np.asarray(draw(params, x))
 
-    return Work(_facts(experiment, params), run)
+    return Work(facts(experiment, params), run)
 
 
 def resume(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
@@ -116,20 +117,10 @@ def resume(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
 
 WORK: dict[str, Callable[[Experiment, Mapping[str, Any]], Work]] = {
     "train_step": train_step,
+    "clip_step": clip_ours.train_step,
     "sampling": sampling,
     "resume": resume,
 }
-
-
-def _facts(experiment: Experiment, params: Any) -> dict[str, Any]:
-    devices = list(experiment.mesh.devices.flat)
-    return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "batch": experiment.config.data.batch_size,
-        "device_kind": devices[0].device_kind,
-        "devices": len(devices),
-        "peak_device_bytes": memory.device_peak_bytes(devices),
-    }
 
 
 def _weights(experiment: Experiment, fresh: Any, folder: str | None) -> Any:
@@ -175,11 +166,6 @@ def _write_train_arrays(
         eps=np.asarray(drawn["eps"]),
         loss=np.asarray(loss),
     )
-
-
-def _copy(params: Any) -> Any:
-    """Arrays of their own: the step is given all of the state's memory."""
-    return jax.tree.map(jnp.copy, params)
 
 
 def _as_fields(changes: Any) -> Any:

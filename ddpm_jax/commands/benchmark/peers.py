@@ -1,4 +1,4 @@
-"""diffusers' side of a comparison, in a process of its own; the only module that imports torch."""
+"""diffusers' side of a comparison, in a process of its own; it imports torch, as `clip_peer`."""
 
 import os
 from collections.abc import Callable, Mapping

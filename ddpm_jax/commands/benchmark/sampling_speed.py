@@ -4,7 +4,7 @@ from typing import Any
 
 from ddpm_jax.commands.benchmark import turns
 from ddpm_jax.commands.benchmark.options import Options, config_file
-from ddpm_jax.commands.benchmark.train_steps import PLAIN
+from ddpm_jax.commands.benchmark.train_steps import PEER, PLAIN
 
 STEPS = 50
 # Image sizes with the batches drawn at each.
@@ -27,7 +27,7 @@ def sampling(options: Options) -> dict[str, Any]:
         for size, batches in SIZES.items():
             for batch in batches:
                 asked = spec(size, batch, dtype)
-                row = turns.compared(asked, options.sides, rounds=options.rounds)
+                row = turns.compared(asked, options.beside(PEER), rounds=options.rounds)
                 rate = batch / row[turns.OURS]["seconds"]
                 rows[f"{size}x{size} batch {batch} {dtype}"] = {**row, "images_per_second": rate}
     return rows

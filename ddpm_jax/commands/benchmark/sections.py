@@ -5,6 +5,7 @@ from typing import Any
 
 from ddpm_jax.commands.benchmark import (
     checkpoint_speed,
+    clip_steps,
     deterministic,
     forecasts,
     groups,
@@ -25,6 +26,7 @@ from ddpm_jax.experiment import build
 # In the order in which they are measured. What a section gives is JSON.
 SECTIONS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "train_step": train_steps.train_steps,
+    "clip": clip_steps.section,
     "sampling": sampling_speed.sampling,
     "guided_sampling": guided_sampling.section,
     "loop": loop_overhead.section,

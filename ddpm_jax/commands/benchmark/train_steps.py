@@ -8,6 +8,7 @@ from ddpm_jax.commands.benchmark.options import Options, config_file
 from ddpm_jax.commands.benchmark.processes import Failed
 from ddpm_jax.measures import device_peaks
 
+PEER = "diffusers"
 # The same for all: what diffusers' scripts have too. Labels are never dropped.
 PLAIN: dict[str, dict[str, Any]] = {
     "diffusion": {
@@ -91,7 +92,7 @@ def train_steps(options: Options) -> dict[str, Any]:
             network = NETWORKS[name]
             asked = spec(network, dtype, options)
             try:
-                row = _with_rates(turns.compared(asked, options.sides, rounds=options.rounds))
+                row = with_rates(turns.compared(asked, options.beside(PEER), rounds=options.rounds))
             except Failed as error:  # such as for want of memory; the others may fit
                 row = {"failed": str(error)}
             rows[f"{name} {dtype}"] = row
@@ -116,7 +117,8 @@ def spec(network: Network, dtype: str, options: Options) -> dict[str, Any]:
     }
 
 
-def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
+def with_rates(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `turns.compared` with images and FLOP a second."""
     rate = row["flop_per_step"] / row[turns.OURS]["seconds"]
     return {
         **row,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 SIDES = {
     "ours": "ddpm_jax.commands.benchmark.ours",
     "diffusers": "ddpm_jax.commands.benchmark.peers",
+    "transformers": "ddpm_jax.commands.benchmark.clip_peer",
 }
 
 

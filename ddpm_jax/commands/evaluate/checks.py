@@ -11,7 +11,14 @@ from ddpm_jax.config.own_code import Own
 from ddpm_jax.data import fingerprint
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Loaded, Task
-from ddpm_jax.measures import attributes, captions, manifest, metric_table, real_data
+from ddpm_jax.measures import (
+    attributes,
+    captions,
+    image_captions,
+    manifest,
+    metric_table,
+    real_data,
+)
 from ddpm_jax.measures.metric import Metric, Needs
 from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
@@ -39,6 +46,8 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
             needs -= {Needs.ATTRIBUTES}
         if Needs.CAPTIONS in needs and not captions.applies(config, own):
             needs -= {Needs.CAPTIONS}
+        if Needs.TRUE_CAPTIONS in needs and not image_captions.agrees(config, own):
+            needs -= {Needs.TRUE_CAPTIONS}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
@@ -77,6 +86,18 @@ def check_labels(loaded: Loaded, metrics: Sequence[Metric], task: Task) -> None:
         raise UserError(
             f"--metrics={wrong[0].name} needs labels, and this model is unconditional or takes "
             f"other conditions: choose among {others}"
+        )
+
+
+def check_clip(metrics: Sequence[Metric], task: Task) -> None:
+    """Raises UserError for metrics whose samples have no prompt, where a CLIP is to guide them."""
+    if task.clip is None:
+        return
+    if wrong := [metric for metric in metrics if metric.needs is not Needs.CAPTIONS]:
+        others = _names(one for one in METRICS.values() if one.needs is Needs.CAPTIONS)
+        raise UserError(
+            f"--metrics={wrong[0].name} draws without prompts, which leaves the CLIP of "
+            f"--clip_workdir nothing to steer to: choose among {others}"
         )
 
 

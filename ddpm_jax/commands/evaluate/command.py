@@ -36,6 +36,7 @@ def define() -> None:
         "1,2,3; the run's own, and 1 beside it; over two are drawn in NAME.png",
     )
     many("classifier_scale", [], "scales of a classifier's gradient, 1,2,4; by default 1")
+    many("clip_scale", [], "the same of a CLIP's gradient")
     text(
         "extractor",
         None,
@@ -62,6 +63,7 @@ def define() -> None:
     text("templates", None, "zero_shot: a file of prompts, a line each: 'a {colour} {shape}'")
     text("caption_style", None, "retrieval: of the pairs, the data's option captions, such as full")
     number("num_pairs", None, "retrieval: pairs of images and captions; 256")
+    text("captioner_workdir", None, "captioned: the run of a captioner, who judges samples")
     many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
     sample_flags.define_sampler()
     sample_flags.define_guides()

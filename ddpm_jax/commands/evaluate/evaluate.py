@@ -34,7 +34,7 @@ SPACE = (
     "export_reference",
 )
 SAMPLING = (*sample_flags.SAMPLER, "options")
-SCALES = {"guidance_scale": "guidance_scales", "classifier_scale": "classifier_scales"}
+SCALES = {name: f"{name}s" for name in sample_flags.SCALES}  # flag: argument
 OWN = (
     "workdir",
     "metrics",
@@ -50,6 +50,7 @@ OWN = (
     "templates",
     "caption_style",
     "num_pairs",
+    "captioner_workdir",
     "data_dir",
     "code",
 )
@@ -66,6 +67,7 @@ def evaluate(
     repeats: int | None = None,
     guidance_scales: Sequence[str] = (),
     classifier_scales: Sequence[str] = (),
+    clip_scales: Sequence[str] = (),
     guides: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
     options: Sequence[str] = (),
@@ -80,6 +82,7 @@ def evaluate(
     templates: str | None = None,
     caption_style: str | None = None,
     num_pairs: int | None = None,
+    captioner_workdir: str | None = None,
     data_dir: str | None = None,
     code: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -93,10 +96,9 @@ def evaluate(
         `checks.default_metrics`.
       num_samples: at each scale; None for 500.
       repeats: sets of so many samples, with the seeds seed, seed + 1, ...; None for one.
-      guidance_scales, classifier_scales: as text; none: as `sample_metrics.settings` says. More
-        than two settings are drawn as a figure, DIR/eval/NAME.png.
-      guides: classifier_workdir, weaker_workdir, weaker_step and prior_workdir, as
-        `task_flags.from_flags` takes them.
+      guidance_scales, classifier_scales, clip_scales: as text; none: as `sample_metrics.settings`
+        says. More than two settings are drawn as a figure, DIR/eval/NAME.png.
+      guides: what `tasks.from_flags` takes of `sample_flags.GUIDES`.
       sampling: fields of config.sample that differ from the run's; None leaves one as it is.
       options: others, as text: "method=singlestep".
       space: for the metrics of distributions.
@@ -107,6 +109,7 @@ def evaluate(
       templates: a file of prompts for classes, a line each: "a {colour} {shape}".
       caption_style: the data's option `captions` in place of the run's, of the pairs.
       num_pairs: of images and captions; None for 256.
+      captioner_workdir: the captioner's run that judges samples by its captions.
       data_dir: where the run's data lie now; None for where they lay.
       code: modules that hold the runs' own parts, "package.module".
 
@@ -126,11 +129,15 @@ def evaluate(
     of_model = [metric for metric in selected if metric.needs.of_model]
     drawn = [metric for metric in selected if not metric.needs.of_model]
     name = results.file_name(name or (SAMPLES if drawn else of_model[0].section))
+    scales_of = {
+        "guidance_scale": guidance_scales,
+        "classifier_scale": classifier_scales,
+        "clip_scale": clip_scales,
+    }
     of_drawn = {
         "num_samples": num_samples,
         "repeats": repeats,
-        "guidance_scale": guidance_scales,
-        "classifier_scale": classifier_scales,
+        **scales_of,
         "options": options,
         **(guides or {}),
         **(sampling or {}),
@@ -143,6 +150,7 @@ def evaluate(
         "templates": templates,
         "caption_style": caption_style,
         "num_pairs": num_pairs,
+        "captioner_workdir": captioner_workdir,
     }
     if num_pairs is not None and num_pairs < 4:
         raise UserError(f"--num_pairs={num_pairs}: need at least 4")
@@ -156,10 +164,12 @@ def evaluate(
     checks.check_kind(loaded, selected)
     task = task_flags.from_flags(loaded, workdir, **(guides or {}), code=code)
     checks.check_labels(loaded, selected, task)
+    checks.check_clip(selected, task)
     checks.check_classes(loaded, workdir)
+    captioner = load(captioner_workdir, code) if captioner_workdir else None
     for metric in selected:
         if metric.check is not None:
-            metric.check(metric.name, loaded, {**flags, **(guides or {})})
+            metric.check(metric.name, loaded, {**flags, **(guides or {}), "captioner": captioner})
     folder = Path(workdir) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,
@@ -176,9 +186,7 @@ def evaluate(
     }
     scales: list[sample_metrics.Setting] = []
     if drawn:
-        scales = sample_metrics.settings(
-            guidance_scales, classifier_scales, config.sample.guidance_scale, task
-        )
+        scales = sample_metrics.settings(scales_of, config.sample.guidance_scale, task)
         request = sample_metrics.Request(
             metrics=drawn,
             scales=scales,
@@ -189,6 +197,7 @@ def evaluate(
             kid_subsets=kid_subsets,
             cache=folder / CACHE,
             pictures=lambda picture: folder / f"{name}_{picture}.png",
+            captioner=captioner,
         )
         of_samples.measure(loaded, request, space, report)
     if any(sample_metrics.REAL in metric.needs.depends for metric in selected):

@@ -60,16 +60,19 @@ def measure(
         if flags.export_reference:
             feature_space.export(compared, flags.export_reference)
     measured = sample_metrics.measure(loaded, request, compared)
-    task = request.task
-    told = task.image_embedding
-    guides = {"classifier": task.classifier, "weaker": task.weaker, "prior": told and told.prior}
+    guides = dict(request.task.guides)
+    told = request.task.image_embedding
+    if told is not None and told.prior is not None:
+        guides["prior"] = told.prior
     report["protocol"] |= {
         "num_samples": request.num_samples,
         "repeats": request.repeats,
         # All that is set: two protocols never look alike.
         "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
-        "guides": {name: described(one) for name, one in guides.items() if one is not None},
+        "guides": {name: described(one) for name, one in guides.items()},
     }
+    if request.captioner is not None:
+        report["protocol"]["captioner"] = described(request.captioner)
     num_reference = None if compared is None else compared.num_reference
     sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
     settings = distribution_metrics.protocol(request.metrics, sizes)

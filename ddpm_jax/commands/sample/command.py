@@ -3,13 +3,15 @@
   python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
   python scripts/sample.py --workdir=runs/digits --labels=3 --inpaint image.png mask.png --out=x.png
   python scripts/sample.py --workdir=runs/text --prompt="a red circle above a cross" --out=x.npz
+  python scripts/sample.py --workdir=runs/any --clip_workdir=runs/clip --clip_scale=2 \
+    --prompt="a red circle" --out=x.npz
   python scripts/sample.py --prior_workdir=runs/prior --workdir=runs/unclip --out=drawn.npz \\
     --prompt="a red circle above a cross"
   python scripts/sample.py --workdir=runs/small --upsampler_workdir=runs/upsampler --out=large.png
 
---out=F.npz gets `samples` uint8 [N, H, W, C], `labels` int32 [N] (-1 without classes) and, of a
-model that reads text, `prompts` [N], and a grid F.png beside it; --out=F.png only the grid; a
-folder one PNG an image. What is not given comes from the run's config.
+--out=F.npz gets `samples` uint8 [N, H, W, C], `labels` int32 [N] (-1 without classes) and, of what
+is drawn by prompts, `prompts` [N], and a grid F.png beside it; --out=F.png only the grid; a folder
+one PNG an image. What is not given comes from the run's config.
 """
 
 from absl import flags
@@ -33,9 +35,13 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "prompt",
         [],
-        "what to draw, in words, of a model that reads text; several, one a flag, are cycled",
+        "what to draw, in words, of a model that reads text or towards which a CLIP guides; "
+        "several, one a flag, are cycled",
     )
     flags.DEFINE_string("prompts", None, "a file of prompts in UTF-8, one a line")
+    flags.DEFINE_multi_string(
+        "clip_prompt", [], "what the CLIP of --clip_workdir is told, if not --prompt; cycled"
+    )
     flags.DEFINE_multi_string(
         "negative_prompt", [], "what to steer away from, with a guidance_scale above 1"
     )
@@ -78,6 +84,7 @@ def main() -> None:
         prompts=f.prompt,
         prompts_file=f.prompts,
         negative_prompts=f.negative_prompt,
+        clip_prompts=f.clip_prompt,
         conditions=f.condition,
         task=sample_flags.values(*sample_flags.GUIDES, *sample_flags.IMAGES),
         trajectory=f.trajectory,

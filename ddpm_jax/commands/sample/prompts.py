@@ -25,10 +25,6 @@ def of_flags(prompts: Sequence[str], path: str | None) -> list[str]:
     if path and len(prompts):
         raise UserError(f"--prompts={path} and --prompt={prompts[0]}: give one of the two")
     if not path:
-        if any(not text.strip() for text in prompts):
-            print(
-                "--prompt='': an empty prompt is no text: such images are of none", file=sys.stderr
-            )
         return [*prompts]
     try:
         text = files.read_bytes(path, LIMIT).decode("utf-8-sig")
@@ -39,6 +35,12 @@ def of_flags(prompts: Sequence[str], path: str | None) -> list[str]:
     if not any(lines):
         raise UserError(f"--prompts={path} has no prompt in it: write one a line")
     return [line for line in lines if line]
+
+
+def tell_empty(prompts: Sequence[str]) -> None:
+    """Say in one line what an empty prompt is, where there is one."""
+    if any(not text.strip() for text in prompts):
+        print("--prompt='': an empty prompt is no text: such images are of none", file=sys.stderr)
 
 
 def legend(prompts: Sequence[str], columns: int | None) -> str:

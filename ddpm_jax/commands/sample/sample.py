@@ -27,6 +27,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime import files
 from ddpm_jax.runtime.shards import Shards
+from ddpm_jax.trained import clip_tasks
 
 GRID_IMAGES = 400
 PART_IMAGES = 64  # at least, of what is drawn before it is kept on disk
@@ -46,6 +47,7 @@ def to_files(
     prompts: Sequence[str] = (),
     prompts_file: str | None = None,
     negative_prompts: Sequence[str] = (),
+    clip_prompts: Sequence[str] = (),
     conditions: Sequence[str] = (),
     task: Mapping[str, Any] | None = None,
     trajectory: str | None = None,
@@ -66,6 +68,7 @@ def to_files(
       num_samples, labels, conditions, seed: as in `Loaded.sample`; labels and conditions as text,
         names or numbers, the latter "name=value,value"; an image is a file's name.
       prompts, negative_prompts: as there.
+      clip_prompts: what a CLIP is told, if not the prompts.
       prompts_file: a file of prompts in their place, one a line.
       task: what `tasks.from_flags` takes, as text.
       trajectory: F.png or F.gif, the way from noise to image of the first few; of `workdir`, as all
@@ -99,8 +102,11 @@ def to_files(
     except UserError as error:
         raise UserError(f"--labels={','.join(labels)}: {error}") from error
     config = loaded.experiment.config
-    told = conditioning.with_prompts(config, _conditions(conditions, loaded.experiment), texts)
-    full_task = dataclasses.replace(full_task, negative_prompts=negative_prompts)
+    full_task = dataclasses.replace(
+        full_task, negative_prompts=negative_prompts, clip_prompts=clip_prompts
+    )
+    given = _conditions(conditions, loaded.experiment)
+    full_task, told = clip_tasks.with_prompts(config, full_task, given, texts)
     asked_for: dict[str, Any] = {
         "labels": numbers,
         "conditions": told,
@@ -111,6 +117,7 @@ def to_files(
     chain = experiment.Cascade(loaded, upsamplers)
     drawing = loaded.drawing(num_samples, **asked_for, **settings)
     passes = chain.passes(num_samples, **asked_for, **settings)
+    prompts_of.tell_empty(texts)
     of_no_class = bool((drawing.labels < 0).all())
     if numbers and of_no_class and not full_task.tells_labels:
         print(
@@ -153,9 +160,11 @@ def to_files(
         columns = None if numbers or of_no_class else figures.class_columns(classes)
         if len(texts) > 1:
             columns = figures.class_columns(len(texts))
-        shown = [*itertools.islice(itertools.cycle(texts or [""]), num_samples)]
         by_prior = full_task.image_embedding is not None and full_task.image_embedding.prior
-        of_images = shown if conditioning.reads_text(config) or by_prior else None
+        listed = texts or [*full_task.clip_prompts] or [""]
+        shown = [*itertools.islice(itertools.cycle(listed), num_samples)]
+        prompted = conditioning.reads_text(config) or full_task.clip is not None or by_prior
+        of_images = shown if prompted else None
         said = _save(target, images, drawing.labels, columns, of_images)
     print(said)
     if len(texts) > 1 and columns and target.suffix in FILES:

@@ -18,6 +18,7 @@ def from_flags(
     workdir: str,
     *,
     classifier_workdir: str | None = None,
+    clip_workdir: str | None = None,
     weaker_workdir: str | None = None,
     weaker_step: int | None = None,
     compose: Sequence[str] = (),
@@ -51,6 +52,7 @@ def from_flags(
         raise UserError(f"--between_labels={','.join(between_labels)}: need two classes, 3,8")
     return experiment.Task(
         classifier=load(classifier_workdir, code) if classifier_workdir else None,
+        clip=load(clip_workdir, code) if clip_workdir else None,
         weaker=weaker,
         composed=[_branch(text) for text in compose],
         between_labels=_labels(between_labels, loaded),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import begun, clips, texts
+from ddpm_jax.build import begun, clips, text_cache, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
@@ -57,6 +57,7 @@ def replay(
             "(config.train.num_steps)"
         )
     experiment = build(config, own=own)
+    text_cache.check_alone(experiment, f"--replay_step={step}")
     source = experiment.source("train")
     if drift.has_checkpoints(Path(workdir)):
         experiment = clips.with_kept(experiment, workdir)

@@ -42,15 +42,34 @@ def classifier(
         return denoise
 
     def guided(xt: jax.Array, t: jax.Array) -> Denoised:
-        out = denoise(xt, t)
-        times = process.time_like(t, xt)
-        alpha, sigma = expand(schedule.alpha(times), xt), expand(schedule.sigma(times), xt)
-        informed = alpha > 0
-        shift = jnp.where(informed, scale * sigma * gradient(xt, t), 0)
-        x0 = out.x0 + sigma / jnp.where(informed, alpha, 1) * shift
-        return out._replace(x0=x0, eps=out.eps - shift)
+        return shifted(denoise(xt, t), schedule, xt, t, gradient(xt, t), scale)
 
     return guided
+
+
+def shifted(
+    out: Denoised,
+    schedule: Schedule,
+    xt: jax.Array,
+    t: jax.Array,
+    gradient: jax.Array,
+    scale: float | jax.Array = 1.0,
+) -> Denoised:
+    """eps-hat - w sigma gradient, and x_0 with it; where alpha = 0, nothing is changed.
+
+    Args:
+      out: the denoiser's.
+      schedule: its path.
+      xt, t: where it was asked, [B, ...] and [B].
+      gradient: of what is sought, by x_t, [B, ...].
+      scale: w, a number or an array of shape ().
+    """
+    times = process.time_like(t, xt)
+    alpha, sigma = expand(schedule.alpha(times), xt), expand(schedule.sigma(times), xt)
+    informed = alpha > 0
+    shift = jnp.where(informed, scale * sigma * gradient, 0)
+    x0 = out.x0 + sigma / jnp.where(informed, alpha, 1) * shift
+    return out._replace(x0=x0, eps=out.eps - shift)
 
 
 def gradient(log_prob: LogProb) -> Gradient:

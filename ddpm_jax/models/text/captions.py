@@ -11,6 +11,9 @@ from ddpm_jax.models.attention import XLA
 from ddpm_jax.models.encoder import Encoder, layer_norm
 from ddpm_jax.models.text.transformer import TextTransformer
 
+# What the tower's parameters are called in a network's.
+TOWER = "text"
+
 
 class Captions(NamedTuple):
     """The captions that a network reads, and the size of the transformer that reads them.
@@ -90,42 +93,63 @@ class CaptionEncoder(nn.Module):
         return CaptionFeatures(last, last[:, -1])
 
 
-def read(module: Any, rows: jax.Array | None) -> CaptionFeatures | None:
+def read(
+    module: Any, rows: jax.Array | None, states: jax.Array | None = None
+) -> CaptionFeatures | None:
     """The captions of a network, read inside of its call; None for a network that reads none.
 
     Args:
       module: a network with the fields captions, attention, remat and dtype.
       rows: int [B, L].
+      states: [B, L, width], what `tower_of` makes of the rows, which is then not made here.
 
     Raises:
-      ValueError: for an unknown tower.
+      ValueError: for an unknown tower, or states of one that has none.
     """
     if module.captions is None or rows is None:
         return None
     tower = module.captions.tower
     if tower not in TOWERS:
         raise ValueError(f"need a tower of {', '.join(TOWERS)}, got {tower!r}")
-    return TOWERS[tower](module, rows)
+    return TOWERS[tower].read(module, rows, states)
 
 
-def _of_glide(module: Any, rows: jax.Array) -> CaptionFeatures:
+def has_tower(module: Any) -> bool:
+    """Whether a network reads captions by what stands alone, as `tower_of` gives it."""
+    try:
+        read = module.captions
+    except AttributeError:  # a network of another sort
+        return False
+    return read is not None and TOWERS[read.tower].module is not None
+
+
+def tower_of(module: Any, **fields: Any) -> Any:
+    """What reads a network's captions, a network of its own: rows int [B, L] -> `.last` and more.
+
+    Raises:
+      ValueError: for a network whose tower is no such.
+    """
+    make = module.captions and TOWERS[module.captions.tower].module
+    if make is None:
+        raise ValueError("this network's captions are read by nothing that stands alone")
+    return make(module, **fields)
+
+
+def _of_glide(module: Any, rows: jax.Array, states: jax.Array | None) -> CaptionFeatures:
+    if states is not None:
+        raise ValueError("glide's tower has no states that are made outside of the network")
     return CaptionEncoder(
         module.captions,
         attention=module.attention,
         remat=module.remat,
         dtype=module.dtype,
-        name="text",
+        name=TOWER,
     )(rows)
 
 
-def _of_clip(module: Any, rows: jax.Array) -> CaptionFeatures:
-    """CLIP's transformer, whose parameters have the names that they have in a CLIP.
-
-    What it makes of a row up to its end is read; behind that, and of a row without text, are
-    embeddings that the network learns. The end's stands for the text, as in CLIP.
-    """
+def _clip_tower(module: Any, **fields: Any) -> TextTransformer:
     size = module.captions
-    states = TextTransformer(
+    return TextTransformer(
         vocab_size=size.vocab_size,
         context_length=size.context_length,
         width=size.width,
@@ -134,8 +158,20 @@ def _of_clip(module: Any, rows: jax.Array) -> CaptionFeatures:
         attention=module.attention,
         remat=module.remat,
         dtype=module.dtype,
-        name="text",
-    )(jnp.maximum(rows, 0)).last
+        **fields,
+    )
+
+
+def _of_clip(module: Any, rows: jax.Array, states: jax.Array | None) -> CaptionFeatures:
+    """CLIP's transformer, whose parameters have the names that they have in a CLIP.
+
+    What it makes of a row up to its end is read; behind that, and of a row without text, are
+    embeddings that the network learns. The end's stands for the text, as in CLIP.
+    """
+    size = module.captions
+    if states is None:
+        states = _clip_tower(module, name=TOWER)(jnp.maximum(rows, 0)).last
+    states = states.astype(module.dtype)
     shape = (size.context_length, size.width)
     padding = module.param("text_padding", nn.initializers.normal(1.0), shape)
     told = is_text(rows).any(axis=-1, keepdims=True)
@@ -145,12 +181,24 @@ def _of_clip(module: Any, rows: jax.Array) -> CaptionFeatures:
     return CaptionFeatures(tokens, jnp.take_along_axis(tokens, end[..., None], axis=1)[:, 0])
 
 
-# What reads captions, by name: (the network, rows [B, L]) -> their features.
+class Tower(NamedTuple):
+    """What reads captions.
+
+    Attributes:
+      read: (the network, rows [B, L], states or None) -> their features.
+      module: (the network, fields) -> what of it stands alone, a network of its own; None for none.
+    """
+
+    read: Callable[[Any, jax.Array, jax.Array | None], CaptionFeatures]
+    module: Callable[..., TextTransformer] | None = None
+
+
+# By name:
 #   glide: GLIDE's, which knows padding; trained with the network.
 #   clip: that of a CLIP, whose weights it can begin with and keep.
-TOWERS: dict[str, Callable[[Any, jax.Array], CaptionFeatures]] = {
-    "glide": _of_glide,
-    "clip": _of_clip,
+TOWERS: dict[str, Tower] = {
+    "glide": Tower(_of_glide),
+    "clip": Tower(_of_clip, _clip_tower),
 }
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.models.attention import XLA
 from ddpm_jax.models.encoder import Encoder, layer_norm, projection
+from ddpm_jax.models.layers import sinusoidal_embedding
 
 
 class ImageFeatures(NamedTuple):
@@ -37,14 +38,16 @@ class VisionTransformer(nn.Module):
       activation: a key of `encoder.ACTIVATIONS`.
       embed_dim: of the projection, which has no bias; None for no projection.
       norm_epsilon: of every LayerNorm.
+      timed: images are noised, and each comes with its time, whose embedding is added to every
+        token.
       attention, remat: as in `Encoder`.
       dtype: of the computation; norms and softmax run in float32.
 
     Raises:
-      ValueError: for images of another size.
+      ValueError: for images of another size, or a time where none is read, or none where one is.
 
     Source: Dosovitskiy et al. 2020 (ViT); the norm before the encoder, Radford et al. 2021 (CLIP),
-      section 2.4.
+      section 2.4; noised images, Nichol et al. 2021 (GLIDE), section 2.4.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -56,13 +59,19 @@ class VisionTransformer(nn.Module):
     activation: str = "quick_gelu"
     embed_dim: int | None = None
     norm_epsilon: float = 1e-5
+    timed: bool = False
     attention: str = XLA
     remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> ImageFeatures:  # [B, H, W, C]
+    def __call__(
+        self, images: jax.Array, time: jax.Array | None = None
+    ) -> ImageFeatures:  # [B, H, W, C], [B] or a scalar
+        """The features of images, of a `timed` tower at their times, as `network_time` has them."""
         check_size(images, self.image_size)
+        if self.timed != (time is not None):
+            raise ValueError(f"timed={self.timed}: {'need a' if self.timed else 'takes no'} time")
         normal = nn.initializers.normal(self.width**-0.5)
         patches = patched(images, self.patch_size)
         x = nn.Dense(
@@ -76,6 +85,8 @@ class VisionTransformer(nn.Module):
         first = self.param("class_token", normal, (1, 1, self.width)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, self.width)), x], axis=1)
         x = x + self.param("places", normal, (1, n + 1, self.width)).astype(self.dtype)
+        if time is not None:
+            x = x + self._of_time(jnp.broadcast_to(time, (b,)))[:, None]
         last = Encoder(
             depth=self.depth,
             num_heads=self.num_heads,
@@ -92,6 +103,11 @@ class VisionTransformer(nn.Module):
         if self.embed_dim is not None:
             embedding = projection(self.embed_dim, self.width, self.dtype)(pooled)
         return ImageFeatures(last, pooled, embedding)
+
+    def _of_time(self, time: jax.Array) -> jax.Array:  # [B] -> [B, width]
+        x = sinusoidal_embedding(time, self.width)
+        x = nn.Dense(self.width, dtype=self.dtype, name="time_dense_0")(x)
+        return nn.Dense(self.width, dtype=self.dtype, name="time_dense_1")(nn.swish(x))
 
 
 def patched(images: jax.Array, size: int) -> jax.Array:

@@ -12,7 +12,18 @@ ARROWS = {LOWER: " ↓", HIGHER: " ↑", NEAR_ONE: " → 1"}
 # What a metric is measured on where that is the model itself, not what it draws.
 LIKELIHOOD, CLASSIFIER, TOKENS = "likelihood", "classifier", "tokens"
 PAIRS, CLASSES, PROBE, PRIOR = "pairs", "classes", "probe", "prior"
-OF_MODEL = (LIKELIHOOD, CLASSIFIER, TOKENS, PAIRS, CLASSES, PROBE, PRIOR)
+IMAGE_CAPTIONS, TRUE_CAPTIONS = "image captions", "true captions"
+OF_MODEL = (
+    LIKELIHOOD,
+    CLASSIFIER,
+    TOKENS,
+    PAIRS,
+    CLASSES,
+    PROBE,
+    PRIOR,
+    IMAGE_CAPTIONS,
+    TRUE_CAPTIONS,
+)
 MAX_LABELS = 200  # of a file
 
 

@@ -74,10 +74,9 @@ def denoising(
         drawn = drawn_by(key_examples, batch, path, train, extra)
         conditions = None
         if dropout:
-            masks = [f"{name}_mask" for name in dropout if f"{name}_mask" in batch]
-            conditions = condition_dropout.drop(
-                {name: batch[name] for name in [*dropout, *masks]}, drawn.drop
-            )
+            beside = [f"{name}{end}" for name in dropout for end in condition_dropout.BESIDE]
+            names = [*dropout, *(name for name in beside if name in batch)]
+            conditions = condition_dropout.drop({name: batch[name] for name in names}, drawn.drop)
 
         def network(xt: jax.Array, time: jax.Array) -> jax.Array:
             rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None

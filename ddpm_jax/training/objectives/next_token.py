@@ -20,6 +20,13 @@ from ddpm_jax.training.objectives.base import (
 
 # batch -> tokens int [B, L], and bool [B, L] those that count; None for all
 TokensOf = Callable[[Batch], tuple[jax.Array, jax.Array | None]]
+# batch -> conditions that the network is always shown, by name
+ShownOf = Callable[[Batch], dict[str, jax.Array]]
+
+
+def nothing(batch: Batch) -> dict[str, jax.Array]:
+    """No conditions."""
+    return {}
 
 
 def next_token(
@@ -27,6 +34,7 @@ def next_token(
     tokens_of: TokensOf,
     *,
     dropout: Mapping[str, jax.Array | float] | None = None,
+    shown_of: ShownOf = nothing,
 ) -> Objective:
     """-log p(x) / L in nats, by the chain rule: the mean cross-entropy of a sequence's L tokens.
 
@@ -38,6 +46,7 @@ def next_token(
       tokens_of: what of a batch is modelled.
       dropout: the conditions that the network is given, names in the batch; each with the share
         of examples in training from which it is hidden.
+      shown_of: what else of a batch the network is shown, such as its image.
 
     Source: Bengio et al. 2003, "A neural probabilistic language model", section 2.
     """
@@ -63,7 +72,7 @@ def next_token(
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
         key_examples, key_dropout = jax.random.split(key)
         tokens, counts = tokens_of(batch)
-        told = seen_conditions(batch, key_examples, train)
+        told = {**shown_of(batch), **seen_conditions(batch, key_examples, train)}
         rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
         logits = apply_fn({"params": params}, tokens, told or None, rngs=rngs)
         loss = -autoregressive.log_prob(logits, tokens, counts) / tokens.shape[1]
