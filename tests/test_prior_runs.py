@@ -77,7 +77,7 @@ def test_its_loss_is_one_devices_and_the_whole_batchs(name, mesh, accumulate, cl
     jax.tree.map(np.testing.assert_array_equal, its, draws)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(4)
 @pytest.mark.parametrize("name", ["diffusion", "decoder"])
 def test_strict_steps_have_the_same_bits_on_one_device_and_eight(name, clip_run):
     one, _ = first_step(clip_run.workdir, name, 1, strict=True)
@@ -198,6 +198,7 @@ def test_one_command_from_text_to_picture(runs, picture, tmp_path):
         assert ("prompts" in drawn) == ("prompt" in str(flags))
 
 
+@pytest.mark.wide(2)
 def test_a_decoder_and_a_prior_are_measured(runs):
     result = evaluate.evaluate(
         str(runs("decoder")),
@@ -311,6 +312,7 @@ def test_a_run_whose_clip_was_lost_or_changed_is_refused(runs, tmp_path):
         train.train(small_priors.prior(runs("decoder")), tmp_path / "new")
 
 
+@pytest.mark.wide(2)
 def test_a_decoder_may_read_the_text_too(clip_run, runs, tmp_path):
     text = {"data": {"vocabulary": 64, "context": 24}}
     text["model"] = {"conditions": ("image_embedding", "text"), "text_channels": 8}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import data
@@ -69,7 +70,7 @@ def fit_components(experiment: Experiment, clip: FrozenClip, train: data.Source)
         num_threads=0,
     )
     embedded = np.concatenate([clip.embed_encoded(batch["x0"])[batch["mask"]] for batch in batches])
-    vectors = np.asarray(unclip.standardised(embedded))
+    vectors = np.asarray(unclip.standardised(jnp.asarray(embedded)))
     try:
         return components.fit(vectors, m.num_components, m.num_values)
     except ValueError as error:

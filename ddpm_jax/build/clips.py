@@ -159,10 +159,6 @@ def check(experiment: Experiment) -> None:
             f"config.data.augment={tuple(c.data.augment)}: an image that is moved has another "
             "embedding; set ()"
         )
-    if c.train.replicas != 1:
-        raise UserError(
-            f"config.train.replicas={c.train.replicas}: runs with a CLIP train one by one; set 1"
-        )
 
 
 def with_clip(

@@ -81,12 +81,13 @@ def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], ty
     of_values: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(
         values(c, own), ((), np.int32)
     )
-    of_text = {TEXT: ((c.data.context,), np.int32)} if reads_text(c) else {}
-    of_text |= image_embeddings.shapes(c)
+    of_text: dict[str, tuple[tuple[int, ...], type]] = {}
+    if reads_text(c):
+        of_text[TEXT] = ((c.data.context,), np.int32)
     of_images = {
         name: ((height, width, channels), np.float32) for name, channels in images(c, own).items()
     }
-    return of_values | of_images | of_text
+    return of_values | of_images | of_text | image_embeddings.shapes(c)
 
 
 def shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -54,7 +55,7 @@ def rows(c: ConfigDict, num: int, value: Any) -> np.ndarray:
         )
     if not np.isfinite(vectors).all():
         raise UserError(f"condition {EMBEDDING}: it has numbers that are not finite")
-    made = np.asarray(unclip.standardised(unclip.unit(vectors.astype(np.float32))))
+    made = np.asarray(unclip.standardised(unclip.unit(jnp.asarray(vectors, jnp.float32))))
     return np.broadcast_to(made, (num, size))
 
 

@@ -109,6 +109,7 @@ KINDS: dict[str, Kind] = {
             "ATTRIBUTES",
             "CAPTIONS",
             "CAPTIONED",
+            "VARIATIONS",
             "LIKELIHOOD",
         ),
         watches=("sample", "evaluate"),

@@ -119,7 +119,9 @@ def of_batches(c: ConfigDict, plain: Objective, clip: Any) -> Objective:
     row = row_of(c)
 
     def drawn(batch: Batch) -> Batch:
-        return batch | {"x0": jnp.zeros((len(batch["x0"]), c.model.embed_dim))}
+        # Of a text that is hidden zeros are left, whatever stands here.
+        like = jnp.ones((len(batch["x0"]), c.model.embed_dim))
+        return batch | {"x0": like, TEXT_EMBEDDING: like}
 
     return embedded(plain, row.see(c, clip), row.trees, drawn)
 

@@ -53,8 +53,8 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 
 
 def trains_alone(config: ConfigDict) -> bool:
-    """Whether no group can train it: its members take their batches whole."""
-    return bool(config.train.accumulate > 1 or config.mesh.strict)
+    """Whether no group can train it: its members take their batches whole, and have no CLIP."""
+    return bool(config.train.accumulate > 1 or config.mesh.strict or config.data.get("clip"))
 
 
 def check(config: ConfigDict, num: int) -> None:
@@ -63,6 +63,10 @@ def check(config: ConfigDict, num: int) -> None:
         raise UserError(
             f"config.mesh.strict=True: {num} runs in one program have bits of their own; set "
             "False, or train them one by one (train.replicas=1)"
+        )
+    if clip := config.data.get("clip"):
+        raise UserError(
+            f"config.data.clip={clip}: runs with a CLIP train one by one (train.replicas=1)"
         )
     if trains_alone(config):
         raise UserError(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray
+
 
 class Components(NamedTuple):
     """The principal components of vectors, and the bins of each.
@@ -17,10 +19,10 @@ class Components(NamedTuple):
       centres: what each bin stands for, [K, V].
     """
 
-    mean: jax.Array
-    directions: jax.Array
-    edges: jax.Array
-    centres: jax.Array
+    mean: Array
+    directions: Array
+    edges: Array
+    centres: Array
 
 
 def fit(vectors: np.ndarray, num: int, num_values: int) -> Components:
@@ -58,14 +60,15 @@ def fit(vectors: np.ndarray, num: int, num_values: int) -> Components:
 
 def tokens_of(components: Components, vectors: jax.Array) -> jax.Array:
     """The bin of each component of vectors [B, D], int32 [B, K]."""
-    scores = (vectors - components.mean[None]) @ components.directions.T
-    return (scores[..., None] >= components.edges[None]).sum(axis=-1).astype(jnp.int32)
+    mean, directions, edges, _ = map(jnp.asarray, components)
+    scores = (vectors - mean[None]) @ directions.T
+    return (scores[..., None] >= edges[None]).sum(axis=-1).astype(jnp.int32)
 
 
 def vectors_of(components: Components, tokens: jax.Array) -> jax.Array:
     """The vectors that tokens int [B, K] stand for, [B, D]."""
-    places = jnp.arange(tokens.shape[1])[None]
-    return components.mean[None] + components.centres[places, tokens] @ components.directions
+    mean, directions, _, centres = map(jnp.asarray, components)
+    return mean[None] + centres[jnp.arange(tokens.shape[1])[None], tokens] @ directions
 
 
 def _means(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:

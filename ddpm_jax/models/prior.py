@@ -130,7 +130,8 @@ class PriorTransformer(nn.Module):
             raise ValueError(f"need conditions with {TEXT_EMBEDDING} [B, E]")
         tokens = conditions.get(TOKENS)
         if (tokens is None) != (self.context == 0):
-            raise ValueError(f"context={self.context}, and tokens are {jnp.shape(tokens)}")
+            have = "none" if tokens is None else list(tokens.shape)
+            raise ValueError(f"need tokens of context={self.context}, got {have}")
         if tokens is not None and tokens.shape[1] != self.context:
             raise ValueError(f"need tokens [B, {self.context}, W], got {list(tokens.shape)}")
 

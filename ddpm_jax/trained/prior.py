@@ -132,8 +132,8 @@ def _program(experiment: Experiment) -> Callable[..., jax.Array]:
     compiled, trees = kept(experiment, key, made), dict(experiment.frozen)
 
     def program(params: Any, keys: jax.Array, rows: np.ndarray) -> jax.Array:
-        keys, rows = (processes.placed(one, batch) for one in (keys, rows))
-        return compiled(params, trees, keys, rows, scale)
+        arguments = [processes.placed(one, batch) for one in (keys, rows)]
+        return compiled(params, trees, *arguments, scale)
 
     return program
 
@@ -197,7 +197,7 @@ def _foretold(experiment: Experiment) -> Draw:
 
 
 def _fitted(trees: Any) -> Components:
-    return Components(*map(jnp.asarray, trees[prior.COMPONENTS]))
+    return Components(*trees[prior.COMPONENTS])
 
 
 # How embeddings are drawn, by the name that `build.prior.ROWS` has for it.

@@ -217,7 +217,7 @@ def num_classes(c: ConfigDict, task: Task) -> int:
 
 def names_of_classes(c: ConfigDict, task: Task) -> tuple[str, ...]:
     """The names of those classes; () where there are none."""
-    if c.model.num_classes or task.classifier is None:
+    if c.model.get("num_classes", 0) or task.classifier is None:
         return tuple(c.data.class_names)
     return tuple(task.classifier.experiment.config.data.class_names)
 
