@@ -164,7 +164,10 @@ def unconditional_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clip_run(tmp_path_factory):
-    """A tiny CLIP that was trained without a stop: workdir, stderr. Not to be changed."""
+    """A tiny CLIP that was trained without a stop: workdir, stderr. Not to be changed.
+
+    Of its data a pair is held out.
+    """
     import contextlib
     import io
 
@@ -172,9 +175,11 @@ def clip_run(tmp_path_factory):
 
     from ddpm_jax.commands.train import train
 
+    unseen = {"options": {"held_out": ("red circle",)}}
+
     def make(workdir):
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            assert train.train(small_clips.config(), workdir) == 0
+            assert train.train(small_clips.config(data=unseen), workdir) == 0
         return {"stderr": said.getvalue()}
 
     return made_once(tmp_path_factory, "clip", make)

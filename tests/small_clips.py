@@ -12,7 +12,6 @@ FIELDS = {
         "tokenizer": "words",
         "vocabulary": 64,
         "context": 24,
-        "options": {"held_out": ("red circle",)},
     },
     "model": {
         "embed_dim": 8,

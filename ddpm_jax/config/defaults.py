@@ -1,9 +1,10 @@
-# Over 300 lines: every field of a config, with its default and its meaning, in one list to read.
 """Every field of an experiment with its default; a config file is this plus its difference.
 
 A run that an earlier version left has no value for a field that came later, and is read with the
 default: so a new field's default is what was done before there was a choice.
 """
+
+# Over 300 lines: every field of a config, with its default and its meaning, in one list to read.
 
 from collections.abc import Callable
 
