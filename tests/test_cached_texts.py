@@ -12,7 +12,7 @@ from PIL import Image
 from test_text_to_image import config_of_text
 
 from ddpm_jax import data, experiment
-from ddpm_jax.build import text_cache, texts
+from ddpm_jax.build import replicas, text_cache, texts
 from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt
@@ -185,3 +185,9 @@ def test_a_step_is_not_made_again_without_its_cache(folder):
         text_cache.check_alone(built, "--replay_step=2")
     plain = dataclasses.replace(built, config=config(folder, cached=False))
     text_cache.check_alone(plain, "--replay_step=2")
+
+
+def test_a_group_has_none(folder):
+    with pytest.raises(UserError, match=r"^config.data.cache_text=True: 2 runs in one program"):
+        replicas.check(config(folder), 2)
+    assert replicas.trains_alone(config(folder))

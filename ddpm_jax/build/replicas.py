@@ -54,7 +54,8 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 
 def trains_alone(config: ConfigDict) -> bool:
     """Whether no group can train it: its members take their batches whole."""
-    return bool(config.train.accumulate > 1 or config.mesh.strict)
+    cached = config.data.get("cache_text", False)
+    return bool(config.train.accumulate > 1 or config.mesh.strict or cached)
 
 
 def check(config: ConfigDict, num: int) -> None:
@@ -63,6 +64,11 @@ def check(config: ConfigDict, num: int) -> None:
         raise UserError(
             f"config.mesh.strict=True: {num} runs in one program have bits of their own; set "
             "False, or train them one by one (train.replicas=1)"
+        )
+    if config.data.get("cache_text"):
+        raise UserError(
+            f"config.data.cache_text=True: {num} runs in one program run the tower of texts "
+            "themselves; set False, or train them one by one (train.replicas=1)"
         )
     if trains_alone(config):
         raise UserError(
