@@ -175,11 +175,9 @@ def clip_run(tmp_path_factory):
 
     from ddpm_jax.commands.train import train
 
-    unseen = {"options": {"held_out": ("red circle",)}}
-
     def make(workdir):
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            assert train.train(small_clips.config(data=unseen), workdir) == 0
+            assert train.train(small_clips.config(**small_clips.OF_THE_RUN), workdir) == 0
         return {"stderr": said.getvalue()}
 
     return made_once(tmp_path_factory, "clip", make)

@@ -31,6 +31,9 @@ FIELDS = {
     "mesh": {"data": 1},
 }
 
+# The changes of the session's own run, `clip_run`: of its data a pair is held out.
+OF_THE_RUN = {"data": {"options": {"held_out": ("red circle",)}}}
+
 
 def config(kind="clip", seed=0, **changes) -> ConfigDict:
     """The tiny config, changed: config(data={"batch_size": 8}, objective={"name": "triplet"}).

@@ -49,6 +49,7 @@ def text_to_image(clip, **changes):
     return config_of_text(**groups)
 
 
+@pytest.mark.wide(3)
 def test_a_run_reads_by_the_tokenizer_of_the_tower_that_it_begins_with(clip_run, tmp_path):
     assert train.train(text_to_image(clip_run), tmp_path / "run") == 0
     ours, theirs = (experiment.load(path) for path in (tmp_path / "run", clip_run.workdir))
@@ -122,6 +123,7 @@ def test_a_clip_begins_with_what_another_library_wrote(written, tmp_path, name):
     assert begun.record["unused"] == begun.record["as_initialised"] == []
 
 
+@pytest.mark.wide(3)
 def test_the_command_begins_with_it_and_records_its_digest(written, tmp_path):
     root, _ = written
     c = small_clips.config(

@@ -12,7 +12,7 @@ from PIL import Image
 from test_text_to_image import config_of_text
 
 from ddpm_jax import data, experiment
-from ddpm_jax.build import text_cache, texts
+from ddpm_jax.build import replicas, text_cache, texts
 from ddpm_jax.commands.train import train
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import attempt
@@ -78,6 +78,7 @@ def losses(workdir):
     return np.array([v for line in lines for n, v in line.items() if n.endswith("loss")])
 
 
+@pytest.mark.wide(3)
 def test_a_cached_run_has_the_losses_of_one_that_runs_the_tower(folder, tmp_path, cache):
     for cached in (False, True):
         assert train.train(config(folder, cached), tmp_path / str(cached)) == 0
@@ -93,7 +94,7 @@ def test_a_cached_run_has_the_losses_of_one_that_runs_the_tower(folder, tmp_path
     assert run.sample(2, prompts=["a red circle"]).shape == (2, 16, 16, 3)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_stopped_one_ends_in_the_same_bits_and_mends_its_cache(folder, tmp_path, cache, capsys):
     assert train.train(config(folder), tmp_path / "straight") == 0
     assert train.train(config(folder), tmp_path / "stopped", until=3) == 75
@@ -114,6 +115,7 @@ def prepared(c):
     return built, built.init_params(jax.random.key(0)), source
 
 
+@pytest.mark.wide(3)
 def test_no_step_runs_the_tower(folder, monkeypatch):
     built, params, source = prepared(config(folder))
     cached = text_cache.with_states(built, params, [source, None])
@@ -136,6 +138,7 @@ def test_no_step_runs_the_tower(folder, monkeypatch):
         cached.objective(params, batch, jax.random.key(1), True, {})
 
 
+@pytest.mark.wide(3)
 def test_states_are_the_towers_and_of_its_weights(folder, cache):
     built, params, source = prepared(config(folder))
     states = text_cache.with_states(built, params, [source, None]).text_states
@@ -185,3 +188,9 @@ def test_a_step_is_not_made_again_without_its_cache(folder):
         text_cache.check_alone(built, "--replay_step=2")
     plain = dataclasses.replace(built, config=config(folder, cached=False))
     text_cache.check_alone(plain, "--replay_step=2")
+
+
+def test_a_group_has_none(folder):
+    with pytest.raises(UserError, match=r"^config.data.cache_text=True: 2 runs in one program"):
+        replicas.check(config(folder), 2)
+    assert replicas.trains_alone(config(folder))

@@ -72,6 +72,7 @@ def pairs(loaded):
     return np.stack([one["image"] for one in examples]), [one["caption"] for one in examples]
 
 
+@pytest.mark.wide(3)
 def test_a_stopped_one_ends_with_the_same_bits(run, tmp_path):
     assert train.train(captioner(), tmp_path, until=3) == 75
     assert train.train(captioner(), tmp_path) == 0
@@ -95,7 +96,7 @@ def first_step(**changes):
     return jax.device_get((metrics["loss"], state.params))
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(
     "changes",
     [{"mesh": {"data": 8}}, {"train": FIELDS["train"] | {"accumulate": 4}}],
@@ -132,6 +133,7 @@ def test_log_prob_is_the_sum_of_the_objectives_terms(loaded, pairs):
     assert (loaded.log_prob(captions, images[::-1]) != found).any()
 
 
+@pytest.mark.wide(3)
 def test_it_begins_with_the_tower_of_a_clip_and_keeps_it(clip_run, tmp_path):
     begun = FIELDS["train"] | {
         "init_from": str(clip_run.workdir),
@@ -151,6 +153,7 @@ def test_it_begins_with_the_tower_of_a_clip_and_keeps_it(clip_run, tmp_path):
     assert entry["init_from"]["checkpoint"] == clips["state_sha256"]
 
 
+@pytest.mark.wide(3)
 def test_its_captions_are_measured_beside_their_images(run, loaded):
     result = evaluate.evaluate(str(run))
     figures = result["held_out_data"]["metrics"]
@@ -227,6 +230,7 @@ def judged(drawing, captioner, **options):
     )
 
 
+@pytest.mark.wide(3)
 def test_it_judges_samples_by_what_it_says_of_them(run, loaded, drawing):
     result = judged(drawing, run)
     source = experiment.load(drawing).experiment.source("validation")
@@ -296,6 +300,7 @@ def test_a_judge_is_of_the_metric_that_asks_for_it(run, drawing):
         )
 
 
+@pytest.mark.wide(3)
 def test_the_commands_train_evaluate_and_judge(run, drawing):
     done = tiny_runs.in_process(
         "evaluate",

@@ -301,7 +301,7 @@ def test_a_run_that_enlarges_resumes_exactly(run, tmp_path):
     assert tiny_runs.final(tmp_path / "half") == tiny_runs.final(workdir)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_the_grid_of_a_run_enlarges_held_out_images(run):
     workdir, config = run
     one = experiment.load(workdir)

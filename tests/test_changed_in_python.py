@@ -98,7 +98,7 @@ def test_nor_does_it_go_on_with_a_plain_run(plain):
         experiment.train(of_power(built(num_steps=6), 1.5), plain)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_difference_that_is_meant_is_taken_down(changed, tmp_path):
     workdir = shutil.copytree(changed, tmp_path / "run")
     run = of_power(built(num_steps=6), 2.0)

@@ -145,7 +145,7 @@ def test_guidance_is_the_formula_each_image_towards_its_own_prompt(model, clips,
     assert levels(drawn, plain) > 10
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("kind", ["clip", "noised_clip"])
 def test_it_goes_with_the_models_own_guidance(of_text, clips, kind):
     """A prompt is told to both; guidance of the first is in what the second one bends."""
@@ -320,6 +320,7 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.wide(3)
 def test_the_commands_draw_what_the_library_draws(runs, tmp_path):
     out = tmp_path / "a.npz"
     words = [f"--workdir={runs / 'model'}", "--num_samples=4", "--seed=5", f"--out={out}"]
@@ -379,7 +380,7 @@ def test_samples_that_a_clip_guides_are_measured(runs):
         )
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_noised_clip_is_measured_on_clean_images(runs):
     report = evaluate.evaluate(str(runs / "clip"), num_pairs=16, name="pairs")
     assert "retrieval_texts_at_1" in report["held_out_data"]["metrics"]

@@ -21,9 +21,11 @@ from ddpm_jax.experiment import attempt
 from ddpm_jax.runtime import sharding
 
 
+@pytest.mark.wide(3)
 def test_a_stopped_one_ends_with_the_same_bits(clip_run, tmp_path):
-    assert train.train(small_clips.config(), tmp_path / "run", until=3) == 75
-    assert train.train(small_clips.config(), tmp_path / "run") == 0
+    config = small_clips.config(**small_clips.OF_THE_RUN)
+    assert train.train(config, tmp_path / "run", until=3) == 75
+    assert train.train(config, tmp_path / "run") == 0
     assert tiny_runs.final(tmp_path / "run") == tiny_runs.final(clip_run.workdir)
     assert clip_run.stderr.rstrip().endswith(
         f"next: python -m ddpm_jax evaluate --workdir={clip_run.workdir}"
@@ -46,7 +48,7 @@ def first_step(mesh, accumulate, kind):
     return jax.device_get((metrics["loss"], state.params))
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("kind", ["clip", "noised_clip"])
 @pytest.mark.parametrize(("mesh", "accumulate"), [(8, 1), (1, 4), (2, 2)])
 def test_its_loss_is_one_devices_and_the_whole_batchs(mesh, accumulate, kind):
@@ -58,6 +60,7 @@ def test_its_loss_is_one_devices_and_the_whole_batchs(mesh, accumulate, kind):
     )
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("kind", ["clip", "noised_clip"])
 def test_a_validation_loss_does_not_compare_with_what_fills_a_batch_up(kind):
     c = small_clips.config(kind)

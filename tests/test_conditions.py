@@ -231,7 +231,7 @@ def test_a_config_that_cannot_be_told_so_is_refused(changes, message):
         experiment.build(shapes_config(**changes))
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_run_with_conditions_resumes_exactly(run, tmp_path):
     half = tmp_path / "half"
     assert train.train(shapes_config(train={"num_steps": 2}), half) == 0

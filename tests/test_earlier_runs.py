@@ -97,7 +97,7 @@ def test_a_classifier_reads_what_it_read():
     np.testing.assert_allclose(logits, EXPECTED["classifier"]["logits"], atol=1e-5)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.slow
 def test_a_stopped_one_ends_where_it_would_have_ended(tmp_path):
     """Bit for bit where the machine is the one that made it; elsewhere as near as rounding is."""

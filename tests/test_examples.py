@@ -28,7 +28,7 @@ def test_points_have_the_moments_of_their_data(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_network", "own_loss", "own_dataset"])
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_own_parts_train_load_and_draw(name, capsys):
     path = next(path for path in EXAMPLES if path.stem == name)
     runpy.run_path(str(path))

@@ -91,7 +91,7 @@ def test_the_defaults_alone_miss_only_their_data():
     ],
     ids=["dit", "adm", "classifier"],
 )
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_step_of_another_network_moves_every_parameter(model):
     groups = {"model": model, "optim": {"warmup_steps": 0, "learning_rate": 0.1}}
     kind = "denoiser" if "name" in model else "classifier"
@@ -261,7 +261,7 @@ def test_a_learned_schedule_refuses_its_sampler_before_training(fields, words):
         )
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_learned_schedule_is_sampled_in_its_present_state():
     config = tiny_config(
         model={"num_classes": 0},

@@ -212,7 +212,7 @@ def test_the_members_of_a_group_begin_with_the_same_weights(source):
     assert not np.array_equal(*(jax.random.key_data(state.key) for state in states))
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_classifier_begins_with_a_classifiers(tmp_path):
     plain = experiment.build(tiny_config(kind="classifier"))
     values = weighted(0, plain.state_shapes().params)
@@ -308,6 +308,7 @@ def tuned_config(path, **changes):
     return brief_config(train={"init_from": path, "num_steps": 4} | changes)
 
 
+@pytest.mark.wide(3)
 def test_a_run_tells_what_it_began_with_and_goes_on_without_it(source, tuned, tmp_path):
     workdir, path, said = tuned
     digest = digests.digest(source[1])

@@ -83,6 +83,7 @@ def test_it_trains_validates_and_draws(run):
     assert [path.name for path in (run / "samples").iterdir()] == ["step_000006.png"]
 
 
+@pytest.mark.wide(3)
 def test_a_stopped_run_ends_in_the_same_bits(run, tmp_path):
     assert train.train(pixels(train={"num_steps": 3}), tmp_path) == 0
     assert train.train(pixels(), tmp_path) == 0
@@ -283,7 +284,7 @@ def test_captions_are_drawn_completed_and_scored(of_captions):
         loaded.log_prob(["a large red circle " * 20])
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_bits_per_character_stand_beside_a_bigram_models(of_captions):
     result = evaluate.evaluate(str(of_captions))
     figures = result["held_out_data"]["metrics"]

@@ -83,6 +83,7 @@ def test_nothing_is_sent_or_compiled_but_batches(tmp_path, monkeypatch, accumula
     assert seen == ["the end"]
 
 
+@pytest.mark.wide(3)
 def test_only_logged_scalars_are_fetched(tmp_path, monkeypatch, fetched):
     seen = []
 

@@ -36,7 +36,7 @@ DIT_B2 = {
 
 
 @pytest.mark.parametrize("name", ["adm64", "dit_b2"])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_published_state_is_split_to_less_than_a_fifth(name):
     """Of the parameters, Adam's moments and the average, on 8 devices; an eighth is the least."""
     config = {

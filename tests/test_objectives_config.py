@@ -187,7 +187,7 @@ def run(kind, workdir, num_steps, **train_fields):
     return [line["loss"] for line in tiny_runs.metrics(workdir)]
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_by_the_command_and_resumes_exactly(kind, tmp_path):
     losses = run(kind, tmp_path / "straight", 40)

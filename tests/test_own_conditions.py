@@ -72,6 +72,7 @@ def test_batches_hold_what_the_examples_hold(own):
         assert (batch[name].shape, batch[name].dtype) == (one.shape, one.dtype), name
 
 
+@pytest.mark.wide(3)
 def test_a_run_resumes_to_the_same_bits(run, tmp_path):
     assert train.train(config_of_bars(), tmp_path / "twice", until=2) == 75
     assert train.train(config_of_bars(), tmp_path / "twice") == 0

@@ -62,7 +62,7 @@ def run(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_it_resumes_to_the_same_bits(run, tmp_path):
     assert train.train(own_config(), tmp_path / "twice", until=2) == 75
     assert train.train(own_config(), tmp_path / "twice") == 0

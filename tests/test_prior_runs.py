@@ -40,7 +40,7 @@ def runs(clip_run, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_stopped_and_a_killed_one_end_with_the_same_bits(name, runs, clip_run, tmp_path):
     config = KINDS[name](clip_run.workdir)
@@ -85,6 +85,7 @@ def test_strict_steps_have_the_same_bits_on_one_device_and_eight(name, clip_run)
     jax.tree.map(np.testing.assert_array_equal, one, eight)
 
 
+@pytest.mark.wide(3)
 def test_a_run_keeps_its_clip(runs, clip_run):
     loaded = experiment.load(runs("diffusion"))
     its = experiment.load(clip_run.workdir)
@@ -139,6 +140,7 @@ def of_task(loaded, num, **fields):
     return loaded.sample(num, task=task)
 
 
+@pytest.mark.wide(3)
 def test_variations_ways_and_text_diffs_are_of_their_embeddings(runs):
     loaded = experiment.load(runs("decoder"))
     clip, source = loaded.experiment.clip, loaded.experiment.source("validation")
@@ -182,6 +184,7 @@ def picture(runs, tmp_path_factory):
     return path
 
 
+@pytest.mark.wide(3)
 def test_one_command_from_text_to_picture(runs, picture, tmp_path):
     words = [f"--workdir={runs('decoder')}", "--num_samples=2", f"--out={tmp_path / 'out.npz'}"]
     asked = (
@@ -234,6 +237,7 @@ def other_prior(tmp_path_factory):
     return folder / "prior"
 
 
+@pytest.mark.wide(3)
 def test_what_does_not_go_together_is_refused_in_one_line(
     runs, clip_run, other_prior, picture, tmp_path
 ):
@@ -312,7 +316,7 @@ def test_a_run_whose_clip_was_lost_or_changed_is_refused(runs, tmp_path):
         train.train(small_priors.prior(runs("decoder")), tmp_path / "new")
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_decoder_may_read_the_text_too(clip_run, runs, tmp_path):
     text = {"data": {"vocabulary": 64, "context": 24}}
     text["model"] = {"conditions": ("image_embedding", "text"), "text_channels": 8}

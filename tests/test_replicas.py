@@ -71,7 +71,7 @@ def stream(run):
     return attempt.training_batches(run, run.source("train"))
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(("num", "devices"), [(3, 1), (8, 8)])
 def test_each_members_loss_is_that_of_its_run_alone(num, devices, losses_alone):
     configs = [member_config(k, mesh={"data": devices}) for k in range(num)]
@@ -213,6 +213,7 @@ def test_a_stopped_group_ends_in_the_same_bits(trained, tmp_path, at):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
+@pytest.mark.wide(3)
 def test_a_killed_group_goes_on_from_the_newest_step_that_all_have(trained, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
@@ -228,6 +229,7 @@ def test_a_killed_group_goes_on_from_the_newest_step_that_all_have(trained, tmp_
     assert list(map(final, seeds(workdir))) == list(map(final, seeds(trained)))
 
 
+@pytest.mark.wide(3)
 def test_a_member_goes_on_alone_and_draws(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(seeds(trained)[1], workdir)
@@ -264,6 +266,7 @@ def three(folder, rate):
     return configs, [folder / name for name in ("a", "b", "c")]
 
 
+@pytest.mark.wide(3)
 def test_a_member_gone_wrong_is_frozen_and_the_others_never_know(with_a_bad_member, tmp_path):
     folder, raised = with_a_bad_member
     assert "1 of 3 runs did not finish: b is frozen at step 3: 2 steps in a row were" in raised
@@ -281,6 +284,7 @@ def test_a_member_gone_wrong_is_frozen_and_the_others_never_know(with_a_bad_memb
     assert [json.loads(line)["step"] for line in skipped] == [2, 3]
 
 
+@pytest.mark.wide(3)
 def test_a_frozen_member_stays_frozen_while_the_others_go_on(with_a_bad_member, tmp_path, capsys):
     for name in ("a", "b", "c"):
         shutil.copytree(with_a_bad_member[0] / name, tmp_path / name)
@@ -337,6 +341,7 @@ def test_a_group_goes_on_only_as_itself(trained, tmp_path):
         train.train(brief(replicas=2, num_steps=8), workdir)
 
 
+@pytest.mark.wide(3)
 def test_a_dry_run_counts_all_members():
     # Of one average: what the group adds, choosing leaf by leaf who moves, grows with them.
     plain = {"ema": {"decays": (), "power_stds": (), "snapshots_every": 0}}

@@ -44,7 +44,7 @@ def printed(tmp_path, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_another_process_finds_the_same_and_sees_every_change(tmp_path):
     plain = printed(tmp_path)
     assert printed(tmp_path) == plain

@@ -57,7 +57,7 @@ def ended(config, num_steps=10):
     ],
     ids=["dit", "unet"],
 )
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_networks_have_the_same_bits_on_any_devices(model, shards, meshes, monkeypatch):
     monkeypatch.setattr(sharding, "MIN_FSDP_SIZE", 64)
     model = model | {"dropout": 0.1}
@@ -75,6 +75,7 @@ def finals(workdir):
     return tiny_runs.final(workdir), lines
 
 
+@pytest.mark.wide(3)
 def test_a_run_goes_on_on_other_devices_to_the_same_bits(tmp_path):
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     assert train.train(strict_config(shards=4, mesh={"data": 2}), whole) == 0
@@ -119,6 +120,7 @@ def test_two_processes_have_the_same_bits(tmp_path):
     assert finals(tmp_path / "two") == finals(tmp_path / "one")
 
 
+@pytest.mark.wide(3)
 def test_a_dry_run_counts_a_strict_step():
     plain, strict = (
         dry_run.dry_run(strict_config(mesh={"strict": strict, "data": 2}))

@@ -181,7 +181,7 @@ def test_guidance_within_an_interval(model):
     assert min(grey_levels(inside, everywhere), grey_levels(inside, nowhere)) > 1
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_rescaling_brings_the_contrast_of_guidance_down(trained):
     def contrast(**options):
         drawn = trained.sample(8, guidance_scale=8.0, clip_x0=False, **options)

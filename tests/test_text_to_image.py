@@ -91,7 +91,7 @@ def test_a_dropped_caption_is_no_text_in_its_own_share():
     assert abs(dropped.mean() - 0.2) < 5 * np.sqrt(0.16 / num)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_run_of_text_resumes_to_the_same_bits(run, tmp_path):
     assert train.train(config_of_text(), tmp_path / "twice", until=2) == 75
     assert train.train(config_of_text(), tmp_path / "twice") == 0

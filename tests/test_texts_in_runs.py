@@ -62,6 +62,7 @@ def test_names_of_what_is_learned_are_no_paths():
     assert set(config_files.LEARNED_TOKENIZERS) == set(texts.LEARNED)
 
 
+@pytest.mark.wide(3)
 def test_a_run_keeps_the_tokenizer_of_its_captions(images, tmp_path):
     c = config(images, train={"num_steps": 4, "validate_every": 4})
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -94,6 +95,7 @@ def test_a_run_keeps_the_tokenizer_of_its_captions(images, tmp_path):
     assert (result["equal"], code) == (True, 0)
 
 
+@pytest.mark.wide(3)
 def test_a_run_without_its_tokenizer_does_not_go_on(images, tmp_path):
     c = config(images)
     assert train.train(c, tmp_path / "run", until=2) == 75
@@ -116,6 +118,7 @@ def test_a_run_without_its_tokenizer_does_not_go_on(images, tmp_path):
         )
 
 
+@pytest.mark.wide(3)
 def test_a_group_has_one_tokenizer(images, tmp_path):
     c = config(images, train={"num_steps": 2, "replicas": 2})
     assert train.train(c, tmp_path) == 0
@@ -123,6 +126,7 @@ def test_a_group_has_one_tokenizer(images, tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.wide(3)
 def test_the_cost_is_told_with_text(images):
     told = dry_run.dry_run(config(images))
     assert told["batch"]["text"] == "int32[8, 6]"

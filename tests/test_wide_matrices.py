@@ -33,6 +33,11 @@ def test_long_tests_take_turns(first):
         singles = [name for name in run if name.startswith("a.py")]
         assert len(singles) in (1, 2)
         assert 1 <= len(run) - len(singles) <= 2
+    # A matrix of fewer cases than n takes turns with the others of that n.
+    marked |= {"c.py::test_few[0]": 3, "c.py::test_few[1]": 3}
+    runs = [wide_matrices.selected(marked, k) for k in range(first, first + 3)]
+    assert set().union(*runs) >= {name for name, n in marked.items() if n == 3}
+    assert {sum(marked[name] == 3 for name in run) for run in runs} <= {2, 3}
     # One that is asked for by its name runs.
     assert wide_matrices.selected({"a.py::test_p": 3}, first) == {"a.py::test_p"}
 

@@ -8,16 +8,16 @@ from pathlib import Path
 def selected(marked, k):
     """The tests marked wide(n) that run at commit k, of {node id: n}; in n commits each of them.
 
-    The cases of one test are a matrix. Long tests without cases take turns with each other: all of
-    the same n are a matrix too.
+    The cases of one test are a matrix. Tests that have fewer than n, or none, take turns with each
+    other: all cases of theirs are a matrix of that n.
     """
     matrices = collections.defaultdict(list)
     for name in marked:
         matrices[name.split("[")[0]].append(name)
     turns = collections.defaultdict(list)
-    for test in [test for test, cases in matrices.items() if len(cases) == 1]:
-        (name,) = matrices.pop(test)
-        turns[marked[name]].append(name)
+    for test in [test for test, cases in matrices.items() if len(cases) < marked[cases[0]]]:
+        cases = matrices.pop(test)
+        turns[marked[cases[0]]] += cases
     every = (*matrices.values(), *turns.values())
     return {name for cases in every for name in part(cases, marked[cases[0]], k)}
 

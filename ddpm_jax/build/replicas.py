@@ -53,8 +53,10 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 
 
 def trains_alone(config: ConfigDict) -> bool:
-    """Whether no group can train it: its members take their batches whole, and have no CLIP."""
-    return bool(config.train.accumulate > 1 or config.mesh.strict or config.data.get("clip"))
+    """Whether no group can train it: its members take their batches whole, and have no more."""
+    d = config.data
+    has_more = d.get("clip") or d.get("cache_text", False)
+    return bool(config.train.accumulate > 1 or config.mesh.strict or has_more)
 
 
 def check(config: ConfigDict, num: int) -> None:
@@ -67,6 +69,11 @@ def check(config: ConfigDict, num: int) -> None:
     if clip := config.data.get("clip"):
         raise UserError(
             f"config.data.clip={clip}: runs with a CLIP train one by one (train.replicas=1)"
+        )
+    if config.data.get("cache_text"):
+        raise UserError(
+            f"config.data.cache_text=True: {num} runs in one program run the tower of texts "
+            "themselves; set False, or train them one by one (train.replicas=1)"
         )
     if trains_alone(config):
         raise UserError(

@@ -48,10 +48,6 @@ def check(experiment: Experiment) -> None:
             f"{FIELD}: the tower of texts is trained, so that what it makes of a caption changes "
             f"with every step; freeze it, config.optim.frozen=('{captions.TOWER}/*',), or set False"
         )
-    if c.train.replicas != 1:
-        raise UserError(
-            f"{FIELD}: train.replicas={c.train.replicas} runs in one program; set False"
-        )
 
 
 def check_alone(experiment: Experiment, what: str) -> None:

@@ -144,6 +144,7 @@ def test_a_damaged_snapshot_is_told_and_left_out(copy, path, capsys):
     assert_within(flat(loaded.params), accumulated(path, 0.15), path, 2e-3)
 
 
+@pytest.mark.wide(3)
 def test_an_average_as_a_workdir_draws_and_measures_like_the_run(run, tmp_path, capsys):
     out = tmp_path / "wide"
     words = ("--std=0.15", f"--workdir={run}", f"--out={out}")
@@ -240,6 +241,7 @@ def test_averages_that_cannot_be_are_refused(ema, named):
         experiment.build(config(ema=ema))
 
 
+@pytest.mark.wide(3)
 def test_a_dry_run_counts_the_averages_and_the_bytes_of_snapshots(tmp_path):
     words = tiny_runs.tiny_flags(tmp_path / "new", tiny_runs.BRIEF, ema__snapshots_every=2)
     flags = ["--config.ema.power_stds=0.05,0.1", "--config.ema.decays=(0.999,)", "--dry_run"]

@@ -108,7 +108,7 @@ def test_runs_add_up_and_no_file_is_written_over(tmp_path):
     assert "torch" not in text
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.slow
 def test_the_command_measures_what_it_is_asked_for(tmp_path):
     (tmp_path / journal.PAGE).write_text("# Benchmarks\n")

@@ -6,6 +6,7 @@ import tiny_runs
 from ddpm_jax.commands.benchmark import groups
 
 
+@pytest.mark.wide(3)
 def test_steps_in_turn_are_measured_beside_those_of_a_group(monkeypatch):
     monkeypatch.setattr(groups, "ROUNDS", 1)
     monkeypatch.setattr(groups, "BLOCK_STEPS", 1)

@@ -49,6 +49,7 @@ def both(peers, spec, folder):
     return mine.facts, theirs.facts
 
 
+@pytest.mark.wide(3)
 def test_a_step_beside_theirs_has_the_same_loss(peers, tmp_path):
     mine, theirs = both(peers, tiny_step("digits_unet", **TINY), tmp_path)
     assert theirs["parameters"] == mine["parameters"] > 1000
@@ -57,6 +58,7 @@ def test_a_step_beside_theirs_has_the_same_loss(peers, tmp_path):
     assert mine["flop_per_step"] > 1000
 
 
+@pytest.mark.wide(3)
 def test_a_transformer_too_with_its_labels(peers, tmp_path):
     spec = tiny_step("dit_b2", channels=32, num_blocks=2, num_heads=2)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2}
@@ -72,6 +74,7 @@ def test_both_loops_draw_the_same_images(peers, tmp_path, monkeypatch):
     assert 0 <= theirs["image_difference"] < 1e-2
 
 
+@pytest.mark.wide(3)
 def test_a_clips_step_beside_theirs_has_the_same_loss(peers, tmp_path):
     pytest.importorskip("transformers")
     from ddpm_jax.commands.benchmark import clip_peer
@@ -96,6 +99,7 @@ def test_a_peer_stands_beside_what_it_has():
     assert both.beside(train_steps.PEER) == (("diffusers", "eager"),)
 
 
+@pytest.mark.wide(3)
 def test_a_resumed_run_is_compared_bit_for_bit():
     spec = tiny_step("dit_b2", channels=32, num_blocks=1, num_heads=2, num_classes=0)
     spec = {**spec, "what": "resume", "exchange": None}
@@ -144,6 +148,7 @@ def test_ratios_are_ours_over_theirs_and_a_side_that_fails_says_why(monkeypatch)
     assert row["batch"] == 3
 
 
+@pytest.mark.wide(3)
 def test_a_process_answers_its_turns_and_one_that_ends_is_told_of():
     spec = {**tiny_step("digits_unet", **TINY), "side": "ours", "exchange": None}
     with Worker(spec, {"JAX_NUM_CPU_DEVICES": "1"}) as worker:

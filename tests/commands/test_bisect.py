@@ -127,6 +127,7 @@ def test_equal_runs_are_equal_and_nothing_is_replayed(straight, tmp_path):
     assert "equal in every bit up to step 6" in table(record)
 
 
+@pytest.mark.wide(3)
 def test_another_learning_rate_shows_in_the_update_alone(straight, other, config_for):
     went_on(other, config_for(optim={"learning_rate": 2e-3}))
     record = bisected(straight, other)
@@ -144,7 +145,7 @@ def test_another_learning_rate_shows_in_the_update_alone(straight, other, config
     assert "first difference: step 3, update" in table(record)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(
     ("changes", "stage", "tensor"),
     [
@@ -184,6 +185,7 @@ def test_another_seed_from_the_start_is_another_first_parameter(straight, config
     assert record["differences"]["config"] == ["seed: 0 in a, 1 in b"]
 
 
+@pytest.mark.wide(3)
 def test_one_pixel_of_one_image_is_found_in_the_step_that_reads_it(
     straight, other, images, config_for, tmp_path
 ):
@@ -213,6 +215,7 @@ def test_one_pixel_of_one_image_is_found_in_the_step_that_reads_it(
     assert "of the same places in the data, which hold something else" in table(record)
 
 
+@pytest.mark.wide(3)
 def test_what_the_configs_do_not_hold_is_not_replayed(straight, other, config_for, monkeypatch):
     batch_at = Batches.batch_at
 
@@ -270,6 +273,7 @@ def test_a_bit_that_flipped_in_a_checkpoint_is_named(straight, other, config_for
     assert "b: the checkpoint of step 2 is not the one that its manifest has" in table(record)
 
 
+@pytest.mark.wide(3)
 def test_a_config_that_changed_on_the_way_changes_in_the_replay(straight, config_for, tmp_path):
     # Neither has the checkpoint of the step where it changed, only its digest.
     pair = [shutil.copytree(straight, tmp_path / name) for name in ("a", "b")]

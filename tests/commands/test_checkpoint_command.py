@@ -33,7 +33,7 @@ def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "copy*[2]")
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_the_list_shows_each_step_and_what_it_is(run, copy, capsys):
     assert checkpoint.show(run) == 0
     lines = capsys.readouterr().out.splitlines()

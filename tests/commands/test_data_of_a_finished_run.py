@@ -42,7 +42,7 @@ def measured(workdir, **options):
     return evaluate.evaluate(str(workdir), **(given | options))
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_samples_are_compared_with_the_training_images(run):
     loaded = experiment.load(run)
     source = loaded.experiment.source("train")

@@ -131,7 +131,7 @@ def test_what_changes_the_arrays_of_the_state_is_refused(trained, changes, allow
     assert tiny_runs.snapshot(trained) == before
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_other_images_in_the_same_folder_are_other_data(tmp_path):
     images = tiny_runs.images_of_digits(tmp_path / "images")
     data = {"name": "folder", "data_dir": str(images), "holdout": 0.0}
@@ -157,7 +157,7 @@ def test_other_images_in_the_same_folder_are_other_data(tmp_path):
 
 
 @pytest.mark.parametrize("decay", ["cosine", "constant"])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_decaying_rate_that_is_stretched_is_told_and_taken_down(tmp_path, capsys, decay):
     """Half a cosine over 4 steps is at 0 where that over 8 is at half its peak."""
     optim = {"decay": decay, "warmup_steps": 0, "learning_rate": 1e-3}

@@ -158,7 +158,7 @@ def interrupt(process, workdir, step, number):
 
 
 @pytest.mark.slow
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_run_on_a_terminal_shows_a_bar_and_stops_at_ctrl_c(tmp_path):
     workdir = tmp_path / "run"
     assert train.train(brief_config(), workdir) == 0

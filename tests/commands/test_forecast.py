@@ -146,6 +146,7 @@ def test_a_device_holds_its_part_of_the_batch():
     assert forecast.bytes_per_device(built, None) == {}
 
 
+@pytest.mark.wide(3)
 def test_a_group_is_forecast_as_one_program():
     told = dry_run.dry_run(
         brief_config(train={"replicas": 2, "num_steps": 10, "checkpoint_every": 0}), measure=True

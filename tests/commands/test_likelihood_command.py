@@ -79,7 +79,7 @@ def test_a_lattice_model_gets_the_discrete_bound_alone(finished_run, tmp_path):
     assert len(lines) == 8
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_density_model_gets_three_figures_of_one_kind(density_run, monkeypatch):
     whole = real_data.arrays
     monkeypatch.setattr(real_data, "arrays", lambda *of: [a[:24] for a in whole(*of)])

@@ -113,6 +113,7 @@ def debug_nans():
         jax.config.update("jax_debug_nans", False)
 
 
+@pytest.mark.wide(3)
 def test_a_trace_has_the_steps_that_were_asked_for(killed, tmp_path, capsys):
     with debug_nans():  # which lets a run be that has none
         assert train.train(brief_config(train=CONFIG), tmp_path, profile="3:5") == 0
@@ -170,6 +171,7 @@ def test_a_trace_that_cannot_be_written_stops_no_run(tmp_path):
 # --- NaNs
 
 
+@pytest.mark.wide(3)
 def test_debug_nans_ends_a_run_at_its_first_nan(tmp_path):
     run = experiment.build(brief_config())
     objective = run.objective

@@ -135,6 +135,7 @@ def test_what_it_reads_back_is_compared_with_what_was_asked_for(mine):
     assert report["samples"][0]["metrics"]["attributes"]["value"] == pytest.approx(share)
 
 
+@pytest.mark.wide(3)
 def test_bits_are_of_as_many_values_as_its_pixels_take(mine):
     folder, _ = mine
     report = measured(folder, "--metrics=bpd")

@@ -169,7 +169,7 @@ def test_what_cannot_be_a_part_is_one_line(run, metrics, options, words):
     assert not (run / "eval" / "own.json").exists()
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_the_command_takes_them(run):
     flags = [f"--workdir={run}", "--num_samples=8", "--guidance_scale=1", "--name=said"]
     done = tiny_runs.script("evaluate", *flags, "--metrics=own_measures:brightness")

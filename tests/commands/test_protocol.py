@@ -164,7 +164,7 @@ def test_a_damaged_cache_is_told_and_made_again(run, capsys):
     assert capsys.readouterr().err.count("is damaged") >= 2
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_repeats_are_sets_of_the_next_seeds(run):
     options = {"metrics": ["memorisation"], "space": SpaceFlags()}
     three = figure(measured(run, "three", repeats=3, **options), "memorisation")
@@ -176,6 +176,7 @@ def test_repeats_are_sets_of_the_next_seeds(run):
     assert three["high"] - three["value"] == pytest.approx(half, rel=1e-5)
 
 
+@pytest.mark.wide(3)
 def test_a_reference_can_be_a_file_of_statistics(run, tmp_path):
     pixels = np.round(train_images() * (255 / 16)).reshape(-1, 64) / 255
     out = SpaceFlags(extractor="pixels", export_reference=str(tmp_path / "digits.npz"))
@@ -196,6 +197,7 @@ def test_a_reference_can_be_a_file_of_statistics(run, tmp_path):
         measured(run, "file", metrics=["kid"], space=space)
 
 
+@pytest.mark.wide(3)
 def test_results_of_one_protocol_are_compared(run):
     measured(run, "older", metrics=["fid", "memorisation"], step=700)
     a, b = (run / "eval" / f"{name}.json" for name in ("a", "older"))

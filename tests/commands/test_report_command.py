@@ -76,7 +76,7 @@ def test_it_draws_with_the_checkpoint(written):
     assert any("of 6 pictures" in alt for alt in alts)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_the_film_ends_in_the_samples_of_the_run(finished_run, drawn):
     loaded = experiment.load(finished_run.workdir)
     np.testing.assert_array_equal(drawn.film[:, -1], loaded.sample(len(drawn.film)))

@@ -53,7 +53,7 @@ def again(repeated, tmp_path):
     return shutil.copytree(repeated[0], tmp_path / "again")
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_repetition_ends_in_the_same_bits(finished, repeated):
     workdir, result, code = repeated
     assert (code, result["equal"]) == (0, True)
@@ -175,7 +175,7 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_longer_run_of_a_constant_rate_is_one_run(finished, repeated, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     assert train.train(brief_config(train={"num_steps": 8}), run) == 0

@@ -47,7 +47,7 @@ def folder_config(folder, on_error):
     )  # fmt: skip
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_broken_image_stops_the_run_saved_and_skipping_it_goes_on(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match=r"07\.png.*data\.options\.on_error=skip.*saved at step \d"):

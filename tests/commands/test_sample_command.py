@@ -65,7 +65,7 @@ def test_an_image_depends_on_its_seed_and_number_alone(draw):
 
 
 @pytest.mark.parametrize("target", ["a.npz", "a.png", "folder"])
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_what_was_interrupted_goes_on_and_ends_alike(
     finished_run, tmp_path, capsys, monkeypatch, target
 ):
@@ -105,7 +105,7 @@ def test_given_labels_cycle_and_count(draw, finished_run):
     assert grey_levels(labelled["samples"][0], default["samples"][0]) > 1
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_guidance_leans_on_the_label_and_scale_0_ignores_it(draw):
     ignored = [draw(8, labels=[label], guidance_scale=0.0)["samples"] for label in "27"]
     np.testing.assert_array_equal(*ignored)
@@ -121,6 +121,7 @@ def test_the_average_is_drawn_unless_the_raw_parameters_are_asked_for(draw, fini
     np.testing.assert_array_equal(loaded.sample(8), raw["samples"])
 
 
+@pytest.mark.wide(3)
 def test_an_older_checkpoint_can_be_asked_for(draw):
     latest, last, older = (draw(8, step=step)["samples"] for step in (None, 800, 700))
     np.testing.assert_array_equal(latest, last)
@@ -150,6 +151,7 @@ def test_a_folder_gets_a_png_an_image(finished_run, draw, tmp_path):
             np.testing.assert_array_equal(np.asarray(opened), image[..., 0])
 
 
+@pytest.mark.wide(3)
 def test_a_folder_that_holds_other_samples_is_refused(finished_run, tmp_path):
     """Whoever measures the folder would take all of them for one set."""
     folder, workdir = tmp_path / "images", str(finished_run.workdir)
@@ -169,7 +171,7 @@ def test_a_folder_that_holds_other_samples_is_refused(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize("fewer", [False, True])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_what_was_interrupted_while_it_was_written_goes_on(
     finished_run, tmp_path, monkeypatch, fewer
 ):
@@ -248,13 +250,14 @@ def test_the_script_draws_what_the_package_does(finished_run, tmp_path):
     assert grey_levels(ours, theirs) <= 1
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_an_ode_that_is_not_solved_is_one_line(finished_run):
     loaded = experiment.load(finished_run.workdir)
     with pytest.raises(UserError, match=r"2 of 2 samples are not a number.*sample\.max_steps"):
         loaded.sample(2, sampler="probability_flow", max_steps=1, clip_x0=False)
 
 
+@pytest.mark.wide(3)
 def test_images_without_a_label_are_not_called_by_one(finished_run, tmp_path, capsys):
     """At guidance_scale=0 the network is told nothing, so no image is of the class asked for."""
     workdir, out = str(finished_run.workdir), tmp_path / "a.npz"

@@ -150,6 +150,7 @@ def test_black_and_white_masks_and_two_images_are_taken(finished_run, images, tm
         assert out.is_file()
 
 
+@pytest.mark.wide(3)
 def test_an_image_of_several_classes_has_none(finished_run, tmp_path):
     for name, task in {
         "between": {"between_labels": ["3", "8"]},

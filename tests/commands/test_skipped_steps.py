@@ -105,7 +105,7 @@ def test_each_skipped_step_is_told_with_its_examples(straight):
         np.testing.assert_array_equal(np.round(8 * shown["x0"] + 8), pixels)  # 17 levels
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_run_that_is_stopped_around_a_spike_decides_alike(straight, tmp_path, poison, capsys):
     poison(WRONG)
     for num_steps in (14, SPIKE, LAST):
@@ -119,6 +119,7 @@ def test_a_run_that_is_stopped_around_a_spike_decides_alike(straight, tmp_path, 
     assert skipped(tmp_path) == skipped(straight)
 
 
+@pytest.mark.wide(3)
 def test_a_line_of_a_checkpoints_step_survives_a_crash_behind_it(straight, tmp_path, poison):
     class Crash(Exception):
         pass

@@ -64,7 +64,7 @@ def test_the_least_distance_is_the_best_checkpoint_and_is_kept(tmp_path, monkeyp
     assert found[0] == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_an_evaluated_run_ends_as_one_that_is_not(tmp_path):
     assert train.train(brief_config(), tmp_path / "plain") == 0
     assert train.train(brief_config(train=EVALUATED), tmp_path / "evaluated") == 0

@@ -279,7 +279,7 @@ def test_the_continuous_bound_holds_on_every_path(path):
     assert abs(excess) < 0.01 + error
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("data_variance", [1.0, 0.25, 0.05])
 def test_the_continuous_bound_is_tight(data_variance):
     excess, error = continuous_excess(LINEAR, data_variance, (128, 8192), 80)
@@ -428,7 +428,7 @@ def test_an_example_does_not_depend_on_its_neighbours(which):
     np.testing.assert_allclose(alone, together, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_lattice_is_never_scored_by_a_density():
     data, schedule = oracles.Gaussian(0.0, 0.3), schedules.cosine(10)
     denoise = data.denoiser(schedule)

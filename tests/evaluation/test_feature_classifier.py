@@ -90,7 +90,7 @@ class Described(ArraySource):
         return example | {"half": example["label"] // 2, "brightness": 0}
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_each_attribute_has_a_head_and_the_label_is_the_first(brief):
     trained = classifier.train(Described(60), Described(30, seed=1))
     assert list(trained.heads.items()) == [("label", 4), ("half", 2), ("brightness", 1)]
@@ -164,7 +164,7 @@ def test_two_at_the_same_time_train_once(brief, tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_metadata_of_another_shape_is_damage(brief, tmp_path, capsys):
     source, held_out = dots(60), dots(30, seed=1)
     first = classifier.load_or_train(tmp_path, source, held_out)

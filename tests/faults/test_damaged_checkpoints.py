@@ -56,7 +56,7 @@ def newest(workdir, like):
     return (found[1], digest(found[0]), said) if found else (None, None, said)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_every_flipped_bit_is_found(workdir):
     folder = workdir / "checkpoints" / "3"
     rng = np.random.default_rng(0)

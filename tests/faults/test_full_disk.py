@@ -205,6 +205,7 @@ def stuck(monkeypatch):
     return lock
 
 
+@pytest.mark.wide(3)
 def test_a_save_that_is_stuck_is_told_and_the_next_ones_work(straight, tmp_path, at, stuck, capsys):
     def hold():
         save_ended()
@@ -312,7 +313,7 @@ def nans(monkeypatch):
     monkeypatch.setattr(Batches, "batch_at", poisoned)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_full_disk_stops_no_run(small_disk, tmp_path, at, nans, capsys):
     seen = config(train={"sample_every": 2}, sample={"num_steps": 2})
     workdir, blob = small_disk / "run", small_disk / "blob"

@@ -32,7 +32,7 @@ def straight(tmp_path_factory):
     return killed.digest(workdir)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_a_kill_inside_of_what_must_not_be_cut_leaves_no_trace(straight, tmp_path):
     # One run that dies at one place after the other, each time a little further on.
     for point in ("saved", "after rename", "clean-up", "restored"):
@@ -61,7 +61,7 @@ def test_a_kill_at_any_time_leaves_no_trace(straight, tmp_path):
     assert killed.digest(tmp_path) == straight
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_stop_loses_no_step_and_a_damaged_newest_one_costs_an_interval(straight, tmp_path):
     code, said = killed.signalled(tmp_path, 0.2, signal.SIGTERM, from_first_step=True)
     assert code == 75, said

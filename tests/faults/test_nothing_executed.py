@@ -112,7 +112,7 @@ SCRIPT = [str(tiny_runs.ROOT / "scripts" / "sample.py")]
 MODULE = ["-m", "ddpm_jax", "sample"]
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("started", [SCRIPT, MODULE, ["-P", *MODULE]], ids=["script", "-m", "-P"])
 def test_a_command_started_in_a_workdir_imports_nothing_of_it(trapped, started):

@@ -166,7 +166,7 @@ def test_a_second_signal_ends_at_once_though_a_save_is_stuck(victim, straight, t
     assert_ends_alike(tmp_path / "run", straight)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_a_run_whose_last_save_is_stuck_ends_all_the_same(victim, tmp_path):
     # Python itself would wait for the threads that put files on disk, for ever.
     process = victim("sync", train__save_deadline=2.0)

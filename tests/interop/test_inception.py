@@ -76,7 +76,7 @@ def theirs(weights, images, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_outputs_agree_with_torch_fidelitys(checkpoint, tmp_path):
     rng = np.random.default_rng(1)
     images = np.stack(

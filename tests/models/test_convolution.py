@@ -137,6 +137,7 @@ def test_an_unknown_form_is_named():
         convolution("columns")
 
 
+@pytest.mark.wide(3)
 def test_a_batch_on_eight_devices_gives_the_same_and_is_not_gathered():
     params = {"params": random_params(NETWORK, jnp.zeros((1, 8, 8, 3)), jnp.zeros(1))}
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))

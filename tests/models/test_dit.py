@@ -39,7 +39,7 @@ def test_published_numbers_of_parameters(size, count, millions):
         assert abs(total / 1e6 - million) < 1
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_it_begins_as_zero_whatever_it_sees():
     dit = DiT(**SMALL, num_classes=4)
     label, time = jnp.array([0, 3]), jnp.array([1.0, 900.0])

@@ -67,7 +67,7 @@ def test_label_table_is_the_only_difference_of_conditioning():
     assert count(num_classes=10, null_class=False) - count() == 10 * 64
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_output_starts_near_zero_and_keeps_the_shape():
     unet = UNet(**SMALL, out_channels=6)
     xt = images(2, 8, 12, 3)
@@ -128,7 +128,7 @@ def test_dropout_only_in_training():
     assert np.abs(one - expected).max() > 1e-2
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_bfloat16_stays_near_float32():
     xt, time = images(4, 8, 8, 3), TIME
     full, half = UNet(**SMALL), UNet(**SMALL, dtype=jnp.bfloat16)
@@ -290,7 +290,7 @@ def test_gradient_reaches_every_parameter():
         assert np.abs(leaf).max() > 1e-7, names
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_fourier_features_are_channels_beside_the_data():
     plain, waves = (
         UNet(**SMALL, out_channels=2),

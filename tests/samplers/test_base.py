@@ -209,7 +209,7 @@ def test_8_devices_draw_what_1_draws(per_image):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 7e-4), ("float64", 1e-9)])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_8_devices_solve_the_adaptive_ode_as_1_does(dtype, tolerance):
     # Its steps differ from image to image, and its field has a batching rule of its own.
     def run(key, x):

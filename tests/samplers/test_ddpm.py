@@ -37,7 +37,7 @@ def test_the_samples_follow_the_closed_form_law(build, size, num_steps, variance
 
 
 @pytest.mark.parametrize(("variance", "ratio"), [("fixed_small", 0.967), ("fixed_large", 1.008)])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_the_bias_of_1000_steps_is_the_known_one(variance, ratio):
     # Neither choice of sigma² is exact at finite T: on data of variance 0.05 they miss by this.
     schedule = schedules.linear()

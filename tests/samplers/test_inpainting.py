@@ -113,7 +113,7 @@ def test_painting_everything_is_ancestral_sampling():
     np.testing.assert_allclose(once, free, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_one_image_is_painted_without_the_others():
     times, x = grids.uniform(SCHEDULE, 12), jax.random.normal(jax.random.key(0), (3, 2))
     keys, known = jax.random.split(jax.random.key(1), 3), jnp.array([[0.5, 0], [1, 0], [-1, 0]])

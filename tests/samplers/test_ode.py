@@ -127,7 +127,7 @@ def test_on_a_mixture_it_is_what_scipy_finds():
             np.testing.assert_allclose(out_k, peer.y[:, -1], rtol=0, atol=1e-6)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_the_error_follows_the_tolerance():
     exact = functools.partial(DATA.flow_map, SCHEDULES["vp"], t=1.0, s=0.01)
     with jax.enable_x64(True):
@@ -264,7 +264,7 @@ def test_the_field_is_asked_within_the_ends_alone():
     np.testing.assert_allclose(out, 1e4 + 0.8)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_what_is_not_solved_is_no_number():
     assert np.isnan(ode.integrator(max_steps=2)(lambda t, y: -30 * y, jnp.ones(2), 0.0, 1.0)).all()
     assert np.isnan(sample("vp", start(SCHEDULES["vp"]), max_steps=3)).all()

@@ -174,7 +174,7 @@ def test_corrections_mend_a_coarse_predictor():
     assert bias[1] < 0.5 * bias[0], bias
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @each_predictor
 def test_the_mixture_keeps_its_weights(predictor):
     n = 40_000

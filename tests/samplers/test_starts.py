@@ -75,7 +75,7 @@ def test_an_image_comes_back_as_the_closed_form_says(strength):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_data_stay_data_at_any_strength():
     data = oracles.Mixture([0.3, 0.7], [[-0.8], [0.5]], [0.04, 0.1])
     image = data.sample(jax.random.key(0), 4000)

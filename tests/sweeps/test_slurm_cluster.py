@@ -79,7 +79,7 @@ def until(happens, seconds=240):
 
 
 @pytest.mark.slow
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_stops_and_a_lost_node_end_in_the_same_bits(cluster, tmp_path):
     (tmp_path / "two.py").write_text(TEXT)
     sweep = sweep_file.read(tmp_path / "two.py")

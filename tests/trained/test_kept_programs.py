@@ -146,7 +146,7 @@ def test_prompts_are_given():
     assert all((one != images).any() for one in drawn)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_guides_are_given(model, classifiers):
     def guided(classifier, **options):
         return model.sample(8, labels=[3], task=Task(classifier=classifier), **options)

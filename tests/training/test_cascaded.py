@@ -62,7 +62,7 @@ def test_levels_are_uniform_and_the_noise_is_of_that_level():
     assert abs(np.corrcoef(corners[:, 0], levels)[0, 1]) < 5 / np.sqrt(num)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 def test_draws_follow_from_key_and_place_alone():
     images, objective = pixels(16), cascaded.cascaded(plain(), 2, 0.5)
     seen, _, eps = shown(objective, images)

@@ -216,6 +216,7 @@ def test_strict_steps_have_the_same_bits_on_any_devices(kind, monkeypatch):
         same_bits(strict(kind, mesh, broken=broken), one)
 
 
+@pytest.mark.wide(3)
 def test_a_strict_step_is_the_step_up_to_rounding():
     for shards in (1, 2, 16):
         now, metrics = strict("sgd", "2" if shards > 1 else "1", shards)
@@ -227,6 +228,7 @@ def test_a_strict_step_is_the_step_up_to_rounding():
         )
 
 
+@pytest.mark.wide(3)
 def test_a_strict_step_goes_on_from_any_state():
     """From one that it has not made itself, and from its own one that lies elsewhere now."""
     plan, first = setup("adam")

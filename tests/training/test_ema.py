@@ -98,6 +98,7 @@ def test_a_width_that_no_power_average_has_is_refused(std):
 AVERAGES = {"0.5": ema.constant(0.5), "std:0.1": ema.power(0.1), "std:0.2": ema.power(0.2)}
 
 
+@pytest.mark.wide(3)
 def test_each_average_is_the_one_that_is_kept_alone():
     """Side by side, sharded, as alone; and the first of several has the digest that it had."""
     schedule, mesh = schedules.linear(num_steps=8), sharding.make_mesh(4, 2)

@@ -101,6 +101,7 @@ def test_gradients_of_what_is_frozen_are_never_computed():
     assert 3 * product < flop(("a",)) < 3.5 * product
 
 
+@pytest.mark.wide(3)
 def test_an_experiment_says_what_moves(tmp_path):
     config = brief_config(optim={"frozen": ("block_0/*", "*/bias"), "grad_clip": 0.0})
     run = experiment.build(config)

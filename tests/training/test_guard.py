@@ -175,7 +175,7 @@ def test_a_history_that_overflows_changes_nothing():
 
 
 @pytest.mark.parametrize("kind", ["importance", "clip"])
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 def test_steps_that_are_fine_are_the_steps_without_a_guard(kind, monkeypatch):
     warmed = functools.partial(warm, KINDS[kind], 8, compiling.TO_THE_BIT)
     guarded, _ = warmed()

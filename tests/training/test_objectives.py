@@ -40,6 +40,7 @@ def shapes_of(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
 
 
+@pytest.mark.wide(3)
 def test_a_history_resumes_exactly(tmp_path):
     begin, train_step = toy_training.setup(SCHEDULE, time_draw=DRAWS["importance"])
     assert begin.extra["time_draw"]["loss"].shape == (8, 3)

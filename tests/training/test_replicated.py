@@ -57,7 +57,7 @@ def of(states, k):
     return jax.tree.map(lambda leaf: leaf[k], states)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(("num", "devices"), [(3, 1), (8, 8), (3, 8)])
 def test_each_member_is_its_run_alone(num, devices):
     states, history = group(num, devices)

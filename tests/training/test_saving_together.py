@@ -18,7 +18,7 @@ PEER = Path(__file__).with_name("saving_peer.py")
 LEAVES, MEGABYTES = 8, 192
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_process_grows_by_its_own_shards(tmp_path, count):

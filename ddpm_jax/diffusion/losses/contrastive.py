@@ -35,7 +35,8 @@ def clip_loss(
     """
     _check(image_embeds, text_embeds)
     logits = logit_scale * _products(image_embeds, text_embeds)
-    right = jnp.diagonal(logits)
+    # Not their diagonal: of rows that lie on several devices it would gather the whole square.
+    right = logit_scale * (_wide(image_embeds) * _wide(text_embeds)).sum(axis=-1)
     if shown is not None:
         logits = jnp.where(shown[:, None] & shown[None, :], logits, -jnp.inf)
         right = jnp.where(shown, right, 0)
