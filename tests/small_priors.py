@@ -2,29 +2,16 @@
 
 from pathlib import Path
 
+import small_clips
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import config_files, defaults
 
-FIELDS = {
-    "data": {
-        "name": "shapes",
-        "image_size": (16, 16),
-        "batch_size": 16,
-        "vocabulary": 64,
-        "context": 24,
-    },
+# Texts are made tokens by the CLIP's own tokenizer.
+OF_DATA = {name: v for name, v in small_clips.FIELDS["data"].items() if name != "tokenizer"}
+FIELDS = {name: small_clips.FIELDS[name] for name in ("ema", "train", "mesh")} | {
+    "data": OF_DATA,
     "optim": {"learning_rate": 1e-3, "warmup_steps": 0},
-    "ema": {"decay": 0.9},
-    "train": {
-        "num_steps": 6,
-        "log_every": 1,
-        "checkpoint_every": 2,
-        "validate_every": 6,
-        "validate_examples": 24,
-        "writers": (),
-    },
-    "mesh": {"data": 1},
 }
 PRIOR = {
     "model": {

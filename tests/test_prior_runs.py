@@ -269,7 +269,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(
     ("name", "changes", "line"),
     [
         ("diffusion", {"data": {"clip": ""}}, "config.data.clip='': this prior has the embed"),
-        ("diffusion", {"data": {"clip": "no/such"}}, "no checkpoint in .*no/such"),
+        ("diffusion", {"data": {"clip": "no/such"}}, "data.clip=.*no/such: no run lies there"),
         ("diffusion", {"model": {"embed_dim": 16}}, "model.embed_dim=16: .* has 8; set it"),
         ("diffusion", {"model": {"text_channels": 8}}, "model.text_channels=8: .* has 16"),
         ("diffusion", {"data": {"context": 32}}, "config.data.context=32: .* has 24"),

@@ -9,6 +9,7 @@ from ddpm_jax import data
 from ddpm_jax.build import clips, frozen, texts
 from ddpm_jax.build.clips import FrozenClip
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import components, unclip
 from ddpm_jax.diffusion.components import Components
 from ddpm_jax.errors import UserError
@@ -49,7 +50,13 @@ def without_data(experiment: Experiment) -> Experiment:
 
 
 def _with_clip(experiment: Experiment, fit: Callable[[FrozenClip], Components]) -> Experiment:
-    other = frozen.read(experiment.config.data.clip)
+    workdir = experiment.config.data.clip
+    if config_files.read(workdir) is None:
+        raise UserError(
+            f"config.data.clip={workdir}: no run lies there; train a CLIP there first, as "
+            "configs/shapes_clip.py does, or name another workdir"
+        )
+    other = frozen.read(workdir)
     clip = clips.of_run(experiment, other.experiment, other.params)
     fits = experiment.kind.fits_components(experiment.config)
     return clips.with_clip(experiment, clip, fit(clip) if fits else None)

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
+from ddpm_jax.build import clips
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
 from ddpm_jax.data.text_states import TextStates, cached, rows_of
@@ -18,7 +19,6 @@ from ddpm_jax.models.text import captions
 from ddpm_jax.runtime import compiling, digests, leaves, processes, user_cache
 
 MOST_EXAMPLES = 2**24  # whose captions are listed
-BATCH_SIZE = 64  # rows of one call of the tower
 FIELD = "config.data.cache_text=True"
 
 
@@ -101,16 +101,12 @@ def with_states(
         "code": digests.of_code("models"),
     }
     texts = [text for one in sources if one is not None for text in data.captions_of(one)]
-    apply = compiling.jit(lambda params, rows: tower.apply({"params": params}, rows).last)
+    apply = compiling.jit(
+        lambda params, rows: tower.apply({"params": params}, rows).last.astype(jnp.float32)
+    )
 
     def make(rows: np.ndarray) -> np.ndarray:
-        found = []
-        for start in range(0, len(rows), BATCH_SIZE):
-            some = rows[start : start + BATCH_SIZE]
-            filled = np.resize(some, (BATCH_SIZE, some.shape[1]))
-            states = apply(own, jnp.asarray(filled)).astype(jnp.float32)
-            found.append(np.asarray(states)[: len(some)])
-        return np.concatenate(found)
+        return clips.by_batches(apply, own, rows)
 
     states: TextStates = cached(
         rows_of(texts, encode), make, described, user_cache.cache_dir() / "texts"

@@ -5,6 +5,18 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Of config.sample, what only a denoiser of images is sampled with.
+OF_GUIDED_IMAGES = (
+    "sample.clip_x0",
+    "sample.threshold",
+    "sample.guidance_low",
+    "sample.guidance_high",
+    "sample.guidance_rescale",
+    "sample.classifier_scale",
+    "sample.clip_scale",
+    "sample.mean_gradient",
+    "sample.augmentation",
+)
 # Of a denoiser's network: of what reads captions for it.
 OF_CAPTIONS_READ = (
     "model.text_tower",
@@ -72,15 +84,7 @@ NOT_OF_LANGUAGE = (
     "sample.grid",
     "sample.options",
     "sample.grid_options",
-    "sample.clip_x0",
-    "sample.threshold",
-    "sample.guidance_low",
-    "sample.guidance_high",
-    "sample.guidance_rescale",
-    "sample.classifier_scale",
-    "sample.clip_scale",
-    "sample.mean_gradient",
-    "sample.augmentation",
+    *OF_GUIDED_IMAGES,
 )
 
 
@@ -176,15 +180,7 @@ NOT_OF_A_PRIOR = (
     "diffusion.low_resolution",
     "diffusion.augmentation",
     *(field for field in OF_WHAT_DRAWS if field != "sample"),
-    "sample.clip_x0",
-    "sample.threshold",
-    "sample.guidance_low",
-    "sample.guidance_high",
-    "sample.guidance_rescale",
-    "sample.classifier_scale",
-    "sample.clip_scale",
-    "sample.mean_gradient",
-    "sample.augmentation",
+    *OF_GUIDED_IMAGES,
     "sample.grid_size",
 )
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.build import datasets, image_embeddings
+from ddpm_jax.build import image_embeddings
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import attributes
-from ddpm_jax.measures import images_of, results
+from ddpm_jax.evaluation.attributes import agreement
+from ddpm_jax.measures import attributes, images_of, results
 from ddpm_jax.measures.attributes import PAIR
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.models.image_embedding import EMBEDDING
@@ -56,16 +56,17 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
             f"--metrics={metric}: this model is told no image's embedding; train one with "
             f"{EMBEDDING} among config.model.conditions"
         )
-    if dataset(c, own).describe is None:
+    if dataset(c, own).describe is None or attributes.one_object_source(loaded) is None:
         raise UserError(
-            f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from pixels"
+            f"--metrics={metric}: nothing reads the shape and colour of one object of "
+            f"{c.data.name} back from pixels"
         )
 
 
 def of_held_out_images(loaded: Loaded, num: int) -> Varied:
     """Images of one object of the validation split, cycled."""
-    c, own = loaded.experiment.config, loaded.experiment.own
-    source = datasets.source(c, "validation", own, max_objects=1)
+    source = attributes.one_object_source(loaded)
+    assert source is not None  # `check` refuses other data
     examples = [source[k % len(source)] for k in range(num)]
     return Varied(
         images_of.of_256_levels([example["image"] for example in examples], source.info),
@@ -85,6 +86,6 @@ def drawing(loaded: Loaded, prompts: Varied, seed: int, *, task: Task, **options
 def measure(answered: VariationsAnswered) -> dict[str, Figure]:
     """The share of variations that keep shape and colour, as "", and each of the two."""
     describe, prompts, images = answered
-    together, each = attributes.agreement(images, prompts.wanted, describe)
+    together, each = agreement(images, prompts.wanted, describe)
     shares = {"": together} | {f"variation_{name}": value for name, value in each.items()}
     return {name: results.share(value, len(images)) for name, value in shares.items()}

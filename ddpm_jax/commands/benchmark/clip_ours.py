@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.commands.benchmark.work_facts import copy, facts
+from ddpm_jax.commands.benchmark.work_facts import copy, training
 from ddpm_jax.commands.benchmark.worker import Work
 from ddpm_jax.data.captions import TEXT
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.interop.clip import clip_to_transformers
-from ddpm_jax.measures import model_flop
 from ddpm_jax.models import Clip
 from ddpm_jax.models.clip import normalised
 from ddpm_jax.runtime import sharding
@@ -43,28 +42,9 @@ def train_step(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
         )(params, batch)
         pixels = np.asarray(normalised(jnp.asarray(host["x0"]), model.mean, model.std))
         np.savez(folder / "arrays.npz", pixels=pixels, tokens=host[TEXT], loss=np.asarray(loss))
-    step = experiment.train_step()
-
-    def run(repeats: int) -> None:
-        nonlocal state
-        for _ in range(repeats):
-            state, _ = step(state, batch)
-        jax.block_until_ready(state)
-
-    run(1)
     optim = experiment.config.optim
     options = {name: optim.options[name] for name in ("beta2", "epsilon")}
-    of_optimizer = {name: optim[name] for name in ("learning_rate", "weight_decay", "grad_clip")}
-    return Work(
-        {
-            **facts(experiment, params),
-            "flop_per_step": model_flop.of_step(experiment),
-            "ema_decay": experiment.config.ema.decay,
-            **of_optimizer,
-            **options,
-        },
-        run,
-    )
+    return training(experiment, state, batch, weight_decay=optim.weight_decay, **options)
 
 
 def _batch(experiment: Experiment) -> dict[str, np.ndarray]:

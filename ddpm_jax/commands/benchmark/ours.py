@@ -10,14 +10,13 @@ import numpy as np
 
 from ddpm_jax import config_words, samplers
 from ddpm_jax.commands.benchmark import clip_ours
-from ddpm_jax.commands.benchmark.work_facts import copy, facts
+from ddpm_jax.commands.benchmark.work_facts import copy, facts, training
 from ddpm_jax.commands.benchmark.worker import Work
 from ddpm_jax.config import config_files
 from ddpm_jax.diffusion import prediction
 from ddpm_jax.experiment import Experiment, build
 from ddpm_jax.interop.diffusers import unet_to_diffusers
 from ddpm_jax.interop.dit import dit_from_diffusers
-from ddpm_jax.measures import model_flop
 from ddpm_jax.runtime import compiling, digests, sharding
 from ddpm_jax.training.checkpoints import Checkpoints
 
@@ -48,27 +47,7 @@ def train_step(experiment: Experiment, spec: Mapping[str, Any]) -> Work:
     batch = sharding.put_batch(_batch(experiment), sharding.batch_sharding(experiment.mesh))
     if spec["exchange"]:
         _write_train_arrays(experiment, params, batch, Path(spec["exchange"]))
-    step = experiment.train_step()
-
-    def run(repeats: int) -> None:
-        nonlocal state
-        for _ in range(repeats):
-            state, _ = step(state, batch)
-        jax.block_until_ready(state)
-
-    run(1)
-    optim = experiment.config.optim
-    return Work(
-        {
-            **facts(experiment, params),
-            "flop_per_step": model_flop.of_step(experiment),
-            "learning_rate": optim.learning_rate,
-            "grad_clip": optim.grad_clip,
-            "ema_decay": experiment.config.ema.decay,
-            "dropout": experiment.config.model.dropout,
-        },
-        run,
-    )
+    return training(experiment, state, batch, dropout=experiment.config.model.dropout)
 
 
 def sampling(experiment: Experiment, spec: Mapping[str, Any]) -> Work:

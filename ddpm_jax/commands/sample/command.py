@@ -3,7 +3,7 @@
   python scripts/sample.py --workdir=runs/digits --num_samples=100 --out=samples.npz
   python scripts/sample.py --workdir=runs/digits --labels=3 --inpaint image.png mask.png --out=x.png
   python scripts/sample.py --workdir=runs/text --prompt="a red circle above a cross" --out=x.npz
-  python scripts/sample.py --workdir=runs/any --clip_workdir=runs/clip --clip_scale=2 \
+  python scripts/sample.py --workdir=runs/any --clip_workdir=runs/clip --clip_scale=2 \\
     --prompt="a red circle" --out=x.npz
   python scripts/sample.py --prior_workdir=runs/prior --workdir=runs/unclip --out=drawn.npz \\
     --prompt="a red circle above a cross"
