@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.optim.update(learning_rate=1e-3, weight_decay=0.1, warmup_steps=200)
     config.ema.update(decay=0.999, warmup=True)
     config.train.update(
-        num_steps=3000,
+        num_steps=1300,
         checkpoint_every=500,
         validate_every=500,
         validate_examples=1024,

@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.diffusion.update(
         {name: guided.diffusion[name] for name in config.diffusion if name in guided.diffusion}
     )
-    config.train.update(num_steps=1800)
+    config.train.update(num_steps=1500)
     return config

@@ -18,8 +18,9 @@ from configs import shapes
 def get_config() -> ConfigDict:
     config = shapes.get_config()
     config.data.options.captions = "varied"
-    config.data.update(tokenizer="bytes", vocabulary=600, context=32)
+    config.data.update(tokenizer="bytes", vocabulary=600, context=26)
     config.model.update(conditions=("text",), text_channels=128, text_blocks=3, text_heads=4)
     config.diffusion.update(condition_dropout=(0.2,), joint_dropout=0.0)
-    config.train.update(num_steps=16_000)
+    config.optim.update(decay="cosine")
+    config.train.update(num_steps=8500)
     return config

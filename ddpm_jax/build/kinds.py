@@ -48,8 +48,8 @@ class Kind:
       measures: what metrics of it are measured on, members of `measures.metric.Needs`.
       watches: what looks at it while it trains besides its loss, methods of `measures.watch.Watch`;
         config.train.NAME_every is the period of each.
-      guides: in which place of a `Task` it can stand: "weaker", "classifier", "clip"; None for
-        nowhere.
+      place: where it can stand beside another model: as "weaker", "classifier" or "clip" of a
+        `Task`, as the "prior" of unCLIP, as the "captioner" of samples; None for nowhere.
       reads_text: config -> whether its batches have "text", the tokens of captions.
       no_images: why it draws no images, or config -> why; "" for a kind that draws them.
       next: config -> the command to run after training, with {workdir} for the run's.
@@ -74,7 +74,7 @@ class Kind:
     measures: tuple[str, ...]
     next: Callable[[ConfigDict], str]
     watches: tuple[str, ...] = ()
-    guides: str | None = None
+    place: str | None = None
     reads_text: Callable[[ConfigDict], bool] = lambda config: False
     no_images: str | Callable[[ConfigDict], str] = ""
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
         ),
         watches=("sample", "evaluate"),
         reads_text=conditioning.reads_text,
-        guides="weaker",
+        place="weaker",
         towers=networks.towers,
         next=lambda config: f"sample {upsampling.next_command(config)} {DRAW}",
         has_clip=image_embeddings.told,
@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
         objective=noised_inputs.classification,
         face="classifier",
         measures=("CLASSIFIER",),
-        guides="classifier",
+        place="classifier",
         no_images="draw from a diffusion model and name the classifier's run with "
         "--classifier_workdir",
         next=lambda config: f"sample --workdir=MODEL --classifier_workdir={{workdir}} {DRAW}",
@@ -140,7 +140,7 @@ KINDS: dict[str, Kind] = {
         face="clip",
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
-        guides="clip",
+        place="clip",
         towers=contrasting.towers,
         no_images="it compares images with texts: evaluate.py --workdir=DIR, or "
         "experiment.load(DIR).similarity",
@@ -156,7 +156,7 @@ KINDS: dict[str, Kind] = {
         face="noised_clip",
         measures=("PAIRS", "CLASSES", "PROBE"),
         reads_text=contrasting.reads_text,
-        guides="clip",
+        place="clip",
         no_images="draw from a diffusion model and name the CLIP's run with --clip_workdir and a "
         "--prompt",
         next=lambda config: "sample --workdir=MODEL --clip_workdir={workdir} --prompt=TEXT " + DRAW,
@@ -194,6 +194,7 @@ KINDS: dict[str, Kind] = {
         next=lambda config: (
             'sample --prior_workdir={workdir} --workdir=DECODER --prompt="..." --out=samples.npz'
         ),
+        place="prior",
         has_clip=prior.has_clip,
         reads_states=True,
         fits_components=prior.fits_components,
@@ -207,6 +208,7 @@ KINDS: dict[str, Kind] = {
         objective=captioning.objective,
         face="captioner",
         measures=("IMAGE_CAPTIONS", "TRUE_CAPTIONS"),
+        place="captioner",
         reads_text=lambda config: True,
         towers=contrasting.towers,
         no_images="it says what an image shows: experiment.load(DIR).captions(images)",

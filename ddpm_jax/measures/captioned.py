@@ -15,6 +15,7 @@ from ddpm_jax.measures.captions import CaptionPrompts
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.captioning import LoadedCaptioner
 from ddpm_jax.trained.loaded import Loaded
+from ddpm_jax.trained.places import check_place
 
 WORKDIR = "captioner_workdir"  # the flag that names the judge
 
@@ -62,8 +63,7 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     if judge is None:
         raise UserError(f"--metrics={metric}: name a captioner's run with --{WORKDIR}")
     named = f"--{WORKDIR}={flags[WORKDIR]}"
-    if not isinstance(judge, LoadedCaptioner):
-        raise UserError(f"{named}: that run is a {judge.experiment.kind.noun}, not a captioner")
+    check_place("captioner", judge.experiment, named)
     theirs = judge.experiment
     if theirs.image_shape != loaded.experiment.image_shape:
         raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddpm_jax.models import condition_embedding, image_embedding
 from ddpm_jax.models.attention import XLA, attend
+from ddpm_jax.models.computed_once import computed_once
 from ddpm_jax.models.condition_embedding import Conditions
 from ddpm_jax.models.image_embedding import EMBEDDING
 from ddpm_jax.models.layers import sinusoidal_embedding
@@ -195,6 +196,7 @@ class Block(nn.Module):
         train: bool = False,
         text: jax.Array | None = None,
     ) -> jax.Array:  # [B, N, width], [B, width], [B, L, D] or None -> [B, N, width]
+        x = computed_once(x)
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
         drop = nn.Dropout(self.dropout, deterministic=not train)

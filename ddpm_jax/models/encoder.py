@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.models.attention import XLA, attend
+from ddpm_jax.models.computed_once import computed_once
 from ddpm_jax.models.remat import recomputed
 
 # x sigmoid(1.702 x) is what CLIP was trained with; "gelu" has the error function, not tanh.
@@ -123,6 +124,7 @@ class Block(nn.Module):
         read: Read | None = None,
     ) -> tuple[jax.Array, Memory | None]:  # [B, N, width], bool [B, N] or None -> [B, N, width]
         """The block's sum; with a memory, of the next token [B, 1, width], and the memory then."""
+        x = computed_once(x)
         width = x.shape[-1]
         dropped = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 

@@ -5,11 +5,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import signature
+from ddpm_jax.trained.places import check_place
 from ddpm_jax.trained.tasks import Task, Trained
 
 # Times at which two schedules are compared.
@@ -25,10 +25,7 @@ def check_guides(experiment: Experiment, schedule: Schedule, task: Task) -> None
 def check_kinds(task: Task) -> None:
     """Each guide is of a kind that can stand in its place. Raises UserError for one that is not."""
     for name, guide in task.guides.items():
-        kind = guide.experiment.kind
-        if kind.guides != name:
-            fit = " or ".join(one.noun for one in KINDS.values() if one.guides == name)
-            raise UserError(f"{name}: that run is a {kind.noun}; name one of a {fit}")
+        check_place(name, guide.experiment, name)
     if task.clip is not None and not task.clip.experiment.reads_text:
         raise UserError(
             "clip: that run compares images with no texts (config.objective.name="

@@ -15,6 +15,7 @@ from ddpm_jax.data.captions import TEXT
 from ddpm_jax.diffusion import unclip
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.image_embedding import EMBEDDING
+from ddpm_jax.trained.places import check_place
 
 DEFAULT_THETA = 0.5
 
@@ -73,10 +74,7 @@ def check(experiment: Experiment, of: EmbeddingOf) -> None:
 
 
 def _check_prior(experiment: Experiment, prior: Any) -> None:
-    if not hasattr(prior, "embed"):
-        raise UserError(
-            f"prior: that run is a {prior.experiment.kind.noun}; name one of config.kind=prior"
-        )
+    check_place("prior", prior.experiment, "prior")
     ours, its = experiment.clip.digest, prior.clip.digest
     if ours != its:
         raise UserError(
