@@ -194,6 +194,22 @@ def _classifier(c: ConfigDict, own: Own) -> Classifier:
 def _levels(c: ConfigDict) -> dict[str, Any]:
     """The fields that a U-Net and a classifier share."""
     m = c.model
+    return {
+        **levels(c),
+        "num_classes": m.num_classes,
+        "scale_shift_norm": m.scale_shift_norm,
+        "resample_blocks": m.resample_blocks,
+        "residual_scale": m.residual_scale,
+    }
+
+
+def levels(c: ConfigDict) -> dict[str, Any]:
+    """The fields of every network that goes down from one resolution to the next.
+
+    Raises:
+      UserError: for attention at a resolution that there is not.
+    """
+    m = c.model
     heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
     for resolution in m.attention_resolutions:
         if resolution not in heights:
@@ -205,14 +221,10 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
         "block_channels": tuple(m.channels * k for k in m.channel_multipliers),
         "num_blocks": m.num_blocks,
         "attention_levels": tuple(heights.index(r) for r in m.attention_resolutions),
-        "num_classes": m.num_classes,
         "dropout": m.dropout,
         "head_dim": m.head_dim or None,
         "num_heads": m.num_heads or 1,
         "num_groups": m.num_groups,
-        "scale_shift_norm": m.scale_shift_norm,
-        "resample_blocks": m.resample_blocks,
-        "residual_scale": m.residual_scale,
         "remat": remat(c),
         "dtype": dtype(c),
     }

@@ -20,6 +20,7 @@ from ddpm_jax.measures import (
     own_parts,
     pixel_metrics,
     prior_embeddings,
+    reconstructions,
     variations,
 )
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
@@ -213,6 +214,40 @@ _ROWS = (
         },
         check=image_captions.check_agrees, default=True, section="drawn_captions",
         table=image_captions.truth_table,
+    ),
+    Metric(
+        "reconstruction", "images after they went through their latents", HIGHER,
+        Needs.RECONSTRUCTIONS, reconstructions.compare,
+        figures={
+            "reconstruction_psnr": "peak signal to noise of reconstructions, dB",
+            "reconstruction_ssim": "structural similarity of reconstructions",
+            "reconstruction_attributes": "reconstructions that show all that the image showed",
+        },
+        default=True, section="reconstructions", table=reconstructions.compare_table,
+    ),
+    Metric(
+        "elbo", "bits per pixel by the bound of a VAE", LOWER, Needs.LATENT_BOUND,
+        reconstructions.bound,
+        figures={
+            "elbo_per_dim": "bits per pixel by the bound of a VAE",
+            "elbo_reconstruction": "of it, reconstruction",
+            "elbo_kl": "of it, divergence from the prior",
+            "elbo_importance_weighted": "bits per pixel, from several draws of latents",
+        },
+        check=reconstructions.check_law, default=True, section="latent_bound",
+        table=reconstructions.bound_table,
+    ),
+    Metric(
+        "latents", "how an autoencoder uses its latents", "", Needs.RECONSTRUCTIONS,
+        reconstructions.use,
+        figures={
+            "latents_std": "standard deviation of the latents",
+            "latents_active": "latents that are used",
+            "latents_kl_per_dimension": "divergence of a latent, nats",
+            "latents_codes_used": "codes that are used",
+            "latents_perplexity": "perplexity of the codes",
+        },
+        default=True, section="latents", table=reconstructions.use_table,
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}
