@@ -150,10 +150,10 @@ def test_a_vaes_bits_are_of_image_and_seed_alone_and_tighter_with_more_draws(run
 
 
 METRICS = {
-    "plain": {"reconstruction", "latents"},
-    "ldm": {"reconstruction", "latents"},
-    "vae": {"reconstruction", "elbo", "latents"},
-    "vq": {"reconstruction", "latents"},
+    "plain": {"reconstructed", "latent"},
+    "ldm": {"reconstructed", "latent"},
+    "vae": {"reconstructed", "elbo", "latent"},
+    "vq": {"reconstructed", "latent"},
 }
 
 
@@ -163,16 +163,16 @@ def test_what_is_measured_of_one(sort, runs):
     report = evaluate.evaluate(str(runs(sort)))
     figures = report["held_out_data"]["metrics"]
     assert {name.split("_")[0] for name in figures} == METRICS[sort]
-    assert 0 < figures["reconstruction_psnr"]["value"] < 40
-    assert figures["latents_std"]["value"] > 0
+    assert 0 < figures["reconstructed_psnr"]["value"] < 40
+    assert figures["latent_use_std"]["value"] > 0
     for picture in ("reconstructions", "interpolations", "traversals"):
         (path,) = (runs(sort) / "eval").glob(f"*{picture}.png")
         assert min(Image.open(path).size) > 64
     if sort == "vae":
-        total = figures["elbo_reconstruction"]["value"] + figures["elbo_kl"]["value"]
+        total = figures["elbo_decoder"]["value"] + figures["elbo_kl"]["value"]
         assert figures["elbo_per_dim"]["value"] == pytest.approx(total)
     if sort == "vq":
-        assert 1 <= figures["latents_perplexity"]["value"] <= 12
+        assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
         assert report["latents"]["dead_codes"] <= 11
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ddpm_jax.config import other_kinds
+from ddpm_jax.config import latent_kinds, other_kinds
 from ddpm_jax.errors import UserError
 
 # The dicts of options: keywords of what another field of their group names, checked against its
@@ -101,7 +101,7 @@ def captioner() -> ConfigDict:
 
 def autoencoder() -> ConfigDict:
     """The default autoencoder."""
-    return _locked(other_kinds.autoencoder(denoiser()))
+    return _locked(latent_kinds.autoencoder(denoiser()))
 
 
 def denoiser() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The weights of a diffusers or transformers model, in the folder that save_pretrained wrote."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def check_target(directory: Path, name: str) -> None:
         raise ValueError(f"{index} would hide the new weights; give another directory")
 
 
-def write(directory: Path, config: Mapping[str, Any], weights: dict[str, np.ndarray]) -> None:
+def write(directory: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
     """What from_pretrained of diffusers reads; the weights are there whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     with files.whole(directory / WEIGHTS) as partial:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -44,7 +45,7 @@ def compare(of: OfModel) -> Details:
         figures["ssim"] = _mean(similarity.ssim(images, made))
     describe = dataset(loaded.experiment.config, loaded.experiment.own).describe
     if describe is not None:
-        figures["attributes"] = _attributes(images, made, describe)
+        figures["all_attributes"] = _attributes(images, made, describe)
     if of.beside is not None:
         draw = latent_pictures
         save_png(of.beside("reconstructions"), draw.reconstructions(images, made))
@@ -58,7 +59,7 @@ def compare_table(content: dict[str, Any]) -> str:
     names = {
         "psnr": "peak signal to noise, dB",
         "ssim": "structural similarity",
-        "attributes": "all attributes read back as before",
+        "all_attributes": "all attributes read back as before",
     }
     rows = [f"| {names[name]} | {results.text(one)} |" for name, one in content["figures"].items()]
     heads = ["| of held-out images and their reconstructions | |", "| --- | --- |"]
@@ -88,7 +89,7 @@ def bound(of: OfModel) -> Details:
     bits = loaded.bits_encoded(x0, seed=of.seed, num_draws=NUM_DRAWS)
     each = {
         "per_dim": bits.reconstruction + bits.kl,
-        "reconstruction": bits.reconstruction,
+        "decoder": bits.reconstruction,
         "kl": bits.kl,
         "importance_weighted": bits.importance_weighted,
     }
@@ -107,7 +108,7 @@ def bound_table(content: dict[str, Any]) -> str:
     """The bound and its terms as a Markdown table."""
     names = {
         "per_dim": "the bound, -ELBO",
-        "reconstruction": "of it, reconstruction",
+        "decoder": "of it, -log p(x given z)",
         "kl": "of it, divergence from the prior",
         "importance_weighted": f"a tighter bound, {content['num_draws']} draws",
     }
@@ -144,7 +145,9 @@ def use(of: OfModel) -> Details:
             loaded.codes_encoded(x0).ravel(), minlength=loaded.experiment.config.model.num_codes
         )
         figures["codes_used"] = Figure(float((counts > 0).mean()))
-        figures["perplexity"] = Figure(float(quantisation.perplexity(counts.astype(np.float32))))
+        figures["perplexity"] = Figure(
+            float(quantisation.perplexity(jnp.asarray(counts, jnp.float32)))
+        )
         content["dead_codes"] = int((counts == 0).sum())
     content["figures"] = {n: f.record() for n, f in figures.items()}
     return Details(content, figures, {"num": len(x0), "fingerprint": fingerprint(of.source)})

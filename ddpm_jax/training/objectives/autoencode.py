@@ -110,7 +110,7 @@ def plain(apply: Callable[..., Any]) -> Callable[..., Through]:
         variables = {"params": params}
         latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
         decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
-        return Through(*decoded, jnp.zeros(len(x0), decoded.mean.dtype))
+        return Through(decoded.mean, decoded.log_variance, jnp.zeros(len(x0), decoded.mean.dtype))
 
     return through
 
@@ -123,7 +123,7 @@ def normal(apply: Callable[..., Any]) -> Callable[..., Through]:
         posterior = apply(variables, x0, train=train, method="encode", rngs=rngs).posterior
         latents = posteriors.sample(posterior, eps)
         decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
-        return Through(*decoded, posteriors.kl(posterior))
+        return Through(decoded.mean, decoded.log_variance, posteriors.kl(posterior))
 
     return through
 
@@ -141,6 +141,6 @@ def quantised(apply: Callable[..., Any], **options: Any) -> Callable[..., Throug
         latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
         codes = apply(variables, latents, method="quantise", **options)
         decoded = apply(variables, codes.vectors, train=train, method="decode", rngs=rngs)
-        return Through(*decoded, codes.loss)
+        return Through(decoded.mean, decoded.log_variance, codes.loss)
 
     return through
