@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import (
+    autoencoding,
     captioning,
     coding,
     conditioning,
@@ -212,6 +213,18 @@ KINDS: dict[str, Kind] = {
         reads_text=lambda config: True,
         towers=contrasting.towers,
         no_images="it says what an image shows: experiment.load(DIR).captions(images)",
+        next=lambda config: "evaluate --workdir={workdir}",
+    ),
+    "autoencoder": Kind(
+        noun="autoencoder",
+        config=defaults.autoencoder,
+        network=autoencoding.network,
+        initial=autoencoding.initial_params,
+        objective=autoencoding.objective,
+        face="autoencoder",
+        measures=("RECONSTRUCTIONS", "LATENT_BOUND"),
+        no_images="it makes latents of images, and images of latents: "
+        "experiment.load(DIR).reconstruct(images)",
         next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

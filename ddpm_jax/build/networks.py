@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import conditioning, image_embeddings, paths, tower_options
+from ddpm_jax.build.precision import dtype, remat
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
 from ddpm_jax.config.checks import image_shape
@@ -15,16 +16,8 @@ from ddpm_jax.config.choose import choose, keywords, parameters
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Classifier, DiT, Gamma, UNet, WithSchedule
-from ddpm_jax.models.remat import RECOMPUTED
 from ddpm_jax.models.text import Captions
 from ddpm_jax.models.text.captions import TOWER, TOWERS, has_tower, tower_of
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Names of other precisions, and why they are none here.
-REFUSED_DTYPES = {
-    "float16": "its gradients vanish below 6e-8 unless losses are scaled, which nothing here does; "
-    "set bfloat16, which has the range of float32",
-}
 
 
 class NetworkModule(Protocol):
@@ -194,6 +187,22 @@ def _classifier(c: ConfigDict, own: Own) -> Classifier:
 def _levels(c: ConfigDict) -> dict[str, Any]:
     """The fields that a U-Net and a classifier share."""
     m = c.model
+    return {
+        **levels(c),
+        "num_classes": m.num_classes,
+        "scale_shift_norm": m.scale_shift_norm,
+        "resample_blocks": m.resample_blocks,
+        "residual_scale": m.residual_scale,
+    }
+
+
+def levels(c: ConfigDict) -> dict[str, Any]:
+    """The fields of every network that goes down from one resolution to the next.
+
+    Raises:
+      UserError: for attention at a resolution that there is not.
+    """
+    m = c.model
     heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
     for resolution in m.attention_resolutions:
         if resolution not in heights:
@@ -205,14 +214,10 @@ def _levels(c: ConfigDict) -> dict[str, Any]:
         "block_channels": tuple(m.channels * k for k in m.channel_multipliers),
         "num_blocks": m.num_blocks,
         "attention_levels": tuple(heights.index(r) for r in m.attention_resolutions),
-        "num_classes": m.num_classes,
         "dropout": m.dropout,
         "head_dim": m.head_dim or None,
         "num_heads": m.num_heads or 1,
         "num_groups": m.num_groups,
-        "scale_shift_norm": m.scale_shift_norm,
-        "resample_blocks": m.resample_blocks,
-        "residual_scale": m.residual_scale,
         "remat": remat(c),
         "dtype": dtype(c),
     }
@@ -249,20 +254,6 @@ def towers(c: ConfigDict, network: Any) -> dict[str, Options]:
     options = tower_options.described(tower_of(network))
     del options["pooling"]  # the states of all its tokens are read
     return {TOWER: options}
-
-
-def dtype(c: ConfigDict) -> Any:
-    """The dtype of the computation, config.model.dtype."""
-    name = c.model.dtype
-    if name in REFUSED_DTYPES:
-        raise UserError(f"config.model.dtype={name!r}: {REFUSED_DTYPES[name]}")
-    return choose("model.dtype", name, DTYPES)
-
-
-def remat(c: ConfigDict) -> str:
-    """What the backward pass computes again, config.model.remat."""
-    choose("model.remat", c.model.remat, RECOMPUTED)
-    return c.model.remat
 
 
 def _attributes(c: ConfigDict, own: Own) -> tuple[tuple[str, int], ...]:

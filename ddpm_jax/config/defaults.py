@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ddpm_jax.config import other_kinds
+from ddpm_jax.config import latent_kinds, other_kinds
 from ddpm_jax.errors import UserError
 
 # The dicts of options: keywords of what another field of their group names, checked against its
@@ -99,12 +99,17 @@ def captioner() -> ConfigDict:
     return _locked(other_kinds.captioner(denoiser()))
 
 
+def autoencoder() -> ConfigDict:
+    """The default autoencoder."""
+    return _locked(latent_kinds.autoencoder(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
     # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts; captioner,
-    # of captions given their images
+    # of captions given their images; autoencoder, of images through latents
     config.kind = "denoiser"
     config.seed = 0
 
@@ -318,4 +323,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "noised_clip": noised_clip,
     "prior": prior,
     "captioner": captioner,
+    "autoencoder": autoencoder,
 }

@@ -11,13 +11,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from ddpm_jax.interop import safetensor_files, tensor_rows, unet2d_config
+from ddpm_jax.interop.blocks import ATTENTION, SHORTCUT, TIMED, Layer, layers
 from ddpm_jax.interop.tensor_rows import Row
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models import UNet
-from ddpm_jax.runtime import files
 
 
 def unet_from_diffusers(directory: str | os.PathLike[str]) -> tuple[UNet, dict[str, Any]]:
@@ -72,7 +71,7 @@ def unet_to_diffusers(
         express, or a directory that holds something else. Nothing is written then.
     """
     directory = Path(directory)
-    _check_target(directory)
+    safetensor_files.check_target(directory, unet2d_config.CLASS)
     leaves = tensor_rows.flatten(params)
     kernel = leaves.get(("conv_in", "kernel"))
     if kernel is None or np.ndim(kernel) != 4:
@@ -84,31 +83,10 @@ def unet_to_diffusers(
     shapes = _shapes(unet, in_channels)
     weights = tensor_rows.tensors_of(_rows(unet), shapes, params)
 
-    directory.mkdir(parents=True, exist_ok=True)
-    with files.whole(directory / safetensor_files.WEIGHTS) as partial:
-        safetensors.numpy.save_file(weights, partial, metadata={"format": "pt"})
-    files.write_json(directory / CONFIG, config)
+    safetensor_files.write(directory, config, weights)
 
 
 # The table: our parameters and diffusers' tensors.
-
-# The modules of a block: our name, diffusers' name, kind.
-_Modules = tuple[tuple[str, str, str], ...]
-_RESNET: _Modules = (
-    ("norm_0", "norm1", "norm"),
-    ("conv_0", "conv1", "conv"),
-    ("embedding", "time_emb_proj", "dense"),
-    ("norm_1", "norm2", "norm"),
-    ("conv_1", "conv2", "conv"),
-)
-_SHORTCUT: _Modules = (("shortcut", "conv_shortcut", "pointwise"),)
-_ATTENTION: _Modules = (
-    ("norm", "group_norm", "norm"),
-    ("query", "to_q", "dense"),
-    ("key", "to_k", "dense"),
-    ("value", "to_v", "dense"),
-    ("out", "to_out.0", "dense"),
-)
 
 
 def _rows(unet: UNet) -> Iterator[Row]:
@@ -117,12 +95,8 @@ def _rows(unet: UNet) -> Iterator[Row]:
         yield from tensor_rows.layer(path, name, kind)
 
 
-def _layers(unet: UNet) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def _layers(unet: UNet) -> Iterator[Layer]:
     """(our path, diffusers' name, kind) of every layer."""
-
-    def block(ours: str, theirs: str, modules: _Modules):
-        for name, torch_name, kind in modules:
-            yield (ours, name), f"{theirs}.{torch_name}", kind
 
     yield ("conv_in",), "conv_in", "conv"
     yield ("time_dense_0",), "time_embedding.linear_1", "dense"
@@ -135,29 +109,29 @@ def _layers(unet: UNet) -> Iterator[tuple[tuple[str, ...], str, str]]:
         down, up = f"down_blocks.{level}", f"up_blocks.{last - level}"
         for i in range(unet.num_blocks + 1):
             # Going up, the skip connection always widens the input: every block has a shortcut.
-            yield from block(f"up_{level}_block_{i}", f"{up}.resnets.{i}", _RESNET + _SHORTCUT)
+            yield from layers((f"up_{level}_block_{i}",), f"{up}.resnets.{i}", TIMED + SHORTCUT)
             if level in unet.attention_levels:
-                yield from block(f"up_{level}_attention_{i}", f"{up}.attentions.{i}", _ATTENTION)
+                yield from layers((f"up_{level}_attention_{i}",), f"{up}.attentions.{i}", ATTENTION)
         for i in range(unet.num_blocks):
-            modules = _RESNET + (_SHORTCUT if i == 0 and width != previous else ())
-            yield from block(f"down_{level}_block_{i}", f"{down}.resnets.{i}", modules)
+            modules = TIMED + (SHORTCUT if i == 0 and width != previous else ())
+            yield from layers((f"down_{level}_block_{i}",), f"{down}.resnets.{i}", modules)
             if level in unet.attention_levels:
                 name = f"{down}.attentions.{i}"
-                yield from block(f"down_{level}_attention_{i}", name, _ATTENTION)
+                yield from layers((f"down_{level}_attention_{i}",), name, ATTENTION)
         if level < last and unet.resample_blocks:
-            yield from block(f"down_{level}_downsample", f"{down}.downsamplers.0", _RESNET)
+            yield from layers((f"down_{level}_downsample",), f"{down}.downsamplers.0", TIMED)
         elif level < last:
             yield (f"down_{level}_downsample",), f"{down}.downsamplers.0.conv", "conv"
         if level > 0 and unet.resample_blocks:
-            yield from block(f"up_{level}_upsample", f"{up}.upsamplers.0", _RESNET)
+            yield from layers((f"up_{level}_upsample",), f"{up}.upsamplers.0", TIMED)
         elif level > 0:
             yield (f"up_{level}_upsample",), f"{up}.upsamplers.0.conv", "conv"
         previous = width
-    yield from block("mid_block_0", "mid_block.resnets.0", _RESNET)
+    yield from layers(("mid_block_0",), "mid_block.resnets.0", TIMED)
     if unet.mid_attention:
-        modules = _ATTENTION[1:] if unet.mid_num_groups == 0 else _ATTENTION
-        yield from block("mid_attention", "mid_block.attentions.0", modules)
-    yield from block("mid_block_1", "mid_block.resnets.1", _RESNET)
+        modules = ATTENTION[1:] if unet.mid_num_groups == 0 else ATTENTION
+        yield from layers(("mid_attention",), "mid_block.attentions.0", modules)
+    yield from layers(("mid_block_1",), "mid_block.resnets.1", TIMED)
     yield ("norm_out",), "conv_norm_out", "norm"
     yield ("conv_out",), "conv_out", "conv"
 
@@ -168,18 +142,3 @@ def _shapes(unet: UNet, in_channels: int) -> dict[tuple[str, ...], tuple[int, ..
     label = jnp.zeros((1,), jnp.int32) if unet.num_classes else None
     xt = jnp.zeros((1, size, size, in_channels))
     return tensor_rows.shapes_of(unet, xt, jnp.zeros((1,)), label)
-
-
-# The files.
-
-
-def _check_target(directory: Path) -> None:
-    """Refuses a directory whose files an export would destroy or be hidden by."""
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; give a directory")
-    config, index = directory / CONFIG, directory / safetensor_files.INDEX
-    theirs = unet2d_config.CLASS
-    if config.exists() and unet2d_config.read_json(config).get("_class_name") != theirs:
-        raise ValueError(f"{config} is not diffusers' {theirs}'s; give another directory")
-    if index.exists():
-        raise ValueError(f"{index} would hide the new weights; give another directory")

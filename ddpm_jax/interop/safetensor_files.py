@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
+from ddpm_jax.runtime import files
 from ddpm_jax.runtime.weight_files import PICKLES, pickle_error, read_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -56,11 +59,11 @@ def read(
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
             raise ValueError(f"{index} has no weight_map of file names")
-        files = sorted(set(shards.values()))
+        names = sorted(set(shards.values()))
     else:
-        files = [file]
+        names = [file]
     weights: dict[str, np.ndarray] = {}
-    for file in files:
+    for file in names:
         path = directory / file
         if Path(file).name != file:
             raise ValueError(f"{index} names {file}, outside the directory")
@@ -76,6 +79,33 @@ def read(
                 raise ValueError(f"{directory}: tensor {name} occurs twice")
             weights[name] = tensor
     return weights
+
+
+def check_target(directory: Path, name: str) -> None:
+    """Refuses a directory whose files an export would destroy or be hidden by.
+
+    Args:
+      directory: where a network is to be written.
+      name: of its class in diffusers.
+
+    Raises:
+      ValueError: for a file, another network's directory, or shards that would be read instead.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; give a directory")
+    config, index = directory / CONFIG, directory / INDEX
+    if config.exists() and read_json(config).get("_class_name") != name:
+        raise ValueError(f"{config} is not diffusers' {name}'s; give another directory")
+    if index.exists():
+        raise ValueError(f"{index} would hide the new weights; give another directory")
+
+
+def write(directory: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
+    """What from_pretrained of diffusers reads; the weights are there whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with files.whole(directory / WEIGHTS) as partial:
+        safetensors.numpy.save_file(weights, partial, metadata={"format": "pt"})
+    files.write_json(directory / CONFIG, config)
 
 
 def _no_weights(directory: Path, file: str) -> ValueError:

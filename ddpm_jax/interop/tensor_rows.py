@@ -101,33 +101,44 @@ def params_of(
       source: the file or folder, for messages.
 
     Raises:
-      ValueError: for tensors that are missing, left over or of another shape, naming the first.
+      ValueError: for tensors that are missing, left over or of another shape: how many, and the
+        first five.
     """
     left = dict(weights)
     params: dict[str, Any] = {}
+    missing, wrong = [], []
     for row in rows:
         need = row.torch_shape(shapes)
         if row.name not in left:
-            raise ValueError(
-                f"{source}: tensor {row.name} is missing; config.json needs one of shape {need}"
-            )
+            missing.append(f"{row.name} {need}")
+            continue
         weight = left.pop(row.name)
         if weight.shape != need:
-            raise ValueError(
-                f"{source}: tensor {row.name} has shape {weight.shape}; config.json needs {need}"
-            )
+            wrong.append(f"{row.name} {weight.shape} for {need}")
+            continue
         *modules, leaf = row.path
         tree = params
         for module in modules:
             tree = tree.setdefault(module, {})
         tree[leaf] = jnp.asarray(row.layout.from_torch(weight), jnp.float32)
-    if left:
-        name = min(left)
-        raise ValueError(
-            f"{source}: the network of config.json has no tensor {name} (shape "
-            f"{left[name].shape}; {len(left)} left over)"
+    over = [f"{name} {left[name].shape}" for name in sorted(left)]
+    said = [
+        f"{len(names)} {what} ({_first(names)})"
+        for names, what in (
+            (missing, "missing"),
+            (wrong, "of another shape"),
+            (over, "left over"),
         )
+        if names
+    ]
+    if said:
+        raise ValueError(f"{source}: tensors do not fit the network: {'; '.join(said)}")
     return params
+
+
+def _first(names: list[str]) -> str:
+    """The first five."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def tensors_of(

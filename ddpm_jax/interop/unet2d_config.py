@@ -3,11 +3,21 @@
 # Over 300 lines: one table, the fields of another library's config with what each means here.
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from ddpm_jax.interop.config_fields import (
+    COUNT,
+    COUNT_OR_NULL,
+    SWITCH,
+    Field,
+    is_int,
+    is_number,
+    list_of,
+    one_of,
+    refuse,
+)
 from ddpm_jax.models import UNet
 from ddpm_jax.runtime import files
 
@@ -68,16 +78,16 @@ def read(path: Path) -> dict[str, Any]:
     """Every field of UNet2DModel: the file's value, checked, or diffusers' default."""
     fields = read_json(path)
     if fields.get("_class_name") != CLASS:
-        raise _refuse("_class_name", fields.get("_class_name"), f'"{CLASS}"')
+        raise refuse("_class_name", fields.get("_class_name"), f'"{CLASS}"')
     for name in fields:
         if name not in DEFAULTS and name not in _BOOKKEEPING:
-            raise _refuse(
+            raise refuse(
                 name, fields[name], f"the fields of {CLASS} in diffusers {VERSION}; not this one"
             )
     config = {name: fields.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in config.items():
         if not _FIELDS[name].holds(value):
-            raise _refuse(name, value, _FIELDS[name].supported)
+            raise refuse(name, value, _FIELDS[name].supported)
     return config
 
 
@@ -92,89 +102,54 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Field(NamedTuple):
-    holds: Callable[[Any], bool]
-    supported: str
-
-
-def _is_int(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _one_of(*values: Any) -> _Field:
-    # In Python True == 1, which would let downsample_padding be true.
-    def holds(value: Any) -> bool:
-        return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
-
-    return _Field(holds, " or ".join(json.dumps(value) for value in values))
-
-
-def _list_of(holds: Callable[[Any], bool], supported: str) -> _Field:
-    return _Field(
-        lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(holds, value)),
-        f"a list of {supported}",
-    )
-
-
 def _block_kind(value: Any) -> str:
     # diffusers strips the prefix too: its first releases wrote "UNetResDownBlock2D".
     return value.removeprefix("UNetRes") if isinstance(value, str) else ""
 
 
-_COUNT = _Field(_is_int, "a whole number from 1")
-_COUNT_OR_NULL = _Field(lambda value: value is None or _is_int(value), "null or a whole number")
-_SWITCH = _one_of(False, True)
 _DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 _UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
-_FIELDS: dict[str, _Field] = {
+_FIELDS: dict[str, Field] = {
     # The size of the images is no property of the network, only a hint to pipelines.
-    "sample_size": _Field(
+    "sample_size": Field(
         lambda value: (
             value is None
-            or _is_int(value)
-            or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_int, value)))
+            or is_int(value)
+            or (isinstance(value, list | tuple) and len(value) == 2 and all(map(is_int, value)))
         ),
         "null, a whole number or two",
     ),
-    "in_channels": _COUNT,
-    "out_channels": _COUNT,
-    "center_input_sample": _one_of(False),
-    "time_embedding_type": _one_of("positional"),
-    "time_embedding_dim": _COUNT_OR_NULL,
-    "freq_shift": _Field(_is_number, "a number"),
-    "flip_sin_to_cos": _SWITCH,
-    "down_block_types": _list_of(
+    "in_channels": COUNT,
+    "out_channels": COUNT,
+    "center_input_sample": one_of(False),
+    "time_embedding_type": one_of("positional"),
+    "time_embedding_dim": COUNT_OR_NULL,
+    "freq_shift": Field(is_number, "a number"),
+    "flip_sin_to_cos": SWITCH,
+    "down_block_types": list_of(
         lambda v: _block_kind(v) in _DOWN_BLOCKS, " or ".join(_DOWN_BLOCKS)
     ),
-    "mid_block_type": _one_of("UNetMidBlock2D"),
-    "up_block_types": _list_of(lambda v: _block_kind(v) in _UP_BLOCKS, " or ".join(_UP_BLOCKS)),
-    "block_out_channels": _list_of(_is_int, "whole numbers from 1"),
-    "layers_per_block": _COUNT,
-    "mid_block_scale_factor": _one_of(1),
-    "downsample_padding": _one_of(0, 1),
-    "downsample_type": _one_of("conv", "resnet"),
-    "upsample_type": _one_of("conv", "resnet"),
-    "dropout": _Field(lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    "act_fn": _one_of("silu", "swish"),
-    "attention_head_dim": _COUNT_OR_NULL,
-    "norm_num_groups": _COUNT,
-    "attn_norm_num_groups": _COUNT_OR_NULL,
-    "norm_eps": _Field(lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "resnet_time_scale_shift": _one_of("default", "scale_shift"),
-    "add_attention": _SWITCH,
-    "class_embed_type": _one_of(None),
-    "num_class_embeds": _COUNT_OR_NULL,
+    "mid_block_type": one_of("UNetMidBlock2D"),
+    "up_block_types": list_of(lambda v: _block_kind(v) in _UP_BLOCKS, " or ".join(_UP_BLOCKS)),
+    "block_out_channels": list_of(is_int, "whole numbers from 1"),
+    "layers_per_block": COUNT,
+    "mid_block_scale_factor": one_of(1),
+    "downsample_padding": one_of(0, 1),
+    "downsample_type": one_of("conv", "resnet"),
+    "upsample_type": one_of("conv", "resnet"),
+    "dropout": Field(lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "act_fn": one_of("silu", "swish"),
+    "attention_head_dim": COUNT_OR_NULL,
+    "norm_num_groups": COUNT,
+    "attn_norm_num_groups": COUNT_OR_NULL,
+    "norm_eps": Field(lambda value: is_number(value) and value > 0, "a number above 0"),
+    "resnet_time_scale_shift": one_of("default", "scale_shift"),
+    "add_attention": SWITCH,
+    "class_embed_type": one_of(None),
+    "num_class_embeds": COUNT_OR_NULL,
     # Only a learned time embedding, refused above, has a row per time step.
-    "num_train_timesteps": _COUNT_OR_NULL,
+    "num_train_timesteps": COUNT_OR_NULL,
 }
-
-
-def _refuse(name: str, value: Any, supported: str) -> ValueError:
-    return ValueError(f"config.json: {name} is {json.dumps(value)}; supported: {supported}")
 
 
 def to_unet(config: Mapping[str, Any]) -> UNet:
@@ -184,13 +159,13 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
     up = [_block_kind(kind) for kind in config["up_block_types"]]
     for name in ("down_block_types", "up_block_types"):
         if len(config[name]) != len(channels):
-            raise _refuse(
+            raise refuse(
                 name, config[name], f"one for each of the {len(channels)} block_out_channels"
             )
     attends = [kind == "AttnDownBlock2D" for kind in down]
     if [kind == "AttnUpBlock2D" for kind in up] != attends[::-1]:
         mirror = [_UP_BLOCKS[_DOWN_BLOCKS.index(kind)] for kind in down[::-1]]
-        raise _refuse(
+        raise refuse(
             "up_block_types",
             config["up_block_types"],
             f"{json.dumps(mirror)}, the mirror of down_block_types (attention at the same levels)",
@@ -206,13 +181,13 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
     head_dim = config["attention_head_dim"]
     for width in channels:
         if width % groups:
-            raise _refuse("norm_num_groups", groups, f"divisors of {width} of block_out_channels")
+            raise refuse("norm_num_groups", groups, f"divisors of {width} of block_out_channels")
     if mid_groups and channels[-1] % mid_groups:
-        raise _refuse("attn_norm_num_groups", mid_groups, f"divisors of {channels[-1]} channels")
+        raise refuse("attn_norm_num_groups", mid_groups, f"divisors of {channels[-1]} channels")
     attending = [width for width, attention in zip(channels, attends, strict=True) if attention]
     for width in attending + [channels[-1]] * mid_attention:
         if head_dim and width % head_dim:
-            raise _refuse("attention_head_dim", head_dim, f"null or divisors of {width} channels")
+            raise refuse("attention_head_dim", head_dim, f"null or divisors of {width} channels")
     classes = config["num_class_embeds"]
     # The last block of either way does not resample.
     resampling = [
@@ -221,7 +196,7 @@ def to_unet(config: Mapping[str, Any]) -> UNet:
         for kind in kinds[:-1]
     ]
     if len(set(resampling)) > 1:
-        raise _refuse(
+        raise refuse(
             "down_block_types",
             config["down_block_types"],
             "one way of resampling at every level: convolutions, or residual blocks "

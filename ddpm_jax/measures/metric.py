@@ -33,6 +33,8 @@ class Needs(enum.StrEnum):
     PRIOR = labels.PRIOR  # held-out images and their captions beside a prior's embeddings
     IMAGE_CAPTIONS = labels.IMAGE_CAPTIONS  # held-out captions given their images
     TRUE_CAPTIONS = labels.TRUE_CAPTIONS  # captions drawn of held-out images
+    RECONSTRUCTIONS = labels.RECONSTRUCTIONS  # held-out images through an autoencoder
+    LATENT_BOUND = labels.LATENT_BOUND  # the same under a model with latents
 
     @property
     def space(self) -> bool:
@@ -79,6 +81,8 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.PRIOR: ("prior",),
     Needs.IMAGE_CAPTIONS: ("image_captions",),
     Needs.TRUE_CAPTIONS: ("drawn_captions",),
+    Needs.RECONSTRUCTIONS: ("reconstructions", "latents"),
+    Needs.LATENT_BOUND: ("latent_bound",),
 }
 
 

@@ -1,5 +1,7 @@
 """The metrics, one row each: nothing else in the package knows one of them by its name."""
 
+# Over 300 lines: one table.
+
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,6 +22,7 @@ from ddpm_jax.measures import (
     own_parts,
     pixel_metrics,
     prior_embeddings,
+    reconstructions,
     variations,
 )
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
@@ -213,6 +216,40 @@ _ROWS = (
         },
         check=image_captions.check_agrees, default=True, section="drawn_captions",
         table=image_captions.truth_table,
+    ),
+    Metric(
+        "reconstructed", "images after they went through their latents", HIGHER,
+        Needs.RECONSTRUCTIONS, reconstructions.compare,
+        figures={
+            "reconstructed_psnr": "peak signal to noise of reconstructions, dB",
+            "reconstructed_ssim": "structural similarity of reconstructions",
+            "reconstructed_all_attributes": "reconstructions that show all that the image showed",
+        },
+        default=True, section="reconstructions", table=reconstructions.compare_table,
+    ),
+    Metric(
+        "elbo", "bits per pixel by the bound of a VAE", LOWER, Needs.LATENT_BOUND,
+        reconstructions.bound,
+        figures={
+            "elbo_per_dim": "bits per pixel by the bound of a VAE",
+            "elbo_decoder": "of it, -log p(x given z)",
+            "elbo_kl": "of it, divergence from the prior",
+            "elbo_importance_weighted": "bits per pixel, from several draws of latents",
+        },
+        check=reconstructions.check_law, default=True, section="latent_bound",
+        table=reconstructions.bound_table,
+    ),
+    Metric(
+        "latent_use", "how an autoencoder uses its latents", NEAR_ONE, Needs.RECONSTRUCTIONS,
+        reconstructions.use,
+        figures={
+            "latent_use_std": "standard deviation of the latents",
+            "latent_use_active": "latents that are used",
+            "latent_use_kl_per_dimension": "divergence of a latent, nats",
+            "latent_use_codes_used": "codes that are used",
+            "latent_use_perplexity": "perplexity of the codes",
+        },
+        default=True, section="latents", table=reconstructions.use_table,
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}

@@ -94,7 +94,7 @@ class GroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, swish, convolution, twice, with the embedding added (or scaling) in between.
+    """GroupNorm, swish, convolution, twice, with an embedding added (or scaling) in between.
 
     Attributes:
       width: output channels.
@@ -123,15 +123,15 @@ class ResidualBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        embedding: jax.Array,
+        embedding: jax.Array | None,
         train: bool = False,
         skip: jax.Array | None = None,
-    ) -> jax.Array:  # [B, H, W, C], [B, E] -> [B, H', W', width]
+    ) -> jax.Array:  # [B, H, W, C], [B, E] or None -> [B, H', W', width]
         """The block's output.
 
         Args:
           x: [B, H, W, C].
-          embedding: [B, E].
+          embedding: [B, E]; None for a block without one.
           train: turns dropout on.
           skip: [B, H, W, C'], further channels of the input: joined in here, so that a block whose
             inputs are kept for the backward pass keeps no copy of both.
@@ -159,17 +159,20 @@ class ResidualBlock(nn.Module):
         else:
             h = conv("conv_0")(resized(h))
         x = resized(x)
-        projected = nn.Dense(
-            self.width * (2 if self.scale_shift_norm else 1),
-            dtype=self.dtype,
-            kernel_init=initializer(),
-            name="embedding",
-        )(nn.swish(embedding))[:, None, None, :]
-        if self.scale_shift_norm:
-            scale, shift = jnp.split(projected, 2, axis=-1)
-            h = norm("norm_1")(h) * (1 + scale) + shift
+        if embedding is None:
+            h = norm("norm_1")(h)
         else:
-            h = norm("norm_1")(h + projected)
+            projected = nn.Dense(
+                self.width * (2 if self.scale_shift_norm else 1),
+                dtype=self.dtype,
+                kernel_init=initializer(),
+                name="embedding",
+            )(nn.swish(embedding))[:, None, None, :]
+            if self.scale_shift_norm:
+                scale, shift = jnp.split(projected, 2, axis=-1)
+                h = norm("norm_1")(h) * (1 + scale) + shift
+            else:
+                h = norm("norm_1")(h + projected)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
         h = conv("conv_1", scale=0.0)(h)
         if x.shape[-1] != self.width:

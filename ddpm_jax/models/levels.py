@@ -45,7 +45,7 @@ def residual_block(module: Any, train: bool, **fields: Any) -> Any:
 def down_path(
     module: Any,
     h: jax.Array,
-    embedding: jax.Array,
+    embedding: jax.Array | None,
     tokens: Tokens,
     *,
     train: bool,
@@ -56,7 +56,7 @@ def down_path(
     Args:
       module: a `UNet`, or another with its fields of the same names and its `attend`.
       h: [B, H, W, C], at the full resolution.
-      embedding: [B, E].
+      embedding: [B, E]; None where the blocks have none.
       tokens: as of `UNet.attend`.
       train: as in its call.
       downsample_padding: as in `UNet`.
@@ -76,7 +76,7 @@ def down_path(
 def _down_level(
     module: Any,
     h: jax.Array,
-    embedding: jax.Array,
+    embedding: jax.Array | None,
     tokens: Tokens,
     *,
     level: int,
@@ -105,14 +105,17 @@ def _down_level(
 def up_level(
     module: Any,
     h: jax.Array,
-    skips: Sequence[jax.Array],
-    embedding: jax.Array,
+    skips: Sequence[jax.Array | None],
+    embedding: jax.Array | None,
     tokens: Tokens,
     *,
     level: int,
     train: bool,
 ) -> jax.Array:
-    """A level on the way up; it reads the skips from the last one on."""
+    """A level on the way up: a block for each skip, which reads it, from the last one on.
+
+    A skip of None is a block that reads none.
+    """
     width, name = module.block_channels[level], f"up_{level}"
     block = functools.partial(residual_block, module, train, width=width)
     for i, skip in enumerate(reversed(skips)):
@@ -128,7 +131,7 @@ def up_level(
 
 
 def bottom(
-    module: Any, h: jax.Array, embedding: jax.Array, tokens: Tokens, *, train: bool
+    module: Any, h: jax.Array, embedding: jax.Array | None, tokens: Tokens, *, train: bool
 ) -> jax.Array:
     """Two blocks at the lowest resolution, and attention between them."""
     block = functools.partial(residual_block, module, train, width=module.block_channels[-1])
@@ -145,10 +148,16 @@ def _enlarged(module: Any, h: jax.Array, *, width: int, name: str) -> jax.Array:
     return conv(module, width, name=name, form=enlarging)(h)
 
 
-def output(module: Any, h: jax.Array) -> jax.Array:
-    """The last norm and convolution, [B, H, W, C] -> [B, H, W, out_channels]."""
+def output(module: Any, h: jax.Array, scale: float = 0.0) -> jax.Array:
+    """The last norm and convolution, [B, H, W, C] -> [B, H, W, out_channels].
+
+    Args:
+      module: as of `down_path`, with its out_channels.
+      h: what enters.
+      scale: of the convolution's initial weights.
+    """
     h = GroupNorm(module.num_groups, module.norm_epsilon, module.dtype, name="norm_out")(h)
-    return conv(module, module.out_channels, scale=0.0, name="conv_out")(nn.swish(h))
+    return conv(module, module.out_channels, scale=scale, name="conv_out")(nn.swish(h))
 
 
 def conv(

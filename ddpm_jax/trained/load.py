@@ -10,6 +10,7 @@ from ddpm_jax.build import frozen
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.trained import noising, program
+from ddpm_jax.trained.autoencoding import LoadedAutoencoder
 from ddpm_jax.trained.captioning import LoadedCaptioner
 from ddpm_jax.trained.embedding import LoadedClip, LoadedNoisedClip
 from ddpm_jax.trained.language import LoadedLanguage
@@ -51,6 +52,7 @@ FACES: dict[str, type[Loaded]] = {
     "noised_clip": LoadedNoisedClip,
     "prior": LoadedPrior,
     "captioner": LoadedCaptioner,
+    "autoencoder": LoadedAutoencoder,
 }
 
 

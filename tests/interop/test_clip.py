@@ -233,9 +233,9 @@ def test_weights_that_do_not_fit_are_refused(saved):
     whole = safetensors.numpy.load_file(path)
     name = "text_model.final_layer_norm.bias"
     for weights, message in [
-        ({k: v for k, v in whole.items() if k != name}, rf"{name} is missing; .* shape \(24,\)"),
-        (whole | {name: np.zeros(3, np.float32)}, rf"{name} has shape \(3,\); config.json needs"),
-        (whole | {"more": np.zeros(3, np.float32)}, r"has no tensor more \(shape \(3,\); 1 left"),
+        ({k: v for k, v in whole.items() if k != name}, rf"1 missing \({name} \(24,\)\)"),
+        (whole | {name: np.zeros(3, np.float32)}, rf"1 of another shape \({name} \(3,\) for"),
+        (whole | {"more": np.zeros(3, np.float32)}, r"1 left over \(more \(3,\)\)"),
     ]:
         safetensors.numpy.save_file(weights, path)
         with pytest.raises(ValueError, match=message):

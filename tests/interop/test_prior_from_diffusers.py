@@ -118,5 +118,5 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path):
     fields = json.loads(path.read_text())
     for changes in ({"num_layers": 2}, {"norm_in_type": "layer"}):
         path.write_text(json.dumps(fields | changes))
-        with pytest.raises(ValueError, match=r"is missing; config\.json needs one of"):
+        with pytest.raises(ValueError, match=r"network: \d+ missing"):
             prior_from_diffusers(tmp_path)

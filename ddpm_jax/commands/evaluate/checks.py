@@ -18,6 +18,7 @@ from ddpm_jax.measures import (
     manifest,
     metric_table,
     real_data,
+    reconstructions,
 )
 from ddpm_jax.measures.metric import Metric, Needs
 from ddpm_jax.measures.metric_table import METRICS
@@ -48,6 +49,8 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
             needs -= {Needs.CAPTIONS}
         if Needs.TRUE_CAPTIONS in needs and not image_captions.agrees(config, own):
             needs -= {Needs.TRUE_CAPTIONS}
+        if Needs.LATENT_BOUND in needs and not reconstructions.has_law(config, own):
+            needs -= {Needs.LATENT_BOUND}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 

@@ -119,6 +119,11 @@ def mean_of_dimensions(values: jax.Array) -> jax.Array:
     return values.reshape(values.shape[0], -1).mean(axis=1)
 
 
+def sum_of_dimensions(values: jax.Array) -> jax.Array:
+    """The sum over all axes but the first, [B]."""
+    return values.reshape(values.shape[0], -1).sum(axis=1)
+
+
 def ending_at_the_data(schedule: Schedule) -> Schedule:
     """The same path with alpha(0) = 1 and sigma(0) = 0: at time 0 stand the data themselves."""
     return dataclasses.replace(
@@ -143,10 +148,10 @@ def _step_kl(
     # Both means weigh x_t alike: only the x_0 differ. And both divide by the standard deviation
     # before they are squared, for variances that a float32 cannot square.
     error = expand(weight, x0) * jnp.exp(-0.5 * log_variance) * (x0 - denoised.x0)
-    return 0.5 * (_exp_above_its_tangent(log_ratio) + error**2)
+    return 0.5 * (exp_above_its_tangent(log_ratio) + error**2)
 
 
-def _exp_above_its_tangent(x: jax.Array) -> jax.Array:
+def exp_above_its_tangent(x: jax.Array) -> jax.Array:
     """exp(x) - 1 - x, with its series where the difference would cancel."""
     series = x**2 * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x / 720))))
     return jnp.where(jnp.abs(x) < 0.1, series, jnp.expm1(x) - x)

@@ -13,6 +13,7 @@ ARROWS = {LOWER: " ↓", HIGHER: " ↑", NEAR_ONE: " → 1"}
 LIKELIHOOD, CLASSIFIER, TOKENS = "likelihood", "classifier", "tokens"
 PAIRS, CLASSES, PROBE, PRIOR = "pairs", "classes", "probe", "prior"
 IMAGE_CAPTIONS, TRUE_CAPTIONS = "image captions", "true captions"
+RECONSTRUCTIONS, LATENT_BOUND = "reconstructions", "latent bound"
 OF_MODEL = (
     LIKELIHOOD,
     CLASSIFIER,
@@ -23,6 +24,8 @@ OF_MODEL = (
     PRIOR,
     IMAGE_CAPTIONS,
     TRUE_CAPTIONS,
+    RECONSTRUCTIONS,
+    LATENT_BOUND,
 )
 MAX_LABELS = 200  # of a file
 

@@ -1,0 +1,121 @@
+"""An autoencoder, config.kind=autoencoder: images to latents and back."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ddpm_jax.build import networks, objectives
+from ddpm_jax.config.checks import image_shape
+from ddpm_jax.config.choose import choose
+from ddpm_jax.config.own_code import NONE, Own
+from ddpm_jax.diffusion.schedules import Schedule
+from ddpm_jax.errors import UserError
+from ddpm_jax.models.autoencoder import NORMAL, PLAIN, QUANTISED, SCALES, Autoencoder
+from ddpm_jax.training.objectives import autoencode
+from ddpm_jax.training.objectives.base import Objective
+
+# (config, own parts) -> the distance of an image from its reconstruction
+DISTANCES: dict[str, Callable[[ConfigDict, Own], autoencode.Distance]] = {
+    "likelihood": lambda c, own: autoencode.of_likelihood(objectives.data_levels(c, own)),
+    "l1": lambda c, own: autoencode.absolute,
+    "l2": lambda c, own: autoencode.squared,
+}
+# (config, the network's apply) -> how an image goes through its latents
+WAYS: dict[str, Callable[[ConfigDict, Any], Callable[..., autoencode.Through]]] = {
+    PLAIN: lambda c, apply: autoencode.plain(apply),
+    NORMAL: lambda c, apply: autoencode.normal(apply),
+    QUANTISED: lambda c, apply: autoencode.quantised(
+        apply, commitment=c.objective.commitment, legacy=c.objective.legacy
+    ),
+}
+
+
+def network(c: ConfigDict, own: Own = NONE) -> Autoencoder:
+    """The network of config.model for the images of config.data.
+
+    Raises:
+      UserError: for a value that is unknown or does not fit the image size.
+      ValueError: as the network does for sizes that do not fit it.
+    """
+    m = c.model
+    choose("model.name", m.name, {"autoencoder": None})
+    choose("model.bottleneck", m.bottleneck, WAYS)
+    choose("model.scale", m.scale, dict.fromkeys(SCALES))
+    if (m.bottleneck == QUANTISED) != (m.num_codes > 0):
+        need = "at least 1" if m.bottleneck == QUANTISED else "0"
+        raise UserError(
+            f"config.model.num_codes={m.num_codes}: a {m.bottleneck} bottleneck needs {need}"
+        )
+    _check_size(c)
+    levels = networks.levels(c)
+    made = Autoencoder(
+        bottleneck=m.bottleneck,
+        latent_channels=m.latent_channels,
+        channels=c.data.channels,
+        num_codes=m.num_codes,
+        code_channels=m.code_channels,
+        projected=m.projected,
+        scale=m.scale,
+        mid_attention=m.mid_attention,
+        **levels,
+    )
+    jax.eval_shape(functools.partial(initial_params, c, own, made), jax.random.key(0))
+    return made
+
+
+def _check_size(c: ConfigDict) -> None:
+    factor = shrinks_by(c)
+    if any(size % factor for size in c.data.image_size):
+        raise UserError(
+            f"config.data.image_size={tuple(c.data.image_size)}: an autoencoder of "
+            f"{len(c.model.channel_multipliers)} levels (config.model.channel_multipliers) makes "
+            f"images {factor} times smaller, which does not divide it"
+        )
+
+
+def shrinks_by(c: ConfigDict) -> int:
+    """How many times smaller than images latents are."""
+    return 2 ** (len(c.model.channel_multipliers) - 1)
+
+
+def latent_shape(c: ConfigDict) -> tuple[int, int, int]:
+    """(h, w, C) of the latents of one image: of a codebook, of its codes."""
+    m, factor = c.model, shrinks_by(c)
+    height, width = (size // factor for size in c.data.image_size)
+    channels = m.code_channels if m.bottleneck == QUANTISED else None
+    return height, width, channels or m.latent_channels
+
+
+def objective(
+    c: ConfigDict, made: Autoencoder, schedule: Schedule | None, own: Own = NONE
+) -> Objective:
+    """The distance of config.objective, and what its bottleneck costs.
+
+    Raises:
+      UserError: for a distance that is unknown, or that the network's variance has no part in.
+    """
+    o, m = c.objective, c.model
+    distance = choose("objective.distance", o.distance, DISTANCES)
+    if m.scale != "none" and o.distance != "likelihood":
+        raise UserError(
+            f"config.model.scale={m.scale}: a variance of pixels is learned by "
+            f"objective.distance=likelihood, not by {o.distance}; set none"
+        )
+    # Of a codebook no divergence is known: its loss is added as it is.
+    weights = {NORMAL: o.kl_weight, QUANTISED: o.code_weight}
+    return autoencode.autoencode(
+        WAYS[m.bottleneck](c, made.apply),
+        latent_shape(c),
+        distance(c, own),
+        weight=weights.get(m.bottleneck, 0.0),
+        per_dimension=m.bottleneck != QUANTISED,
+    )
+
+
+def initial_params(c: ConfigDict, own: Own, made: Autoencoder, key: jax.Array) -> Any:
+    """The network's parameters before training."""
+    return made.init(key, jnp.zeros((1, *image_shape(c))))["params"]

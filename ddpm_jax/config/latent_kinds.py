@@ -1,0 +1,60 @@
+"""The default configs of the kinds of runs that make latents."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ddpm_jax.config import other_kinds
+
+# What an autoencoder has no use for, of the fields of a denoiser.
+NOT_OF_AN_AUTOENCODER = (
+    "data.tokenizer",
+    "data.vocabulary",
+    "data.context",
+    "data.clip",
+    "data.cache_text",
+    "model.options",
+    "model.num_classes",
+    "model.conditions",
+    "model.fourier_features",
+    "model.patch_size",
+    "model.embed_dim",
+    "model.scale_shift_norm",
+    "model.resample_blocks",
+    "model.residual_scale",
+    *other_kinds.OF_CAPTIONS_READ,
+    "diffusion",
+    *other_kinds.OF_WHAT_DRAWS,
+)
+
+
+def autoencoder(denoiser: ConfigDict) -> ConfigDict:
+    """The default autoencoder: LDM's of 32x32 images (Rombach et al. 2022), 4 times smaller."""
+    config = other_kinds.without(denoiser, NOT_OF_AN_AUTOENCODER)
+    config.kind = "autoencoder"
+    model = config.model
+    model.name = "autoencoder"
+    # What stands between encoder and decoder: plain, nothing; normal, a law of latents (a VAE,
+    # AutoencoderKL); quantised, a codebook (VQ).
+    model.bottleneck = "normal"
+    model.update(channels=64, channel_multipliers=(1, 2, 4), attention_resolutions=())
+    model.mid_attention = True  # at the lowest resolution
+    model.latent_channels = 4
+    model.num_codes = 0  # of a quantised bottleneck
+    model.code_channels = placeholder(int)  # of a code; None for latent_channels
+    model.projected = True  # a 1x1 convolution on either side of the bottleneck
+    # Where the variance of a pixel comes from, of objective.distance=likelihood: none, it is 1;
+    # shared, one number that is learned; each, the decoder says it of each pixel.
+    model.scale = "none"
+
+    config.objective = objective = ConfigDict()
+    objective.distance = "l1"  # of an image from its reconstruction: l1, l2 or likelihood
+    objective.kl_weight = 1e-6  # of a normal bottleneck's divergence; 1 is a VAE's bound
+    # Of a quantised one: of its loss; the factor of commitment, and whether it stands on the other
+    # term, as in VQGAN's code.
+    objective.code_weight = 1.0
+    objective.commitment = 0.25
+    objective.legacy = True
+
+    config.optim.update(learning_rate=4.5e-4, warmup_steps=200)
+    config.ema.decay = 0.999
+    return config

@@ -1,0 +1,227 @@
+"""A trained autoencoder: images to latents, and back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import streams
+from ddpm_jax.build import autoencoding, coding, objectives
+from ddpm_jax.diffusion import likelihood
+from ddpm_jax.diffusion.likelihood import posteriors
+from ddpm_jax.diffusion.likelihood.terms import sum_of_dimensions
+from ddpm_jax.errors import UserError
+from ddpm_jax.models.autoencoder import NORMAL, QUANTISED
+from ddpm_jax.runtime import compiling
+from ddpm_jax.trained.kept import kept, key_of
+from ddpm_jax.trained.loaded import Loaded
+
+BATCH_SIZE = 64
+
+
+class Bits(NamedTuple):
+    """A bound of -log2 p(x) of each image, in bits per dimension, float64 [N] each.
+
+    Attributes:
+      reconstruction, kl: the terms of the bound from one draw of latents.
+      importance_weighted: the bound from several draws.
+    """
+
+    reconstruction: np.ndarray
+    kl: np.ndarray
+    importance_weighted: np.ndarray
+
+
+class LoadedAutoencoder(Loaded):
+    """A trained autoencoder: `load(workdir).reconstruct(images)`."""
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """The latents of images without chance, float32 [N, h, w, C].
+
+        Of a normal law its mean; of a codebook the vectors before they are quantised.
+
+        Args:
+          images: uint8 [N, H, W, C], 0 to 255, as samples are drawn.
+
+        Raises:
+          UserError: for images of another size or type, or none.
+        """
+        return self.encode_encoded(self._encoded(images))
+
+    def encode_encoded(self, x0: np.ndarray) -> np.ndarray:
+        """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
+        return self._by_batches("latents", _latents, x0)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Images of latents, uint8 [N, H, W, C]; of a codebook those of the nearest codes.
+
+        Args:
+          latents: floats [N, h, w, C], as `encode` gives them.
+
+        Raises:
+          UserError: for latents of another size, or none.
+        """
+        latents, shape = np.asarray(latents, np.float32), self.latent_shape
+        if latents.shape[1:] != shape or not len(latents):
+            raise UserError(
+                f"need latents [N, {', '.join(map(str, shape))}], at least one, got "
+                f"{list(latents.shape)}"
+            )
+        return self.experiment.codec.decode(self._by_batches("images", _images, latents))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """What is left of images after they went through their latents, uint8 [N, H, W, C]."""
+        return self.decode(self.encode(images))
+
+    def codes(self, images: np.ndarray) -> np.ndarray:
+        """Which codes the latents of images become, int32 [N, h, w].
+
+        Raises:
+          UserError: as `encode`, or for an autoencoder without a codebook.
+        """
+        return self.codes_encoded(self._encoded(images))
+
+    def codes_encoded(self, x0: np.ndarray) -> np.ndarray:
+        """The same of images as the network sees them."""
+        self._check_bottleneck(QUANTISED, "codes")
+        return self._by_batches("codes", _codes, x0)
+
+    def kl_encoded(self, x0: np.ndarray) -> np.ndarray:
+        """KL(q(z | x) || N(0, 1)) of each dimension of the latents in nats, float32 [N, h, w, C].
+
+        Args:
+          x0: images as the network sees them.
+
+        Raises:
+          UserError: for an autoencoder whose latents have no law.
+        """
+        self._check_bottleneck(NORMAL, "a divergence")
+        return self._by_batches("kl", _kl, x0)
+
+    def bits_encoded(self, x0: np.ndarray, *, seed: int = 0, num_draws: int = 16) -> Bits:
+        """A bound of the bits of each image, and the tighter one of several draws of latents.
+
+        A decoder that was trained on dequantised pixels is a density of pixels spread over their
+        cells, which are drawn once for each image; another one gives probabilities of values.
+
+        Args:
+          x0: images as the network sees them.
+          seed: image k depends on (seed, k) alone.
+          num_draws: of the importance-weighted bound.
+
+        Raises:
+          UserError: for an autoencoder that has no likelihood.
+        """
+        self._check_bottleneck(NORMAL, "a likelihood")
+        c, own = self.experiment.config, self.experiment.own
+        if c.objective.distance != "likelihood":
+            raise UserError(
+                f"this autoencoder was trained by objective.distance={c.objective.distance}, which "
+                "says nothing about likelihood; train one with likelihood"
+            )
+        levels = objectives.pixel_levels(c, own)
+        score = self._compiled(f"bits {num_draws}", lambda m: _scored(m, c, own, levels, num_draws))
+        key, found = jax.random.key(seed), []
+        for rows, some in _batches(x0):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+            each = np.stack(score(self.params, some, keys), axis=-1).astype(np.float64)
+            found.append(each[: len(x0) - rows[0]])
+        per_bit = np.log(2) * x0[0].size
+        shift = float(likelihood.bits_per_cell(jnp.zeros(()), levels)) if c.data.dequantise else 0
+        nll, kl, weighted = (np.concatenate(found) / per_bit).T
+        return Bits(nll + shift, kl, weighted + shift)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of the latents of one image, as `encode` gives them."""
+        return autoencoding.latent_shape(self.experiment.config)
+
+    def _encoded(self, images: np.ndarray) -> np.ndarray:
+        x0 = coding.encoded(self.experiment.codec, self.experiment.image_shape, images)
+        if not len(x0):
+            raise UserError("need at least one image, got none")
+        return x0
+
+    def _check_bottleneck(self, need: str, what: str) -> None:
+        have = self.experiment.config.model.bottleneck
+        if have != need:
+            raise UserError(
+                f"this autoencoder has no {what.removeprefix('a ')}: config.model.bottleneck is "
+                f"{have}, and {what} is of a {need} one"
+            )
+
+    def _compiled(self, name: str, make: Callable[[Any], Any]) -> Any:
+        key = ("autoencoder", name, *key_of(self.experiment))
+        return kept(self.experiment, key, lambda: compiling.jit(make(self.model)))
+
+    def _by_batches(self, name: str, make: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
+        run = self._compiled(name, make)
+        made = [
+            np.asarray(run(self.params, some))[: len(rows) - numbers[0]]
+            for numbers, some in _batches(rows)
+        ]
+        return np.concatenate(made)
+
+
+def _batches(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of rows [B] and these rows, of one size; the last batch repeats the last row."""
+    size = min(BATCH_SIZE, len(rows))
+    for start in range(0, len(rows), size):
+        numbers = np.arange(start, start + size)
+        yield numbers, rows[np.minimum(numbers, len(rows) - 1)]
+
+
+def _latents(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    return lambda params, x0: model.apply({"params": params}, x0, method="encode").latents
+
+
+def _images(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    def images(params: Any, latents: jax.Array) -> jax.Array:
+        if model.bottleneck == QUANTISED:
+            latents = model.apply({"params": params}, latents, method="quantise").vectors
+        return model.apply({"params": params}, latents, method="decode").mean
+
+    return images
+
+
+def _codes(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    def codes(params: Any, x0: jax.Array) -> jax.Array:
+        latents = model.apply({"params": params}, x0, method="encode").latents
+        return model.apply({"params": params}, latents, method="quantise").indices
+
+    return codes
+
+
+def _kl(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    def divergence(params: Any, x0: jax.Array) -> jax.Array:
+        posterior = model.apply({"params": params}, x0, method="encode").posterior
+        return posteriors.kl_by_dimension(posterior)
+
+    return divergence
+
+
+def _scored(model: Any, c: Any, own: Any, levels: int, num_draws: int) -> Callable[..., Any]:
+    """(params, x_0, keys [B]) -> -log p(x | z), KL and the tighter bound, [B] each in nats."""
+    of_values = objectives.data_levels(c, own)
+
+    def score(params: Any, x0: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
+        if of_values is None:
+            x0 = likelihood.dequantise(streams.fold(keys, streams.CELLS), x0, levels)
+        posterior = model.apply({"params": params}, x0, method="encode").posterior
+
+        def of_draw(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            eps = jax.vmap(lambda k: jax.random.normal(k, posterior.mean.shape[1:]))(own)
+            z = posteriors.sample(posterior, eps)
+            mean, log_variance = model.apply({"params": params}, z, method="decode")
+            spread = jnp.zeros(()) if log_variance is None else log_variance
+            spread = jnp.broadcast_to(spread, x0.shape)
+            nll = sum_of_dimensions(likelihood.decoder_nll(x0, mean, spread, of_values))
+            return nll, likelihood.log_weights(nll, posterior, z)
+
+        nll, weights = jax.lax.map(of_draw, jnp.arange(num_draws))
+        return nll[0], posteriors.kl(posterior), -likelihood.importance_weighted(weights)
+
+    return score

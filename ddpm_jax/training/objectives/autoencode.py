@@ -1,0 +1,146 @@
+"""Training an autoencoder: images through their latents, and what the latents are held to."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion import likelihood
+from ddpm_jax.diffusion.likelihood import posteriors
+from ddpm_jax.diffusion.likelihood.terms import sum_of_dimensions
+from ddpm_jax.training.objectives.base import (
+    Batch,
+    Extra,
+    Objective,
+    Outcome,
+    dropout_key,
+    keep,
+    places,
+)
+
+# (x_0 [B, ...], the decoder's mean, its log variance or None) -> [B], a sum over dimensions
+Distance = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+
+def of_likelihood(levels: int | None) -> Distance:
+    """-log p(x | z) of the decoder's normal law, in nats; of pixels of so many levels.
+
+    Args:
+      levels: as in `likelihood.decoder_nll`; None for the density.
+    """
+
+    def distance(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
+        spread = jnp.zeros(()) if log_variance is None else log_variance
+        spread = jnp.broadcast_to(spread, x.shape)
+        return sum_of_dimensions(likelihood.decoder_nll(x, mean, spread, levels))
+
+    return distance
+
+
+def absolute(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
+    """|x - mean|, LDM's."""
+    return sum_of_dimensions(jnp.abs(x - mean))
+
+
+def squared(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
+    """(x - mean)²."""
+    return sum_of_dimensions((x - mean) ** 2)
+
+
+class Through(NamedTuple):
+    """An image that went through its latents.
+
+    Attributes:
+      mean, log_variance: of the decoder.
+      bottleneck: [B], what holds the latents: a divergence in nats, or the loss of a codebook.
+    """
+
+    mean: jax.Array
+    log_variance: jax.Array | None
+    bottleneck: jax.Array
+
+
+def autoencode(
+    through: Callable[..., Through],
+    latent_shape: tuple[int, ...],
+    distance: Distance,
+    *,
+    weight: float = 1.0,
+    per_dimension: bool = True,
+) -> Objective:
+    """The distance of an image from what its latents give back, and what the latents cost.
+
+    Of a VAE with its likelihood and a weight of 1 this is -ELBO / D in nats, D the dimensions of
+    an image (Kingma & Welling 2014); another weight is beta of Higgins et al. 2017.
+
+    Args:
+      through: (params, x_0 [B, ...], eps [B, *latent_shape], train, rngs) -> Through.
+      latent_shape: (h, w, C) of the latents of one image.
+      distance: one of this module's.
+      weight: of the bottleneck.
+      per_dimension: whether the bottleneck's term is a sum over latents, divided by D as the
+        distance is; False for a mean.
+    """
+
+    def noise(batch: Batch, key: jax.Array) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places(batch))
+        return jax.vmap(lambda k: jax.random.normal(k, latent_shape))(keys)
+
+    def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
+        return {"eps": noise(batch, jax.random.split(key)[0])}
+
+    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+        key_noise, key_dropout = jax.random.split(key)
+        x0 = batch["x0"]
+        rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
+        made = through(params, x0, noise(batch, key_noise), train, rngs)
+        dimensions = x0.size // len(x0)
+        loss = distance(x0, made.mean, made.log_variance) / dimensions
+        loss += weight * made.bottleneck / (dimensions if per_dimension else 1)
+        return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
+
+    return Objective(outcome, remember=keep, draws=draws)
+
+
+def plain(apply: Callable[..., Any]) -> Callable[..., Through]:
+    """Latents without chance that nothing holds."""
+
+    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+        variables = {"params": params}
+        latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
+        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
+        return Through(decoded.mean, decoded.log_variance, jnp.zeros(len(x0), decoded.mean.dtype))
+
+    return through
+
+
+def normal(apply: Callable[..., Any]) -> Callable[..., Through]:
+    """Latents drawn from their posterior, held by its divergence from N(0, I)."""
+
+    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+        variables = {"params": params}
+        posterior = apply(variables, x0, train=train, method="encode", rngs=rngs).posterior
+        latents = posteriors.sample(posterior, eps)
+        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
+        return Through(decoded.mean, decoded.log_variance, posteriors.kl(posterior))
+
+    return through
+
+
+def quantised(apply: Callable[..., Any], **options: Any) -> Callable[..., Through]:
+    """Latents that are the nearest codes.
+
+    Args:
+      apply: of the network.
+      **options: of `quantisation.quantise`.
+    """
+
+    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+        variables = {"params": params}
+        latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
+        codes = apply(variables, latents, method="quantise", **options)
+        decoded = apply(variables, codes.vectors, train=train, method="decode", rngs=rngs)
+        return Through(decoded.mean, decoded.log_variance, codes.loss)
+
+    return through

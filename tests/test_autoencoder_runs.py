@@ -1,0 +1,202 @@
+"""Autoencoders trained by the command's own way: resumed, on several devices, and used."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ddpm_jax import experiment
+from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.train import train
+from ddpm_jax.config import config_files, defaults
+from ddpm_jax.errors import UserError
+from ddpm_jax.experiment import attempt
+from ddpm_jax.runtime import sharding
+
+FIELDS = {
+    "data": {"name": "digits", "image_size": (8, 8), "channels": 1, "batch_size": 16},
+    "model": {
+        "channels": 8,
+        "channel_multipliers": (1, 2),
+        "num_blocks": 1,
+        "num_groups": 4,
+        "latent_channels": 3,
+    },
+    "optim": {"learning_rate": 1e-3, "warmup_steps": 0},
+    "ema": {"decay": 0.9},
+    "train": {
+        "num_steps": 6,
+        "log_every": 1,
+        "checkpoint_every": 3,
+        "validate_every": 3,
+        "validate_examples": 32,
+        "min_free_gb": 0.0,
+    },
+    "mesh": {"data": 1},
+}
+VAE = {
+    "data": FIELDS["data"] | {"dequantise": True},
+    "model": FIELDS["model"] | {"scale": "each"},
+    "objective": {"distance": "likelihood", "kl_weight": 1.0},
+}
+SORTS = {
+    "plain": {"model": FIELDS["model"] | {"bottleneck": "plain"}},
+    "ldm": {},
+    "vae": VAE,
+    "vq": {
+        "model": FIELDS["model"]
+        | {"bottleneck": "quantised", "num_codes": 12, "code_channels": 2, "dropout": 0.1}
+    },
+}
+
+
+def autoencoder(sort="ldm", **changes) -> ConfigDict:
+    """The tiny config of a sort, changed: autoencoder("vq", mesh={"data": 8})."""
+    groups = {**FIELDS, **SORTS[sort]}
+    groups = {name: groups.get(name, {}) | changes.get(name, {}) for name in {**groups, **changes}}
+    return config_files.override(defaults.get_config("autoencoder"), groups)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """sort -> the workdir of a run that nothing stopped."""
+
+    @functools.cache
+    def run(sort):
+        workdir = tmp_path_factory.mktemp(sort) / "run"
+        assert train.train(autoencoder(sort), workdir) == 0
+        return workdir
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack(
+        [experiment.build(autoencoder()).source("validation")[k]["image"] for k in range(5)]
+    ).astype(np.uint8) * np.uint8(15)
+
+
+@pytest.mark.wide(2)
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_stopped_one_ends_with_the_same_bits(sort, runs, tmp_path):
+    assert train.train(autoencoder(sort), tmp_path, until=4) == 75
+    assert train.train(autoencoder(sort), tmp_path) == 0
+    assert tiny_runs.final(tmp_path) == tiny_runs.final(runs(sort))
+    losses = [line["loss"] for line in tiny_runs.metrics(runs(sort)) if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+@functools.cache
+def first_step(sort, **changes):
+    """Loss and parameters of one step of plain descent from the same start."""
+    plain = FIELDS["optim"] | {"name": "sgd", "learning_rate": 0.1}
+    built = experiment.build(autoencoder(sort, optim=plain, **dict(changes)))
+    batch = attempt.training_batches(built, built.source("train")).batch_at(0)
+    batch = sharding.put_batch(batch, sharding.batch_sharding(built.mesh))
+    state, metrics = built.train_step()(built.init_state(), batch)
+    return jax.device_get((metrics["loss"], state.params))
+
+
+@pytest.mark.wide(4)
+@pytest.mark.parametrize("sort", ["vae", "vq"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"mesh": {"data": 8}}, {"train": FIELDS["train"] | {"accumulate": 4}}],
+    ids=["devices", "parts"],
+)
+def test_devices_and_parts_change_nothing(sort, changes):
+    sort = {"vq": "plain"}.get(sort, sort) if "train" in changes else sort  # dropout is a part's
+    found = first_step.__wrapped__(sort, **changes)
+    want = first_step(sort)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, want)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_images_go_through_latents_of_the_said_shape(sort, runs, images):
+    loaded = experiment.load(runs(sort))
+    latents = loaded.encode(images)
+    assert latents.shape == (5, *loaded.latent_shape) == (5, 4, 4, 2 if sort == "vq" else 3)
+    made = loaded.reconstruct(images)
+    assert made.shape == images.shape
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(loaded.decode(latents), made)
+    np.testing.assert_allclose(loaded.encode(images[2:3]), latents[2:3], atol=1e-5)
+    if sort == "vq":
+        codes = loaded.codes(images)
+        assert codes.shape == (5, 4, 4)
+        assert codes.max() < 12
+    else:
+        with pytest.raises(UserError, match=r"has no codes: config\.model\.bottleneck is"):
+            loaded.codes(images)
+
+
+def test_a_vaes_bits_are_of_image_and_seed_alone_and_tighter_with_more_draws(runs, images):
+    loaded = experiment.load(runs("vae"))
+    x0 = loaded.experiment.codec.encode(images)
+    bits = loaded.bits_encoded(x0, seed=3)
+    again = loaded.bits_encoded(x0[:2], seed=3)
+    np.testing.assert_allclose(again.reconstruction, bits.reconstruction[:2], rtol=1e-5)
+    assert (loaded.bits_encoded(x0, seed=4).reconstruction != bits.reconstruction).all()
+    assert (bits.kl > 0).all()
+    one = loaded.bits_encoded(x0, seed=3, num_draws=1)
+    assert bits.importance_weighted.mean() < one.importance_weighted.mean()
+    with pytest.raises(UserError, match=r"objective\.distance=l1"):
+        experiment.load(runs("ldm")).bits_encoded(x0)
+
+
+METRICS = {
+    "plain": {"reconstructed", "latent"},
+    "ldm": {"reconstructed", "latent"},
+    "vae": {"reconstructed", "elbo", "latent"},
+    "vq": {"reconstructed", "latent"},
+}
+
+
+@pytest.mark.wide(2)
+@pytest.mark.parametrize("sort", SORTS)
+def test_what_is_measured_of_one(sort, runs):
+    report = evaluate.evaluate(str(runs(sort)))
+    figures = report["held_out_data"]["metrics"]
+    assert {name.split("_")[0] for name in figures} == METRICS[sort]
+    assert 0 < figures["reconstructed_psnr"]["value"] < 40
+    assert figures["latent_use_std"]["value"] > 0
+    for picture in ("reconstructions", "interpolations", "traversals"):
+        (path,) = (runs(sort) / "eval").glob(f"*{picture}.png")
+        assert min(Image.open(path).size) > 64
+    if sort == "vae":
+        total = figures["elbo_decoder"]["value"] + figures["elbo_kl"]["value"]
+        assert figures["elbo_per_dim"]["value"] == pytest.approx(total)
+    if sort == "vq":
+        assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
+        assert report["latents"]["dead_codes"] <= 11
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"bottleneck": "vae"}}, "config.model.bottleneck='vae'"),
+        ({"model": {"num_codes": 4}}, "config.model.num_codes=4: a normal bottleneck needs 0"),
+        ({"model": {"bottleneck": "quantised"}}, "num_codes=0: a quantised bottleneck needs at"),
+        ({"model": {"scale": "each"}}, "learned by objective.distance=likelihood, not by l1"),
+        ({"objective": {"distance": "l3"}}, "config.objective.distance='l3'"),
+        ({"objective": {"kl_weight": -1.0}}, "config.objective.kl_weight=-1.0: need a finite"),
+        ({"data": {"image_size": (8, 9)}}, r"image_size=\(8, 9\): an autoencoder of 2 levels"),
+        ({"model": {"attention_resolutions": (5,)}}, "the levels are 8, 4 pixels high"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment.build(autoencoder(**changes))
+
+
+def test_another_kind_of_run_draws_no_images(runs):
+    loaded = experiment.load(runs("ldm"))
+    with pytest.raises(UserError, match="it makes latents of images"):
+        loaded.sample(2)
+    with pytest.raises(UserError, match=r"need latents \[N, 4, 4, 3\]"):
+        loaded.decode(np.zeros((1, 4, 4, 2)))
