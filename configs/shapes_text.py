@@ -2,7 +2,7 @@
 
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end; three pairs of colour and shape never are,
   and two templates of captions are never read in training.
-Hardware: 2 CPU cores, an hour. Not trained to its end yet. After 6,000 steps (69 min of one core)
+Hardware: 2 CPU cores, an hour. Not trained to its end yet. After 6,000 steps (73 min of one core)
   its samples are not readable: 0.03 of those of one object show what they were told.
 Command: python scripts/train.py --config=configs/shapes_text.py --workdir=runs/shapes_text
 Then: python scripts/sample.py --workdir=runs/shapes_text --num_samples=16 --out=drawn.npz
