@@ -1,8 +1,9 @@
 """A VAE of the digits: its bound in bits per pixel beside the diffusion's.
 
 Data: configs/digits.py's, each pixel spread over its cell anew in every step. Unconditional: p(x).
-Hardware: 2 CPU cores. Not trained to its end yet: no figure is known.
-  scikit-learn's GaussianMixture reaches 2.60 bits per pixel there.
+Hardware: 2 CPU cores. Not trained to its end yet. A run that was stopped at step 2,492 has 2.36
+  bits per pixel by its bound (2.31 to 2.41) on the 360 held-out images, and 2.28 from 16 draws.
+  scikit-learn's GaussianMixture reaches 2.60 there.
 Command: python scripts/train.py --config=configs/digits_vae.py --workdir=runs/vae
 Then: python scripts/evaluate.py --workdir=runs/vae
 

@@ -165,7 +165,7 @@ def test_what_is_measured_of_one(sort, runs):
     assert {name.split("_")[0] for name in figures} == METRICS[sort]
     assert 0 < figures["reconstructed_psnr"]["value"] < 40
     assert figures["latent_use_std"]["value"] > 0
-    for picture in ("reconstructions", "interpolations", "traversals"):
+    for picture in ("before_and_after", "interpolations", "traversals"):
         (path,) = (runs(sort) / "eval").glob(f"*{picture}.png")
         assert min(Image.open(path).size) > 64
     if sort == "vae":

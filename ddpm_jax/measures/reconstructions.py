@@ -48,7 +48,7 @@ def compare(of: OfModel) -> Details:
         figures["all_attributes"] = _attributes(images, made, describe)
     if of.beside is not None:
         draw = latent_pictures
-        save_png(of.beside("reconstructions"), draw.reconstructions(images, made))
+        save_png(of.beside("before_and_after"), draw.reconstructions(images, made))
         save_png(of.beside("interpolations"), draw.interpolations(loaded, images))
     content = {"num": len(images), "figures": {n: f.record() for n, f in figures.items()}}
     return Details(content, figures, {"num": len(images), "fingerprint": fingerprint(of.source)})
