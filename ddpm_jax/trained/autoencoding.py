@@ -1,6 +1,6 @@
 """A trained autoencoder: images to latents, and back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +9,13 @@ import numpy as np
 
 from ddpm_jax import streams
 from ddpm_jax.build import autoencoding, coding, objectives
+from ddpm_jax.build.clips import by_batches
 from ddpm_jax.diffusion import likelihood
 from ddpm_jax.diffusion.likelihood import posteriors
-from ddpm_jax.diffusion.likelihood.terms import sum_of_dimensions
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.autoencoder import NORMAL, QUANTISED
 from ddpm_jax.runtime import compiling
+from ddpm_jax.trained.batches import batches
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
 
@@ -124,7 +125,7 @@ class LoadedAutoencoder(Loaded):
         levels = objectives.pixel_levels(c, own)
         score = self._compiled(f"bits {num_draws}", lambda m: _scored(m, c, own, levels, num_draws))
         key, found = jax.random.key(seed), []
-        for rows, some in _batches(x0):
+        for rows, some in batches(x0, min(BATCH_SIZE, len(x0))):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
             each = np.stack(score(self.params, some, keys), axis=-1).astype(np.float64)
             found.append(each[: len(x0) - rows[0]])
@@ -157,20 +158,7 @@ class LoadedAutoencoder(Loaded):
         return kept(self.experiment, key, lambda: compiling.jit(make(self.model)))
 
     def _by_batches(self, name: str, make: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
-        run = self._compiled(name, make)
-        made = [
-            np.asarray(run(self.params, some))[: len(rows) - numbers[0]]
-            for numbers, some in _batches(rows)
-        ]
-        return np.concatenate(made)
-
-
-def _batches(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of rows [B] and these rows, of one size; the last batch repeats the last row."""
-    size = min(BATCH_SIZE, len(rows))
-    for start in range(0, len(rows), size):
-        numbers = np.arange(start, start + size)
-        yield numbers, rows[np.minimum(numbers, len(rows) - 1)]
+        return by_batches(self._compiled(name, make), self.params, rows)
 
 
 def _latents(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
@@ -216,10 +204,8 @@ def _scored(model: Any, c: Any, own: Any, levels: int, num_draws: int) -> Callab
             eps = jax.vmap(lambda k: jax.random.normal(k, posterior.mean.shape[1:]))(own)
             z = posteriors.sample(posterior, eps)
             mean, log_variance = model.apply({"params": params}, z, method="decode")
-            spread = jnp.zeros(()) if log_variance is None else log_variance
-            spread = jnp.broadcast_to(spread, x0.shape)
-            nll = sum_of_dimensions(likelihood.decoder_nll(x0, mean, spread, of_values))
-            return nll, likelihood.log_weights(nll, posterior, z)
+            bound = likelihood.negative_elbo(x0, mean, log_variance, posterior, of_values)
+            return bound.reconstruction, likelihood.log_weights(bound.reconstruction, posterior, z)
 
         nll, weights = jax.lax.map(of_draw, jnp.arange(num_draws))
         return nll[0], posteriors.kl(posterior), -likelihood.importance_weighted(weights)

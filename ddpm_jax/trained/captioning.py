@@ -1,6 +1,6 @@
 """A trained captioner: what it says of images, and how likely it finds what is said of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models.captioner import IMAGE
 from ddpm_jax.runtime import compiling
 from ddpm_jax.trained import language
+from ddpm_jax.trained.batches import batches
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
 
@@ -51,7 +52,7 @@ class LoadedCaptioner(Loaded):
         x0, tokenizer = self._encoded(images), self._tokenizer()
         draw, found = _drawing(self.experiment, greedy=temperature == 0, top_k=top_k), []
         key = jax.random.key(seed)
-        for rows, some in _batches(x0):
+        for rows, some in batches(x0, min(BATCH_SIZE, len(x0))):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
             tokens = np.asarray(draw(self.params, keys, some, np.float32(temperature or 1)))
             found += [tokenizer.decode(row) for row in tokens[: len(x0) - rows[0]]]
@@ -77,7 +78,7 @@ class LoadedCaptioner(Loaded):
         context = self.experiment.config.data.context
         tokens, counts = language.tokens_of_texts(self._tokenizer(), texts, context)
         score, found = _scoring(self.experiment), []
-        for rows, some in _batches(x0):
+        for rows, some in batches(x0, min(BATCH_SIZE, len(x0))):
             places = np.minimum(rows, len(x0) - 1)
             each = np.asarray(score(self.params, tokens[places], some), np.float64)
             found.append(np.where(counts[places], each, 0).sum(axis=1)[: len(x0) - rows[0]])
@@ -93,14 +94,6 @@ class LoadedCaptioner(Loaded):
         tokenizer = self.experiment.tokenizer
         assert tokenizer is not None  # a loaded run has one
         return tokenizer
-
-
-def _batches(x0: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of rows [B] and these rows, of one size; the last batch repeats the last row."""
-    size = min(BATCH_SIZE, len(x0))
-    for start in range(0, len(x0), size):
-        rows = np.arange(start, start + size)
-        yield rows, x0[np.minimum(rows, len(x0) - 1)]
 
 
 def _drawing(experiment: Experiment, *, greedy: bool, top_k: int | None) -> Any:

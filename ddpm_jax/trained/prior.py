@@ -17,6 +17,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models.prior import TEXT_EMBEDDING
 from ddpm_jax.runtime import compiling, processes, sharding
 from ddpm_jax.trained import program
+from ddpm_jax.trained.batches import batches
 from ddpm_jax.trained.drawing import padded_batch
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.loaded import Loaded
@@ -54,14 +55,12 @@ class LoadedPrior(Loaded):
         rows = self.clip.tokenizer([*texts], experiment.config.data.context)
         draw, key = _program(experiment), jax.random.key(seed)
         size, drawn = padded_batch(experiment, len(rows)), []
-        for start in range(0, len(rows), size):
-            numbers = np.arange(start, start + size)
-            places = np.minimum(numbers, len(rows) - 1)
+        for numbers, some in batches(rows, size):
             keys = streams.fold(
                 jax.vmap(jax.random.fold_in, (None, 0))(key, numbers), streams.PRIOR
             )
-            made = draw(self.params, keys, rows[places])
-            drawn.append(processes.whole(made)[: len(rows) - start])
+            made = draw(self.params, keys, some)
+            drawn.append(processes.whole(made)[: len(rows) - numbers[0]])
         return np.concatenate(drawn)
 
     def log_prob(self, images: np.ndarray, texts: Sequence[str]) -> np.ndarray:

@@ -39,11 +39,11 @@ class Decoded(NamedTuple):
 
     Attributes:
       mean: [B, H, W, C], in [-1, 1] as far as the network learned it.
-      log_variance: broadcast against mean; None where the network has none.
+      log_variance: broadcast against mean; 0 where the network has none of its own.
     """
 
     mean: jax.Array
-    log_variance: jax.Array | None
+    log_variance: jax.Array
 
 
 # Where the variance of a pixel comes from: there is none; one number that is learned; the decoder
@@ -180,7 +180,7 @@ class Autoencoder(nn.Module):
             latents = self.post_quant_conv(latents)
         pixels = self.decoder(latents, train=train)
         if self.scale == NONE:
-            return Decoded(pixels, None)
+            return Decoded(pixels, jnp.zeros((), pixels.dtype))
         if self.scale == SHARED:
             return Decoded(pixels, self.log_variance)
         return Decoded(*posteriors.of_moments(pixels))

@@ -19,8 +19,8 @@ from ddpm_jax.training.objectives.base import (
     places,
 )
 
-# (x_0 [B, ...], the decoder's mean, its log variance or None) -> [B], a sum over dimensions
-Distance = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+# (x_0 [B, ...], the decoder's mean, its log variance) -> [B], a sum over dimensions
+Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def of_likelihood(levels: int | None) -> Distance:
@@ -30,20 +30,18 @@ def of_likelihood(levels: int | None) -> Distance:
       levels: as in `likelihood.decoder_nll`; None for the density.
     """
 
-    def distance(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
-        spread = jnp.zeros(()) if log_variance is None else log_variance
-        spread = jnp.broadcast_to(spread, x.shape)
-        return sum_of_dimensions(likelihood.decoder_nll(x, mean, spread, levels))
+    def distance(x: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+        return sum_of_dimensions(likelihood.decoder_nll(x, mean, log_variance, levels))
 
     return distance
 
 
-def absolute(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
+def absolute(x: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     """|x - mean|, LDM's."""
     return sum_of_dimensions(jnp.abs(x - mean))
 
 
-def squared(x: jax.Array, mean: jax.Array, log_variance: jax.Array | None) -> jax.Array:
+def squared(x: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     """(x - mean)²."""
     return sum_of_dimensions((x - mean) ** 2)
 
@@ -57,7 +55,7 @@ class Through(NamedTuple):
     """
 
     mean: jax.Array
-    log_variance: jax.Array | None
+    log_variance: jax.Array
     bottleneck: jax.Array
 
 
