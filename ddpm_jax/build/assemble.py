@@ -131,6 +131,6 @@ def _check_fields(c: ConfigDict, kind: Kind) -> None:
 
 def _not_of_kind(field: str, name: str, kind: Kind) -> str:
     return (
-        f"config.{field}: a {kind.noun} (config.kind={name}) has no such field; begin its config "
+        f"config.{field}: {kind.one} (config.kind={name}) has no such field; begin its config "
         f'with default.get_config("{name}") or default.as_kind("{name}", config)'
     )

@@ -104,7 +104,7 @@ def of_run(experiment: Experiment, other: Experiment, params: Any) -> FrozenClip
     """
     if not (other.kind.embeds and other.reads_text and other.tokenizer is not None):
         raise UserError(
-            f"config.data.clip={experiment.config.data.clip}: that run is a {other.kind.noun}, and "
+            f"config.data.clip={experiment.config.data.clip}: that run is {other.kind.one}, and "
             "none of clean images and texts; name the workdir of a CLIP, as configs/shapes_clip.py "
             "trains one"
         )

@@ -88,6 +88,11 @@ class Kind:
     fits_components: Callable[[ConfigDict], bool] = lambda config: False
     embedded: Callable[[ConfigDict, Any, Any], step.Objective] = image_embeddings.objective
 
+    @property
+    def one(self) -> str:
+        """A run of it, with the article: "a diffusion model", "an autoencoder"."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
     def why_no_images(self, config: ConfigDict) -> str:
         """Why a run of it with this config draws no images; "" for one that draws them."""
         return self.no_images if isinstance(self.no_images, str) else self.no_images(config)

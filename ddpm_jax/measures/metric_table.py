@@ -285,7 +285,7 @@ def check_kind(metric: Metric, kind: Kind) -> None:
     """Raises UserError for a metric of another kind of run."""
     if metric.needs.name not in kind.measures:
         its = ", ".join(one.name for one in METRICS.values() if one.needs.name in kind.measures)
-        raise UserError(f"--metrics={metric.name}: this run is a {kind.noun}; it has {its}")
+        raise UserError(f"--metrics={metric.name}: this run is {kind.one}; it has {its}")
 
 
 def distances() -> list[Metric]:

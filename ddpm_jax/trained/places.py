@@ -15,5 +15,6 @@ def check_place(place: str, experiment: Experiment, named: str) -> None:
     """
     kind = experiment.kind
     if kind.place != place:
-        fit = " or ".join(one.noun for one in KINDS.values() if one.place == place)
-        raise UserError(f"{named}: that run is a {kind.noun}; name one of a {fit}")
+        first, *others = [one for one in KINDS.values() if one.place == place]
+        fit = " or ".join([first.one, *(one.noun for one in others)])
+        raise UserError(f"{named}: that run is {kind.one}; name one of {fit}")

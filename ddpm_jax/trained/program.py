@@ -86,7 +86,7 @@ def sampled_with(experiment: Experiment, options: dict[str, Any]) -> Experiment:
 def check_draws(experiment: Experiment) -> None:
     """Raises UserError for a kind of run that draws no images."""
     if why := experiment.kind.why_no_images(experiment.config):
-        raise UserError(f"this run is a {experiment.kind.noun}, which draws no images: {why}")
+        raise UserError(f"this run is {experiment.kind.one}, which draws no images: {why}")
 
 
 def sample_fn(experiment: Experiment, task: tasks.Task = NO_TASK) -> drawing.SampleFn:

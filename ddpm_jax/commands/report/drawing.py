@@ -71,14 +71,14 @@ def has_schedule(config: ConfigDict) -> bool:
 
 def no_schedule(kind: Kind) -> str:
     """What is said in place of the schedule of a kind that has none."""
-    return f"A {kind.noun} noises nothing, so it has no schedule."
+    return f"{_at_first(kind.one)} noises nothing, so it has no schedule."
 
 
 def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     """The way of a few samples, drawn as the run's own config says."""
     config = loaded.experiment.config
     if loaded.experiment.kind.why_no_images(config):
-        return f"This run is a {loaded.experiment.kind.noun}, which draws no images.", ""
+        return f"This run is {loaded.experiment.kind.one}, which draws no images.", ""
     rows = ROWS if max(loaded.experiment.image_shape[:2]) <= LARGE else ROWS // 2
     try:
         film = loaded.sample(rows, task=experiment.Task(frames=FRAMES))
@@ -102,7 +102,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
     """The loss of the moving average on held-out images, with the run's own draws of times."""
     built, config = loaded.experiment, loaded.experiment.config
     if not has_schedule(config):
-        return f"A {built.kind.noun} noises nothing, so its loss has no t."
+        return f"{_at_first(built.kind.one)} noises nothing, so its loss has no t."
     place = sharding.batch_sharding(built.mesh)
 
     @compiling.jit
@@ -139,3 +139,8 @@ def _losses(loaded: Loaded) -> LossByTime | str:
 
 def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]
+
+
+def _at_first(words: str) -> str:
+    """Words as a sentence begins: nothing but the first letter becomes a capital."""
+    return words[0].upper() + words[1:]
