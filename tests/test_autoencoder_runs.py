@@ -32,10 +32,12 @@ FIELDS = {
         "num_steps": 6,
         "log_every": 1,
         "checkpoint_every": 3,
+        "sample_every": 6,
         "validate_every": 3,
         "validate_examples": 32,
         "min_free_gb": 0.0,
     },
+    "sample": {"batch_size": 16, "grid_size": 4},
     "mesh": {"data": 1},
 }
 VAE = {
@@ -151,8 +153,8 @@ def test_a_vaes_bits_are_of_image_and_seed_alone_and_tighter_with_more_draws(run
 
 METRICS = {
     "plain": {"reconstructed", "latent"},
-    "ldm": {"reconstructed", "latent"},
-    "vae": {"reconstructed", "elbo", "latent"},
+    "ldm": {"memorisation", "reconstructed", "latent"},
+    "vae": {"memorisation", "reconstructed", "elbo", "latent"},
     "vq": {"reconstructed", "latent"},
 }
 
@@ -160,8 +162,10 @@ METRICS = {
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("sort", SORTS)
 def test_what_is_measured_of_one(sort, runs):
-    report = evaluate.evaluate(str(runs(sort)))
+    draws = sort in ("ldm", "vae")
+    report = evaluate.evaluate(str(runs(sort)), num_samples=20 if draws else None)
     figures = report["held_out_data"]["metrics"]
+    assert bool(report.get("samples")) == draws
     assert {name.split("_")[0] for name in figures} == METRICS[sort]
     assert 0 < figures["reconstructed_psnr"]["value"] < 40
     assert figures["latent_use_std"]["value"] > 0
@@ -194,9 +198,18 @@ def test_what_does_not_fit_is_refused_by_name(changes, message):
         experiment.build(autoencoder(**changes))
 
 
-def test_another_kind_of_run_draws_no_images(runs):
-    loaded = experiment.load(runs("ldm"))
-    with pytest.raises(UserError, match="it makes latents of images"):
-        loaded.sample(2)
+def test_a_vae_draws_latents_from_their_law_and_the_others_have_none(runs):
+    loaded = experiment.load(runs("vae"))
+    drawn = loaded.sample(4, seed=2)
+    np.testing.assert_array_equal(drawn[:2], loaded.sample(2, seed=2))
+    cold = loaded.sample(2, temperature=1e-9)
+    centre = loaded.decode(np.zeros((1, *loaded.latent_shape)))
+    np.testing.assert_allclose(cold, np.repeat(centre, 2, axis=0), atol=1)
+    for sort, bottleneck in [("plain", "plain"), ("vq", "quantised")]:
+        with pytest.raises(UserError, match=f"no law to draw from .*={bottleneck}"):
+            experiment.load(runs(sort)).sample(2)
+
+
+def test_latents_of_another_size_are_refused(runs):
     with pytest.raises(UserError, match=r"need latents \[N, 4, 4, 3\]"):
-        loaded.decode(np.zeros((1, 4, 4, 2)))
+        experiment.load(runs("ldm")).decode(np.zeros((1, 4, 4, 2)))

@@ -1,5 +1,7 @@
 """From a config to an experiment."""
 
+import functools
+
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -28,6 +30,7 @@ from ddpm_jax.runtime import sharding
 from ddpm_jax.training import freezing
 from ddpm_jax.training.objectives import dequantised
 from ddpm_jax.training.objectives.base import Objective
+from ddpm_jax.training.players import Players
 
 
 def build(config: ConfigDict, own: Own = NONE) -> Experiment:
@@ -67,7 +70,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
         "learning_rate": learning_rate,
         "optimizer": optimizer,
         "objective": objective,
-        "players": {},
+        "players": players_of(c, kind, model, own, mesh),
     }
     experiment = Experiment(
         config=c,
@@ -102,10 +105,33 @@ def objective_of(
 
     Raises as `build`.
     """
-    if not own_code.is_own(_loss(c)):  # which may differentiate forwards
-        model = reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
+    model = _in_reverse_mode(c, model, mesh)
     with fields_of("diffusion" if "diffusion" in c else "objective"):
         objective = kind.objective(c, model, schedule, own)
+    return _wrapped(c, own, objective)
+
+
+def players_of(
+    c: ConfigDict, kind: Kind, model: networks.NetworkModule, own: Own, mesh: Mesh
+) -> Players:
+    """The players of a config; none where one objective moves everything. Raises as `build`."""
+    if kind.players is None:
+        return {}
+    return kind.players(
+        c, _in_reverse_mode(c, model, mesh), own, functools.partial(_wrapped, c, own)
+    )
+
+
+def _in_reverse_mode(
+    c: ConfigDict, model: networks.NetworkModule, mesh: Mesh
+) -> networks.NetworkModule:
+    if own_code.is_own(_loss(c)):  # which may differentiate forwards
+        return model
+    return reverse_mode.in_reverse_mode(model, mesh.devices.flat[0])
+
+
+def _wrapped(c: ConfigDict, own: Own, objective: Objective) -> Objective:
+    """An objective with all that stands around each of a config."""
     if c.data.get("dequantise"):
         objective = dequantised.dequantised(objective, objectives.pixel_levels(c, own))
     objective = augmentation.objective(c, upsampling.objective(c, objective))

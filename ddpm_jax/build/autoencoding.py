@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import networks, objectives
+from ddpm_jax.build.from_noise import FromNoise
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.config.own_code import NONE, Own
@@ -114,6 +115,27 @@ def objective(
         weight=weights.get(m.bottleneck, 0.0),
         per_dimension=m.bottleneck != QUANTISED,
     )
+
+
+def no_images(c: ConfigDict) -> str:
+    """Why a run draws no images; "" where latents have a law."""
+    if c.model.bottleneck == NORMAL:
+        return ""
+    return (
+        f"its latents have no law to draw from (config.model.bottleneck={c.model.bottleneck}); "
+        "experiment.load(DIR).reconstruct(images)"
+    )
+
+
+def from_noise(c: ConfigDict, made: Autoencoder) -> FromNoise:
+    """The decoder's means, of latents that are drawn from N(0, 1)."""
+    apply: Callable[..., Any] = made.apply
+
+    def images(params: Any, z: jax.Array, labels: jax.Array) -> jax.Array:
+        mean: jax.Array = apply({"params": params}, z, method="decode").mean
+        return mean
+
+    return FromNoise(latent_shape(c), images)
 
 
 def initial_params(c: ConfigDict, own: Own, made: Autoencoder, key: jax.Array) -> Any:

@@ -70,9 +70,14 @@ def of_data(c: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in condition_names(c) if name not in MADE)
 
 
+def num_classes(c: ConfigDict) -> int:
+    """The classes that the network is told; 0 for none."""
+    return c.model.get("num_classes", 0)
+
+
 def takes_labels(c: ConfigDict) -> bool:
     """Whether the network takes the label, as a condition."""
-    return bool(c.model.num_classes) and "label_dropout" in _hiding(c)
+    return bool(num_classes(c)) and "label_dropout" in _hiding(c)
 
 
 def shown_shapes(c: ConfigDict, own: Own) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -166,7 +171,7 @@ def arrays(
         raise UserError(
             f"condition {unknown[0]}: this model has no such condition; it has {choices}{hint}"
         )
-    whole = {"label": np.asarray(labels, np.int32)} if c.model.num_classes else {}
+    whole = {"label": np.asarray(labels, np.int32)} if num_classes(c) else {}
     for name, names in values(c, own).items():
         selection = conditions.get(name, ())
         selection = [selection] if isinstance(selection, str | int) else list(selection)

@@ -18,6 +18,7 @@ from ddpm_jax.build import (
     coding,
     conditioning,
     contrasting,
+    gan,
     image_embeddings,
     language,
     networks,
@@ -27,12 +28,15 @@ from ddpm_jax.build import (
     prior,
     upsampling,
 )
+from ddpm_jax.build.from_noise import FromNoise
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import defaults
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.training import step
+from ddpm_jax.training.objectives.base import Wrap
+from ddpm_jax.training.players import Players
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,10 @@ class Kind:
       initial: (config, own parts, network, key) -> the network's parameters before training.
       towers: (config, network) -> the options of its towers, by the name of their parameters, for a
         run that begins with another's.
+      players: (config, network, own parts, what stands around every objective) -> the players
+        that move its parameters, none where one does; None for a kind that never has several.
       draws: how it draws images, a name of `trained.program.DRAWS`.
+      from_noise: (config, network) -> the pass that makes an image of noise, for draws="one_pass".
       embeds: whether other runs can have its embeddings, as `config.data.clip`.
       has_clip: config -> whether it has those of another run.
       reads_states: whether it reads what that CLIP's text tower makes of each token.
@@ -81,7 +88,9 @@ class Kind:
     codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
     towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
+    players: Callable[[ConfigDict, Any, Own, Wrap], Players] | None = None
     draws: str = "diffusion"
+    from_noise: Callable[[ConfigDict, Any], FromNoise] | None = None
     embeds: bool = False
     has_clip: Callable[[ConfigDict], bool] = lambda config: False
     reads_states: bool = False
@@ -92,6 +101,10 @@ class Kind:
     def one(self) -> str:
         """A run of it, with the article: "a diffusion model", "an autoencoder"."""
         return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    def watched(self, config: ConfigDict) -> tuple[str, ...]:
+        """Its `watches` for a run with this config: none of one that draws no images."""
+        return () if self.why_no_images(config) else self.watches
 
     def why_no_images(self, config: ConfigDict) -> str:
         """Why a run of it with this config draws no images; "" for one that draws them."""
@@ -227,9 +240,25 @@ KINDS: dict[str, Kind] = {
         initial=autoencoding.initial_params,
         objective=autoencoding.objective,
         face="autoencoder",
-        measures=("RECONSTRUCTIONS", "LATENT_BOUND"),
-        no_images="it makes latents of images, and images of latents: "
-        "experiment.load(DIR).reconstruct(images)",
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "RECONSTRUCTIONS", "LATENT_BOUND"),
+        watches=("sample", "evaluate"),
+        no_images=autoencoding.no_images,
+        draws="one_pass",
+        from_noise=autoencoding.from_noise,
         next=lambda config: "evaluate --workdir={workdir}",
+    ),
+    "gan": Kind(
+        noun="GAN",
+        config=defaults.gan,
+        network=gan.network,
+        initial=gan.initial_params,
+        objective=gan.objective,
+        players=gan.players,
+        face="from_noise",
+        measures=("FEATURES", "LOGITS", "PIXELS", "LABELS"),
+        watches=("sample", "evaluate"),
+        draws="one_pass",
+        from_noise=gan.from_noise,
+        next=lambda config: f"sample --workdir={{workdir}} {DRAW}",
     ),
 }

@@ -104,12 +104,18 @@ def autoencoder() -> ConfigDict:
     return _locked(latent_kinds.autoencoder(denoiser()))
 
 
+def gan() -> ConfigDict:
+    """The default game of a generator and a discriminator."""
+    return _locked(latent_kinds.gan(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
     # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts; captioner,
-    # of captions given their images; autoencoder, of images through latents
+    # of captions given their images; autoencoder, of images through latents; gan, a generator
+    # against a discriminator
     config.kind = "denoiser"
     config.seed = 0
 
@@ -324,4 +330,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "prior": prior,
     "captioner": captioner,
     "autoencoder": autoencoder,
+    "gan": gan,
 }

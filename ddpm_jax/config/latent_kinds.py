@@ -5,6 +5,15 @@ from ml_collections.config_dict import placeholder
 
 from ddpm_jax.config import other_kinds
 
+# What only the samplers of a path have, of config.sample.
+OF_A_SAMPLER = (
+    "sample.sampler",
+    "sample.num_steps",
+    "sample.grid",
+    "sample.options",
+    "sample.grid_options",
+    *other_kinds.OF_GUIDED_IMAGES,
+)
 # What an autoencoder has no use for, of the fields of a denoiser.
 NOT_OF_AN_AUTOENCODER = (
     "data.tokenizer",
@@ -23,7 +32,18 @@ NOT_OF_AN_AUTOENCODER = (
     "model.residual_scale",
     *other_kinds.OF_CAPTIONS_READ,
     "diffusion",
-    *other_kinds.OF_WHAT_DRAWS,
+    *OF_A_SAMPLER,
+)
+# The same of a game.
+NOT_OF_A_GAN = (
+    *(field for field in NOT_OF_AN_AUTOENCODER if field != "model.num_classes"),
+    "model.channel_multipliers",
+    "model.attention_resolutions",
+    "model.num_blocks",
+    "model.num_heads",
+    "model.head_dim",
+    "model.dropout",
+    "model.remat",
 )
 
 
@@ -57,4 +77,28 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
 
     config.optim.update(learning_rate=4.5e-4, warmup_steps=200)
     config.ema.decay = 0.999
+    config.sample.temperature = 1.0  # of a normal bottleneck: the deviation of its latents
+    return config
+
+
+def gan(denoiser: ConfigDict) -> ConfigDict:
+    """The default game: DCGAN's networks (Radford et al. 2015), R1 (Mescheder et al. 2018)."""
+    config = other_kinds.without(denoiser, NOT_OF_A_GAN)
+    config.kind = "gan"
+    model = config.model
+    model.name = "gan"
+    # Of each network's level at the images' own size; smaller levels have more.
+    model.update(channels=64, num_groups=8)
+    model.discriminator_channels = placeholder(int)  # None for channels
+    model.latent_size = 128  # of the noise
+
+    config.objective = objective = ConfigDict()
+    objective.game = "non_saturating"  # or hinge, minimax, least_squares
+    objective.gradient_penalty = 1.0  # gamma of R1, of real images; 0 for none
+    objective.discriminator_steps = 1  # for each of the generator's
+
+    config.optim.update(warmup_steps=0, options={"beta1": 0.0, "beta2": 0.99}, grad_clip=0.0)
+    config.optim.discriminator_learning_rate = placeholder(float)  # None for learning_rate
+    config.ema.update(decay=0.999, warmup=True)
+    config.sample.temperature = 1.0  # the deviation of the noise
     return config

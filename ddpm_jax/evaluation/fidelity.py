@@ -21,6 +21,23 @@ def label_accuracy(
         at most 10,000 are taken, evenly spaced.
       images, labels: what is judged, [N, ...] alike and [N].
     """
+    read = classes_read(train_images, train_labels, images)
+    return float(np.mean(read == labels))
+
+
+def classes_read(
+    train_images: np.ndarray, train_labels: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    """The class that an SVM trained on the real images reads in each image, [N].
+
+    Args:
+      train_images, train_labels, images: as of `label_accuracy`.
+
+    Raises:
+      ValueError: for real images of fewer than two classes.
+    """
+    if len(np.unique(train_labels)) < 2:
+        raise ValueError("the real images are of fewer than two classes: there are none to read")
     from sklearn.svm import SVC  # half a second of imports
 
     # gamma = 0.001 for 64 pixels of 0..16, scikit-learn's own choice for its digits, in our units;
@@ -28,11 +45,13 @@ def label_accuracy(
     classifier = SVC(kernel="rbf", gamma=0.064 * 64 / train_images[0].size)
     every = -(-len(train_images) // SVM_IMAGES)  # not the first ones, which may be of one class
     classifier.fit(_unit(train_images[::every]), train_labels[::every])
-    own = [
-        classifier.predict(_unit(images[part])) == labels[part]
-        for part in checks.blocks(images.reshape(len(images), -1))
-    ]
-    return float(np.mean(np.concatenate(own)))
+    blocks = checks.blocks(images.reshape(len(images), -1))
+    return np.concatenate([classifier.predict(_unit(images[part])) for part in blocks])
+
+
+def shares(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The share of labels [N] that are each of the classes [K], float64 [K]."""
+    return np.array([np.mean(labels == one) for one in classes])
 
 
 def spread_ratio(

@@ -160,7 +160,7 @@ def periodic_actions(
         every(period.validate_every, act=timed("validate", watch.validate)),
         *(
             every(period[f"{name}_every"], act=timed(name, getattr(watch, name)))
-            for name in experiment.kind.watches
+            for name in experiment.kind.watched(experiment.config)
         ),
         loop.every(experiment.config.ema.snapshots_every, last=None, act=snapshot),
         # Last: what a checkpoint's step shows is on disk before the checkpoint is.

@@ -239,7 +239,7 @@ def besides(experiment: Experiment, state: TrainState | None = None) -> float:
         "sample": config.get("sample", {}).get("grid_size", 0),
         "evaluate": train.get("evaluate_samples", 0),
     }
-    for name in experiment.kind.watches:
+    for name in experiment.kind.watched(config):
         images = images_of.get(name, 0)  # what else a kind watches counts as nothing
         if images and (times := _times(train[f"{name}_every"], train.num_steps)):
             passes += times * images * _passes_per_image(experiment, state)

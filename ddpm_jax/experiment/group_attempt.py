@@ -236,7 +236,7 @@ class GroupAttempt:
     def _act(self, step: int, states: TrainState, metrics: loop.Metrics) -> None:
         """Validate, draw and save, where it is time, each member that moves."""
         config = self._experiment.config.train
-        names = ("validate", "checkpoint", *self._experiment.kind.watches)
+        names = ("validate", "checkpoint", *self._experiment.kind.watched(self._experiment.config))
         periods = [config[f"{name}_every"] for name in names]
         periods.append(self._experiment.config.ema.snapshots_every)
         if step != self._num_steps and all(not period or step % period for period in periods):

@@ -129,6 +129,15 @@ _ROWS = (
         default=True, picture="nearest",
     ),
     Metric(
+        "class_histogram", "how far the classes of samples are from the data's", LOWER,
+        Needs.PIXELS, pixel_metrics.class_histogram, fits=pixel_metrics.has_classes,
+        figures={
+            "class_histogram": "how far the classes of samples are from the data's",
+            "classes_lost": "classes of the data that hardly any sample is of",
+        },
+        picture="classes",
+    ),
+    Metric(
         "spread", "deviation within a class over that of the data", NEAR_ONE, Needs.LABELS,
         pixel_metrics.spread, default=True,
     ),

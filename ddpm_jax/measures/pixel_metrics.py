@@ -14,12 +14,13 @@ from ddpm_jax.evaluation.neighbours import Copies
 from ddpm_jax.measures import images_of, real_data, results
 from ddpm_jax.measures.metric import Metric
 from ddpm_jax.measures.results import Figure
-from ddpm_jax.reporting import figures
+from ddpm_jax.reporting import figures, plots
 from ddpm_jax.runtime.shards import Room
 
 READ = 256  # images at a time
 PAIRS = 32  # samples that are drawn with their nearest training images
 PAIR_COLUMNS = 16
+LOST = 0.1  # of a class's share: with less the class counts as lost
 
 
 class Images(NamedTuple):
@@ -54,6 +55,29 @@ def label_accuracy(judged: Judged) -> Figure:
     """The share of images that an SVM trained on the real ones gives their own label."""
     share = fidelity.label_accuracy(*judged.real.train, *judged.images)
     return results.share(share, len(judged.images.images))
+
+
+def class_histogram(judged: Judged) -> tuple[Figure, Figure]:
+    """How far the classes that an SVM reads in images are from those of the training set.
+
+    Half of the sum of the differences of shares (total variation), and how many of the data's
+    classes have less than LOST of their share: the modes that a collapse has lost.
+    """
+    train = judged.real.train
+    classes = np.unique(train.labels)
+    read = fidelity.classes_read(*train, judged.images.images)
+    drawn, real = (fidelity.shares(labels, classes) for labels in (read, train.labels))
+    if judged.picture is not None:
+        judged.picture.parent.mkdir(exist_ok=True)
+        plots.histogram(judged.picture, [str(one) for one in classes], drawn, real)
+    apart, lost = np.abs(drawn - real).sum() / 2, (drawn < LOST * real).sum()
+    return Figure(float(apart)), Figure(float(lost))
+
+
+def has_classes(real: Real) -> None:
+    """Raises ValueError for real images of which no classes are known."""
+    if len(np.unique(real.train.labels)) < 2:
+        raise ValueError("this run's data are of fewer than two classes; leave it out")
 
 
 def spread(judged: Judged) -> Figure:

@@ -180,7 +180,7 @@ class Watch:
     @functools.cache  # noqa: B019 - one watch a run
     def _conditions(self, num: int) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
         """Labels, conditions and columns of a grid: where it can be, what held-out images show."""
-        c, own, classes = self.config, self.experiment.own, self.config.model.num_classes
+        c, own, classes = self.config, self.experiment.own, conditioning.num_classes(self.config)
         if conditioning.condition_names(c) and self._validation_data is not None:
             labels, conditions = held_out_conditions.shown(
                 c,

@@ -138,6 +138,56 @@ class PatchDiscriminator(nn.Module):
         return conv(1, name="conv_out")(h).astype(jnp.promote_types(jnp.float32, x.dtype))
 
 
+class Gan(nn.Module):
+    """A generator and the discriminator that judges it, each with parameters of its own.
+
+    Attributes:
+      latent_size: Z, of the noise.
+      image_size, channels: of an image.
+      width: the generator's; see there.
+      discriminator_width: the discriminator's.
+      num_classes, num_groups, dtype: as in both.
+
+    Raises:
+      ValueError: for an image size that no doubling leads to.
+    """
+
+    latent_size: int = 128
+    image_size: tuple[int, int] = (32, 32)
+    channels: int = 3
+    width: int = 64
+    discriminator_width: int = 64
+    num_classes: int = 0
+    num_groups: int = 8
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Both networks."""
+        both = {"num_classes": self.num_classes, "dtype": self.dtype}
+        self.generator = Generator(
+            self.image_size, self.channels, self.width, num_groups=self.num_groups, **both
+        )
+        self.discriminator = Discriminator(self.discriminator_width, **both)
+
+    def __call__(
+        self, z: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:  # [B, Z], int [B] or None -> [B]
+        """What the discriminator makes of the generator's images."""
+        return self.judge(self.generate(z, label), label)
+
+    def generate(
+        self, z: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:  # [B, Z], int [B] or None -> [B, H, W, C]
+        """The generator's images."""
+        return self.generator(z, label)
+
+    def judge(
+        self, x: jax.Array, label: jax.Array | None = None
+    ) -> jax.Array:  # [B, H, W, C], int [B] or None -> [B]
+        """The discriminator's logits."""
+        return self.discriminator(x, label)
+
+
 def num_doublings(size: tuple[int, ...]) -> int:
     """How often an image of SMALLEST to 2 SMALLEST - 1 pixels is doubled to come to a size.
 

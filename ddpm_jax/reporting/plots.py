@@ -54,6 +54,42 @@ def similarity(
         _draw_similarity(path, cosines, images, texts)
 
 
+def histogram(
+    path: str | Path, classes: Sequence[str], drawn: np.ndarray, real: np.ndarray
+) -> None:
+    """How many samples are of each class, beside the data's own.
+
+    Args:
+      path: of the PNG.
+      classes: their names, K.
+      drawn, real: shares, [K] each.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # as above
+        _draw_histogram(path, classes, drawn, real)
+
+
+def _draw_histogram(
+    path: str | Path, classes: Sequence[str], drawn: np.ndarray, real: np.ndarray
+) -> None:
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(classes))
+    axes.bar(places - 0.2, drawn, 0.4, label="samples")
+    axes.bar(places + 0.2, real, 0.4, label="training data", color="0.7")
+    axes.set_xticks(places, classes, rotation=0 if len(classes) < 20 else 90)
+    axes.set_xlabel("class that is read in them")
+    axes.set_ylabel("share")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    with files.whole(Path(path)) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
 def _draw_similarity(
     path: str | Path, cosines: np.ndarray, images: Sequence[np.ndarray], texts: Sequence[str]
 ) -> None:

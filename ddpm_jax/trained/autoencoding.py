@@ -16,8 +16,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models.autoencoder import NORMAL, QUANTISED
 from ddpm_jax.runtime import compiling
 from ddpm_jax.trained.batches import batches
+from ddpm_jax.trained.from_noise import LoadedFromNoise
 from ddpm_jax.trained.kept import kept, key_of
-from ddpm_jax.trained.loaded import Loaded
 
 BATCH_SIZE = 64
 
@@ -35,8 +35,8 @@ class Bits(NamedTuple):
     importance_weighted: np.ndarray
 
 
-class LoadedAutoencoder(Loaded):
-    """A trained autoencoder: `load(workdir).reconstruct(images)`."""
+class LoadedAutoencoder(LoadedFromNoise):
+    """A trained autoencoder: `load(workdir).reconstruct(images)`; a VAE's `sample(16)`."""
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """The latents of images without chance, float32 [N, h, w, C].

@@ -13,6 +13,7 @@ from ddpm_jax.trained import noising, program
 from ddpm_jax.trained.autoencoding import LoadedAutoencoder
 from ddpm_jax.trained.captioning import LoadedCaptioner
 from ddpm_jax.trained.embedding import LoadedClip, LoadedNoisedClip
+from ddpm_jax.trained.from_noise import LoadedFromNoise
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.prior import LoadedPrior
@@ -53,6 +54,7 @@ FACES: dict[str, type[Loaded]] = {
     "prior": LoadedPrior,
     "captioner": LoadedCaptioner,
     "autoencoder": LoadedAutoencoder,
+    "from_noise": LoadedFromNoise,
 }
 
 

@@ -22,6 +22,7 @@ from ddpm_jax.trained import (
     clip_tasks,
     drawing,
     guide_checks,
+    one_pass,
     signature,
     steering,
     tasks,
@@ -172,6 +173,7 @@ class Draws(NamedTuple):
 # By the name that the record of a kind has for it.
 DRAWS: dict[str, Draws] = {
     "diffusion": Draws(_diffused, _evaluations, _evaluations),
+    "one_pass": Draws(one_pass.sample_fn, one_pass.nfe, one_pass.passes),
     "tokens": Draws(token_program.sample_fn, token_program.nfe, token_program.passes),
 }
 

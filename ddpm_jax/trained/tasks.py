@@ -203,7 +203,7 @@ def num_classes(c: ConfigDict, task: Task) -> int:
     Raises:
       UserError: if both have classes, of different numbers.
     """
-    own = c.model.get("num_classes", 0)
+    own = conditioning.num_classes(c)
     if task.classifier is None:
         return own
     its = task.classifier.experiment.config.model.num_classes

@@ -1,7 +1,7 @@
 """The compiled programs that draw an experiment of tokens, one token after the other."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models.language import LABEL
 from ddpm_jax.runtime import compiling, processes, sharding
 from ddpm_jax.trained import drawing, tasks
+from ddpm_jax.trained.asked import asked
 from ddpm_jax.trained.kept import kept, key_of
 from ddpm_jax.trained.tasks import Task
 
@@ -24,8 +25,8 @@ TAKES = ("inpaint",)
 
 def check_task(c: ConfigDict, task: Task) -> None:
     """What is asked of tokens can be had of them. Raises UserError naming what cannot."""
-    for name, usual in vars(Task()).items():
-        if name not in TAKES and _is_set(getattr(task, name), usual):
+    for name in asked(task):
+        if name not in TAKES:
             raise UserError(
                 f"{name}: a language model draws one token after the other; it completes what is "
                 "given first (inpaint) and can do nothing else; leave it unset"
@@ -35,12 +36,6 @@ def check_task(c: ConfigDict, task: Task) -> None:
         num_given(np.broadcast_to(task.inpaint[1], task.inpaint[0].shape))
     if c.sample.guidance_scale != 1:
         check_guidable(c, f"config.sample.guidance_scale={c.sample.guidance_scale!r}")
-
-
-def _is_set(value: Any, usual: Any) -> bool:
-    if isinstance(value, Sequence):
-        return len(value) > 0
-    return value is not None and (usual is None or value != usual)
 
 
 def num_given(mask: np.ndarray) -> int:

@@ -131,3 +131,15 @@ def test_recall_falls_as_samples_collapse(train, held_out):
     assert whole > 0.6
     assert whole > fidelity.recall(*real, halved, held_out[1]) + 0.2
     assert fidelity.recall(*real, collapsed, held_out[1]) < 0.01
+
+
+def test_the_classes_read_in_real_images_are_their_own_and_their_shares_add_up(train, held_out):
+    images, labels = held_out
+    few = labels < 3
+    read = fidelity.classes_read(*train, images[few])
+    assert np.mean(read == labels[few]) > 0.97
+    shares = fidelity.shares(read, np.arange(10))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[3:].sum() < 0.03
+    with pytest.raises(ValueError, match="fewer than two classes"):
+        fidelity.classes_read(train[0], np.zeros(len(train[0])), images)

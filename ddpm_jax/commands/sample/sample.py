@@ -156,7 +156,7 @@ def to_files(
             return {SAMPLES: drawn}
 
         images = (arrays[SAMPLES] for _, arrays in parts.each(make))
-        classes = config.model.num_classes
+        classes = conditioning.num_classes(config)
         columns = None if numbers or of_no_class else figures.class_columns(classes)
         if len(texts) > 1:
             columns = figures.class_columns(len(texts))

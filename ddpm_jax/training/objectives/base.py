@@ -130,6 +130,10 @@ class Objective:
         return self.outcome(params, batch, key, train, extra, **trees)
 
 
+# From an objective to the one that stands around it.
+Wrap = Callable[[Objective], Objective]
+
+
 def keep(params: Any, extra: Extra, t: jax.Array, loss: jax.Array) -> Extra:
     """`Objective.remember` of an objective that keeps nothing of its batches."""
     return extra
