@@ -54,6 +54,16 @@ SORTS = {
         | {"bottleneck": "quantised", "num_codes": 12, "code_channels": 2, "dropout": 0.1}
     },
 }
+# Beside the autoencoder stand codes that are averages, and a discriminator from the third step on.
+SORTS["judged"] = SORTS["vq"] | {
+    "objective": {
+        "code_decay": 0.9,
+        "adversary_weight": 0.5,
+        "adversary_start": 2,
+        "adversary_channels": 4,
+        "adversary_layers": 1,
+    }
+}
 
 
 def autoencoder(sort="ldm", **changes) -> ConfigDict:
@@ -89,7 +99,8 @@ def test_a_stopped_one_ends_with_the_same_bits(sort, runs, tmp_path):
     assert train.train(autoencoder(sort), tmp_path, until=4) == 75
     assert train.train(autoencoder(sort), tmp_path) == 0
     assert tiny_runs.final(tmp_path) == tiny_runs.final(runs(sort))
-    losses = [line["loss"] for line in tiny_runs.metrics(runs(sort)) if "loss" in line]
+    name = "autoencoder_loss" if sort == "judged" else "loss"
+    losses = [line[name] for line in tiny_runs.metrics(runs(sort)) if name in line]
     assert losses[-1] < losses[0]
 
 
@@ -105,14 +116,19 @@ def first_step(sort, **changes):
 
 
 @pytest.mark.wide(4)
-@pytest.mark.parametrize("sort", ["vae", "vq"])
+@pytest.mark.parametrize("sort", ["vae", "vq", "judged"])
 @pytest.mark.parametrize(
     "changes",
     [{"mesh": {"data": 8}}, {"train": FIELDS["train"] | {"accumulate": 4}}],
     ids=["devices", "parts"],
 )
 def test_devices_and_parts_change_nothing(sort, changes):
-    sort = {"vq": "plain"}.get(sort, sort) if "train" in changes else sort  # dropout is a part's
+    if "train" in changes:
+        if sort == "judged":
+            with pytest.raises(UserError, match="needs its batch whole"):
+                first_step.__wrapped__(sort, **changes)
+            return
+        sort = {"vq": "plain"}.get(sort, sort)  # dropout is a part's
     found = first_step.__wrapped__(sort, **changes)
     want = first_step(sort)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, want)
@@ -122,13 +138,13 @@ def test_devices_and_parts_change_nothing(sort, changes):
 def test_images_go_through_latents_of_the_said_shape(sort, runs, images):
     loaded = experiment.load(runs(sort))
     latents = loaded.encode(images)
-    assert latents.shape == (5, *loaded.latent_shape) == (5, 4, 4, 2 if sort == "vq" else 3)
+    assert latents.shape == (5, *loaded.latent_shape) == (5, 4, 4, 2 if sort in QUANTISED else 3)
     made = loaded.reconstruct(images)
     assert made.shape == images.shape
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(loaded.decode(latents), made)
     np.testing.assert_allclose(loaded.encode(images[2:3]), latents[2:3], atol=1e-5)
-    if sort == "vq":
+    if sort in QUANTISED:
         codes = loaded.codes(images)
         assert codes.shape == (5, 4, 4)
         assert codes.max() < 12
@@ -156,7 +172,9 @@ METRICS = {
     "ldm": {"memorisation", "reconstructed", "latent"},
     "vae": {"memorisation", "reconstructed", "elbo", "latent"},
     "vq": {"reconstructed", "latent"},
+    "judged": {"reconstructed", "latent"},
 }
+QUANTISED = ("vq", "judged")
 
 
 @pytest.mark.wide(2)
@@ -175,7 +193,7 @@ def test_what_is_measured_of_one(sort, runs):
     if sort == "vae":
         total = figures["elbo_decoder"]["value"] + figures["elbo_kl"]["value"]
         assert figures["elbo_per_dim"]["value"] == pytest.approx(total)
-    if sort == "vq":
+    if sort in QUANTISED:
         assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
         assert report["latents"]["dead_codes"] <= 11
 
@@ -188,6 +206,9 @@ def test_what_is_measured_of_one(sort, runs):
         ({"model": {"bottleneck": "quantised"}}, "num_codes=0: a quantised bottleneck needs at"),
         ({"model": {"scale": "each"}}, "learned by objective.distance=likelihood, not by l1"),
         ({"objective": {"distance": "l3"}}, "config.objective.distance='l3'"),
+        ({"objective": {"code_decay": 0.9}}, "code_decay=0.9: a normal bottleneck has no codes"),
+        ({"objective": {"adversary_weight": -1.0}}, "adversary_weight=-1.0: need a finite"),
+        ({"objective": {"adversary_weight": 1.0, "game": "l"}}, "config.objective.game='l'"),
         ({"objective": {"kl_weight": -1.0}}, "config.objective.kl_weight=-1.0: need a finite"),
         ({"data": {"image_size": (8, 9)}}, r"image_size=\(8, 9\): an autoencoder of 2 levels"),
         ({"model": {"attention_resolutions": (5,)}}, "the levels are 8, 4 pixels high"),

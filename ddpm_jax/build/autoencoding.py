@@ -6,18 +6,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import networks, objectives
+from ddpm_jax import streams
+from ddpm_jax.build import networks, objectives, optimizers, precision
 from ddpm_jax.build.from_noise import FromNoise
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.config.choose import choose
 from ddpm_jax.config.own_code import NONE, Own
+from ddpm_jax.diffusion.losses.adversarial import GAMES
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
+from ddpm_jax.models.adversarial import PatchDiscriminator
 from ddpm_jax.models.autoencoder import NORMAL, PLAIN, QUANTISED, SCALES, Autoencoder
 from ddpm_jax.training.objectives import autoencode
-from ddpm_jax.training.objectives.base import Objective
+from ddpm_jax.training.objectives import judged as objectives_judged
+from ddpm_jax.training.objectives.base import Objective, Wrap
+from ddpm_jax.training.objectives.judged import Judging
+from ddpm_jax.training.objectives.moving_codes import CODEBOOK, moving_codes
+from ddpm_jax.training.players import Player, Players
+
+DISCRIMINATOR = "discriminator"  # a player, and its parameters
 
 # (config, own parts) -> the distance of an image from its reconstruction
 DISTANCES: dict[str, Callable[[ConfigDict, Own], autoencode.Distance]] = {
@@ -30,7 +40,10 @@ WAYS: dict[str, Callable[[ConfigDict, Any], Callable[..., autoencode.Through]]] 
     PLAIN: lambda c, apply: autoencode.plain(apply),
     NORMAL: lambda c, apply: autoencode.normal(apply),
     QUANTISED: lambda c, apply: autoencode.quantised(
-        apply, commitment=c.objective.commitment, legacy=c.objective.legacy
+        apply,
+        commitment=c.objective.commitment,
+        legacy=c.objective.legacy,
+        moves_codes=c.objective.code_decay is None,
     ),
 }
 
@@ -99,6 +112,54 @@ def objective(
     Raises:
       UserError: for a distance that is unknown, or that the network's variance has no part in.
     """
+    return autoencode.autoencode(_way(c, made, own))
+
+
+def players(c: ConfigDict, made: Autoencoder, own: Own, wrapped: Wrap) -> Players:
+    """The autoencoder beside what its objective asks for; none where one objective moves all.
+
+    Codes that are moving averages are moved first, then the autoencoder, then its discriminator.
+
+    Args:
+      c, made, own: as of `objective`.
+      wrapped: what stands around every objective of this config.
+
+    Raises:
+      UserError: as `objective` and `optimizers.optimizer`, and for a decay without a codebook.
+    """
+    o, judged = c.objective, c.objective.adversary_weight > 0
+    if o.code_decay is not None and c.model.bottleneck != QUANTISED:
+        raise UserError(
+            f"config.objective.code_decay={o.code_decay}: a {c.model.bottleneck} bottleneck has no "
+            "codes that could be moving averages; leave it unset"
+        )
+    if o.code_decay is None and not judged:
+        return {}
+    way = _way(c, made, own)
+    rate, optimizer = optimizers.optimizer(c, own)
+    shapes = jax.eval_shape(functools.partial(initial_params, c, own, made), jax.random.key(0))
+    others = {DISCRIMINATOR, *[CODEBOOK] * (o.code_decay is not None)}
+    mine = tuple(name for name in shapes if name not in others)
+    its_objective, after = autoencode.autoencode(way), {}
+    if judged:
+        judging = _judging(c)
+        its_objective = objectives_judged.autoencoder(way, judging)
+        after[DISCRIMINATOR] = Player(
+            wrapped(objectives_judged.discriminator(way, judging)),
+            optimizer,
+            (DISCRIMINATOR,),
+            learning_rate=rate,
+        )
+    first = {}
+    if o.code_decay is not None:
+        codes = moving_codes(_latents_of(made), decay=o.code_decay)
+        first["codes"] = Player(wrapped(codes), optax.sgd(1.0), (CODEBOOK,))
+    autoencoder = Player(wrapped(its_objective), optimizer, mine, learning_rate=rate)
+    return {**first, "autoencoder": autoencoder, **after}
+
+
+def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
+    """How images go through the latents of a config, and what it costs."""
     o, m = c.objective, c.model
     distance = choose("objective.distance", o.distance, DISTANCES)
     if m.scale != "none" and o.distance != "likelihood":
@@ -108,13 +169,44 @@ def objective(
         )
     # Of a codebook no divergence is known: its loss is added as it is.
     weights = {NORMAL: o.kl_weight, QUANTISED: o.code_weight}
-    return autoencode.autoencode(
+    return autoencode.Autoencoding(
         WAYS[m.bottleneck](c, made.apply),
         latent_shape(c),
         distance(c, own),
         weight=weights.get(m.bottleneck, 0.0),
         per_dimension=m.bottleneck != QUANTISED,
     )
+
+
+def _judging(c: ConfigDict) -> Judging:
+    network = _discriminator(c)
+    apply: Callable[..., Any] = network.apply
+
+    def judge(params: Any, images: jax.Array) -> jax.Array:
+        logits: jax.Array = apply({"params": params[DISCRIMINATOR]}, images)
+        return logits
+
+    o = c.objective
+    game = choose("objective.game", o.game, GAMES)
+    last = ("decoder", "conv_out", "kernel")
+    return Judging(judge, game, o.adversary_weight, o.adversary_start, last)
+
+
+def _discriminator(c: ConfigDict) -> PatchDiscriminator:
+    o = c.objective
+    return PatchDiscriminator(
+        o.adversary_channels, o.adversary_layers, c.model.num_groups, precision.dtype(c)
+    )
+
+
+def _latents_of(made: Autoencoder) -> Callable[[Any, jax.Array], jax.Array]:
+    apply: Callable[..., Any] = made.apply
+
+    def latents_of(params: Any, x0: jax.Array) -> jax.Array:
+        latents: jax.Array = apply({"params": params}, x0, method="encode").latents
+        return latents
+
+    return latents_of
 
 
 def no_images(c: ConfigDict) -> str:
@@ -139,5 +231,13 @@ def from_noise(c: ConfigDict, made: Autoencoder) -> FromNoise:
 
 
 def initial_params(c: ConfigDict, own: Own, made: Autoencoder, key: jax.Array) -> Any:
-    """The network's parameters before training."""
-    return made.init(key, jnp.zeros((1, *image_shape(c))))["params"]
+    """The network's parameters before training; with a discriminator's beside them, where one is.
+
+    The network does not see those.
+    """
+    images = jnp.zeros((1, *image_shape(c)))
+    params = made.init(key, images)["params"]
+    if c.objective.adversary_weight > 0:
+        key = streams.named(key, DISCRIMINATOR)
+        params = {**params, DISCRIMINATOR: _discriminator(c).init(key, images)["params"]}
+    return params

@@ -239,6 +239,7 @@ KINDS: dict[str, Kind] = {
         network=autoencoding.network,
         initial=autoencoding.initial_params,
         objective=autoencoding.objective,
+        players=autoencoding.players,
         face="autoencoder",
         measures=("FEATURES", "LOGITS", "PIXELS", "LABELS", "RECONSTRUCTIONS", "LATENT_BOUND"),
         watches=("sample", "evaluate"),

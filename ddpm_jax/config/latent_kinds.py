@@ -74,6 +74,15 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     objective.code_weight = 1.0
     objective.commitment = 0.25
     objective.legacy = True
+    # Codes that are moving averages of what became them, with this decay; None: a gradient's.
+    objective.code_decay = placeholder(float)
+    # Of a discriminator of patches, LDM's: 0.5; 0 is none. The step from which it takes part; its
+    # game (hinge, ...); its channels, and its convolutions of stride 2.
+    objective.adversary_weight = 0.0
+    objective.adversary_start = 0
+    objective.game = "hinge"
+    objective.adversary_channels = 64
+    objective.adversary_layers = 3
 
     config.optim.update(learning_rate=4.5e-4, warmup_steps=200)
     config.ema.decay = 0.999

@@ -59,46 +59,64 @@ class Through(NamedTuple):
     bottleneck: jax.Array
 
 
-def autoencode(
-    through: Callable[..., Through],
-    latent_shape: tuple[int, ...],
-    distance: Distance,
-    *,
-    weight: float = 1.0,
-    per_dimension: bool = True,
-) -> Objective:
-    """The distance of an image from what its latents give back, and what the latents cost.
+class Autoencoding(NamedTuple):
+    """How images go through their latents, and what it costs.
 
-    Of a VAE with its likelihood and a weight of 1 this is -ELBO / D in nats, D the dimensions of
-    an image (Kingma & Welling 2014); another weight is beta of Higgins et al. 2017.
-
-    Args:
+    Attributes:
       through: (params, x_0 [B, ...], eps [B, *latent_shape], train, rngs) -> Through.
       latent_shape: (h, w, C) of the latents of one image.
       distance: one of this module's.
       weight: of the bottleneck.
-      per_dimension: whether the bottleneck's term is a sum over latents, divided by D as the
-        distance is; False for a mean.
+      per_dimension: whether the bottleneck's term is a sum over latents, divided by D, the
+        dimensions of an image, as the distance is; False for a mean.
     """
 
-    def noise(batch: Batch, key: jax.Array) -> jax.Array:
+    through: Callable[..., Through]
+    latent_shape: tuple[int, ...]
+    distance: Distance
+    weight: float = 1.0
+    per_dimension: bool = True
+
+    def noise(self, batch: Batch, key: jax.Array) -> jax.Array:
+        """eps of each row, of the key and its place in the batch alone."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places(batch))
-        return jax.vmap(lambda k: jax.random.normal(k, latent_shape))(keys)
+        return jax.vmap(lambda k: jax.random.normal(k, self.latent_shape))(keys)
+
+    def made(self, params: Any, batch: Batch, key: jax.Array, train: bool) -> Through:
+        """The batch's images behind their latents."""
+        key_noise, key_dropout = jax.random.split(key)
+        rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
+        return self.through(params, batch["x0"], self.noise(batch, key_noise), train, rngs)
+
+    def apart(self, x0: jax.Array, made: Through) -> jax.Array:
+        """The distance of each image from its reconstruction, over D, [B]."""
+        return self.distance(x0, made.mean, made.log_variance) / _dimensions(x0)
+
+    def held(self, x0: jax.Array, made: Through) -> jax.Array:
+        """What the latents of each cost, [B]."""
+        return self.weight * made.bottleneck / (_dimensions(x0) if self.per_dimension else 1)
+
+
+def autoencode(way: Autoencoding) -> Objective:
+    """The distance of an image from what its latents give back, and what the latents cost.
+
+    Of a VAE with its likelihood and a weight of 1 this is -ELBO / D in nats (Kingma & Welling
+    2014); another weight is beta of Higgins et al. 2017.
+    """
 
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
-        return {"eps": noise(batch, jax.random.split(key)[0])}
+        return {"eps": way.noise(batch, jax.random.split(key)[0])}
 
     def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
-        key_noise, key_dropout = jax.random.split(key)
-        x0 = batch["x0"]
-        rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
-        made = through(params, x0, noise(batch, key_noise), train, rngs)
-        dimensions = x0.size // len(x0)
-        loss = distance(x0, made.mean, made.log_variance) / dimensions
-        loss += weight * made.bottleneck / (dimensions if per_dimension else 1)
+        made = way.made(params, batch, key, train)
+        loss = way.apart(batch["x0"], made) + way.held(batch["x0"], made)
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
     return Objective(outcome, remember=keep, draws=draws)
+
+
+def _dimensions(x0: jax.Array) -> int:
+    return x0.size // len(x0)
 
 
 def plain(apply: Callable[..., Any]) -> Callable[..., Through]:
