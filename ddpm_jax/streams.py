@@ -36,6 +36,8 @@ CELLS = Stream("step", 2**32 - 2)
 SMALL_IMAGES = Stream("step", 2**32 - 3)
 # How an example is moved before it is learned from.
 AUGMENTATION = Stream("step", 2**32 - 4)
+# The latents of an image, of the law that an autoencoder says.
+LATENTS = Stream("step", 2**32 - 5)
 # What a projection draws after a step of a sampler, and after all of Langevin's updates of a level.
 PROJECTION = Stream("sampler", 2**31 - 1)
 LEVEL_PROJECTION = Stream("sampler", 2**31 - 2)
@@ -48,6 +50,7 @@ ALL = (
     CELLS,
     SMALL_IMAGES,
     AUGMENTATION,
+    LATENTS,
     PROJECTION,
     LEVEL_PROJECTION,
     PRIOR,

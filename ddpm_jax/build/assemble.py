@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.build import (
     augmentation,
     clips,
+    coding,
     datasets,
     networks,
     objectives,
@@ -29,7 +30,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import sharding
 from ddpm_jax.training import freezing
 from ddpm_jax.training.objectives import dequantised
-from ddpm_jax.training.objectives.base import Objective
+from ddpm_jax.training.objectives.base import Objective, Wrap
 from ddpm_jax.training.players import Players
 
 
@@ -50,6 +51,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     shape = image_shape(c)
     datasets.check(c, own)
     texts.check(c, kind, own)
+    coding.check_latents(c, own)
     codec = kind.codec(c, own)
     if has(c, "diffusion.variance"):
         upsampling.check(c)
@@ -100,15 +102,21 @@ def objective_of(
     schedule: schedules.Schedule | None,
     own: Own,
     mesh: Mesh,
+    *,
+    inner: Wrap = lambda objective: objective,
 ) -> Objective:
     """What a config says is minimised on a mesh, with all that stands around it.
+
+    Args:
+      c, kind, model, schedule, own, mesh: of an `Experiment`.
+      inner: what stands around the objective first, below all that looks at images.
 
     Raises as `build`.
     """
     model = _in_reverse_mode(c, model, mesh)
     with fields_of("diffusion" if "diffusion" in c else "objective"):
         objective = kind.objective(c, model, schedule, own)
-    return _wrapped(c, own, objective)
+    return _wrapped(c, own, inner(objective))
 
 
 def players_of(

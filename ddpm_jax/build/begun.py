@@ -1,4 +1,4 @@
-"""What a run begins with beside its parameters: a tokenizer, a CLIP, what is made of its data."""
+"""What a run begins with beside its parameters: a tokenizer, other networks, what its data make."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import data
-from ddpm_jax.build import clips, frozen, texts
+from ddpm_jax.build import begun_latents, clips, coding, frozen, latents, texts
 from ddpm_jax.build.clips import FrozenClip
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
@@ -28,17 +28,23 @@ def with_made(experiment: Experiment, train: data.Source) -> Experiment:
       UserError: for a CLIP that cannot be read or does not fit, or data that are too few; as
         `texts.made`.
     """
-    if not experiment.kind.has_clip(experiment.config):
+    c = experiment.config
+    if coding.has_latents(c):
+        found = begun_latents.made(experiment, train)
+        return texts.with_made(latents.with_codec(experiment, found), train)
+    if not experiment.kind.has_clip(c):
         return texts.with_made(experiment, train)
     return _with_clip(experiment, lambda clip: fit_components(experiment, clip, train))
 
 
 def without_data(experiment: Experiment) -> Experiment:
-    """The same of a run with a CLIP, without its data: to be traced, not trained.
+    """The same of a run with a CLIP or an autoencoder, without its data: to trace, not to train.
 
     Raises:
       UserError: as `with_made`.
     """
+    if coding.has_latents(experiment.config):
+        return latents.with_codec(experiment, begun_latents.made(experiment, None))
     m = experiment.config.model
 
     def blank(clip: FrozenClip) -> Components:
@@ -73,7 +79,7 @@ def fit_components(experiment: Experiment, clip: FrozenClip, train: data.Source)
         train,
         BATCH_SIZE,
         m.components_from,
-        encode=experiment.codec.encode_batch,
+        encode=experiment.batch_codec.encode_batch,
         num_threads=0,
     )
     embedded = np.concatenate([clip.embed_encoded(batch["x0"])[batch["mask"]] for batch in batches])

@@ -13,17 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import contrasting, image_embeddings, prior, texts
+from ddpm_jax.build import contrasting, image_embeddings, kept_trees, prior, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.data import tokenizers
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion.components import Components
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import compiling, digests, files, leaves, weight_files
+from ddpm_jax.runtime import compiling, digests, files
 
 # The trees that a run with a CLIP has frozen, and the files in which it keeps them.
 CLIP, COMPONENTS = image_embeddings.CLIP, prior.COMPONENTS
@@ -73,17 +72,19 @@ class FrozenClip:
         return self.compiled[method]
 
 
-def by_batches(embed: Callable[..., jax.Array], params: Any, rows: np.ndarray) -> np.ndarray:
-    """What `embed` makes of the rows, so many at a time; the last batch is filled up.
+def by_batches(
+    embed: Callable[..., jax.Array], params: Any, rows: np.ndarray, size: int = BATCH_SIZE
+) -> np.ndarray:
+    """What `embed` makes of the rows, `size` at a time; the last batch is filled up.
 
     Raises:
       UserError: for no rows at all.
     """
 
     def batches() -> Iterator[np.ndarray]:
-        for start in range(0, len(rows), BATCH_SIZE):
-            some = rows[start : start + BATCH_SIZE]
-            filled = np.resize(some, (min(BATCH_SIZE, _power_of_two(len(some))), *some.shape[1:]))
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            filled = np.resize(some, (min(size, _power_of_two(len(some))), *some.shape[1:]))
             yield np.asarray(embed(params, jnp.asarray(filled)))[: len(some)]
 
     if not len(rows):
@@ -192,13 +193,7 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     sums = {name: digests.digest(tree) for name, tree in trees.items()}
     if _is_there(folder, sums):
         return
-    try:
-        for name, tree in trees.items():
-            tensors = {n: np.array(leaf, order="C") for n, leaf in leaves.named(tree).items()}
-            with files.whole(_file(folder, name)) as partial:
-                safetensors.numpy.save_file(tensors, partial)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot keep the CLIP there ({error.strerror})") from error
+    kept_trees.write(folder, trees, "the CLIP")
     content = {
         "config": clip.config.to_dict(),
         "sha256": sums,
@@ -232,7 +227,7 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
         ) from error
     for name, tree in trees.items():
         if digests.digest(tree) != content["sha256"][name]:
-            raise UserError(f"{_file(folder, name)} is not what the run kept there: put it back")
+            raise kept_trees.other(folder, name)
     clip = FrozenClip(config, model, params, tokenizer, content["sha256"][CLIP])
     return with_clip(experiment, clip, trees.get(COMPONENTS))
 
@@ -250,24 +245,8 @@ def _is_there(folder: Path, sums: dict[str, str]) -> bool:
 
 def _tree(folder: Path, name: str) -> Any:
     """A tree as its run had it frozen."""
-    tree = _read(_file(folder, name))
+    tree = kept_trees.read(folder, name)
     return Components(**tree) if name == COMPONENTS else tree
-
-
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.safetensors"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The tree of a file whose tensors are named by their places."""
-    tree: dict[str, Any] = {}
-    for name, tensor in weight_files.read_tensors(path, "train the run again"):
-        *groups, leaf = name.split("/")
-        place = tree
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[leaf] = np.array(tensor)
-    return tree
 
 
 def _power_of_two(num: int) -> int:

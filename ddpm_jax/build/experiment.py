@@ -18,6 +18,7 @@ from ddpm_jax import data
 from ddpm_jax.build import (
     averages,
     class_names,
+    coding,
     conditioning,
     datasets,
     networks,
@@ -71,6 +72,8 @@ class Experiment:
       frozen: trees of parameters that objectives need by name, such as another run's.
       clip: the CLIP whose embeddings it has, for a kind that has one (`build.clips`); its
         parameters are among `frozen`.
+      latents: the autoencoder whose latents it has, for a run of latents (`build.latents`); its
+        parameters are among `frozen`.
       built: PARTS as built from the config, and that config; `changed` reports what was changed
         since.
       programs: compiled programs that sample it, by what shapes them (`trained.program`); they are
@@ -93,6 +96,7 @@ class Experiment:
     text_states: TextStates | None = None
     frozen: Trees = dataclasses.field(default_factory=dict)
     clip: Any = None
+    latents: Any = None
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -110,6 +114,11 @@ class Experiment:
             )
         parts = {name: getattr(self, name) for name in PARTS}
         return {name: part for name, part in parts.items() if self.built.get(name) is not part}
+
+    @property
+    def batch_codec(self) -> Codec:
+        """The codec by which batches are read: of a run of latents that of pixels."""
+        return coding.scaled(self.config, self.own) if self.latents is not None else self.codec
 
     @property
     def platform(self) -> str:
@@ -321,9 +330,13 @@ class Experiment:
             text[TEXT] = ((self.config.data.context,), jnp.int32)
         if self.text_states is not None:
             text[STATES] = (self.text_states.shape, jnp.float32)
-        place = sharding.batch_sharding(self.mesh)
+        place, codec, shape = sharding.batch_sharding(self.mesh), self.batch_codec, self.codec.shape
+        if not self.config.data.get("cache_latents"):
+            shape = codec.shape
+        else:  # mean and deviation of each latent
+            shape = (*shape[:-1], 2 * shape[-1])
         return {
-            "x0": jax.ShapeDtypeStruct((size, *self.codec.shape), self.codec.dtype, sharding=place),
+            "x0": jax.ShapeDtypeStruct((size, *shape), codec.dtype, sharding=place),
             "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=place),
             **{
                 name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)

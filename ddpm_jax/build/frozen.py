@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import assemble, averages, clips
+from ddpm_jax.build import assemble, averages, kept
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
@@ -92,7 +92,7 @@ def read(
             f"{workdir}/config.json describes nothing that can be built ({reason}): another "
             "version wrote it, or it is damaged; name another --workdir"
         ) from error
-    experiment = clips.with_kept(experiment, workdir)
+    experiment = kept.with_kept(experiment, workdir)
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         one = averages.read(
             saved,

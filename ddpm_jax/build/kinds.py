@@ -85,7 +85,7 @@ class Kind:
     place: str | None = None
     reads_text: Callable[[ConfigDict], bool] = lambda config: False
     no_images: str | Callable[[ConfigDict], str] = ""
-    codec: Callable[[ConfigDict, Own], Codec] = coding.scaled
+    codec: Callable[[ConfigDict, Own], Codec] = coding.modelled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
     towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
     players: Callable[[ConfigDict, Any, Own, Wrap], Players] | None = None

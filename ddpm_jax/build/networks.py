@@ -11,7 +11,7 @@ from ddpm_jax.build import conditioning, image_embeddings, paths, tower_options
 from ddpm_jax.build.precision import dtype, remat
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
-from ddpm_jax.config.checks import image_shape
+from ddpm_jax.config.checks import x0_shape
 from ddpm_jax.config.choose import choose, keywords, parameters
 from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.errors import UserError
@@ -38,14 +38,14 @@ class NetworkModule(Protocol):
 
 
 def denoiser(c: ConfigDict, own: Own = NONE) -> NetworkModule:
-    """The network of config.model for the images of config.data, with a learned schedule's own.
+    """The network of config.model for images or latents, with a learned schedule's own.
 
     Raises:
       UserError: for a value that is unknown or does not fit the image size, or an own network whose
         output does not.
     """
     plain: Any = _named(c, DENOISERS, own)
-    _check_output(c, own, plain, (*image_shape(c)[:2], _out_channels(c)))
+    _check_output(c, own, plain, (*x0_shape(c)[:2], _out_channels(c)))
     if c.diffusion.schedule != "learned":
         return plain
     return WithSchedule(plain, Gamma(**paths.schedule_options(c)))
@@ -74,7 +74,7 @@ def example_conditions(c: ConfigDict, own: Own, num: int = 1) -> dict[str, jax.A
 
 def initial_params(c: ConfigDict, own: Own, network: NetworkModule, key: jax.Array) -> Any:
     """The network's parameters before training. The built-in ones need no example conditions."""
-    xt, time = jnp.zeros((1, *image_shape(c))), jnp.zeros((1,))
+    xt, time = jnp.zeros((1, *x0_shape(c))), jnp.zeros((1,))
     if not own_code.is_own(c.model.name):
         return network.init(key, xt, time)["params"]
     return network.init(key, xt, time, example_conditions(c, own))["params"]
@@ -96,7 +96,7 @@ def _named(
         raise UserError(
             f"config.model.remat={m.remat}: the network {m.name} takes no argument remat; set none"
         )
-    height, width, channels = image_shape(c)
+    height, width, channels = x0_shape(c)
     options = keywords(
         "model.options",
         m.options,
@@ -132,7 +132,7 @@ def _check_output(
       ValueError: as the built-in networks do for sizes that do not fit them.
     """
     built_in = not own_code.is_own(c.model.name)
-    xt, time = jnp.zeros((2, *image_shape(c))), jnp.zeros((2,))
+    xt, time = jnp.zeros((2, *x0_shape(c))), jnp.zeros((2,))
     conditions = None if built_in else example_conditions(c, own, 2)
 
     def output(key: jax.Array, xt: jax.Array, time: jax.Array, conditions: Any) -> Any:
@@ -203,7 +203,7 @@ def levels(c: ConfigDict) -> dict[str, Any]:
       UserError: for attention at a resolution that there is not.
     """
     m = c.model
-    heights = [c.data.image_size[0] // 2**level for level in range(len(m.channel_multipliers))]
+    heights = [x0_shape(c)[0] // 2**level for level in range(len(m.channel_multipliers))]
     for resolution in m.attention_resolutions:
         if resolution not in heights:
             raise UserError(
@@ -278,7 +278,7 @@ def _captions(c: ConfigDict) -> Captions | None:
 def _out_channels(c: ConfigDict) -> int:
     """A learned reverse variance is a second half of the channels."""
     learned = c.diffusion.get("variance") == "learned_range"
-    return (2 if learned else 1) * c.data.channels
+    return (2 if learned else 1) * x0_shape(c)[2]
 
 
 DENOISERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {"unet": _unet, "dit": _dit}

@@ -55,7 +55,7 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 def trains_alone(config: ConfigDict) -> bool:
     """Whether no group can train it: its members take their batches whole, and have no more."""
     d = config.data
-    has_more = d.get("clip") or d.get("cache_text", False)
+    has_more = d.get("clip") or d.get("codec") or d.get("cache_text", False)
     return bool(config.train.accumulate > 1 or config.mesh.strict or has_more)
 
 
@@ -66,10 +66,11 @@ def check(config: ConfigDict, num: int) -> None:
             f"config.mesh.strict=True: {num} runs in one program have bits of their own; set "
             "False, or train them one by one (train.replicas=1)"
         )
-    if clip := config.data.get("clip"):
-        raise UserError(
-            f"config.data.clip={clip}: runs with a CLIP train one by one (train.replicas=1)"
-        )
+    for field, what in (("clip", "a CLIP"), ("codec", "latents")):
+        if named := config.data.get(field):
+            raise UserError(
+                f"config.data.{field}={named}: runs with {what} train one by one (train.replicas=1)"
+            )
     if config.data.get("cache_text"):
         raise UserError(
             f"config.data.cache_text=True: {num} runs in one program run the tower of texts "

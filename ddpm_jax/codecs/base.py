@@ -19,12 +19,15 @@ class Codec(NamedTuple):
         clipped.
       shape: of one x_0.
       dtype: of x_0: float32, or int32 of one of whole numbers.
+      mask: a mask of pixels [H, W, 1] -> the mask of x_0 that leaves nothing of it out; None where
+        both have the same places.
     """
 
     encode: Callable[..., np.ndarray]
     decode: Callable[[np.ndarray], np.ndarray]
     shape: tuple[int, ...]
     dtype: Any = np.float32
+    mask: Callable[[np.ndarray], np.ndarray] | None = None
 
     def encode_batch(
         self, stored: Mapping[str, np.ndarray], num_values: int = 256

@@ -23,6 +23,24 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     return height, width, config.data.channels
 
 
+def x0_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """(H, W, C) of what a run models: an image, or its latents where config.data.codec makes some.
+
+    Raises:
+      UserError: for an invalid size.
+    """
+    if not config.data.get("codec"):
+        return image_shape(config)
+    shape = tuple(config.data.latent_shape)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise UserError(
+            f"config.data.latent_shape={shape}: need (h, w, C), of the latents of one image by "
+            f"config.data.codec={config.data.codec}"
+        )
+    height, width, channels = shape
+    return height, width, channels
+
+
 def check_ranges(c: ConfigDict) -> None:
     """Each field by itself, if the kind of run has it.
 

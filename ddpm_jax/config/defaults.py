@@ -141,6 +141,13 @@ def denoiser() -> ConfigDict:
     data.context = 77  # tokens of a text, with its beginning and end
     # The workdir of a CLIP, for model.conditions=("image_embedding",); the run keeps a copy.
     data.clip = ""
+    # Model latents: the workdir of an autoencoder, or diffusers' folder of one, whose latents the
+    # run has in place of pixels, and keeps a copy of it; "" for pixels. The shape of the latents of
+    # one image, (h, w, C).
+    data.codec = ""
+    data.latent_shape = ()
+    # Make the latents of all training images once and keep them in the user's cache.
+    data.cache_latents = False
     # Make what a frozen tower of texts (model.text_tower=clip, optim.frozen) says of the captions
     # once and keep it in the user's cache: then no step runs the tower.
     data.cache_text = False

@@ -21,6 +21,7 @@ NOT_OF_AN_AUTOENCODER = (
     "data.context",
     "data.clip",
     "data.cache_text",
+    *other_kinds.OF_LATENTS,
     "model.options",
     "model.num_classes",
     "model.conditions",

@@ -17,6 +17,8 @@ OF_GUIDED_IMAGES = (
     "sample.mean_gradient",
     "sample.augmentation",
 )
+# What is of latents in place of pixels.
+OF_LATENTS = ("data.codec", "data.latent_shape", "data.cache_latents")
 # Of a denoiser's network: of what reads captions for it.
 OF_CAPTIONS_READ = (
     "model.text_tower",
@@ -65,6 +67,7 @@ NOT_OF_LANGUAGE = (
     "data.dequantise",
     "data.clip",
     "data.cache_text",
+    *OF_LATENTS,
     "model.options",
     "model.conditions",
     "model.fourier_features",
@@ -116,6 +119,7 @@ NOT_OF_A_CLIP = (
     "data.dequantise",
     "data.clip",
     "data.cache_text",
+    *OF_LATENTS,
     *OF_WHAT_DRAWS,
 )
 
@@ -168,6 +172,7 @@ NOT_OF_A_PRIOR = (
     "data.augment",
     "data.tokenizer",
     "data.cache_text",
+    *OF_LATENTS,
     "model",
     "diffusion.variance",
     "diffusion.loss",

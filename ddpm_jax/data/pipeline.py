@@ -28,7 +28,7 @@ class Batches:
     decide. So neither threads, nor processes, nor where a run was resumed change what step k sees.
 
     Args:
-      source: the examples.
+      source: the examples; it may say itself what the mirrored one of an example is, `mirror`.
       batch_size: the global batch, over all processes.
       seed: in [0, 2**32).
       encode: from stacked examples, {"image" or "x0": [b, ...], "label": [b], conditions by name},
@@ -74,7 +74,9 @@ class Batches:
         self._encode_texts = encode_texts
         examples, self._place = _shuffled(source, seed)
         # Behind the endless repetition, so that a flip is drawn for n, again in each epoch.
-        self._examples = examples.random_map(_random_flip) if flip else examples
+        mirror = getattr(source, "mirror", _mirrored)
+        flipped = functools.partial(_random_flip, mirror=mirror)
+        self._examples = examples.random_map(flipped) if flip else examples
 
     def batch_at(self, step: int) -> HostBatch:
         """The batch of a step: this process's block of it.
@@ -228,9 +230,13 @@ def _shuffled(source: Source, seed: int) -> tuple[Any, Callable[[int], int]]:
     return examples, place
 
 
-def _random_flip(example: Example, rng: np.random.Generator) -> Example:
-    if rng.random() < 0.5:
-        return example
+def _random_flip(
+    example: Example, rng: np.random.Generator, *, mirror: Callable[[Example], Example]
+) -> Example:
+    return example if rng.random() < 0.5 else mirror(example)
+
+
+def _mirrored(example: Example) -> Example:
     return {
         name: value[:, ::-1] if np.ndim(value) == 3 else value for name, value in example.items()
     }

@@ -175,7 +175,7 @@ def training_batches(experiment: Experiment, source: Source) -> Batches:
         source,
         config.data.batch_size,
         config.seed,
-        encode=experiment.codec.encode_batch,
+        encode=experiment.batch_codec.encode_batch,
         flip=config.data.flip,
         conditions=conditioning.of_data(config),
         encode_texts=experiment.encode_texts,

@@ -25,8 +25,10 @@ FREE_FIELDS = (
     "model.remat",
     "data.data_dir",
     "data.clip",  # the run keeps a copy, whose digest is among PARTS
+    "data.codec",  # likewise
     "data.num_threads",
     "data.cache_text",
+    "data.cache_latents",
     "data.options.on_error",
     "ema.snapshots_every",
 )
@@ -38,6 +40,7 @@ ROUNDING = (
     "train.accumulate",
     "model.remat",
     "data.cache_text",
+    "data.cache_latents",
     "mesh.strict",
     "mesh.strict_shards",
 )

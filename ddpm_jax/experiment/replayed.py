@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import clips, text_cache, texts
+from ddpm_jax.build import kept, latent_cache, text_cache, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.data import Batches
@@ -94,6 +94,7 @@ class Stretch:
     def batches(self) -> Batches:
         """What it is trained on."""
         text_cache.check_alone(self.experiment, "bisect")
+        latent_cache.check_alone(self.experiment, "bisect")
         return attempt.training_batches(self.experiment, self.experiment.source("train"))
 
     def placed(self, host: TrainState) -> TrainState:
@@ -210,7 +211,7 @@ class Replayed:
                 yield stretch, begin, end
 
     def _refuse_changed(self, entry: Entry) -> None:
-        trees = [name for name in entry["frozen"] if name not in clips.TREES]
+        trees = [name for name in entry["frozen"] if name not in kept.TREES]
         if changed := [*entry["changed_in_python"], *trees]:
             raise UserError(
                 f"--{self.flag}={self.run.workdir}: {', '.join(changed)} of this run came from "
@@ -237,7 +238,7 @@ def _stretch(
 ) -> Stretch:
     """The steps after `start`; what is compiled is taken from `programs`, or added."""
     own = own_code.from_modules(code, config_files.own_names(config).values())
-    experiment = clips.with_kept(build(config, own=own), run.workdir)
+    experiment = kept.with_kept(build(config, own=own), run.workdir)
     shape = config_files.sha256(
         {
             name: value

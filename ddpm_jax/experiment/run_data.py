@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm_jax.build import begun, begun_towers, class_names, clips, texts
+from ddpm_jax.build import begun, begun_towers, class_names, kept, texts
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
 from ddpm_jax.measures.manifest import fingerprints
@@ -47,7 +47,7 @@ def read_data(experiment: Experiment, resumed: Path | None = None) -> RunData:
             experiment.towers, config.train.init_from, experiment.tokenizer
         )
     else:
-        experiment = clips.with_kept(experiment, resumed)
+        experiment = kept.with_kept(experiment, resumed)
     prints = {**fingerprints(train, validation), **texts.described(experiment.tokenizer)}
     # Also of a network that takes no label: samples of it may be sorted into them.
     every = class_names.kept(train.info, train.info.num_classes)

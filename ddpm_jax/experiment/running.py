@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import cli
-from ddpm_jax.build import clips, text_cache
+from ddpm_jax.build import kept, latent_cache, text_cache
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import NONE, Own
@@ -166,8 +166,10 @@ def _train(
     training_evaluation.check(config)
     weights = beginning.weights_before_data(experiment, [workdir])
     text_cache.check(experiment)
+    latent_cache.check(experiment)
     data = read_data(experiment, drift.resumed([workdir]))
     text_cache.check_sources(experiment, [data.train, data.validation])
+    latent_cache.check_sources(experiment, [data.train, data.validation])
     parts = parts_of(data.experiment)
     config = config_files.override(config, {"data": {"class_names": data.class_names}})
     experiment = dataclasses.replace(data.experiment, config=config)
@@ -203,15 +205,17 @@ def _train(
         )
         if processes.is_first():
             config_files.write(workdir, config)
-            clips.keep(experiment, workdir)
+            kept.keep(experiment, workdir)
         sources = [data.train, data.validation]
         experiment = text_cache.with_states(experiment, state.params, sources)
+        train, validation = latent_cache.sources(experiment, sources)
+        assert train is not None
         num_steps = max(config.train.num_steps, start)
         forecaster = Forecaster(experiment, ledger, [manifest], workdir, start)
         attempt = Attempt(
             experiment,
-            data.train,
-            data.validation,
+            train,
+            validation,
             checkpoints,
             manifest,
             folder,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.build import conditioning, objectives, paths
+from ddpm_jax.build import coding, conditioning, objectives, paths
 from ddpm_jax.data import fingerprint
 from ddpm_jax.diffusion import likelihood, prediction
 from ddpm_jax.errors import UserError
@@ -52,6 +52,11 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
         steps, or a number of terms that does not fit it.
     """
     c = loaded.experiment.config
+    if coding.has_latents(c):
+        raise UserError(
+            f"--metrics={metric} measures p(x) of pixels, and this model has latents, whose law "
+            "says nothing of pixels without a bound on their decoder; leave it out"
+        )
     always = [name for name, rate in conditioning.dropout(c).items() if not rate]
     if always and not c.diffusion.joint_dropout:
         raise UserError(

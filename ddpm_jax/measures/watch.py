@@ -94,7 +94,7 @@ class Watch:
             self._validation_data,
             self.config.data.batch_size,
             self.config.train.validate_examples,
-            encode=self.experiment.codec.encode_batch,
+            encode=self.experiment.batch_codec.encode_batch,
             conditions=conditioning.of_data(self.config),
             encode_texts=self.experiment.encode_texts,
             process_index=jax.process_index(),
@@ -186,7 +186,7 @@ class Watch:
                 c,
                 self._validation_data,
                 num,
-                self.experiment.codec,
+                self.experiment.batch_codec,
                 self.experiment.encode_texts,
                 self.experiment.clip and self.experiment.clip.embed_encoded,
             )

@@ -38,6 +38,13 @@ def _check_guide(experiment: Experiment, schedule: Schedule, guide: Trained, nam
     shape = image_shape(c)
     if other.image_shape != shape:
         raise UserError(f"{name}: it sees images of {other.image_shape}, and this model {shape}")
+    ours, its = (one.latents and one.latents.digest for one in (experiment, other))
+    if ours != its:
+        what = "other latents" if ours and its else "latents" if its else "pixels"
+        raise UserError(
+            f"{name}: it sees {what}, and this model does not; train it with this model's "
+            f"config.data.codec={experiment.config.data.codec!r}"
+        )
     if signature.sees_noise(other.config):
         _check_path(c, schedule, guide, name)
     ours_read, its_read = experiment.tokenizer, other.tokenizer

@@ -17,6 +17,7 @@ from ddpm_jax.trained import (
     descriptions,
     drawing,
     judges,
+    latent_tasks,
     program,
     signature,
     tasks,
@@ -30,6 +31,11 @@ from ddpm_jax.trained.tasks import Task
 DRAWS = ("build", "codecs", "config", "diffusion", "models", "samplers", "trained")
 # (images uint8 [n, h, w, C], the number of the first one) -> [b, H, W, C] by batches
 Enlarge = Callable[[np.ndarray, int], Iterator[np.ndarray]]
+
+
+def _other_parts(experiment: Experiment) -> dict[str, str]:
+    """Digests of what images depend on beside a run's config and parameters."""
+    return {} if experiment.latents is None else {"codec": experiment.latents.digest}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,11 +153,11 @@ class Loaded:
                 batch_size=batch_size,
                 first=rows.start,
                 one_noise=task.interpolates,
-                decode=experiment.codec.decode,
+                decode=latent_tasks.decoded(experiment.codec, task),
             )
 
         description = {
-            "model": descriptions.described(self),
+            "model": descriptions.described(self) | _other_parts(experiment),
             "sampling": descriptions.described(config.sample.to_dict()),
             # Nothing else depends on how many there are: a larger set goes on from a smaller one.
             "num": num if task.interpolates else None,

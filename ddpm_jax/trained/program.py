@@ -22,6 +22,7 @@ from ddpm_jax.trained import (
     clip_tasks,
     drawing,
     guide_checks,
+    latent_tasks,
     one_pass,
     signature,
     steering,
@@ -124,6 +125,7 @@ def _diffused(experiment: Experiment, task: tasks.Task) -> drawing.SampleFn:
     tasks.check(config, task)
     guide_checks.check_kinds(task)
     clip_tasks.check(config, task)
+    latent_tasks.check(config, task)
     helpers, numbers = task.helpers, signature.numbers(config, task)
     with fields_of("sample"):
         sampler = sampling.sampler(config, experiment.own)

@@ -185,7 +185,8 @@ def arrays(
     parts = {f"init_{k}": encode(image) for k, image in enumerate(task.init_images)}
     if task.inpaint is not None:
         kept, mask = task.inpaint
-        parts |= {"known": encode(kept), "mask": to_float(mask)}
+        below = experiment.codec.mask or (lambda pixels: pixels)
+        parts |= {"known": encode(kept), "mask": below(to_float(mask))}
     if task.observed is not None:
         parts["observed"] = to_float(task.observed)
     broadcast = {name: np.broadcast_to(one, (num, *one.shape)) for name, one in parts.items()}

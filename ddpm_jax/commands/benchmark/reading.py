@@ -36,7 +36,8 @@ def reading_speed(experiment: Experiment) -> dict[str, Any]:
     Returns:
       {"own_data", "jpeg_folder", "array_record"}: each {"images_per_second": {threads: ...}, ...}.
     """
-    own = _speed(experiment.source("train"), experiment.config.data.batch_size, experiment.codec)
+    size = experiment.config.data.batch_size
+    own = _speed(experiment.source("train"), size, experiment.batch_codec)
     codec = codecs.pixels((SIZE, SIZE, 3))
     with tempfile.TemporaryDirectory() as parent:
         jpegs, prepared = Path(parent) / "jpegs", Path(parent) / "prepared"

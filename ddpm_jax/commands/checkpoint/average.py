@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.build import clips
+from ddpm_jax.build import kept
 from ddpm_jax.commands.loading import load
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
@@ -62,7 +62,7 @@ def write(
     try:
         partial.mkdir(parents=True)
         config_files.write(partial, config)
-        clips.keep(loaded.experiment, partial)
+        kept.keep(loaded.experiment, partial)
         content = {"of": str(workdir), "step": loaded.step, **described(loaded)}
         files.must_write_json(partial / drift.AVERAGE, content)
         with Checkpoints(partial) as saved:

@@ -120,7 +120,7 @@ def _losses(loaded: Loaded) -> LossByTime | str:
             source,
             config.data.batch_size,
             EXAMPLES,
-            encode=built.codec.encode_batch,
+            encode=built.batch_codec.encode_batch,
             conditions=conditioning.of_data(config),
             encode_texts=built.encode_texts,
         )

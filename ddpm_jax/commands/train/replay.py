@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import begun, clips, text_cache, texts
+from ddpm_jax.build import begun, kept, latent_cache, text_cache, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
@@ -58,9 +58,10 @@ def replay(
         )
     experiment = build(config, own=own)
     text_cache.check_alone(experiment, f"--replay_step={step}")
+    latent_cache.check_alone(experiment, f"--replay_step={step}")
     source = experiment.source("train")
     if drift.has_checkpoints(Path(workdir)):
-        experiment = clips.with_kept(experiment, workdir)
+        experiment = kept.with_kept(experiment, workdir)
     else:
         experiment = begun.with_made(experiment, source)
     prints = {**manifest.fingerprints(source, None), **texts.described(experiment.tokenizer)}
