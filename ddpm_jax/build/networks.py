@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning, image_embeddings, paths, tower_options
+from ddpm_jax.build import conditioning, control, image_embeddings, paths, tower_options
 from ddpm_jax.build.precision import dtype, remat
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
@@ -169,11 +169,13 @@ def _unet(c: ConfigDict, own: Own) -> UNet:
             f"config.model.patch_size={m.patch_size}: applies only to model.name=dit; leave "
             "it unset"
         )
+    images, controls = control.images(c, own)
     return UNet(
         **_levels(c),
         out_channels=_out_channels(c),
         attributes=_attributes(c, own),
-        images=tuple(conditioning.images(c, own).items()),
+        images=images,
+        controls=controls,
         captions=_captions(c),
         image_embedding=image_embeddings.dimensions(c),
         fourier_features=tuple(m.fourier_features),
@@ -226,6 +228,7 @@ def levels(c: ConfigDict) -> dict[str, Any]:
 def _dit(c: ConfigDict, own: Own) -> DiT:
     m = c.model
     patching = {} if m.patch_size is None else {"patch_size": m.patch_size}
+    control.refuse(c, "a diffusion transformer has no skips that a branch could change")
     if m.head_dim and m.channels % m.head_dim:
         raise UserError(
             f"config.model.head_dim={m.head_dim}: {m.channels} channels do not divide into it"

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.build import begun_towers, tower_options
+from ddpm_jax.build import begun_towers, control, tower_options
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.errors import UserError
+from ddpm_jax.models.unet import CONTROL
 from ddpm_jax.runtime import digests, leaves, processes, weight_files
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import FIRST
@@ -111,7 +112,9 @@ def over(init_params: Callable[[jax.Array], Any], weights: Any) -> Callable[[jax
 def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -> StartingWeights:
     try:
         found = _found(Path(source), towers)
-        ours = {name: digests.kind(leaf) for name, leaf in leaves.named(like).items()}
+        branch = control.branch_of(like, found.kinds)
+        own = {name: tree for name, tree in like.items() if not (branch and name == CONTROL)}
+        ours = {name: digests.kind(leaf) for name, leaf in leaves.named(own).items()}
         fit = _Fit.of(ours, found.kinds)
         if strict:
             fit.check()
@@ -123,9 +126,13 @@ def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -
             )
         params, sums = found.load(
             jax.tree_util.tree_map_with_path(
-                lambda path, leaf: leaf if leaves.name_of(path) in fit.shared else None, like
+                lambda path, leaf: leaf if leaves.name_of(path) in fit.shared else None, own
             )
         )
+        if branch:
+            its = {name: digests.kind(leaf) for name, leaf in leaves.named(branch).items()}
+            shared = _Fit.of(its, found.kinds).shared
+            params[CONTROL] = control.copied(branch, shared, lambda like: found.load(like)[0])
     except (OSError, ValueError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"config.{FIELD}={source}: {reason}") from error
@@ -175,13 +182,13 @@ class _Fit(NamedTuple):
             )
 
     def lines(self, source: str) -> list[str]:
-        """What was left out, in full."""
+        """What was left out."""
         parts = {
             f"parameters that {source} has not begin as initialised": self.missing,
             f"tensors of {source} that this network has not are left out": self.unexpected,
             "parameters of another shape begin as initialised": list(self.reshaped.values()),
         }
-        return [f"{len(all_)} {what}: {', '.join(all_)}" for what, all_ in parts.items() if all_]
+        return [f"{len(all_)} {what}: {_few(all_)}" for what, all_ in parts.items() if all_]
 
 
 def _found(path: Path, towers: Mapping[str, Options]) -> _Source:
@@ -216,7 +223,7 @@ def _of_tensors(tensors: dict[str, np.ndarray]) -> _Source:
 
         def placed(path: tuple[Any, ...], leaf: Any) -> jax.Array:
             name = leaves.name_of(path)
-            tensor = tensors.pop(name)
+            tensor = tensors[name]
             with np.errstate(over="ignore"):  # what float32 cannot hold is not finite there
                 array = tensor.astype(leaf.dtype)
             if not np.isfinite(array).all():

@@ -173,10 +173,14 @@ def denoiser() -> ConfigDict:
     model.patch_size = placeholder(int)  # height and width of a token's pixels; 2
     model.num_classes = 0  # 0 for no label
     # Conditions beside the label, names of what the data know: of shapes background, shape,
-    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette and outline; text,
-    # the captions, with data.tokenizer; low_resolution, with diffusion.low_resolution; and
+    # colour, size, position, shape_2, colour_2, size_2, position_2, silhouette, outline, palette;
+    # text, the captions, with data.tokenizer; low_resolution, with diffusion.low_resolution; and
     # image_embedding, the embedding of an image by data.clip.
     model.conditions = ()
+    # Those of them that a branch of control reads: images, which a copy of the U-Net's way down
+    # makes changes of its skips of (ControlNet). Its weights begin as those of the way down, with
+    # train.init_from; optim.frozen=("!control/*",) trains it alone.
+    model.control = ()
     # The transformer that reads "text": glide, trained with the network, or clip, which can
     # begin with a CLIP's weights (train.init_from) and keep them (optim.frozen); the channels of
     # its tokens, its depth, its heads.
@@ -231,7 +235,7 @@ def denoiser() -> ConfigDict:
     optim.warmup_steps = 5000
     optim.weight_decay = 0.0  # of all optimisers but adam and sgd
     # Parameters that stay as they are: patterns on their whole names, ("down_*", "*/bias"); a *
-    # stands for any characters, / too.
+    # stands for any characters, / too; ("!control/*",) is all but those.
     optim.frozen = ()
     optim.grad_clip = 1.0  # largest global gradient norm; 0 is off
     # Skip a step whose loss or gradient norm is above mean + spike_sigma standard deviations of

@@ -25,6 +25,7 @@ NOT_OF_AN_AUTOENCODER = (
     "model.options",
     "model.num_classes",
     "model.conditions",
+    "model.control",
     "model.fourier_features",
     "model.patch_size",
     "model.embed_dim",

@@ -98,7 +98,7 @@ DATASETS: dict[str, Dataset] = {
     "digits": Dataset(digits, Expected(NUM_VALUES), extractor="classifier"),
     "shapes": Dataset(
         build_shapes,
-        conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1},
+        conditions={**ATTRIBUTES, "silhouette": 1, "outline": 1, "palette": 3},
         describe=describe,
         agrees=shows,
         follows=follows,

@@ -28,9 +28,10 @@ def fingerprint(source: Source) -> str:
     """The sha256 of what a source is and of a part of what it holds, as hex.
 
     Over its info, its length, 64 of its examples, evenly spaced (all of fewer), with name, dtype,
-    shape and bytes of each value, and, where the source lists its contents, that list. A broken
-    image counts as broken, whatever replaces it. So the same data have the same fingerprint
-    wherever they lie; a pixel that changed in place in a file of the same size may go unseen.
+    shape and bytes of each value but those that the reader says are `derived` from others, and,
+    where the source lists its contents, that list. A broken image counts as broken, whatever
+    replaces it. So the same data have the same fingerprint wherever they lie; a pixel that changed
+    in place in a file of the same size may go unseen.
 
     Args:
       source: the examples.
@@ -64,7 +65,7 @@ def _example(reader: Source | Reader, index: int) -> Iterable[str | bytes]:
     except (BrokenImage, UserError):  # training on it reports it; nothing stops here
         return ["broken"]
     parts: list[str | bytes] = []
-    for name in sorted(example):
+    for name in sorted({*example} - {*getattr(reader, "derived", ())}):
         array = np.asarray(example[name])
         parts += [f"{name} {array.dtype.str} {array.shape}", np.ascontiguousarray(array).tobytes()]
     return parts

@@ -11,6 +11,7 @@ from the pixels.
 # Over 300 lines: one data set, drawn and read back from its pixels by the same geometry.
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -41,6 +42,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     **_OBJECT,
     **{f"{name}_2": (*values, NONE) for name, values in _OBJECT.items()},
 }
+PALETTE = 4  # parts of a palette along each side
 JITTER = 0.09  # of an object's centre, as a share of half the image
 LENGTH = 2**31 - 1
 HELD_OUT = 10_000
@@ -52,6 +54,7 @@ class Shapes:
     """A source of drawn shapes; see `shapes`."""
 
     skipped = 0
+    derived = ("palette",)  # of an example: what its image says already
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class Shapes:
             **attributes,
             "silhouette": mask,
             "outline": outline(mask),
+            "palette": palette(image),
             "caption": caption(attributes, template),
         }
 
@@ -273,6 +277,16 @@ def outline(mask: np.ndarray) -> np.ndarray:
     inside[:, 1:] &= mask[:, :-1]
     inside[:, :-1] &= mask[:, 1:]
     return mask & ~inside
+
+
+def palette(image: np.ndarray) -> np.ndarray:
+    """The mean colours of PALETTE x PALETTE parts of an image, uint8 of its shape [S, S, C]."""
+    edges = [np.linspace(0, size, PALETTE + 1).round().astype(int) for size in image.shape[:2]]
+    means = np.empty_like(image)
+    for top, bottom in itertools.pairwise(edges[0]):
+        for left, right in itertools.pairwise(edges[1]):
+            means[top:bottom, left:right] = image[top:bottom, left:right].mean(axis=(0, 1)).round()
+    return means
 
 
 def caption(attributes: Mapping[str, int], template: str = "full") -> str:

@@ -32,6 +32,7 @@ class Prompts(NamedTuple):
       wanted: the values that they show, {condition: [N]}.
       composed: no branch is conditioned on both of PAIR.
       each: how often each condition is shown counts too.
+      given: the conditions that samples are drawn by, where these are not `wanted`.
     """
 
     images: np.ndarray
@@ -39,6 +40,7 @@ class Prompts(NamedTuple):
     wanted: dict[str, np.ndarray]
     composed: bool = False
     each: bool = False
+    given: dict[str, Any] | None = None
 
 
 class Answered(NamedTuple):
@@ -84,6 +86,20 @@ def check(
         )
 
 
+def check_controlled(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
+    """Raises UserError for a model without a branch of control, or data that nothing reads back."""
+    c, own = loaded.experiment.config, loaded.experiment.own
+    if not c.model.control:
+        raise UserError(
+            f"--metrics={metric}: this model has no branch of control; train one with "
+            "config.model.control"
+        )
+    if dataset(c, own).describe is None:
+        raise UserError(
+            f"--metrics={metric}: nothing reads the attributes of {c.data.name} back from pixels"
+        )
+
+
 def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     """As `check`, of PAIR, and whether some pairs were held out."""
     check(metric, loaded, flags, PAIR)
@@ -108,6 +124,22 @@ def held_out_images(loaded: Loaded, num: int) -> Prompts:
     """Conditions of `num` samples: the values that images of the validation split show, cycled."""
     source = loaded.experiment.source("validation")
     return _prompts(loaded, source, num)._replace(each=True)
+
+
+def controlled_images(loaded: Loaded, num: int) -> Prompts:
+    """Conditions of `num` samples: the images that control them, of held-out images, cycled.
+
+    Nothing else is told, and the samples are to show all that the held-out images show.
+    """
+    c, own = loaded.experiment.config, loaded.experiment.own
+    source = loaded.experiment.source("validation")
+    every = [source[k % len(source)] for k in range(num)]
+    known = [name for name, values in dataset(c, own).conditions.items() if type(values) is tuple]
+    return _prompts(loaded, source, num)._replace(
+        wanted={name: np.array([example[name] for example in every]) for name in known},
+        each=True,
+        given={name: np.stack([example[name] for example in every]) for name in c.model.control},
+    )
 
 
 def held_out_pairs(loaded: Loaded, num: int, composed: bool = False) -> Prompts:
@@ -166,7 +198,9 @@ def drawing(
     x_t (Liu et al. 2022).
     """
     classes = loaded.experiment.config.model.num_classes
-    conditions = {name: values.tolist() for name, values in prompts.wanted.items()}
+    conditions: dict[str, Any] = {name: one.tolist() for name, one in prompts.wanted.items()}
+    if prompts.given is not None:
+        conditions = prompts.given
     if prompts.composed:
         own = [{name: conditions.pop(name)} for name in PAIR]
         weights = (guidance_scale, guidance_scale, -guidance_scale)

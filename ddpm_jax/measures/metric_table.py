@@ -72,6 +72,11 @@ _ROWS = (
         default=True,
     ),
     Metric(
+        "controlled", "samples that show what controls them", HIGHER, Needs.ATTRIBUTES,
+        attributes.measure, check=attributes.check_controlled,
+        prompts=attributes.controlled_images,
+    ),
+    Metric(
         "held_out_pairs", "samples that show a pair never seen", HIGHER, Needs.ATTRIBUTES,
         attributes.measure, check=attributes.check_pairs, prompts=attributes.held_out_pairs,
     ),

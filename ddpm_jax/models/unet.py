@@ -27,6 +27,9 @@ from ddpm_jax.models.levels import (
 from ddpm_jax.models.remat import recomputed
 from ddpm_jax.models.text import CaptionFeatures, Captions, captions
 
+CONTROL = "control"  # the parameters of a branch of control, in a U-Net's
+HINT_CHANNELS = (16, 32)  # of the layers that read what controls
+
 
 class UNet(nn.Module):
     """A U-Net of residual blocks, with self-attention at chosen levels.
@@ -44,6 +47,7 @@ class UNet(nn.Module):
       attributes: further named conditions, each with the number of its values; an embedding table
         of each is added to the time's embedding, as the label's.
       images: named images [B, H, W, channels] beside the input, each with its channels.
+      controls: of further images, likewise, that a branch of control reads (`Control`).
       tokens_channels: D of a sequence of tokens [B, L, D] that cross-attention reads wherever there
         is self-attention; 0 for none.
       captions: texts that a transformer reads, which is trained with the network: its last token is
@@ -81,6 +85,7 @@ class UNet(nn.Module):
     null_class: bool = True
     attributes: tuple[tuple[str, int], ...] = ()
     images: tuple[tuple[str, int], ...] = ()
+    controls: tuple[tuple[str, int], ...] = ()
     tokens_channels: int = 0
     captions: Captions | None = None
     image_embedding: int = 0
@@ -126,7 +131,7 @@ class UNet(nn.Module):
             conditions,
             xt.shape,
             values,
-            self.images,
+            (*self.images, *self.controls),
             self.tokens_channels,
             self.captions,
             self.image_embedding,
@@ -138,14 +143,24 @@ class UNet(nn.Module):
         words = None if text is None else text.tokens
         if (read := image_embedding.beside(self, filled, words)) is not None:
             tokens["text"] = read
-        h = condition_embedding.beside(self._features(xt), filled, self.images)
-        h = conv(self, self.block_channels[0], name="conv_in")(h.astype(self.dtype))
+        seen = condition_embedding.beside(self._features(xt), filled, self.images)
+        seen = seen.astype(self.dtype)
+        h = conv(self, self.block_channels[0], name="conv_in")(seen)
         skips = down_path(
             self, h, embedding, tokens, train=train, downsample_padding=self.downsample_padding
         )
         stage = functools.partial(recomputed, "stage", self.remat)
         lowest = functools.partial(bottom, train=train)
         h = stage(lowest)(self, skips[-1], embedding, tokens)
+        if self.controls:
+            hint = jnp.concatenate([filled[name] for name, _ in self.controls], axis=-1)
+            fields = {name: getattr(self, name) for name in UNet.__dataclass_fields__}
+            own = {name: fields[name] for name in fields if name not in ("parent", "name")}
+            *changes, lowest_change = Control(**own, name=CONTROL)(
+                seen, hint, embedding, tokens, train=train
+            )
+            skips = [skip + change for skip, change in zip(skips, changes, strict=True)]
+            h += lowest_change
         count = self.num_blocks + 1
         for level in reversed(range(len(self.block_channels))):
             up = functools.partial(up_level, level=level, train=train)
@@ -237,3 +252,39 @@ class UNet(nn.Module):
         if self.mid_attention:
             attending.add(len(self.block_channels) - 1)
         check_sizes(self, xt.shape, attending)
+
+
+class Control(UNet):
+    """A copy of a U-Net's way down and bottom that sees more, and changes the U-Net's skips.
+
+    Its parameters have the names that they have in the U-Net, so it can begin with those weights.
+    What it makes goes through convolutions that begin at zero: a U-Net with a new branch is the
+    U-Net. The embedding of time and conditions is the U-Net's own.
+
+    Source: Zhang et al. 2023 (ControlNet), section 3 and figure 3.
+    """
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, x: jax.Array, hint: jax.Array, embedding: jax.Array, tokens: Tokens, *, train: bool
+    ) -> list[jax.Array]:
+        """What is added to each skip, and at last to the bottom.
+
+        Args:
+          x: what enters the U-Net's first convolution, [B, H, W, C].
+          hint: the images that control, [B, H, W, D].
+          embedding, tokens, train: as on the U-Net's way down.
+        """
+        h = conv(self, self.block_channels[0], name="conv_in")(x)
+        for k, width in enumerate(HINT_CHANNELS):
+            hint = nn.swish(conv(self, width, name=f"hint_{k}")(hint.astype(self.dtype)))
+        h += conv(self, self.block_channels[0], scale=0.0, name="hint_out")(hint)
+        layers = down_path(
+            self, h, embedding, tokens, train=train, downsample_padding=self.downsample_padding
+        )
+        layers.append(bottom(self, layers[-1], embedding, tokens, train=train))
+        zero = nn.initializers.zeros
+        return [
+            nn.Dense(layer.shape[-1], dtype=self.dtype, kernel_init=zero, name=f"zero_{k}")(layer)
+            for k, layer in enumerate(layers)
+        ]

@@ -27,15 +27,21 @@ def matching(patterns: Sequence[str], tree: Any) -> Any:
     """A tree of bools like `tree`: whether a leaf's whole name fits one of the patterns.
 
     Args:
-      patterns: as `fnmatch.fnmatchcase` has them; * stands for any characters, a "/" too.
+      patterns: as `fnmatch.fnmatchcase` has them; * stands for any characters, a "/" too. One
+        that begins with ! is for all leaves that the rest of it does not fit.
       tree: of parameters, or of what is like them.
     """
 
     def fits(path: tuple[Any, ...], _: Any) -> bool:
         name = name_of(path)
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        return any(_fits(name, pattern) for pattern in patterns)
 
     return jax.tree_util.tree_map_with_path(fits, tree)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    inverted = pattern.startswith("!")
+    return fnmatch.fnmatchcase(name, pattern.removeprefix("!")) != inverted
 
 
 def nearest(pattern: str, tree: Any) -> str:
