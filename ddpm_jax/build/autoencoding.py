@@ -20,6 +20,7 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.adversarial import PatchDiscriminator
 from ddpm_jax.models.autoencoder import NORMAL, PLAIN, QUANTISED, SCALES, Autoencoder
+from ddpm_jax.models.perceptual import lpips
 from ddpm_jax.training.objectives import autoencode
 from ddpm_jax.training.objectives import judged as objectives_judged
 from ddpm_jax.training.objectives.base import Objective, Wrap
@@ -158,6 +159,11 @@ def players(c: ConfigDict, made: Autoencoder, own: Own, wrapped: Wrap) -> Player
     return {**first, "autoencoder": autoencoder, **after}
 
 
+def has_looks(c: ConfigDict) -> bool:
+    """Whether how images look counts in the loss of a run, of whichever kind."""
+    return bool(c.get("objective", {}).get("perceptual"))
+
+
 def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
     """How images go through the latents of a config, and what it costs."""
     o, m = c.objective, c.model
@@ -167,6 +173,11 @@ def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
             f"config.model.scale={m.scale}: a variance of pixels is learned by "
             f"objective.distance=likelihood, not by {o.distance}; set none"
         )
+    if has_looks(c) and o.distance == "likelihood":
+        raise UserError(
+            f"config.objective.perceptual={o.perceptual}: it is no part of a likelihood; set '', "
+            "or objective.distance to l1 or l2"
+        )
     # Of a codebook no divergence is known: its loss is added as it is.
     weights = {NORMAL: o.kl_weight, QUANTISED: o.code_weight}
     return autoencode.Autoencoding(
@@ -175,6 +186,8 @@ def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
         distance(c, own),
         weight=weights.get(m.bottleneck, 0.0),
         per_dimension=m.bottleneck != QUANTISED,
+        looks=lpips if has_looks(c) else None,
+        looks_weight=o.perceptual_weight,
     )
 
 

@@ -6,7 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import data
-from ddpm_jax.build import begun_latents, clips, coding, frozen, latents, texts
+from ddpm_jax.build import (
+    autoencoding,
+    begun_latents,
+    clips,
+    coding,
+    frozen,
+    latents,
+    perceptual,
+    texts,
+)
 from ddpm_jax.build.clips import FrozenClip
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
@@ -33,18 +42,26 @@ def with_made(experiment: Experiment, train: data.Source) -> Experiment:
         found = begun_latents.made(experiment, train)
         return texts.with_made(latents.with_codec(experiment, found), train)
     if not experiment.kind.has_clip(c):
-        return texts.with_made(experiment, train)
+        return texts.with_made(perceptual.with_made(experiment), train)
     return _with_clip(experiment, lambda clip: fit_components(experiment, clip, train))
 
 
+def has_others(experiment: Experiment) -> bool:
+    """Whether a run begins with the networks of others."""
+    c = experiment.config
+    return experiment.kind.has_clip(c) or coding.has_latents(c) or autoencoding.has_looks(c)
+
+
 def without_data(experiment: Experiment) -> Experiment:
-    """The same of a run with a CLIP or an autoencoder, without its data: to trace, not to train.
+    """The same of a run with networks of others, without its data: to trace, not to train.
 
     Raises:
       UserError: as `with_made`.
     """
     if coding.has_latents(experiment.config):
         return latents.with_codec(experiment, begun_latents.made(experiment, None))
+    if autoencoding.has_looks(experiment.config):
+        return perceptual.with_made(experiment)
     m = experiment.config.model
 
     def blank(clip: FrozenClip) -> Components:

@@ -1,11 +1,15 @@
-"""What a run keeps beside its checkpoints: its tokenizer, its CLIP, its autoencoder."""
+"""What a run keeps beside its checkpoints: its tokenizer, and networks of others."""
 
 from pathlib import Path
 
-from ddpm_jax.build import clips, coding, latents
+from ddpm_jax.build import clips, coding, latents, perceptual
 from ddpm_jax.build.experiment import Experiment
 
-TREES = (*clips.TREES, latents.TREE)  # what a config names, of the trees that a run has frozen
+TREES = (
+    *clips.TREES,
+    latents.TREE,
+    perceptual.LOOKS,
+)  # what a config names, of the trees that a run has frozen
 
 
 def keep(experiment: Experiment, workdir: str | Path) -> None:
@@ -16,6 +20,7 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     """
     clips.keep(experiment, workdir)
     latents.keep(experiment, workdir)
+    perceptual.keep(experiment, workdir)
 
 
 def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
@@ -24,7 +29,7 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
     Raises:
       UserError: where any of it is gone or damaged.
     """
-    experiment = clips.with_kept(experiment, workdir)
+    experiment = perceptual.with_kept(clips.with_kept(experiment, workdir), workdir)
     if not coding.has_latents(experiment.config):
         return experiment
     return latents.with_kept(experiment, workdir)

@@ -55,8 +55,13 @@ def keeping_apart(one: ConfigDict, other: ConfigDict) -> list[str]:
 def trains_alone(config: ConfigDict) -> bool:
     """Whether no group can train it: its members take their batches whole, and have no more."""
     d = config.data
-    has_more = d.get("clip") or d.get("codec") or d.get("cache_text", False)
+    has_more = d.get("clip") or d.get("codec") or d.get("cache_text", False) or _looks(config)
     return bool(config.train.accumulate > 1 or config.mesh.strict or has_more)
+
+
+def _looks(config: ConfigDict) -> str:
+    """The weights that tell an autoencoder how images look; "" for none."""
+    return str(config.get("objective", {}).get("perceptual", ""))
 
 
 def check(config: ConfigDict, num: int) -> None:
@@ -71,6 +76,10 @@ def check(config: ConfigDict, num: int) -> None:
             raise UserError(
                 f"config.data.{field}={named}: runs with {what} train one by one (train.replicas=1)"
             )
+    if looks := _looks(config):
+        raise UserError(
+            f"config.objective.perceptual={looks}: runs with it train one by one (train.replicas=1)"
+        )
     if config.data.get("cache_text"):
         raise UserError(
             f"config.data.cache_text=True: {num} runs in one program run the tower of texts "

@@ -111,6 +111,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _unset_or(lambda v: 0 <= v < 1),
         "need at least 0 and below 1, or None",
     ),
+    "objective.perceptual_weight": (_at_least_0, "need a finite number, at least 0"),
     "objective.adversary_weight": (_at_least_0, "need a finite number, at least 0"),
     "objective.adversary_start": (lambda v: v >= 0, "need at least 0"),
     "objective.adversary_channels": (lambda v: v >= 1, "need at least 1"),

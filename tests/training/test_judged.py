@@ -78,7 +78,7 @@ def test_the_adversarys_weight_is_the_ratio_of_gradients_of_a_linear_decoder(par
     # No gradient goes through the weight.
     def fixed(params):
         made = linear(params, batch["x0"], None, True, None)
-        loss = WAY.apart(batch["x0"], made) + WAY.held(batch["x0"], made)
+        loss = WAY.apart(batch["x0"], made, {}) + WAY.held(batch["x0"], made)
         return loss.mean() - weight * ratio * judge(params, made.mean).mean()
 
     found = jax.grad(lambda p: value(own, p, batch, 0))(params)
@@ -87,6 +87,30 @@ def test_the_adversarys_weight_is_the_ratio_of_gradients_of_a_linear_decoder(par
         {name: found[name] for name in ("encoder", "decoder")},
         {name: jax.grad(fixed)(params)[name] for name in ("encoder", "decoder")},
     )
+
+
+def test_how_images_look_counts_beside_their_distance(params, batch):
+    """The frozen tree is given by name; its part of the loss is its weight times what it says."""
+
+    def looks(tree, x, y):
+        return tree["scale"] * jnp.abs(x - y).max(axis=1)
+
+    seen = WAY._replace(looks=looks, looks_weight=0.3)
+    tree = {"scale": jnp.asarray(2.0)}
+    plain = autoencode.autoencode(WAY)(params, batch, KEY, True, {}).loss
+    objective = autoencode.autoencode(seen)
+    assert objective.needs == ("perceptual",)
+    found = objective(params, batch, KEY, True, {}, perceptual=tree).loss
+    mean = linear(params, batch["x0"], None, True, None).mean
+    want = plain + 0.3 * 2 * jnp.abs(batch["x0"] - mean).max(axis=1)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    # It is among what the adversary is weighed against.
+    extra = {judged.STEPS: jnp.zeros((), jnp.int32)}
+    both = judged.autoencoder(seen, judging())(params, batch, KEY, True, extra, perceptual=tree)
+    alone = judged.autoencoder(WAY, judging())(params, batch, KEY, True, extra)
+    fakes = -judge(params, mean).mean(axis=1)
+    assert not np.allclose(both.loss - found, alone.loss - plain)
+    np.testing.assert_allclose(np.ptp((both.loss - found) / fakes), 0, atol=1e-4)
 
 
 def test_before_its_start_a_discriminator_has_no_part(params, batch):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import averages, begun, coding, replicas, texts
+from ddpm_jax.build import averages, begun, replicas, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.experiment import Experiment, build, forecast, imported_parts, settling
 from ddpm_jax.measures import model_flop, training_evaluation
@@ -47,7 +47,7 @@ def dry_run(
     config = config_files.resolve(config)
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
-    if experiment.kind.has_clip(config) or coding.has_latents(config):
+    if begun.has_others(experiment):
         experiment = begun.without_data(experiment)
     elif experiment.reads_text:
         texts.from_file(config)  # which has to be there

@@ -1,6 +1,6 @@
 """Training an autoencoder: images through their latents, and what the latents are held to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from ddpm_jax.training.objectives.base import (
     places,
 )
 
+LOOKS = "perceptual"  # the frozen tree that tells how different two images look
 # (x_0 [B, ...], the decoder's mean, its log variance) -> [B], a sum over dimensions
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -69,6 +70,9 @@ class Autoencoding(NamedTuple):
       weight: of the bottleneck.
       per_dimension: whether the bottleneck's term is a sum over latents, divided by D, the
         dimensions of an image, as the distance is; False for a mean.
+      looks: (the frozen tree LOOKS, x_0, the decoder's mean) -> [B], how different they look; None
+        where that does not count.
+      looks_weight: of it.
     """
 
     through: Callable[..., Through]
@@ -76,6 +80,13 @@ class Autoencoding(NamedTuple):
     distance: Distance
     weight: float = 1.0
     per_dimension: bool = True
+    looks: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+    looks_weight: float = 1.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The frozen trees that `apart` is given."""
+        return () if self.looks is None else (LOOKS,)
 
     def noise(self, batch: Batch, key: jax.Array) -> jax.Array:
         """eps of each row, of the key and its place in the batch alone."""
@@ -88,9 +99,12 @@ class Autoencoding(NamedTuple):
         rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
         return self.through(params, batch["x0"], self.noise(batch, key_noise), train, rngs)
 
-    def apart(self, x0: jax.Array, made: Through) -> jax.Array:
-        """The distance of each image from its reconstruction, over D, [B]."""
-        return self.distance(x0, made.mean, made.log_variance) / _dimensions(x0)
+    def apart(self, x0: jax.Array, made: Through, trees: Mapping[str, Any]) -> jax.Array:
+        """The distance of each image from its reconstruction, over D, and how it looks, [B]."""
+        apart = self.distance(x0, made.mean, made.log_variance) / _dimensions(x0)
+        if self.looks is None:
+            return apart
+        return apart + self.looks_weight * self.looks(trees[LOOKS], x0, made.mean)
 
     def held(self, x0: jax.Array, made: Through) -> jax.Array:
         """What the latents of each cost, [B]."""
@@ -107,12 +121,14 @@ def autoencode(way: Autoencoding) -> Objective:
     def draws(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Any:
         return {"eps": way.noise(batch, jax.random.split(key)[0])}
 
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+    def outcome(
+        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
+    ) -> Outcome:
         made = way.made(params, batch, key, train)
-        loss = way.apart(batch["x0"], made) + way.held(batch["x0"], made)
+        loss = way.apart(batch["x0"], made, trees) + way.held(batch["x0"], made)
         return Outcome(loss, jnp.zeros_like(loss), jnp.ones_like(loss), extra)
 
-    return Objective(outcome, remember=keep, draws=draws)
+    return Objective(outcome, remember=keep, draws=draws, needs=way.needs)
 
 
 def _dimensions(x0: jax.Array) -> int:

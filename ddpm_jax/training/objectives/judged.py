@@ -43,7 +43,9 @@ def autoencoder(way: Autoencoding, judging: Judging) -> Objective:
     Source: Esser et al. 2021, equation 7; Rombach et al. 2022, appendix G.
     """
 
-    def outcome(params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra) -> Outcome:
+    def outcome(
+        params: Any, batch: Batch, key: jax.Array, train: bool, extra: Extra, **trees: Any
+    ) -> Outcome:
         x0 = batch["x0"]
         made = way.made(params, batch, key, train)
         judged = adversarial.of_generator(judging.game, judging.judge(params, made.mean))
@@ -51,7 +53,7 @@ def autoencoder(way: Autoencoding, judging: Judging) -> Objective:
         def of_kernel(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
             again = way.made(_replaced(held, judging.last, kernel), batch, key, train)
             fake = adversarial.of_generator(judging.game, judging.judge(held, again.mean))
-            return way.apart(x0, again).mean(), fake.mean()
+            return way.apart(x0, again, trees).mean(), fake.mean()
 
         # The same forward pass, which the compiler computes once; of its gradients the last
         # layer's alone are taken.
@@ -60,10 +62,10 @@ def autoencoder(way: Autoencoding, judging: Judging) -> Objective:
         one, zero = jnp.ones((), judged.dtype), jnp.zeros((), judged.dtype)
         adaptive = adversarial.adaptive_weight(pull((one, zero)), pull((zero, one)))
         weight = judging.weight * adaptive * (extra[STEPS] >= judging.start)
-        loss = way.apart(x0, made) + way.held(x0, made) + weight * judged
+        loss = way.apart(x0, made, trees) + way.held(x0, made) + weight * judged
         return _outcome(loss, extra)
 
-    return Objective(outcome, init_extra=_first)
+    return Objective(outcome, init_extra=_first, needs=way.needs)
 
 
 def discriminator(way: Autoencoding, judging: Judging) -> Objective:
