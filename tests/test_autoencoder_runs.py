@@ -13,9 +13,11 @@ from PIL import Image
 
 from ddpm_jax import experiment
 from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.evaluate.of_samples import SpaceFlags
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import features
 from ddpm_jax.experiment import attempt
 from ddpm_jax.models import perceptual
 from ddpm_jax.runtime import sharding
@@ -248,6 +250,28 @@ def test_what_is_measured_of_one(sort, runs):
     if sort in QUANTISED:
         assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
         assert report["latents"]["dead_codes"] <= 11
+
+
+@pytest.mark.wide(2)
+@pytest.mark.parametrize("sort", ["plain", "vae"])
+def test_reconstructions_are_compared_in_a_space_of_features(sort, runs):
+    """The distance is that of the features of both, by the definition."""
+    asked = {"metrics": ["rfid"], "num_samples": 200, "space": SpaceFlags(extractor="pixels")}
+    report = evaluate.evaluate(str(runs(sort)), **asked)
+    assert report["samples"] == []
+    found = report["held_out_data"]["metrics"]["rfid"]["value"]
+    loaded = experiment.load(runs(sort))
+    source = loaded.experiment.source("validation")
+    rows = np.linspace(0, len(source) - 1, 200).round().astype(int)
+    images = np.stack([np.round(source[k]["image"] * (255 / 16)).astype(np.uint8) for k in rows])
+    space = features.pixels((8, 8, 1))
+    before, after = (space.apply(one).pooled for one in (images, loaded.reconstruct(images)))
+    means = [one.mean(axis=0, dtype=np.float64) for one in (before, after)]
+    covariances = [np.cov(one, rowvar=False, dtype=np.float64) for one in (before, after)]
+    eigenvalues = np.linalg.eigvals(covariances[0] @ covariances[1]).real
+    shared = np.sqrt(np.maximum(eigenvalues, 0)).sum()  # the trace of the product's root
+    want = ((means[0] - means[1]) ** 2).sum() + sum(map(np.trace, covariances)) - 2 * shared
+    assert found == pytest.approx(want, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class Needs(enum.StrEnum):
     """What a metric is measured on."""
 
     FEATURES = "features"  # samples and a reference in a space of features
+    RECONSTRUCTED = "reconstructed features"  # held-out images and their reconstructions, likewise
     LOGITS = "logits"  # samples alone, as the space's classifier reads them
     PIXELS = "pixels"  # samples as images, beside the real ones
     LABELS = "labels"  # the same, and each sample's class
@@ -39,7 +40,7 @@ class Needs(enum.StrEnum):
     @property
     def space(self) -> bool:
         """It takes a space of features."""
-        return self in (Needs.FEATURES, Needs.LOGITS)
+        return self in (Needs.FEATURES, Needs.LOGITS, Needs.RECONSTRUCTED)
 
     @property
     def pixels(self) -> bool:
@@ -66,6 +67,7 @@ _DRAWN = ("num_samples", "repeats", "sampling", "guides")
 DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.FEATURES: (*_DRAWN, "extractor", "metrics", "reference"),
     Needs.LOGITS: (*_DRAWN, "extractor", "metrics"),
+    Needs.RECONSTRUCTED: ("num_samples", "extractor", "metrics", "real"),
     Needs.PIXELS: (*_DRAWN, "real"),
     Needs.LABELS: (*_DRAWN, "real"),
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
@@ -158,7 +160,7 @@ class Metric:
       measure: gives a Figure or a number; a tuple in the order of `figures`, None where one cannot
         be had; or a dict of Figures by name, "" its own. It takes, and raises ValueError for what
         it cannot be measured of,
-        FEATURES, LOGITS: a `distribution_metrics.Sets`;
+        FEATURES, LOGITS, RECONSTRUCTED: a `distribution_metrics.Sets`;
         PIXELS, LABELS: a `pixel_metrics.Judged`;
         ATTRIBUTES: an `attributes.Answered`;
         CAPTIONS: a `captions.CaptionsAnswered`;

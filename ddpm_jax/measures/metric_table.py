@@ -46,6 +46,14 @@ _ROWS = (
         distribution_metrics.sfid, fits=distribution_metrics.has_spatial, few=True,
     ),
     Metric(
+        "rfid", "Fréchet distance of reconstructions from their images", LOWER,
+        Needs.RECONSTRUCTED, distribution_metrics.fid,
+        figures={
+            "rfid": "Fréchet distance of reconstructions from their images",
+            "rfid_infinity": "the same, less its bias",
+        },
+    ),
+    Metric(
         "is", "inception score", HIGHER, Needs.LOGITS, distribution_metrics.inception_score_of,
         protocol=distribution_metrics.inception_score_protocol,
         fits=distribution_metrics.has_logits, few=True,

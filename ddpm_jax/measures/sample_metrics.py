@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.build.datasets import dataset
+from ddpm_jax.data import evenly_spaced
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
     distribution_metrics,
     feature_space,
+    images_of,
     pixel_metrics,
     real_data,
     results,
@@ -123,7 +125,8 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
       space: where distributions are compared; None where none are.
     """
     of_pixels = request.of(lambda needs: needs.pixels)
-    of_space = request.of(lambda needs: needs.space)
+    of_space = request.of(lambda needs: needs.space and needs is not Needs.RECONSTRUCTED)
+    of_reconstructed = request.of(lambda needs: needs is Needs.RECONSTRUCTED)
     of_prompts = request.of(lambda needs: needs.prompted)
     labels: dict[str, Label] = {}
     held_out: dict[str, Figure] = {}
@@ -141,7 +144,11 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             for metric in of_pixels:
                 own = functools.partial(pixel_metrics.measure, metric, real, real.held_out)
                 held_out |= labelled(metric, _if_enough(metric, own))
-    if space is not None:
+    if space is not None and of_reconstructed:
+        made = _reconstructed(loaded, of_reconstructed, space, request)
+        for metric in of_reconstructed:
+            held_out |= labelled(metric, {n: made[n] for n in made if n in metric.figures})
+    if space is not None and of_space:
         distribution_metrics.check(of_space, space.reference, space.data)
         if space.held_out is not None:
             for metric in of_space:
@@ -158,7 +165,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
         options: dict[str, Any] = {**setting}
         seed = request.seed + repeat
         figures: dict[str, Figure] = {}
-        if of_pixels or space is not None:
+        if of_pixels or of_space:
             drawing = loaded.drawing(request.num_samples, task=request.task, seed=seed, **options)
             samples = SampleSet(drawing, request.cache, f"{title(setting)}, seed {seed}")
         if of_pixels:
@@ -167,7 +174,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             for metric in of_pixels:
                 path = request.pictures(metric.picture) if first and metric.picture else None
                 figures |= labelled(metric, pixel_metrics.measure(metric, real, images, path))
-        if space is not None:
+        if space is not None and of_space:
             of_samples = samples.features(space.extractor)
             for metric in of_space:
                 figures |= labelled(metric, _in_space(metric, space, of_samples, request))
@@ -180,13 +187,27 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
         return figures
 
     rows = []
-    for setting in request.scales:
+    for setting in request.scales if of_pixels or of_space or of_prompts else ():
         figures = results.over_repeats([of_set(setting, r) for r in range(request.repeats)])
         options: dict[str, Any] = {**setting}
         rows.append(
             {**setting, "nfe": loaded.nfe(task=request.task, **options), "metrics": figures}
         )
     return Measured(rows, {name: figure.record() for name, figure in held_out.items()}, labels)
+
+
+def _reconstructed(
+    loaded: Loaded, metrics: Sequence[Metric], space: Space, request: Request
+) -> dict[str, Figure]:
+    """The figures of held-out images' reconstructions beside the images themselves."""
+    source = real_data.held_out(loaded, metrics[0].name)
+    images = images_of.eight_bit(source, evenly_spaced(source, request.num_samples))
+    made = loaded.reconstruct(images)  # type: ignore[attr-defined] # of the kind that has the metric
+    before, after = (
+        feature_space.Features(**feature_space.of_images(space.extractor, one))
+        for one in (images, made)
+    )
+    return distribution_metrics.measure(metrics, before, after, seed=request.seed)
 
 
 def real(loaded: Loaded, metrics: Sequence[Metric]) -> dict[str, Any]:
