@@ -26,6 +26,7 @@ from ddpm_jax.build import (
     noised_inputs,
     objectives,
     prior,
+    translating,
     upsampling,
 )
 from ddpm_jax.build.from_noise import FromNoise
@@ -269,5 +270,18 @@ KINDS: dict[str, Kind] = {
         draws="one_pass",
         from_noise=gan.from_noise,
         next=lambda config: f"sample --workdir={{workdir}} {DRAW}",
+    ),
+    "translator": Kind(
+        noun="translator",
+        config=defaults.translator,
+        network=translating.network,
+        initial=translating.initial_params,
+        objective=translating.objective,
+        players=translating.players,
+        face="translator",
+        measures=("TRANSLATIONS",),
+        no_images="it makes images of one sort of images of another: "
+        "experiment.load(DIR).translate(images, to=1)",
+        next=lambda config: "evaluate --workdir={workdir}",
     ),
 }

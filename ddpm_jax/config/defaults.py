@@ -109,13 +109,18 @@ def gan() -> ConfigDict:
     return _locked(latent_kinds.gan(denoiser()))
 
 
+def translator() -> ConfigDict:
+    """The default translator between two sorts of images."""
+    return _locked(latent_kinds.translator(denoiser()))
+
+
 def denoiser() -> ConfigDict:
     """The default diffusion model: Ho et al.'s (2020) settings, without a data set's own."""
     config = ConfigDict()
     # or classifier, of x_t, to guide a diffusion model; language, a causal model of tokens; clip;
     # noised_clip, of x_t, to guide; prior, of a CLIP's embeddings of images given texts; captioner,
     # of captions given their images; autoencoder, of images through latents; gan, a generator
-    # against a discriminator
+    # against a discriminator; translator, between two sorts of images
     config.kind = "denoiser"
     config.seed = 0
 
@@ -342,4 +347,5 @@ CONFIGS: dict[str, Callable[[], ConfigDict]] = {
     "captioner": captioner,
     "autoencoder": autoencoder,
     "gan": gan,
+    "translator": translator,
 }

@@ -117,3 +117,33 @@ def gan(denoiser: ConfigDict) -> ConfigDict:
     config.ema.update(decay=0.999, warmup=True)
     config.sample.temperature = 1.0  # the deviation of the noise
     return config
+
+
+# The same of a translator, which draws nothing.
+NOT_OF_A_TRANSLATOR = (
+    *(field for field in NOT_OF_A_GAN if field not in ("model.num_blocks", *OF_A_SAMPLER)),
+    "model.num_classes",
+    *other_kinds.OF_WHAT_DRAWS,
+)
+
+
+def translator(denoiser: ConfigDict) -> ConfigDict:
+    """The default translator between two sorts of images: CycleGAN (Zhu et al. 2017)."""
+    config = other_kinds.without(denoiser, NOT_OF_A_TRANSLATOR)
+    config.kind = "translator"
+    model = config.model
+    model.name = "cycle_gan"
+    model.update(channels=64, num_blocks=6, num_groups=8)  # of both generators
+    model.num_halvings = 2
+    model.discriminator_channels = placeholder(int)  # None for channels
+    model.discriminator_layers = 3  # convolutions of stride 2
+
+    config.objective = objective = ConfigDict()
+    objective.sorts = (0, 1)  # the labels of the two; images of others count nothing
+    objective.game = "least_squares"  # or non_saturating, hinge, minimax
+    objective.cycle_weight = 10.0
+    objective.identity_weight = 5.0
+
+    config.optim.update(warmup_steps=0, options={"beta1": 0.5}, grad_clip=0.0)
+    config.ema.update(decay=0.999, warmup=True)
+    return config

@@ -36,6 +36,7 @@ class Needs(enum.StrEnum):
     TRUE_CAPTIONS = labels.TRUE_CAPTIONS  # captions drawn of held-out images
     RECONSTRUCTIONS = labels.RECONSTRUCTIONS  # held-out images through an autoencoder
     LATENT_BOUND = labels.LATENT_BOUND  # the same under a model with latents
+    TRANSLATIONS = labels.TRANSLATIONS  # held-out images as images of another sort
 
     @property
     def space(self) -> bool:
@@ -85,6 +86,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.TRUE_CAPTIONS: ("drawn_captions",),
     Needs.RECONSTRUCTIONS: ("reconstructions", "latents"),
     Needs.LATENT_BOUND: ("latent_bound",),
+    Needs.TRANSLATIONS: ("translations",),
 }
 
 

@@ -23,6 +23,7 @@ from ddpm_jax.measures import (
     pixel_metrics,
     prior_embeddings,
     reconstructions,
+    translations,
     variations,
 )
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
@@ -248,6 +249,17 @@ _ROWS = (
             "reconstructed_all_attributes": "reconstructions that show all that the image showed",
         },
         default=True, section="reconstructions", table=reconstructions.compare_table,
+    ),
+    Metric(
+        "translation", "images that come out as the other class", HIGHER, Needs.TRANSLATIONS,
+        translations.compare,
+        figures={
+            "translation_translated": "of the other class, and all else as before",
+            "translation_to_the_class": "of the other class",
+            "translation_kept": "all else as before",
+            "translation_back": "grey levels that a pixel is off when it is back",
+        },
+        default=True, section="translations", table=translations.table,
     ),
     Metric(
         "elbo", "bits per pixel by the bound of a VAE", LOWER, Needs.LATENT_BOUND,

@@ -17,6 +17,7 @@ from ddpm_jax.trained.from_noise import LoadedFromNoise
 from ddpm_jax.trained.language import LoadedLanguage
 from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.prior import LoadedPrior
+from ddpm_jax.trained.translating import LoadedTranslator
 
 
 class LoadedClassifier(Loaded):
@@ -55,6 +56,7 @@ FACES: dict[str, type[Loaded]] = {
     "captioner": LoadedCaptioner,
     "autoencoder": LoadedAutoencoder,
     "from_noise": LoadedFromNoise,
+    "translator": LoadedTranslator,
 }
 
 

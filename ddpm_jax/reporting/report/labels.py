@@ -14,6 +14,7 @@ LIKELIHOOD, CLASSIFIER, TOKENS = "likelihood", "classifier", "tokens"
 PAIRS, CLASSES, PROBE, PRIOR = "pairs", "classes", "probe", "prior"
 IMAGE_CAPTIONS, TRUE_CAPTIONS = "image captions", "true captions"
 RECONSTRUCTIONS, LATENT_BOUND = "reconstructions", "latent bound"
+TRANSLATIONS = "translations"
 OF_MODEL = (
     LIKELIHOOD,
     CLASSIFIER,
@@ -26,6 +27,7 @@ OF_MODEL = (
     TRUE_CAPTIONS,
     RECONSTRUCTIONS,
     LATENT_BOUND,
+    TRANSLATIONS,
 )
 MAX_LABELS = 200  # of a file
 
