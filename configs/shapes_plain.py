@@ -1,4 +1,4 @@
-"""Drawn shapes of which the model is told nothing: to be guided by a CLIP, or controlled by a sketch.
+"""Drawn shapes of which the model is told nothing: for a CLIP to guide, or a sketch to control.
 
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end; three pairs of colour and shape never are.
 Hardware: 2 CPU cores. Not trained to its end yet: no figure is known.
