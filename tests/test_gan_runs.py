@@ -10,6 +10,7 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
+from ddpm_jax.build import replicas
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
@@ -162,3 +163,11 @@ def test_its_samples_are_measured_as_any_others(sort, runs):
 def test_what_does_not_fit_is_refused_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         experiment.build(gan(**changes))
+
+
+def test_a_game_trains_alone_where_runs_are_grouped():
+    assert replicas.trains_alone(gan())
+    with pytest.raises(
+        UserError, match=r"train\.replicas=2: a run of several players trains alone"
+    ):
+        replicas.check(gan(), 2)

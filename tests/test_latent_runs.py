@@ -8,6 +8,7 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
+from ddpm_jax.build import kept
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
@@ -314,6 +315,16 @@ def test_images_that_move_in_the_step_have_no_latents_beforehand(latent, tmp_pat
     moved = latent(data={"cache_latents": True, "augment": ("shift",)})
     with pytest.raises(UserError, match=r"config\.data\.augment=\('shift',\): an image that is"):
         train.train(moved, tmp_path)
+
+
+def test_what_a_killed_process_left_half_is_written_again(run, tmp_path):
+    """The file that says what the tree is comes last: without it nothing is there."""
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    loaded = experiment.load(copied)
+    (copied / "codec.json").unlink()
+    kept.keep(loaded.experiment, copied)
+    assert experiment.load(copied).experiment.latents.digest == loaded.experiment.latents.digest
 
 
 def test_a_copy_that_is_damaged_is_told(run, tmp_path):

@@ -123,8 +123,9 @@ def players_of(
     c: ConfigDict, kind: Kind, model: networks.NetworkModule, own: Own, mesh: Mesh
 ) -> Players:
     """The players of a config; none where one objective moves everything. Raises as `build`."""
-    if kind.players is None:
+    if not kind.several(c):
         return {}
+    assert kind.players is not None  # of every kind that may have several
     return kind.players(
         c, _in_reverse_mode(c, model, mesh), own, functools.partial(_wrapped, c, own)
     )

@@ -117,7 +117,7 @@ def objective(
 
 
 def players(c: ConfigDict, made: Autoencoder, own: Own, wrapped: Wrap) -> Players:
-    """The autoencoder beside what its objective asks for; none where one objective moves all.
+    """The autoencoder, and beside it what its objective asks for: one of them at least.
 
     Codes that are moving averages are moved first, then the autoencoder, then its discriminator.
 
@@ -134,8 +134,6 @@ def players(c: ConfigDict, made: Autoencoder, own: Own, wrapped: Wrap) -> Player
             f"config.objective.code_decay={o.code_decay}: a {c.model.bottleneck} bottleneck has no "
             "codes that could be moving averages; leave it unset"
         )
-    if o.code_decay is None and not judged:
-        return {}
     way = _way(c, made, own)
     rate, optimizer = optimizers.optimizer(c, own)
     shapes = jax.eval_shape(functools.partial(initial_params, c, own, made), jax.random.key(0))
@@ -157,6 +155,11 @@ def players(c: ConfigDict, made: Autoencoder, own: Own, wrapped: Wrap) -> Player
         first["codes"] = Player(wrapped(codes), optax.sgd(1.0), (CODEBOOK,))
     autoencoder = Player(wrapped(its_objective), optimizer, mine, learning_rate=rate)
     return {**first, "autoencoder": autoencoder, **after}
+
+
+def several(c: ConfigDict) -> bool:
+    """Whether another player moves beside the autoencoder: its codes, or a discriminator."""
+    return c.objective.code_decay is not None or c.objective.adversary_weight > 0
 
 
 def has_looks(c: ConfigDict) -> bool:

@@ -15,20 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import contrasting, image_embeddings, kept_trees, prior, texts
+from ddpm_jax.build import contrasting, image_embeddings, prior, texts
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.kept_trees import SUMS, Keeping, Trees
 from ddpm_jax.config import config_files
 from ddpm_jax.data import tokenizers
 from ddpm_jax.data.tokenizers import Tokenizer
 from ddpm_jax.diffusion.components import Components
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime import compiling, digests, files
+from ddpm_jax.runtime import compiling, digests
 
 # The trees that a run with a CLIP has frozen, and the files in which it keeps them.
 CLIP, COMPONENTS = image_embeddings.CLIP, prior.COMPONENTS
 TREES = (CLIP, COMPONENTS)
-CONFIG_FILE = "clip.json"
-LIMIT = 2**25  # bytes of it; the tokenizer of CLIP's own has 2 MB
+KEEPING = Keeping(
+    "clip.json",
+    "the CLIP",
+    limit=2**25,  # the tokenizer of CLIP's own has 2 MB
+    tree_of=lambda name, tree: Components(**tree) if name == COMPONENTS else tree,
+)
 BATCH_SIZE = 256
 
 
@@ -188,18 +193,9 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     clip = experiment.clip
     if clip is None:
         return
-    folder = Path(workdir)
     trees = {name: experiment.frozen[name] for name in TREES if name in experiment.frozen}
-    sums = {name: digests.digest(tree) for name, tree in trees.items()}
-    if _is_there(folder, sums):
-        return
-    kept_trees.write(folder, trees, "the CLIP")
-    content = {
-        "config": clip.config.to_dict(),
-        "sha256": sums,
-        "tokenizer": dict(clip.tokenizer.content),
-    }
-    files.must_write_json(folder / CONFIG_FILE, content)
+    content = {"config": clip.config.to_dict(), "tokenizer": dict(clip.tokenizer.content)}
+    KEEPING.keep(workdir, trees, content)
 
 
 def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
@@ -210,43 +206,14 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
     """
     if not experiment.kind.has_clip(experiment.config):
         return texts.with_kept(experiment, workdir)
-    folder = Path(workdir)
-    try:
-        content = files.read_json(folder / CONFIG_FILE, LIMIT)
+
+    def clip(content: dict[str, Any], trees: Trees) -> tuple[FrozenClip, Components | None]:
         config = config_files.of_json(content["config"])
         tokenizer = tokenizers.stored.of_content(content["tokenizer"])
-        trees: dict[str, Any] = {
-            name: _tree(folder, name) for name in TREES if name in content["sha256"]
-        }
-        params, model = trees[CLIP], contrasting.network(config)
-    except (OSError, ValueError, UserError, *config_files.BROKEN) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{workdir}: the CLIP that this run keeps cannot be read ({reason}): put {CONFIG_FILE} "
-            "and the files beside it back"
-        ) from error
-    for name, tree in trees.items():
-        if digests.digest(tree) != content["sha256"][name]:
-            raise kept_trees.other(folder, name)
-    clip = FrozenClip(config, model, params, tokenizer, content["sha256"][CLIP])
-    return with_clip(experiment, clip, trees.get(COMPONENTS))
+        model, digest = contrasting.network(config), content[SUMS][CLIP]
+        return FrozenClip(config, model, trees[CLIP], tokenizer, digest), trees.get(COMPONENTS)
 
-
-def _is_there(folder: Path, sums: dict[str, str]) -> bool:
-    """Whether a workdir keeps trees of these digests, whole: what was killed may leave others."""
-    try:
-        content = files.read_json(folder / CONFIG_FILE, LIMIT)
-        return bool(content["sha256"] == sums) and all(
-            digests.digest(_tree(folder, name)) == sums[name] for name in sums
-        )
-    except config_files.BROKEN:
-        return False
-
-
-def _tree(folder: Path, name: str) -> Any:
-    """A tree as its run had it frozen."""
-    tree = kept_trees.read(folder, name)
-    return Components(**tree) if name == COMPONENTS else tree
+    return with_clip(experiment, *KEEPING.taken(workdir, clip))
 
 
 def _power_of_two(num: int) -> int:

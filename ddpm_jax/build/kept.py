@@ -5,11 +5,8 @@ from pathlib import Path
 from ddpm_jax.build import clips, coding, latents, perceptual
 from ddpm_jax.build.experiment import Experiment
 
-TREES = (
-    *clips.TREES,
-    latents.TREE,
-    perceptual.LOOKS,
-)  # what a config names, of the trees that a run has frozen
+# What a config names, of the trees that a run has frozen.
+TREES = (*clips.TREES, latents.TREE, perceptual.LOOKS)
 
 
 def keep(experiment: Experiment, workdir: str | Path) -> None:

@@ -63,8 +63,9 @@ class Kind:
       initial: (config, own parts, network, key) -> the network's parameters before training.
       towers: (config, network) -> the options of its towers, by the name of their parameters, for a
         run that begins with another's.
-      players: (config, network, own parts, what stands around every objective) -> the players
-        that move its parameters, none where one does; None for a kind that never has several.
+      several: whether several players move the parameters of a run with this config.
+      players: (config, network, own parts, what stands around every objective) -> them; None for a
+        kind that never has several.
       draws: how it draws images, a name of `trained.program.DRAWS`.
       from_noise: (config, network) -> the pass that makes an image of noise, for draws="one_pass".
       embeds: whether other runs can have its embeddings, as `config.data.clip`.
@@ -89,6 +90,7 @@ class Kind:
     codec: Callable[[ConfigDict, Own], Codec] = coding.modelled
     initial: Callable[[ConfigDict, Own, Any, jax.Array], Any] = networks.initial_params
     towers: Callable[[ConfigDict, Any], dict[str, Options]] = lambda config, network: {}
+    several: Callable[[ConfigDict], bool] = lambda config: False
     players: Callable[[ConfigDict, Any, Own, Wrap], Players] | None = None
     draws: str = "diffusion"
     from_noise: Callable[[ConfigDict, Any], FromNoise] | None = None
@@ -240,6 +242,7 @@ KINDS: dict[str, Kind] = {
         network=autoencoding.network,
         initial=autoencoding.initial_params,
         objective=autoencoding.objective,
+        several=autoencoding.several,
         players=autoencoding.players,
         face="autoencoder",
         measures=(
@@ -263,6 +266,7 @@ KINDS: dict[str, Kind] = {
         network=gan.network,
         initial=gan.initial_params,
         objective=gan.objective,
+        several=lambda config: True,
         players=gan.players,
         face="from_noise",
         measures=("FEATURES", "LOGITS", "PIXELS", "LABELS"),
@@ -277,6 +281,7 @@ KINDS: dict[str, Kind] = {
         network=translating.network,
         initial=translating.initial_params,
         objective=translating.objective,
+        several=lambda config: True,
         players=translating.players,
         face="translator",
         measures=("TRANSLATIONS",),

@@ -14,22 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import codecs
-from ddpm_jax.build import assemble, clips, coding, kept_trees
+from ddpm_jax.build import assemble, clips, coding
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.config import config_files
+from ddpm_jax.build.kept_trees import SUMS, Keeping, Trees
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.diffusion import latent_codes
 from ddpm_jax.diffusion.latent_codes import Moments, Scaling
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.autoencoder import QUANTISED, Autoencoder
-from ddpm_jax.runtime import compiling, digests, files
+from ddpm_jax.runtime import compiling, digests
 from ddpm_jax.training.objectives.base import Objective
 from ddpm_jax.training.objectives.encoded import encoded
 
 TREE = "codec"  # the frozen tree, and the file in which a run keeps it
-CONFIG_FILE = "codec.json"
+KEEPING = Keeping("codec.json", "the autoencoder")
 PARAMS, SCALING = "params", "scaling"  # of the tree
-LIMIT = 2**20  # bytes of the config file
 BATCH_SIZE = 64
 # Of a network, what makes it the function that it is.
 FIELDS = (
@@ -174,23 +173,8 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     Raises:
       UserError: where it cannot be written.
     """
-    found = experiment.latents
-    if found is None:
-        return
-    folder = Path(workdir)
-    try:
-        if digests.digest(kept_trees.read(folder, TREE)) == found.digest:
-            return
-    except (OSError, ValueError, UserError):
-        pass
-    kept_trees.write(folder, {TREE: found.tree}, "the autoencoder")
-    content = {
-        "network": fields_of(found.network),
-        "sha256": found.digest,
-        "scale": float(found.tree[SCALING]["scale"]),
-        "shift": float(found.tree[SCALING]["shift"]),
-    }
-    files.must_write_json(folder / CONFIG_FILE, content)
+    if (found := experiment.latents) is not None:
+        KEEPING.keep(workdir, {TREE: found.tree}, {"network": fields_of(found.network)})
 
 
 def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
@@ -199,22 +183,12 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
     Raises:
       UserError: where it is gone or damaged.
     """
-    folder = Path(workdir)
-    try:
-        content = files.read_json(folder / CONFIG_FILE, LIMIT)
-        network = network_of(content["network"])
-        tree, sha256 = kept_trees.read(folder, TREE), content["sha256"]
-    except (TypeError, UserError, *config_files.BROKEN) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{workdir}: the autoencoder that this run keeps cannot be read ({reason}): put "
-            f"{CONFIG_FILE} and {TREE}.safetensors back"
-        ) from error
-    if digests.digest(tree) != sha256:
-        raise kept_trees.other(folder, TREE)
-    return with_codec(
-        experiment, FrozenCodec(network, tree, sha256, image_shape(experiment.config))
-    )
+
+    def codec(content: dict[str, Any], trees: Trees) -> FrozenCodec:
+        shape = image_shape(experiment.config)
+        return FrozenCodec(network_of(content["network"]), trees[TREE], content[SUMS][TREE], shape)
+
+    return with_codec(experiment, KEEPING.taken(workdir, codec))
 
 
 def fields_of(network: Autoencoder) -> dict[str, Any]:

@@ -7,18 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.build import autoencoding, kept_trees
+from ddpm_jax.build import autoencoding
 from ddpm_jax.build.experiment import Experiment
-from ddpm_jax.config import config_files
+from ddpm_jax.build.kept_trees import Keeping
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop.perceptual import perceptual_from_file
 from ddpm_jax.models.perceptual import lpips
-from ddpm_jax.runtime import digests, files
+from ddpm_jax.runtime import digests
 from ddpm_jax.training.objectives.autoencode import LOOKS
 
-CONFIG_FILE = "perceptual.json"
-LIMIT = 2**16  # bytes of it
+KEEPING = Keeping("perceptual.json", "the weights of LPIPS")
 
 
 def with_made(experiment: Experiment) -> Experiment:
@@ -45,17 +44,8 @@ def keep(experiment: Experiment, workdir: str | Path) -> None:
     Raises:
       UserError: where they cannot be written.
     """
-    if not autoencoding.has_looks(experiment.config) or LOOKS not in experiment.frozen:
-        return
-    folder, tree = Path(workdir), experiment.frozen[LOOKS]
-    sha256 = digests.digest(tree)
-    try:
-        if digests.digest(kept_trees.read(folder, LOOKS)) == sha256:
-            return
-    except (OSError, ValueError, UserError):
-        pass
-    kept_trees.write(folder, {LOOKS: tree}, "the weights of LPIPS")
-    files.must_write_json(folder / CONFIG_FILE, {"sha256": sha256})
+    if LOOKS in experiment.frozen:
+        KEEPING.keep(workdir, {LOOKS: experiment.frozen[LOOKS]}, {})
 
 
 def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
@@ -66,19 +56,7 @@ def with_kept(experiment: Experiment, workdir: str | Path) -> Experiment:
     """
     if not autoencoding.has_looks(experiment.config):
         return experiment
-    folder = Path(workdir)
-    try:
-        sha256 = files.read_json(folder / CONFIG_FILE, LIMIT)["sha256"]
-        tree = kept_trees.read(folder, LOOKS)
-    except (UserError, *config_files.BROKEN) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{workdir}: the weights of LPIPS that this run keeps cannot be read ({reason}): put "
-            f"{CONFIG_FILE} and {LOOKS}.safetensors back"
-        ) from error
-    if digests.digest(tree) != sha256:
-        raise kept_trees.other(folder, LOOKS)
-    return _with(experiment, tree)
+    return _with(experiment, KEEPING.taken(workdir, lambda content, trees: trees[LOOKS]))
 
 
 def _with(experiment: Experiment, tree: Any) -> Experiment:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.build import assemble, averages, conditioning, optimizers, starting_weights
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.build.kinds import KINDS
 from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import has
@@ -56,7 +57,8 @@ def trains_alone(config: ConfigDict) -> bool:
     """Whether no group can train it: its members take their batches whole, and have no more."""
     d = config.data
     has_more = d.get("clip") or d.get("codec") or d.get("cache_text", False) or _looks(config)
-    return bool(config.train.accumulate > 1 or config.mesh.strict or has_more)
+    several = KINDS[config.kind].several(config)
+    return bool(config.train.accumulate > 1 or config.mesh.strict or has_more or several)
 
 
 def _looks(config: ConfigDict) -> str:
@@ -84,6 +86,10 @@ def check(config: ConfigDict, num: int) -> None:
         raise UserError(
             f"config.data.cache_text=True: {num} runs in one program run the tower of texts "
             "themselves; set False, or train them one by one (train.replicas=1)"
+        )
+    if KINDS[config.kind].several(config):
+        raise UserError(
+            f"config.train.replicas={num}: a run of several players trains alone; set 1"
         )
     if trains_alone(config):
         raise UserError(
