@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.runtime.weight_files import StoredTensor
+
 Path = tuple[str, ...]
 Shapes = Mapping[Path, tuple[int, ...]]
+Tensor = np.ndarray | StoredTensor
+# What parameters are held in.
+FLOATS = ("float32", "bfloat16", "float16")
+_ALIGNMENT = 64  # bytes, of the buffers of XLA's CPUs
 
 
 class Layout(NamedTuple):
@@ -73,8 +79,13 @@ def layer(path: Path, name: str, kind: str) -> Iterable[Row]:
 
 
 def shapes_of(network: Any, *args: Any) -> dict[Path, tuple[int, ...]]:
-    """The shape of every parameter of a network, asked of the network itself."""
-    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), *args))
+    """The shape of every parameter of a network, asked of the network itself.
+
+    Args:
+      network: the network.
+      *args: of its call; arrays, or their shapes alone (`jax.ShapeDtypeStruct`).
+    """
+    variables = jax.eval_shape(lambda *args: network.init(jax.random.key(0), *args), *args)
     return {path: tuple(leaf.shape) for path, leaf in flatten(variables["params"]).items()}
 
 
@@ -90,22 +101,65 @@ def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
 
 
 def params_of(
-    rows: Iterable[Row], shapes: Shapes, weights: Mapping[str, np.ndarray], source: Any
+    rows: Iterable[Row],
+    shapes: Shapes,
+    weights: Mapping[str, Tensor],
+    source: Any,
+    dtype: Any = jnp.float32,
 ) -> dict[str, Any]:
-    """The parameters that the tensors of a file or a folder hold, in float32.
+    """The parameters that the tensors of a file or a folder hold.
+
+    Tensors that are stored are read one after the other, each when all of them are known to fit.
+    So no more than one is held beside the parameters.
 
     Args:
       rows: of the network, all of them.
       shapes: of its parameters.
       weights: theirs by name.
       source: the file or folder, for messages.
+      dtype: of the parameters, one of FLOATS.
 
     Raises:
       ValueError: for tensors that are missing, left over or of another shape: how many, and the
-        first five.
+        first five; for another dtype, and values that it cannot hold.
     """
-    left = dict(weights)
+    if (float_type := jnp.dtype(dtype)).name not in FLOATS:
+        raise ValueError(f"need parameters of {', '.join(FLOATS)}, got {float_type.name}")
+    rows = list(rows)
+    _check_fit(rows, shapes, weights, source)
     params: dict[str, Any] = {}
+    for row in rows:
+        *modules, leaf = row.path
+        tree = params
+        for module in modules:
+            tree = tree.setdefault(module, {})
+        try:
+            tree[leaf] = _placed(row.layout.from_torch(np.asarray(weights[row.name])), float_type)
+        except FloatingPointError as error:
+            raise ValueError(
+                f"{source}: tensor {row.name} has values that {float_type.name} cannot hold"
+            ) from error
+    return params
+
+
+def _placed(value: np.ndarray, dtype: np.dtype) -> jax.Array:
+    """A value on the device in a float type. Raises FloatingPointError for what that cannot hold.
+
+    A CPU takes over memory that is aligned as its own is, so there is no second copy of it.
+    """
+    memory = np.empty(value.size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array = memory[start : start + value.size * dtype.itemsize].view(dtype).reshape(value.shape)
+    with np.errstate(over="raise"):
+        np.copyto(array, value, casting="unsafe")
+    return jax.device_put(array)
+
+
+def _check_fit(
+    rows: Iterable[Row], shapes: Shapes, weights: Mapping[str, Tensor], source: Any
+) -> None:
+    """Raises ValueError for tensors that are missing, left over or of another shape."""
+    left = dict(weights)
     missing, wrong = [], []
     for row in rows:
         need = row.torch_shape(shapes)
@@ -115,12 +169,6 @@ def params_of(
         weight = left.pop(row.name)
         if weight.shape != need:
             wrong.append(f"{row.name} {weight.shape} for {need}")
-            continue
-        *modules, leaf = row.path
-        tree = params
-        for module in modules:
-            tree = tree.setdefault(module, {})
-        tree[leaf] = jnp.asarray(row.layout.from_torch(weight), jnp.float32)
     over = [f"{name} {left[name].shape}" for name in sorted(left)]
     said = [
         f"{len(names)} {what} ({_first(names)})"
@@ -133,7 +181,6 @@ def params_of(
     ]
     if said:
         raise ValueError(f"{source}: tensors do not fit the network: {'; '.join(said)}")
-    return params
 
 
 def _first(names: list[str]) -> str:
