@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddpm_jax.interop.config_fields import (
     COUNT,
     COUNT_OR_NULL,
     SWITCH,
     Field,
+    Known,
     is_int,
     is_number,
     list_of,
@@ -22,13 +23,6 @@ KL, VQ = "AutoencoderKL", "VQModel"
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 ATTENDING = {"AttnDownEncoderBlock2D": DOWN, "AttnUpDecoderBlock2D": UP}
 _NUMBER = Field(is_number, "a number")
-
-
-class Known(NamedTuple):
-    """A field: what leaving it out means in diffusers 0.42.1, and what it may be."""
-
-    default: Any
-    field: Field
 
 
 def _kinds(plain: str) -> Field:

@@ -18,6 +18,13 @@ class Field(NamedTuple):
     supported: str
 
 
+class Known(NamedTuple):
+    """A field: what leaving it out means in the other library, and what it may be."""
+
+    default: Any
+    field: Field
+
+
 def is_int(value: Any, least: int = 1) -> bool:
     """Whether it is a whole number, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -51,6 +58,6 @@ COUNT_OR_NULL = Field(lambda value: value is None or is_int(value), "null or a w
 SWITCH = one_of(False, True)
 
 
-def refuse(name: str, value: Any, supported: str) -> ValueError:
+def refuse(name: str, value: Any, supported: str, file: str = "config.json") -> ValueError:
     """The error of a field whose value is not supported."""
-    return ValueError(f"config.json: {name} is {json.dumps(value)}; supported: {supported}")
+    return ValueError(f"{file}: {name} is {json.dumps(value)}; supported: {supported}")
