@@ -1,5 +1,6 @@
 """Schedulers of diffusers' pipelines as our schedule, grid and sampler: scheduler_config.json."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ddpm_jax.interop.scheduler_config import (
     UNIPC,
 )
 from ddpm_jax.interop.scheduler_steps import Steps
+from ddpm_jax.runtime import files
 
 PREDICTIONS = {
     "epsilon": "eps",
@@ -43,6 +45,8 @@ SAMPLERS = {
     DPM: "dpm_solver_pp",
     UNIPC: "unipc",
 }
+# What a class takes in another's place where the file does not say: latents are not clipped.
+_OF_LATENTS = {"clip_sample": False, "skip_prk_steps": True}
 
 
 class Scheduler(NamedTuple):
@@ -54,6 +58,7 @@ class Scheduler(NamedTuple):
       schedule: the discrete schedule that the network is trained on.
       prediction: what the network predicts, "eps", "v" or "x0".
       sampler: the name of ours that takes the same steps.
+      stated: the fields that its file states.
     """
 
     name: str
@@ -61,6 +66,23 @@ class Scheduler(NamedTuple):
     schedule: Schedule
     prediction: str
     sampler: str
+    stated: dict[str, Any]
+
+    def of_class(self, name: str) -> "Scheduler":
+        """Another scheduler of the same noise and network, as `from_config` of diffusers makes it.
+
+        Args:
+          name: of its class, or of the sampler that it is here.
+
+        Raises:
+          ValueError: for an unknown name, and fields that this class does not have.
+        """
+        classes = {sampler: of for of, sampler in SAMPLERS.items()}
+        chosen = classes.get(name, name)
+        if chosen not in SAMPLERS:
+            raise ValueError(f"sampler={name}: need one of {', '.join([*classes, *SAMPLERS])}")
+        fits = {k: v for k, v in _OF_LATENTS.items() if k in scheduler_config.FIELDS[chosen]}
+        return _of(chosen, {**fits, **self.stated})
 
     def steps(self, num_steps: int, strength: float = 1.0) -> Steps:
         """What its `set_timesteps(num_steps)` and `step` come to.
@@ -105,7 +127,21 @@ def read(directory: str | os.PathLike[str]) -> Scheduler:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise ValueError(f"{directory} has no {CONFIG}; give the folder of a pipeline's scheduler")
-    name, config = scheduler_config.read(path)
+    return _of(*scheduler_config.read(path))
+
+
+def write(scheduler: Scheduler, directory: str | os.PathLike[str]) -> None:
+    """Writes the scheduler_config.json of a folder, which is made if it does not exist."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    # JSON has no infinity, which is what leaving this one out means.
+    stated = {name: value for name, value in scheduler.stated.items() if value != -math.inf}
+    files.write_json(directory / CONFIG, {"_class_name": scheduler.name, **stated})
+
+
+def _of(name: str, stated: dict[str, Any]) -> Scheduler:
+    """The scheduler of a class with the fields that are stated."""
+    config = scheduler_config.checked(name, stated)
     schedule = _schedule(config)
     table = scheduler_grids.table_of(schedule, config.get("rescale_betas_zero_snr", False))
     for field in ("sigma_min", "sigma_max"):
@@ -114,7 +150,7 @@ def read(directory: str | os.PathLike[str]) -> Scheduler:
             supported = f"null or a level of the betas, {table[0]:.6g} to {table[-1]:.6g}"
             raise refuse(field, level, supported, CONFIG)
     prediction = PREDICTIONS[config["prediction_type"]]
-    return Scheduler(name, config, schedule, prediction, SAMPLERS[name])
+    return Scheduler(name, config, schedule, prediction, SAMPLERS[name], stated)
 
 
 def _schedule(config: dict[str, Any]) -> Schedule:

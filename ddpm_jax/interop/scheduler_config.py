@@ -214,27 +214,31 @@ _OF_OTHERS = {
 
 
 def read(path: Path) -> tuple[str, dict[str, Any]]:
-    """The class, and every field of it: the file's value, checked, or diffusers' default.
+    """The class, and the fields that a file states. Raises OSError if it cannot be read."""
+    fields = read_json(path, constants=["-Infinity"])  # lambda_min_clipped
+    stated = {field: value for field, value in fields.items() if not field.startswith("_")}
+    return fields.get("_class_name", ""), stated
+
+
+def checked(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a class: what is stated, checked, or diffusers' default.
 
     Raises:
-      OSError: for a file that cannot be read.
       ValueError: for a class, field or value that is not supported.
     """
-    fields = read_json(path, constants=["-Infinity"])  # lambda_min_clipped
-    name = fields.get("_class_name")
     if name not in FIELDS:
         raise refuse("_class_name", name, ", ".join(FIELDS), CONFIG)
     known = FIELDS[name]
     passed_over = _OF_OTHERS.union(*FIELDS.values())
     for field in fields:
-        if field not in passed_over and not field.startswith("_"):
+        if field not in passed_over:
             raise refuse(field, fields[field], f"the fields of {name} in diffusers", CONFIG)
     config = {field: fields.get(field, one.default) for field, one in known.items()}
     for field, value in config.items():
         if not known[field].field.holds(value):
             raise refuse(field, value, known[field].field.supported, CONFIG)
     _check(name, config)
-    return name, config
+    return config
 
 
 def spaced(config: Mapping[str, Any]) -> str | None:

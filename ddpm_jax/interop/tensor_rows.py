@@ -12,6 +12,7 @@ from ddpm_jax.runtime.weight_files import StoredTensor
 Path = tuple[str, ...]
 Shapes = Mapping[Path, tuple[int, ...]]
 Tensor = np.ndarray | StoredTensor
+Weights = Mapping[str, Tensor]
 # What parameters are held in.
 FLOATS = ("float32", "bfloat16", "float16")
 _ALIGNMENT = 64  # bytes, of the buffers of XLA's CPUs
@@ -103,7 +104,7 @@ def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
 def params_of(
     rows: Iterable[Row],
     shapes: Shapes,
-    weights: Mapping[str, Tensor],
+    weights: Weights,
     source: Any,
     dtype: Any = jnp.float32,
 ) -> dict[str, Any]:

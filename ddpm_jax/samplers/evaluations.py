@@ -58,6 +58,7 @@ class Evaluation:
 
     Attributes:
       on_grid: the u that it ends with is x at the next time of the grid.
+      provisional: it is x at this time, to be asked about there, and is then made anew.
     """
 
     time: float
@@ -72,6 +73,7 @@ class Evaluation:
     weights: tuple[float, ...] = ()
     noise: float = 0.0
     on_grid: bool = True
+    provisional: float | None = None
 
 
 def run(
@@ -114,9 +116,14 @@ def run(
     }
     on_grid = np.array([e.on_grid for e in evaluations])
     if project is not None:
+        provisional = [e.provisional for e in evaluations]
+        projected = on_grid | np.array([time is not None for time in provisional])
         # The next time of the grid, from wherever within the step.
-        ends = np.asarray(times)[1 + np.cumsum(on_grid) - on_grid]
-        rows |= {"on_grid": jnp.asarray(on_grid), "end": jnp.asarray(ends, x.dtype)}
+        next_times = np.asarray(times)[1 + np.cumsum(on_grid) - on_grid]
+        ends = [
+            end if time is None else time for time, end in zip(provisional, next_times, strict=True)
+        ]
+        rows |= {"projected": jnp.asarray(projected), "end": jnp.asarray(ends, x.dtype)}
     carried = project is not None and any(
         before.on_grid and e.take == 0 for before, e in itertools.pairwise(evaluations)
     )
@@ -139,7 +146,9 @@ def run(
         if project is not None:
             unprojected, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
             key_project = streams.fold(key_noise, streams.PROJECTION)
-            u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
+            u = jax.lax.cond(
+                row["projected"], lambda u: project(key_project, u, end), lambda u: u, u
+            )
             change = u - unprojected if carried else None
         return (origin, u, kept, change), (u if return_trajectory else None)
 

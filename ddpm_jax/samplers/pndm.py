@@ -130,6 +130,7 @@ def rows_of(calls: Sequence[Call], combined: str) -> list[Evaluation]:
                 scale=scale,
                 weights=tuple(weights),
                 on_grid=k != begin or k == len(calls) - 1,
+                provisional=call.end.time if k == begin else None,
             )
         )
         known[0] = not again

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.data.tokenizers.base import Tokenizer
+from ddpm_jax.data.tokenizers.base import CONTEXT, Tokenizer
 from ddpm_jax.data.tokenizers.bpe import ALPHABET, BOS, EOS, Merge, Special, byte_pair
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import parse_json, read_bytes
+from ddpm_jax.runtime.files import parse_json, read_bytes, whole, write_json
 
 LIMIT = 2**25  # bytes of a file, unpacked
 NUM_MERGES = 48_894  # of open_clip's file, which lists more: 49,152 less 256 bytes and 2 tokens
@@ -63,6 +63,46 @@ def clip_tokenizer(path: Path | str) -> Tokenizer:
     except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, UserError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is not a tokenizer of CLIP's ({reason})") from error
+
+
+def save_clip_tokenizer(folder: Path | str, tokenizer: Tokenizer, context: int = CONTEXT) -> None:
+    """Write the files of transformers' CLIPTokenizer, which `clip_tokenizer` reads as well.
+
+    Args:
+      folder: made if it does not exist; such files in it are replaced.
+      tokenizer: of byte pairs.
+      context: the length of a row.
+
+    Raises:
+      UserError: for a tokenizer of words.
+    """
+    content = tokenizer.content
+    if content["kind"] != "byte_pair":
+        raise UserError("transformers' CLIPTokenizer has byte pairs; this tokenizer has words")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "vocab.json", {token: n for n, token in enumerate(content["vocabulary"])})
+    with whole(folder / "merges.txt") as partial:
+        partial.write_text("\n".join(["#version: 0.2", *content["merges"], ""]), "utf-8")
+    tokens = {
+        "bos_token": content["bos"],
+        "eos_token": content["eos"],
+        "unk_token": content["unknown"] or content["eos"],
+        "pad_token": content["pad"],
+    }
+    special = {
+        role: {
+            "content": token,
+            "lstrip": False,
+            "normalized": bool(content["special"].get(token, (0, False))[1]),
+            "rstrip": False,
+            "single_word": False,
+        }
+        for role, token in tokens.items()
+    }
+    write_json(folder / "special_tokens_map.json", special)
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context, **special}
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _file(folder: Path) -> Path:
