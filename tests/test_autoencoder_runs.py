@@ -59,6 +59,8 @@ SORTS = {
         | {"bottleneck": "quantised", "num_codes": 12, "code_channels": 2, "dropout": 0.1}
     },
 }
+# Its decoder is told the class.
+SORTS["told"] = VAE | {"model": VAE["model"] | {"num_classes": 10}}
 # Beside the autoencoder stand codes that are averages, and a discriminator from the third step on.
 SORTS["judged"] = SORTS["vq"] | {
     "objective": {
@@ -144,10 +146,11 @@ def test_images_go_through_latents_of_the_said_shape(sort, runs, images):
     loaded = experiment.load(runs(sort))
     latents = loaded.encode(images)
     assert latents.shape == (5, *loaded.latent_shape) == (5, 4, 4, 2 if sort in QUANTISED else 3)
-    made = loaded.reconstruct(images)
+    labels = [3, 1, 4] if sort == "told" else []
+    made = loaded.reconstruct(images, labels)
     assert made.shape == images.shape
     assert made.dtype == np.uint8
-    np.testing.assert_array_equal(loaded.decode(latents), made)
+    np.testing.assert_array_equal(loaded.decode(latents, labels), made)
     np.testing.assert_allclose(loaded.encode(images[2:3]), latents[2:3], atol=1e-5)
     if sort in QUANTISED:
         codes = loaded.codes(images)
@@ -225,6 +228,7 @@ METRICS = {
     "plain": {"reconstructed", "latent"},
     "ldm": {"memorisation", "reconstructed", "latent"},
     "vae": {"memorisation", "reconstructed", "elbo", "latent"},
+    "told": {"memorisation", "label", "spread", "class", "reconstructed", "elbo", "latent"},
     "vq": {"reconstructed", "latent"},
     "judged": {"reconstructed", "latent"},
 }
@@ -234,8 +238,8 @@ QUANTISED = ("vq", "judged")
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("sort", SORTS)
 def test_what_is_measured_of_one(sort, runs):
-    draws = sort in ("ldm", "vae")
-    report = evaluate.evaluate(str(runs(sort)), num_samples=20 if draws else None)
+    draws = sort in ("ldm", "vae", "told")
+    report = evaluate.evaluate(str(runs(sort)), num_samples=40 if draws else None)
     figures = report["held_out_data"]["metrics"]
     assert bool(report.get("samples")) == draws
     assert {name.split("_")[0] for name in figures} == METRICS[sort]
@@ -244,8 +248,9 @@ def test_what_is_measured_of_one(sort, runs):
     for picture in ("before_and_after", "interpolations", "traversals"):
         (path,) = (runs(sort) / "eval").glob(f"*{picture}.png")
         assert min(Image.open(path).size) > 64
-    if sort == "vae":
+    if sort in ("vae", "told"):
         total = figures["elbo_decoder"]["value"] + figures["elbo_kl"]["value"]
+        total += np.log2(10) / 64 if sort == "told" else 0  # one class of ten, each as likely
         assert figures["elbo_per_dim"]["value"] == pytest.approx(total)
     if sort in QUANTISED:
         assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
@@ -304,6 +309,27 @@ def test_a_vae_draws_latents_from_their_law_and_the_others_have_none(runs):
     for sort, bottleneck in [("plain", "plain"), ("vq", "quantised")]:
         with pytest.raises(UserError, match=f"no law to draw from .*={bottleneck}"):
             experiment.load(runs(sort)).sample(2)
+
+
+def test_a_decoder_is_told_the_class(runs, images):
+    loaded = experiment.load(runs("told"))
+    drawn = loaded.sample(3, labels=[7, 2], seed=2, temperature=1e-9)
+    centre = np.zeros((3, *loaded.latent_shape))
+    np.testing.assert_allclose(drawn, loaded.decode(centre, [7, 2]), atol=1)
+    assert (drawn[0] == drawn[2]).all()
+    x0 = loaded.experiment.codec.encode(images[:1])
+    bits = [loaded.bits_encoded(x0, [k], seed=3).reconstruction for k in (0, 1)]
+    assert bits[0] != bits[1]
+    assert (drawn[0] != drawn[1]).any()
+    for call, message in [
+        (lambda: loaded.decode(centre), "is told one of 10 classes: give the label of each"),
+        (lambda: loaded.reconstruct(images), "is told one of 10 classes"),
+        (lambda: loaded.bits_encoded(x0), "is told one of 10 classes"),
+        (lambda: loaded.decode(centre, [10]), r"label 10 is outside 0\.\.9"),
+        (lambda: experiment.load(runs("vae")).decode(centre, [1]), "labels=1, but this model"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            call()
 
 
 def test_latents_of_another_size_are_refused(runs):

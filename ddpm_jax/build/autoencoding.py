@@ -75,6 +75,7 @@ def network(c: ConfigDict, own: Own = NONE) -> Autoencoder:
         code_channels=m.code_channels,
         projected=m.projected,
         scale=m.scale,
+        num_classes=m.num_classes,
         mid_attention=m.mid_attention,
         **levels,
     )
@@ -191,6 +192,7 @@ def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
         per_dimension=m.bottleneck != QUANTISED,
         looks=lpips if has_looks(c) else None,
         looks_weight=o.perceptual_weight,
+        told_label=m.num_classes > 0,
     )
 
 
@@ -240,7 +242,8 @@ def from_noise(c: ConfigDict, made: Autoencoder) -> FromNoise:
     apply: Callable[..., Any] = made.apply
 
     def images(params: Any, z: jax.Array, labels: jax.Array) -> jax.Array:
-        mean: jax.Array = apply({"params": params}, z, method="decode").mean
+        label = labels if c.model.num_classes else None
+        mean: jax.Array = apply({"params": params}, z, label, method="decode").mean
         return mean
 
     return FromNoise(latent_shape(c), images)
@@ -252,7 +255,8 @@ def initial_params(c: ConfigDict, own: Own, made: Autoencoder, key: jax.Array) -
     The network does not see those.
     """
     images = jnp.zeros((1, *image_shape(c)))
-    params = made.init(key, images)["params"]
+    label = jnp.zeros(1, jnp.int32) if c.model.num_classes else None
+    params = made.init(key, images, label)["params"]
     if c.objective.adversary_weight > 0:
         key = streams.named(key, DISCRIMINATOR)
         params = {**params, DISCRIMINATOR: _discriminator(c).init(key, images)["params"]}

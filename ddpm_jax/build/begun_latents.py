@@ -35,6 +35,11 @@ def of_config(c: ConfigDict) -> tuple[Autoencoder, Any, Scaling | None]:
                 f"config.data.codec={named}: that run is {other.experiment.kind.one}; name the "
                 "workdir of an autoencoder, as configs/shapes_autoencoder.py trains one"
             )
+        if classes := other.experiment.config.model.num_classes:
+            raise UserError(
+                f"config.data.codec={named}: its decoder is told one of {classes} classes, which "
+                "latents alone do not say; train one with config.model.num_classes=0"
+            )
         its = image_shape(other.experiment.config)
         if its != image_shape(c):
             raise UserError(

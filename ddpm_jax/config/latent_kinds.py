@@ -23,7 +23,6 @@ NOT_OF_AN_AUTOENCODER = (
     "data.cache_text",
     *other_kinds.OF_LATENTS,
     "model.options",
-    "model.num_classes",
     "model.conditions",
     "model.control",
     "model.fourier_features",
@@ -38,7 +37,7 @@ NOT_OF_AN_AUTOENCODER = (
 )
 # The same of a game.
 NOT_OF_A_GAN = (
-    *(field for field in NOT_OF_AN_AUTOENCODER if field != "model.num_classes"),
+    *NOT_OF_AN_AUTOENCODER,
     "model.channel_multipliers",
     "model.attention_resolutions",
     "model.num_blocks",
@@ -64,6 +63,7 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     model.num_codes = 0  # of a quantised bottleneck
     model.code_channels = placeholder(int)  # of a code; None for latent_channels
     model.projected = True  # a 1x1 convolution on either side of the bottleneck
+    # model.num_classes: of the label that the decoder is told; 0 for none.
     # Where the variance of a pixel comes from, of objective.distance=likelihood: none, it is 1;
     # shared, one number that is learned; each, the decoder says it of each pixel.
     model.scale = "none"

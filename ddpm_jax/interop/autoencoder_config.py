@@ -159,6 +159,7 @@ def of_network(network: Autoencoder, scaling_factor: float | None) -> dict[str, 
     for what, value, need in (
         ("bottleneck", network.bottleneck in (NORMAL, QUANTISED), "a normal or a quantised one"),
         ("heads", not network.head_dim and network.num_heads == 1, "a single head of attention"),
+        ("num_classes", network.num_classes == 0, "0: theirs are told no class"),
         ("norm_epsilon", network.norm_epsilon == 1e-6, "1e-6"),
         ("scale", network.scale == "none", "none: theirs have no variance of pixels"),
         (

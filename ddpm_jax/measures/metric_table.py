@@ -15,6 +15,7 @@ from ddpm_jax.measures import (
     captions,
     classification,
     distribution_metrics,
+    drawing_cost,
     embeddings,
     exact_likelihood,
     image_captions,
@@ -158,6 +159,20 @@ _ROWS = (
     Metric(
         "class_recall", "a class's images within its samples", HIGHER, Needs.LABELS,
         pixel_metrics.class_recall, default=True, few=True,
+    ),
+    Metric(
+        "cost", "what a sample costs", LOWER, Needs.DRAWING, drawing_cost.cost,
+        figures={
+            "cost_passes": "network passes for a sample, decoding included",
+            "cost_milliseconds": "milliseconds for a sample, in full batches",
+        },
+    ),
+    Metric(
+        "model_size", "of how many numbers a sample is made", "", Needs.DRAWING, drawing_cost.sizes,
+        figures={
+            "model_size_noise": "numbers of noise that a sample is made of",
+            "model_size_parameters": "parameters of all that was trained for it",
+        },
     ),
     Metric(
         "bpd", "bits per pixel", LOWER, Needs.LIKELIHOOD, likelihood.measure,

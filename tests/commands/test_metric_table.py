@@ -55,7 +55,7 @@ def test_every_row_is_whole():
     every = [name for one in metric_table.METRICS.values() for name in one.labels()]
     assert len(every) == len({*every})  # no figure is two metrics'
     for one in metric_table.METRICS.values():
-        assert one.better in (LOWER, HIGHER, NEAR_ONE)
+        assert one.better in (LOWER, HIGHER, NEAR_ONE, "")
         assert one.needs.depends
         assert (one.distance is None) or (one.better == LOWER and one.needs.space)
         assert one.figures or one.labels() == {
