@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning, control, image_embeddings, paths, tower_options
+from ddpm_jax.build import adapters, conditioning, control, image_embeddings, paths, tower_options
 from ddpm_jax.build.precision import dtype, remat
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
@@ -44,7 +44,7 @@ def denoiser(c: ConfigDict, own: Own = NONE) -> NetworkModule:
       UserError: for a value that is unknown or does not fit the image size, or an own network whose
         output does not.
     """
-    plain: Any = _named(c, DENOISERS, own)
+    plain: Any = adapters.adapted(c, _named(c, DENOISERS, own))
     _check_output(c, own, plain, (*x0_shape(c)[:2], _out_channels(c)))
     if c.diffusion.schedule != "learned":
         return plain

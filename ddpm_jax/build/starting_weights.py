@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.build import begun_towers, control, tower_options
+from ddpm_jax.build import adapters, begun_towers, control, tower_options
 from ddpm_jax.build.tower_options import Options
+from ddpm_jax.build.weights_fit import Fit, few
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.unet import CONTROL
 from ddpm_jax.runtime import digests, leaves, processes, weight_files
@@ -21,7 +22,6 @@ from ddpm_jax.training.state import FIRST
 FIELD = "train.init_from"
 # What makes a file that is read here of a pickle.
 SAVE_AGAIN = "safetensors.torch.save_file(weights, 'F.safetensors')"
-MOST_NAMED = 3  # of a kind, in an error
 
 
 class StartingWeights(NamedTuple):
@@ -113,15 +113,17 @@ def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -
     try:
         found = _found(Path(source), towers)
         branch = control.branch_of(like, found.kinds)
-        own = {name: tree for name, tree in like.items() if not (branch and name == CONTROL)}
+        fresh = adapters.unread(like, found.kinds)
+        beside = {CONTROL, *fresh} if branch else fresh
+        own = {name: tree for name, tree in like.items() if name not in beside}
         ours = {name: digests.kind(leaf) for name, leaf in leaves.named(own).items()}
-        fit = _Fit.of(ours, found.kinds)
+        fit = Fit.of(ours, found.kinds)
         if strict:
             fit.check()
         if not fit.shared:
             raise ValueError(
-                f"none of its {len(found.kinds)} tensors ({_few(sorted(found.kinds))}) is one of "
-                f"this network's {len(ours)} parameters ({_few(sorted(ours))}): export it with "
+                f"none of its {len(found.kinds)} tensors ({few(sorted(found.kinds))}) is one of "
+                f"this network's {len(ours)} parameters ({few(sorted(ours))}): export it with "
                 "checkpoint.py export; of another library, convert it with ddpm_jax.interop"
             )
         params, sums = found.load(
@@ -129,9 +131,10 @@ def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -
                 lambda path, leaf: leaf if leaves.name_of(path) in fit.shared else None, own
             )
         )
+        params |= fresh
         if branch:
             its = {name: digests.kind(leaf) for name, leaf in leaves.named(branch).items()}
-            shared = _Fit.of(its, found.kinds).shared
+            shared = Fit.of(its, found.kinds).shared
             params[CONTROL] = control.copied(branch, shared, lambda like: found.load(like)[0])
     except (OSError, ValueError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -145,50 +148,6 @@ def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -
         **found.record,
     }
     return StartingWeights(params, record, [_opening(record), *fit.lines(source)])
-
-
-class _Fit(NamedTuple):
-    """How tensors fit the parameters of their names."""
-
-    shared: set[str]
-    missing: list[str]
-    unexpected: list[str]
-    reshaped: dict[str, str]
-
-    @classmethod
-    def of(cls, ours: Mapping[str, str], theirs: Mapping[str, str]) -> "_Fit":
-        both = ours.keys() & theirs.keys()
-        reshaped = {
-            name: f"{name} ({theirs[name]} there, {ours[name]} here)"
-            for name in sorted(both)
-            if _shape(ours[name]) != _shape(theirs[name])
-        }
-        missing, unexpected = sorted(ours.keys() - both), sorted(theirs.keys() - both)
-        return cls(both - reshaped.keys(), missing, unexpected, reshaped)
-
-    def check(self) -> None:
-        """Raises ValueError unless all fit."""
-        parts = {
-            "without a tensor": self.missing,
-            "that this network has not": self.unexpected,
-            "of another shape": list(self.reshaped.values()),
-        }
-        listed = [f"{len(all_)} {what}: {_few(all_)}" for what, all_ in parts.items() if all_]
-        if listed:
-            raise ValueError(
-                f"its weights are not this network's ({'; '.join(listed)}); set "
-                "config.train.init_strict=false to take those that fit, and begin with the others "
-                "as they are initialised"
-            )
-
-    def lines(self, source: str) -> list[str]:
-        """What was left out."""
-        parts = {
-            f"parameters that {source} has not begin as initialised": self.missing,
-            f"tensors of {source} that this network has not are left out": self.unexpected,
-            "parameters of another shape begin as initialised": list(self.reshaped.values()),
-        }
-        return [f"{len(all_)} {what}: {_few(all_)}" for what, all_ in parts.items() if all_]
 
 
 def _found(path: Path, towers: Mapping[str, Options]) -> _Source:
@@ -284,15 +243,6 @@ def _opening(record: Mapping[str, Any]) -> str:
         f"begins with {record['tensors']} tensors of {record['source']}{of_run}, "
         f"sha256 {record['sha256'][:16]}"
     )
-
-
-def _shape(kind: str) -> str:
-    return kind.partition("[")[2]
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _say(line: str) -> None:

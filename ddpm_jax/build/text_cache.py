@@ -15,6 +15,7 @@ from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.data import Source
 from ddpm_jax.data.text_states import TextStates, cached, rows_of
 from ddpm_jax.errors import UserError
+from ddpm_jax.models.adapters import LORA
 from ddpm_jax.models.text import captions
 from ddpm_jax.runtime import compiling, digests, leaves, processes, user_cache
 
@@ -47,6 +48,11 @@ def check(experiment: Experiment) -> None:
         raise UserError(
             f"{FIELD}: the tower of texts is trained, so that what it makes of a caption changes "
             f"with every step; freeze it, config.optim.frozen=('{captions.TOWER}/*',), or set False"
+        )
+    if captions.TOWER in params.get(LORA, {}):
+        raise UserError(
+            f"{FIELD}: config.model.lora_targets={tuple(c.model.lora_targets)} fit layers of the "
+            "tower of texts, which then changes with every step; name others, or set False"
         )
 
 

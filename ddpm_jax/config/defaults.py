@@ -186,6 +186,12 @@ def denoiser() -> ConfigDict:
     # makes changes of its skips of (ControlNet). Its weights begin as those of the way down, with
     # train.init_from; optim.frozen=("!control/*",) trains it alone.
     model.control = ()
+    # Adapters (LoRA) on the layers whose names fit these patterns: so many channels between their
+    # two halves, 0 for none, and what their product counts over that; None for once. The network
+    # begins with train.init_from, and optim.frozen=("!lora/*",) keeps it.
+    model.lora_rank = 0
+    model.lora_alpha = placeholder(float)
+    model.lora_targets = ("*/query", "*/key", "*/value", "*/out")
     # The transformer that reads "text": glide, trained with the network, or clip, which can
     # begin with a CLIP's weights (train.init_from) and keep them (optim.frozen); the channels of
     # its tokens, its depth, its heads.

@@ -19,7 +19,9 @@ OF_GUIDED_IMAGES = (
 )
 # What is of latents in place of pixels.
 OF_LATENTS = ("data.codec", "data.latent_shape", "data.cache_latents")
-# Of a denoiser's network: of what reads captions for it.
+# Of a denoiser's network: adapters beside its kernels.
+OF_ADAPTERS = ("model.lora_rank", "model.lora_alpha", "model.lora_targets")
+# Of what reads captions for it.
 OF_CAPTIONS_READ = (
     "model.text_tower",
     "model.text_channels",
@@ -45,6 +47,7 @@ NOT_OF_A_CLASSIFIER = (
     "data.cache_text",
     "model.conditions",
     "model.control",
+    *OF_ADAPTERS,
     "model.fourier_features",
     "model.patch_size",
     "model.embed_dim",
@@ -72,6 +75,7 @@ NOT_OF_LANGUAGE = (
     "model.options",
     "model.conditions",
     "model.control",
+    *OF_ADAPTERS,
     "model.fourier_features",
     "model.patch_size",
     "model.channel_multipliers",

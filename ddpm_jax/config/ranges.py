@@ -96,6 +96,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: len(set(v)) == len(v) and "label" not in v,
         "need different names; the label is config.model.num_classes",
     ),
+    "model.lora_rank": (lambda v: v >= 0, "need at least 0"),
+    "model.lora_alpha": (_unset_or(_finite), "need a finite number, or None"),
+    "model.lora_targets": (
+        lambda v: len(v) >= 1 and all(isinstance(name, str) and name for name in v),
+        'need patterns, ("*/query",)',
+    ),
     "model.fourier_features": (
         lambda v: all(type(n) is int and n >= 1 for n in v),
         "need whole numbers, each at least 1",

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpm_jax.interop import autoencoder_config, safetensor_files, tensor_rows
 from ddpm_jax.interop.blocks import ATTENTION, RESNET, SHORTCUT, Layer, layers
-from ddpm_jax.interop.tensor_rows import Row
+from ddpm_jax.interop.tensor_rows import Row, Tensor
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models.autoencoder import QUANTISED, Autoencoder
 
@@ -87,10 +87,10 @@ def autoencoder_to_diffusers(
     safetensor_files.write(directory, config, weights)
 
 
-def _dense(name: str, tensor: np.ndarray) -> np.ndarray:
+def _dense(name: str, tensor: Tensor) -> Tensor:
     """A layer of attention as a matrix: the first files had 1x1 convolutions in its place."""
     pointwise = ".attentions." in name and tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
-    return tensor[:, :, 0, 0] if pointwise else tensor
+    return np.asarray(tensor)[:, :, 0, 0] if pointwise else tensor
 
 
 def _shapes(network: Autoencoder) -> tensor_rows.Shapes:

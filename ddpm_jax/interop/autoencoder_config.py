@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddpm_jax.interop.config_fields import (
     COUNT,
     COUNT_OR_NULL,
+    NUMBER,
     SWITCH,
     Field,
+    Known,
+    checked,
     is_int,
     is_number,
     list_of,
@@ -21,14 +24,6 @@ from ddpm_jax.models.autoencoder import NORMAL, QUANTISED, Autoencoder
 KL, VQ = "AutoencoderKL", "VQModel"
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 ATTENDING = {"AttnDownEncoderBlock2D": DOWN, "AttnUpDecoderBlock2D": UP}
-_NUMBER = Field(is_number, "a number")
-
-
-class Known(NamedTuple):
-    """A field: what leaving it out means in diffusers 0.42.1, and what it may be."""
-
-    default: Any
-    field: Field
 
 
 def _kinds(plain: str) -> Field:
@@ -58,7 +53,7 @@ FIELDS: dict[str, dict[str, Known]] = {
     KL: {
         **_BOTH,
         "latent_channels": Known(4, COUNT),
-        "scaling_factor": Known(0.18215, _NUMBER),
+        "scaling_factor": Known(0.18215, NUMBER),
         "shift_factor": Known(None, Field(lambda v: v is None or is_number(v), "null or a number")),
         "latents_mean": Known(None, _LIST_OR_NULL),
         "latents_std": Known(None, _LIST_OR_NULL),
@@ -71,7 +66,7 @@ FIELDS: dict[str, dict[str, Known]] = {
         "num_vq_embeddings": Known(256, COUNT),
         "vq_embed_dim": Known(None, COUNT_OR_NULL),
         "norm_type": Known("group", one_of("group")),
-        "scaling_factor": Known(0.18215, _NUMBER),
+        "scaling_factor": Known(0.18215, NUMBER),
         "lookup_from_codebook": Known(False, SWITCH),
     },
 }
@@ -87,14 +82,8 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     name = fields.get("_class_name")
     if name not in FIELDS:
         raise refuse("_class_name", name, " or ".join(FIELDS))
-    known = FIELDS[name]
-    for field in fields:
-        if field not in known and not field.startswith("_"):
-            raise refuse(field, fields[field], f"the fields of {name} in diffusers; not this one")
-    config = {field: fields.get(field, one.default) for field, one in known.items()}
-    for field, value in config.items():
-        if not known[field].field.holds(value):
-            raise refuse(field, value, known[field].field.supported)
+    private = [field for field in fields if field.startswith("_")]
+    config = checked(fields, FIELDS[name], name, private)
     _check(name, config)
     return name, config
 

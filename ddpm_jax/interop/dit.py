@@ -12,6 +12,7 @@ from ddpm_jax.interop import safetensor_files
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.models import DiT
 from ddpm_jax.models.dit import FREQUENCIES
+from ddpm_jax.runtime.weight_files import StoredTensor
 
 CLASS = "DiTTransformer2DModel"
 # What a field of config.json means that is left out, and those of one possible value.
@@ -149,7 +150,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
 class _Weights:
     """Tensors by name, each taken once."""
 
-    def __init__(self, tensors: dict[str, np.ndarray], directory: Path):
+    def __init__(self, tensors: dict[str, StoredTensor], directory: Path):
         self._tensors = tensors
         self._directory = directory
 
@@ -162,7 +163,7 @@ class _Weights:
                 f"{self._directory}: tensor {name} has shape {tensor.shape}; config.json needs "
                 f"{shape}"
             )
-        return tensor
+        return np.asarray(tensor)
 
     def drop(self, name: str) -> None:
         self._tensors.pop(name, None)

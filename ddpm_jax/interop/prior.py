@@ -12,6 +12,7 @@ from ddpm_jax.interop import safetensor_files, tensor_rows
 from ddpm_jax.interop.tensor_rows import Row, layer
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.models.prior import OTHERS, TEXT_EMBEDDING, TOKENS, PriorTransformer
+from ddpm_jax.runtime.weight_files import StoredTensor
 
 CLASS = "PriorTransformer"
 # What a field of config.json means that is left out.
@@ -130,13 +131,13 @@ def _rows(prior: Any) -> Iterator[Row]:
 _UNDER_ONE = tensor_rows.Layout(lambda value: value[None], lambda value: value[0])
 
 
-def _statistics(weights: dict[str, np.ndarray], name: str, size: int, source: Path) -> np.ndarray:
+def _statistics(weights: dict[str, StoredTensor], name: str, size: int, source: Path) -> np.ndarray:
     """clip_mean or clip_std, taken out of the weights."""
     tensor = weights.pop(f"clip_{name}", None)
     if tensor is None or tensor.shape != (1, size):
         have = None if tensor is None else tensor.shape
         raise ValueError(f"{source}: tensor clip_{name} is {have}; need {(1, size)}")
-    return tensor[0].astype(np.float32)
+    return np.asarray(tensor, np.float32)[0]
 
 
 def _config(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.runtime import files
-from ddpm_jax.runtime.weight_files import PICKLES, pickle_error, read_tensors
+from ddpm_jax.runtime.weight_files import PICKLES, StoredTensor, pickle_error, stored_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -41,20 +41,26 @@ def check_directory(directory: Path, network: str) -> None:
 
 
 def read(
-    directory: Path, file: str = WEIGHTS, leave_out: Callable[[str], bool] = lambda name: False
-) -> dict[str, np.ndarray]:
-    """Every tensor by its present name, in the file's own float type.
+    directory: Path,
+    file: str = WEIGHTS,
+    leave_out: Callable[[str], bool] = lambda name: False,
+    variant: str | None = None,
+) -> dict[str, StoredTensor]:
+    """Every tensor by its present name; `np.asarray` reads one, in the file's own float type.
 
     Args:
       directory: as save_pretrained wrote it.
       file: of the weights, WEIGHTS or MODEL_WEIGHTS; its shards, where an index of them is there.
       leave_out: names of tensors that are no weights, of whatever type.
+      variant: of the file, as save_pretrained(variant="fp16") names it; None for the one without.
 
     Raises:
       OSError: for what cannot be read.
       ValueError: for missing or broken files, and pickles.
     """
-    index = directory / f"{file}.index.json"
+    infix = "" if variant is None else f".{variant}"
+    index = directory / f"{file}.index{infix}.json"
+    file = file.replace(".safetensors", f"{infix}.safetensors")
     if index.is_file():  # diffusers too takes the shards where both are there
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
@@ -62,7 +68,7 @@ def read(
         names = sorted(set(shards.values()))
     else:
         names = [file]
-    weights: dict[str, np.ndarray] = {}
+    weights: dict[str, StoredTensor] = {}
     for file in names:
         path = directory / file
         if Path(file).name != file:
@@ -71,7 +77,7 @@ def read(
             raise pickle_error(path, SAVE_AGAIN)
         if not path.is_file():
             raise _no_weights(directory, file)
-        for name, tensor in read_tensors(path, SAVE_AGAIN, leave_out):
+        for name, tensor in stored_tensors(path, SAVE_AGAIN, leave_out).items():
             if ".attentions." in name:
                 for old, new in _OLD_NAMES.items():
                     name = name.replace(f".{old}.", f".{new}.")

@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.runtime.weight_files import StoredTensor
+
 Path = tuple[str, ...]
 Shapes = Mapping[Path, tuple[int, ...]]
+Tensor = np.ndarray | StoredTensor
+# What parameters are held in.
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 class Layout(NamedTuple):
@@ -90,22 +95,54 @@ def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
 
 
 def params_of(
-    rows: Iterable[Row], shapes: Shapes, weights: Mapping[str, np.ndarray], source: Any
+    rows: Iterable[Row],
+    shapes: Shapes,
+    weights: Mapping[str, Tensor],
+    source: Any,
+    dtype: Any = jnp.float32,
 ) -> dict[str, Any]:
-    """The parameters that the tensors of a file or a folder hold, in float32.
+    """The parameters that the tensors of a file or a folder hold.
+
+    Tensors that are stored are read one after the other, each when all of them are known to fit.
+    So no more than one is held beside the parameters.
 
     Args:
       rows: of the network, all of them.
       shapes: of its parameters.
       weights: theirs by name.
       source: the file or folder, for messages.
+      dtype: of the parameters, one of FLOATS.
 
     Raises:
       ValueError: for tensors that are missing, left over or of another shape: how many, and the
-        first five.
+        first five; for another dtype, and values that it cannot hold.
     """
-    left = dict(weights)
+    if (float_type := jnp.dtype(dtype)).name not in FLOATS:
+        raise ValueError(f"need parameters of {', '.join(FLOATS)}, got {float_type.name}")
+    rows = list(rows)
+    _check_fit(rows, shapes, weights, source)
     params: dict[str, Any] = {}
+    for row in rows:
+        *modules, leaf = row.path
+        tree = params
+        for module in modules:
+            tree = tree.setdefault(module, {})
+        try:
+            with np.errstate(over="raise"):
+                value = row.layout.from_torch(np.asarray(weights[row.name]))
+                tree[leaf] = jnp.asarray(value.astype(float_type, order="C"))
+        except FloatingPointError as error:
+            raise ValueError(
+                f"{source}: tensor {row.name} has values that {float_type.name} cannot hold"
+            ) from error
+    return params
+
+
+def _check_fit(
+    rows: Iterable[Row], shapes: Shapes, weights: Mapping[str, Tensor], source: Any
+) -> None:
+    """Raises ValueError for tensors that are missing, left over or of another shape."""
+    left = dict(weights)
     missing, wrong = [], []
     for row in rows:
         need = row.torch_shape(shapes)
@@ -115,12 +152,6 @@ def params_of(
         weight = left.pop(row.name)
         if weight.shape != need:
             wrong.append(f"{row.name} {weight.shape} for {need}")
-            continue
-        *modules, leaf = row.path
-        tree = params
-        for module in modules:
-            tree = tree.setdefault(module, {})
-        tree[leaf] = jnp.asarray(row.layout.from_torch(weight), jnp.float32)
     over = [f"{name} {left[name].shape}" for name in sorted(left)]
     said = [
         f"{len(names)} {what} ({_first(names)})"
@@ -133,7 +164,6 @@ def params_of(
     ]
     if said:
         raise ValueError(f"{source}: tensors do not fit the network: {'; '.join(said)}")
-    return params
 
 
 def _first(names: list[str]) -> str:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.interop.config_fields import (
+    BOOKKEEPING,
     COUNT,
     COUNT_OR_NULL,
+    NUMBER,
+    POSITIVE,
+    RATE,
+    SIZE,
     SWITCH,
     Field,
     is_int,
-    is_number,
     list_of,
     one_of,
     refuse,
@@ -54,21 +58,6 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-# What says nothing about the network: diffusers' bookkeeping, and what its EMAModel adds when it
-# saves the averaged weights.
-_BOOKKEEPING = {
-    "_class_name",
-    "_commit_hash",
-    "_diffusers_version",
-    "_name_or_path",
-    "decay",
-    "inv_gamma",
-    "min_decay",
-    "optimization_step",
-    "power",
-    "update_after_step",
-    "use_ema_warmup",
-}
 CLASS = "UNet2DModel"
 CONFIG = "config.json"
 _JSON_BYTES = 2**24  # an index of shards has a line a tensor
@@ -80,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
     if fields.get("_class_name") != CLASS:
         raise refuse("_class_name", fields.get("_class_name"), f'"{CLASS}"')
     for name in fields:
-        if name not in DEFAULTS and name not in _BOOKKEEPING:
+        if name not in DEFAULTS and name not in BOOKKEEPING:
             raise refuse(
                 name, fields[name], f"the fields of {CLASS} in diffusers {VERSION}; not this one"
             )
@@ -110,21 +99,13 @@ def _block_kind(value: Any) -> str:
 _DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 _UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 _FIELDS: dict[str, Field] = {
-    # The size of the images is no property of the network, only a hint to pipelines.
-    "sample_size": Field(
-        lambda value: (
-            value is None
-            or is_int(value)
-            or (isinstance(value, list | tuple) and len(value) == 2 and all(map(is_int, value)))
-        ),
-        "null, a whole number or two",
-    ),
+    "sample_size": SIZE,
     "in_channels": COUNT,
     "out_channels": COUNT,
     "center_input_sample": one_of(False),
     "time_embedding_type": one_of("positional"),
     "time_embedding_dim": COUNT_OR_NULL,
-    "freq_shift": Field(is_number, "a number"),
+    "freq_shift": NUMBER,
     "flip_sin_to_cos": SWITCH,
     "down_block_types": list_of(
         lambda v: _block_kind(v) in _DOWN_BLOCKS, " or ".join(_DOWN_BLOCKS)
@@ -137,12 +118,12 @@ _FIELDS: dict[str, Field] = {
     "downsample_padding": one_of(0, 1),
     "downsample_type": one_of("conv", "resnet"),
     "upsample_type": one_of("conv", "resnet"),
-    "dropout": Field(lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "dropout": RATE,
     "act_fn": one_of("silu", "swish"),
     "attention_head_dim": COUNT_OR_NULL,
     "norm_num_groups": COUNT,
     "attn_norm_num_groups": COUNT_OR_NULL,
-    "norm_eps": Field(lambda value: is_number(value) and value > 0, "a number above 0"),
+    "norm_eps": POSITIVE,
     "resnet_time_scale_shift": one_of("default", "scale_shift"),
     "add_attention": SWITCH,
     "class_embed_type": one_of(None),

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpm_jax.models.convolution import PLAIN, convolution, enlarging
 
@@ -40,6 +41,15 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Of each pixel of an image of that size the one of x at its place. [B, H, W, C].
+
+    The place i of n is floor(i m / n) of m, as in torch's `interpolate`.
+    """
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, x.shape[1:3], strict=True))
+    return x[:, rows][:, :, columns]
 
 
 def downsample_mean(x: jax.Array) -> jax.Array:

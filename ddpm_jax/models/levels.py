@@ -12,7 +12,13 @@ import flax.linen as nn
 import jax
 
 from ddpm_jax.models.convolution import PLAIN, convolution, enlarging
-from ddpm_jax.models.layers import GroupNorm, ResidualBlock, initializer, upsample_nearest
+from ddpm_jax.models.layers import (
+    GroupNorm,
+    ResidualBlock,
+    initializer,
+    resize_nearest,
+    upsample_nearest,
+)
 from ddpm_jax.models.remat import recomputed
 
 # Of a sequence of tokens, as conditions name them; {} for a network that reads none.
@@ -126,8 +132,8 @@ def up_level(
         return h
     if module.resample_blocks:
         return block(resample="up", name=f"{name}_upsample")(h, embedding)
-    enlarged = functools.partial(_enlarged, width=width, name=f"{name}_upsample")
-    return recomputed("block", module.remat, enlarged)(module, h)
+    enlarge = functools.partial(enlarged, width=width, name=f"{name}_upsample")
+    return recomputed("block", module.remat, enlarge)(module, h)
 
 
 def bottom(
@@ -142,22 +148,37 @@ def bottom(
     return block(name="mid_block_1")(h, embedding)
 
 
-def _enlarged(module: Any, h: jax.Array, *, width: int, name: str) -> jax.Array:
+def enlarged(
+    module: Any, h: jax.Array, *, width: int, name: str, size: tuple[int, int] | None = None
+) -> jax.Array:
+    """A convolution of twice the pixels, [B, H, W, C] -> [B, 2H, 2W, width].
+
+    Args:
+      module: with its dtype and kernel_gradient.
+      h: what enters.
+      width: channels of the result.
+      name: of the convolution.
+      size: height and width of the result; None for twice those of h.
+    """
+    if size not in (None, (2 * h.shape[1], 2 * h.shape[2])):
+        return conv(module, width, name=name)(resize_nearest(h, size))
     if module.kernel_gradient == PLAIN:
         return conv(module, width, name=name)(upsample_nearest(h))
     return conv(module, width, name=name, form=enlarging)(h)
 
 
-def output(module: Any, h: jax.Array, scale: float = 0.0) -> jax.Array:
+def output(module: Any, h: jax.Array, scale: float = 0.0, window: int = 3) -> jax.Array:
     """The last norm and convolution, [B, H, W, C] -> [B, H, W, out_channels].
 
     Args:
       module: as of `down_path`, with its out_channels.
       h: what enters.
       scale: of the convolution's initial weights.
+      window: the convolution's pixels along either axis.
     """
     h = GroupNorm(module.num_groups, module.norm_epsilon, module.dtype, name="norm_out")(h)
-    return conv(module, module.out_channels, scale=scale, name="conv_out")(nn.swish(h))
+    last = conv(module, module.out_channels, scale=scale, window=window, name="conv_out")
+    return last(nn.swish(h))
 
 
 def conv(
@@ -166,13 +187,14 @@ def conv(
     *,
     name: str,
     scale: float = 1.0,
+    window: int = 3,
     form: Callable[[str], Any] = convolution,
     **options: Any,
 ) -> nn.Conv:
-    """A convolution of 3x3 pixels with the module's dtype and kernel_gradient."""
+    """A convolution of window x window pixels with the module's dtype and kernel_gradient."""
     return nn.Conv(
         width,
-        (3, 3),
+        (window, window),
         dtype=module.dtype,
         kernel_init=initializer(scale),
         conv_general_dilated_cls=lambda: form(module.kernel_gradient),
