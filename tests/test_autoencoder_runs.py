@@ -1,12 +1,10 @@
 """Autoencoders trained by the command's own way: resumed, on several devices, and used."""
 
 import functools
-import shutil
 
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 import tiny_runs
 from ml_collections import ConfigDict
 from PIL import Image
@@ -19,7 +17,6 @@ from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.experiment import attempt
-from ddpm_jax.models import perceptual
 from ddpm_jax.runtime import sharding
 
 FIELDS = {
@@ -173,55 +170,6 @@ def test_a_vaes_bits_are_of_image_and_seed_alone_and_tighter_with_more_draws(run
     assert bits.importance_weighted.mean() < one.importance_weighted.mean()
     with pytest.raises(UserError, match=r"objective\.distance=l1"):
         experiment.load(runs("ldm")).bits_encoded(x0)
-
-
-@pytest.fixture(scope="module")
-def lpips(tmp_path_factory):
-    """A file of weights of LPIPS, random ones."""
-    rng, tensors = np.random.default_rng(5), {}
-    shapes = perceptual.shapes("vgg")
-    for number, own in shapes["trunk"].items():
-        kernel = rng.standard_normal(own["kernel"]) / np.sqrt(np.prod(own["kernel"][:3]))
-        tensors[f"features.{number}.weight"] = kernel.transpose(3, 2, 0, 1)
-        tensors[f"features.{number}.bias"] = np.zeros(own["bias"])
-    for k, (width,) in shapes["weights"].items():
-        tensors[f"lin{k}.model.1.weight"] = np.full((1, width, 1, 1), 0.1)
-    path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
-    tensors = {n: np.array(t, np.float32, order="C") for n, t in tensors.items()}
-    safetensors.numpy.save_file(tensors, path)
-    return path
-
-
-@pytest.mark.wide(2)
-def test_how_images_look_counts_by_weights_that_the_run_keeps(lpips, tmp_path):
-    file = tmp_path / "lpips.safetensors"
-    shutil.copy(lpips, file)
-    looks = {
-        "data": {"name": "shapes", "image_size": (16, 16), "channels": 3, "batch_size": 4},
-        "objective": {"perceptual": str(file), "perceptual_weight": 0.5},
-        "train": {"num_steps": 3, "validate_every": 0, "sample_every": 0},
-    }
-    config = autoencoder(**looks)
-    assert train.train(config, tmp_path / "whole") == 0
-    assert train.train(config, tmp_path / "run", until=2) == 75
-    file.unlink()
-    assert train.train(config, tmp_path / "run") == 0
-    assert tiny_runs.final(tmp_path / "run") == tiny_runs.final(tmp_path / "whole")
-    without = autoencoder(**looks | {"objective": {}})
-    assert train.train(without, tmp_path / "without") == 0
-    first = [tiny_runs.metrics(tmp_path / name)[0]["loss"] for name in ("whole", "without")]
-    assert first[0] > first[1]
-
-
-def test_weights_of_looks_that_do_not_fit_are_refused(lpips, tmp_path):
-    small = autoencoder(objective={"perceptual": str(lpips)})
-    with pytest.raises(UserError, match=r"objective\.perceptual=.*images of 8x8 are too small"):
-        train.train(small, tmp_path)
-    nowhere = autoencoder(objective={"perceptual": "nowhere.safetensors"})
-    with pytest.raises(UserError, match=r"objective\.perceptual=nowhere.safetensors: no file"):
-        train.train(nowhere, tmp_path)
-    with pytest.raises(UserError, match="it is no part of a likelihood"):
-        experiment.build(autoencoder("vae", objective={"perceptual": "x.safetensors"}))
 
 
 METRICS = {

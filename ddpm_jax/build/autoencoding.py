@@ -18,9 +18,9 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.losses.adversarial import GAMES
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
+from ddpm_jax.models import perceptual
 from ddpm_jax.models.adversarial import PatchDiscriminator
 from ddpm_jax.models.autoencoder import NORMAL, PLAIN, QUANTISED, SCALES, Autoencoder
-from ddpm_jax.models.perceptual import lpips
 from ddpm_jax.training.objectives import autoencode
 from ddpm_jax.training.objectives import judged as objectives_judged
 from ddpm_jax.training.objectives.base import Objective, Wrap
@@ -190,7 +190,7 @@ def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
         distance(c, own),
         weight=weights.get(m.bottleneck, 0.0),
         per_dimension=m.bottleneck != QUANTISED,
-        looks=lpips if has_looks(c) else None,
+        looks=perceptual.distance if has_looks(c) else None,
         looks_weight=o.perceptual_weight,
         told_label=m.num_classes > 0,
     )

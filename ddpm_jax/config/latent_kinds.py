@@ -79,8 +79,9 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     objective.legacy = True
     # Codes that are moving averages of what became them, with this decay; None: a gradient's.
     objective.code_decay = placeholder(float)
-    # LPIPS beside the distance: the file of its weights, F.safetensors (docs/latents.md); of which
-    # the run keeps a copy; and how much it counts.
+    # How images look beside the distance: the file of LPIPS's weights, F.safetensors, or the
+    # workdir of a classifier, for its features (docs/latents.md); of which the run keeps a copy;
+    # and how much it counts.
     objective.perceptual = ""
     objective.perceptual_weight = 1.0
     # Of a discriminator of patches, LDM's: 0.5; 0 is none. The step from which it takes part; its

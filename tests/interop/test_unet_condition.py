@@ -2,29 +2,18 @@
 
 # Over 300 lines: one process imports diffusers for both classes, which takes 11 seconds.
 
-import inspect
-import json
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-import safetensors.numpy  # noqa: E402
 
-from ddpm_jax.interop import controlnet_config, unet_condition_config  # noqa: E402
-from ddpm_jax.interop.controlnet import (  # noqa: E402
-    controlnet_from_diffusers,
-    controlnet_to_diffusers,
-)
 from ddpm_jax.interop.unet_condition import (  # noqa: E402
     unet_condition_from_diffusers,
     unet_condition_to_diffusers,
 )
-from ddpm_jax.models import spatial_transformer  # noqa: E402
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Of the output's standard deviation; the floor of float32 is 5e-6.
