@@ -12,6 +12,7 @@ from PIL import Image
 from ddpm_jax import data, experiment
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.evaluate.of_samples import SpaceFlags
+from ddpm_jax.commands.report import report
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
@@ -203,6 +204,16 @@ def test_what_is_measured_of_one(sort, runs):
     if sort in QUANTISED:
         assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
         assert report["latents"]["dead_codes"] <= 11
+
+
+def test_a_report_shows_what_lies_beside_results(runs, tmp_path):
+    metrics = ["reconstructed", "latent_use"]
+    evaluate.evaluate(str(runs("plain")), metrics=metrics, name="latents")
+    text = report.report([str(runs("plain"))], str(tmp_path / "r.html"), draw=False).read_text()
+    for seen in ("below each what is left of it", "mixed in equal steps", "one channel of its"):
+        assert seen in text
+    assert "(no such field)" not in text  # of fields that no autoencoder has
+    assert "draws no images" in text
 
 
 @pytest.mark.parametrize("sort", ["plain", "vae"])

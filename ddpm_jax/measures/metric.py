@@ -185,6 +185,8 @@ class Metric:
       prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
         CAPTIONS and CAPTIONED, `captions.CaptionPrompts`; of VARIATIONS, `variations.Varied`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
+      shows: {name: what is seen} of the pictures NAME_PICTURE.png that it leaves beside a result,
+        for a report; "nearest" images have a place of their own there.
       flags: of evaluate.py, that it alone reads.
       section: of what needs nothing drawn: where the result holds the details, and how the result
         is called if nothing else is measured.
@@ -206,6 +208,7 @@ class Metric:
     distance: Callable[[Any], float] | None = None
     prompts: Callable[[Any, int], Any] | None = None
     picture: str = ""
+    shows: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flags: Sequence[str] = ()
     section: str = ""
     table: Callable[[Any], str] | None = None
