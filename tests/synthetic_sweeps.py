@@ -65,9 +65,9 @@ def write(made, workdir, figures, *, validation=None, protocol=None, curve=None)
         if validation is not None:
             lines.append({"step": STEPS, "validation_loss": validation(cell)})
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
-        if made.evaluate:
+        if cell.evaluate:
             content = result(cell, found, {} if protocol is None else protocol(cell))
-            workdirs.result(workdir, made, cell).write_text(json.dumps(content))
+            workdirs.result(workdir, cell).write_text(json.dumps(content))
 
 
 def result(cell, figures, protocol):

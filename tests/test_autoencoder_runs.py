@@ -1,12 +1,10 @@
 """Autoencoders trained by the command's own way: resumed, on several devices, and used."""
 
 import functools
-import shutil
 
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 import tiny_runs
 from ml_collections import ConfigDict
 from PIL import Image
@@ -14,12 +12,12 @@ from PIL import Image
 from ddpm_jax import data, experiment
 from ddpm_jax.commands.evaluate import evaluate
 from ddpm_jax.commands.evaluate.of_samples import SpaceFlags
+from ddpm_jax.commands.report import report
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import features
 from ddpm_jax.experiment import attempt
-from ddpm_jax.models import perceptual
 from ddpm_jax.runtime import sharding
 
 FIELDS = {
@@ -59,6 +57,8 @@ SORTS = {
         | {"bottleneck": "quantised", "num_codes": 12, "code_channels": 2, "dropout": 0.1}
     },
 }
+# Its decoder is told the class.
+SORTS["told"] = VAE | {"model": VAE["model"] | {"num_classes": 10}}
 # Beside the autoencoder stand codes that are averages, and a discriminator from the third step on.
 SORTS["judged"] = SORTS["vq"] | {
     "objective": {
@@ -144,10 +144,11 @@ def test_images_go_through_latents_of_the_said_shape(sort, runs, images):
     loaded = experiment.load(runs(sort))
     latents = loaded.encode(images)
     assert latents.shape == (5, *loaded.latent_shape) == (5, 4, 4, 2 if sort in QUANTISED else 3)
-    made = loaded.reconstruct(images)
+    labels = [3, 1, 4] if sort == "told" else []
+    made = loaded.reconstruct(images, labels)
     assert made.shape == images.shape
     assert made.dtype == np.uint8
-    np.testing.assert_array_equal(loaded.decode(latents), made)
+    np.testing.assert_array_equal(loaded.decode(latents, labels), made)
     np.testing.assert_allclose(loaded.encode(images[2:3]), latents[2:3], atol=1e-5)
     if sort in QUANTISED:
         codes = loaded.codes(images)
@@ -172,59 +173,11 @@ def test_a_vaes_bits_are_of_image_and_seed_alone_and_tighter_with_more_draws(run
         experiment.load(runs("ldm")).bits_encoded(x0)
 
 
-@pytest.fixture(scope="module")
-def lpips(tmp_path_factory):
-    """A file of weights of LPIPS, random ones."""
-    rng, tensors = np.random.default_rng(5), {}
-    shapes = perceptual.shapes("vgg")
-    for number, own in shapes["trunk"].items():
-        kernel = rng.standard_normal(own["kernel"]) / np.sqrt(np.prod(own["kernel"][:3]))
-        tensors[f"features.{number}.weight"] = kernel.transpose(3, 2, 0, 1)
-        tensors[f"features.{number}.bias"] = np.zeros(own["bias"])
-    for k, (width,) in shapes["weights"].items():
-        tensors[f"lin{k}.model.1.weight"] = np.full((1, width, 1, 1), 0.1)
-    path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
-    tensors = {n: np.array(t, np.float32, order="C") for n, t in tensors.items()}
-    safetensors.numpy.save_file(tensors, path)
-    return path
-
-
-@pytest.mark.wide(2)
-def test_how_images_look_counts_by_weights_that_the_run_keeps(lpips, tmp_path):
-    file = tmp_path / "lpips.safetensors"
-    shutil.copy(lpips, file)
-    looks = {
-        "data": {"name": "shapes", "image_size": (16, 16), "channels": 3, "batch_size": 4},
-        "objective": {"perceptual": str(file), "perceptual_weight": 0.5},
-        "train": {"num_steps": 3, "validate_every": 0, "sample_every": 0},
-    }
-    config = autoencoder(**looks)
-    assert train.train(config, tmp_path / "whole") == 0
-    assert train.train(config, tmp_path / "run", until=2) == 75
-    file.unlink()
-    assert train.train(config, tmp_path / "run") == 0
-    assert tiny_runs.final(tmp_path / "run") == tiny_runs.final(tmp_path / "whole")
-    without = autoencoder(**looks | {"objective": {}})
-    assert train.train(without, tmp_path / "without") == 0
-    first = [tiny_runs.metrics(tmp_path / name)[0]["loss"] for name in ("whole", "without")]
-    assert first[0] > first[1]
-
-
-def test_weights_of_looks_that_do_not_fit_are_refused(lpips, tmp_path):
-    small = autoencoder(objective={"perceptual": str(lpips)})
-    with pytest.raises(UserError, match=r"objective\.perceptual=.*images of 8x8 are too small"):
-        train.train(small, tmp_path)
-    nowhere = autoencoder(objective={"perceptual": "nowhere.safetensors"})
-    with pytest.raises(UserError, match=r"objective\.perceptual=nowhere.safetensors: no file"):
-        train.train(nowhere, tmp_path)
-    with pytest.raises(UserError, match="it is no part of a likelihood"):
-        experiment.build(autoencoder("vae", objective={"perceptual": "x.safetensors"}))
-
-
 METRICS = {
     "plain": {"reconstructed", "latent"},
     "ldm": {"memorisation", "reconstructed", "latent"},
     "vae": {"memorisation", "reconstructed", "elbo", "latent"},
+    "told": {"memorisation", "label", "spread", "class", "reconstructed", "elbo", "latent"},
     "vq": {"reconstructed", "latent"},
     "judged": {"reconstructed", "latent"},
 }
@@ -234,8 +187,8 @@ QUANTISED = ("vq", "judged")
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("sort", SORTS)
 def test_what_is_measured_of_one(sort, runs):
-    draws = sort in ("ldm", "vae")
-    report = evaluate.evaluate(str(runs(sort)), num_samples=20 if draws else None)
+    draws = sort in ("ldm", "vae", "told")
+    report = evaluate.evaluate(str(runs(sort)), num_samples=40 if draws else None)
     figures = report["held_out_data"]["metrics"]
     assert bool(report.get("samples")) == draws
     assert {name.split("_")[0] for name in figures} == METRICS[sort]
@@ -244,12 +197,23 @@ def test_what_is_measured_of_one(sort, runs):
     for picture in ("before_and_after", "interpolations", "traversals"):
         (path,) = (runs(sort) / "eval").glob(f"*{picture}.png")
         assert min(Image.open(path).size) > 64
-    if sort == "vae":
+    if sort in ("vae", "told"):
         total = figures["elbo_decoder"]["value"] + figures["elbo_kl"]["value"]
+        total += np.log2(10) / 64 if sort == "told" else 0  # one class of ten, each as likely
         assert figures["elbo_per_dim"]["value"] == pytest.approx(total)
     if sort in QUANTISED:
         assert 1 <= figures["latent_use_perplexity"]["value"] <= 12
         assert report["latents"]["dead_codes"] <= 11
+
+
+def test_a_report_shows_what_lies_beside_results(runs, tmp_path):
+    metrics = ["reconstructed", "latent_use"]
+    evaluate.evaluate(str(runs("plain")), metrics=metrics, name="latents")
+    text = report.report([str(runs("plain"))], str(tmp_path / "r.html"), draw=False).read_text()
+    for seen in ("below each what is left of it", "mixed in equal steps", "one channel of its"):
+        assert seen in text
+    assert "(no such field)" not in text  # of fields that no autoencoder has
+    assert "draws no images" in text
 
 
 @pytest.mark.parametrize("sort", ["plain", "vae"])
@@ -304,6 +268,27 @@ def test_a_vae_draws_latents_from_their_law_and_the_others_have_none(runs):
     for sort, bottleneck in [("plain", "plain"), ("vq", "quantised")]:
         with pytest.raises(UserError, match=f"no law to draw from .*={bottleneck}"):
             experiment.load(runs(sort)).sample(2)
+
+
+def test_a_decoder_is_told_the_class(runs, images):
+    loaded = experiment.load(runs("told"))
+    drawn = loaded.sample(3, labels=[7, 2], seed=2, temperature=1e-9)
+    centre = np.zeros((3, *loaded.latent_shape))
+    np.testing.assert_allclose(drawn, loaded.decode(centre, [7, 2]), atol=1)
+    assert (drawn[0] == drawn[2]).all()
+    x0 = loaded.experiment.codec.encode(images[:1])
+    bits = [loaded.bits_encoded(x0, [k], seed=3).reconstruction for k in (0, 1)]
+    assert bits[0] != bits[1]
+    assert (drawn[0] != drawn[1]).any()
+    for call, message in [
+        (lambda: loaded.decode(centre), "is told one of 10 classes: give the label of each"),
+        (lambda: loaded.reconstruct(images), "is told one of 10 classes"),
+        (lambda: loaded.bits_encoded(x0), "is told one of 10 classes"),
+        (lambda: loaded.decode(centre, [10]), r"label 10 is outside 0\.\.9"),
+        (lambda: experiment.load(runs("vae")).decode(centre, [1]), "labels=1, but this model"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            call()
 
 
 def test_latents_of_another_size_are_refused(runs):

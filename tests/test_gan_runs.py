@@ -133,13 +133,19 @@ def test_an_image_is_of_its_number_label_and_temperature(runs):
     assert experiment.load(runs("untold")).sample(3).shape == (3, 8, 8, 1)
 
 
+def loaded_size(workdir):
+    return experiment.load(workdir).experiment.config.model.latent_size
+
+
 @pytest.mark.wide(2)
 @pytest.mark.parametrize("sort", SORTS)
 def test_its_samples_are_measured_as_any_others(sort, runs):
-    metrics = ["fid", "prdc", "class_histogram", *["label_accuracy"] * (sort == "told")]
+    metrics = ["fid", "prdc", "class_histogram", "cost", "model_size"]
+    metrics += ["label_accuracy"] * (sort == "told")
     report = evaluate.evaluate(str(runs(sort)), num_samples=40, metrics=metrics)
     (row,) = report["samples"]
-    assert row["nfe"] == 1
+    assert row["nfe"] == row["metrics"]["cost_passes"]["value"] == 1
+    assert row["metrics"]["model_size_noise"]["value"] == loaded_size(runs(sort))
     assert {"fid", "coverage", "class_histogram", "classes_lost"} <= {*row["metrics"]}
     assert [*(runs(sort) / "eval").glob("*classes.png")]
     assert ("label_accuracy" in row["metrics"]) == (sort == "told")

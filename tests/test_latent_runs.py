@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny_runs
 from ml_collections import ConfigDict
 
@@ -163,10 +164,38 @@ def test_a_weak_start_leaves_an_image_nearly_as_its_reconstruction(run, codec, i
     assert apart[0] < apart[1]
 
 
+def exported(workdir, folder):
+    """The parameters of a run in a file."""
+    path = folder / "exported.safetensors"
+    assert (
+        tiny_runs.in_process(
+            "checkpoint", "export", f"--workdir={workdir}", f"--out={path}"
+        ).returncode
+        == 0
+    )
+    return path
+
+
 @pytest.mark.wide(2)
-def test_samples_are_measured_and_a_likelihood_of_pixels_is_refused(run):
-    report = evaluate.evaluate(str(run), num_samples=60, guidance_scales=["1"])
-    assert report["samples"][0]["nfe"] == 4
+def test_samples_are_measured_and_a_likelihood_of_pixels_is_refused(run, tmp_path):
+    drawn = ["label_accuracy", "cost", "model_size"]
+    report = evaluate.evaluate(
+        str(run), metrics=drawn, num_samples=60, guidance_scales=["1", "0", "2"]
+    )
+    assert [row["nfe"] for row in report["samples"]] == [4, 4, 4]
+    figures = [{n: f["value"] for n, f in row["metrics"].items()} for row in report["samples"]]
+    # The evaluations, with both branches where it is guided, and the decoder.
+    assert [one["cost_passes"] for one in figures] == [5, 5, 9]
+    assert all(one["cost_milliseconds"] > 0 for one in figures)
+    assert report["samples"][0]["metrics"]["cost_milliseconds"]["low"] > 0
+    parameters = [
+        sum(t.size for t in safetensors.numpy.load_file(path).values())
+        for path in (run / "codec.safetensors", exported(run, tmp_path))
+    ]
+    scaling = 2  # numbers beside the autoencoder's parameters
+    assert figures[0]["model_size_parameters"] == sum(parameters) - scaling
+    assert figures[0]["model_size_noise"] == 4 * 4 * 2
+    assert report["protocol"]["timed"]["batch_size"] == 16
     with pytest.raises(UserError, match=r"--metrics=bpd measures .* this model has latents"):
         evaluate.evaluate(str(run), metrics=["bpd"])
 
@@ -216,6 +245,13 @@ def test_what_does_not_fit_is_refused_by_name(latent, tmp_path, changes, message
     with pytest.raises(UserError, match=message):
         train.train(latent(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_autoencoder_that_is_told_a_class_is_no_codec(latent, tmp_path):
+    told = config_of(CODEC, "autoencoder", model={"num_classes": 10}, train={"num_steps": 1})
+    assert train.train(told, tmp_path / "told") == 0
+    with pytest.raises(UserError, match="its decoder is told one of 10 classes"):
+        train.train(latent(data={"codec": str(tmp_path / "told")}), tmp_path / "run")
 
 
 @pytest.mark.wide(2)

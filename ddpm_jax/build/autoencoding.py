@@ -18,9 +18,9 @@ from ddpm_jax.config.own_code import NONE, Own
 from ddpm_jax.diffusion.losses.adversarial import GAMES
 from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import UserError
+from ddpm_jax.models import perceptual
 from ddpm_jax.models.adversarial import PatchDiscriminator
 from ddpm_jax.models.autoencoder import NORMAL, PLAIN, QUANTISED, SCALES, Autoencoder
-from ddpm_jax.models.perceptual import lpips
 from ddpm_jax.training.objectives import autoencode
 from ddpm_jax.training.objectives import judged as objectives_judged
 from ddpm_jax.training.objectives.base import Objective, Wrap
@@ -75,6 +75,7 @@ def network(c: ConfigDict, own: Own = NONE) -> Autoencoder:
         code_channels=m.code_channels,
         projected=m.projected,
         scale=m.scale,
+        num_classes=m.num_classes,
         mid_attention=m.mid_attention,
         **levels,
     )
@@ -189,8 +190,9 @@ def _way(c: ConfigDict, made: Autoencoder, own: Own) -> autoencode.Autoencoding:
         distance(c, own),
         weight=weights.get(m.bottleneck, 0.0),
         per_dimension=m.bottleneck != QUANTISED,
-        looks=lpips if has_looks(c) else None,
+        looks=perceptual.distance if has_looks(c) else None,
         looks_weight=o.perceptual_weight,
+        told_label=m.num_classes > 0,
     )
 
 
@@ -240,7 +242,8 @@ def from_noise(c: ConfigDict, made: Autoencoder) -> FromNoise:
     apply: Callable[..., Any] = made.apply
 
     def images(params: Any, z: jax.Array, labels: jax.Array) -> jax.Array:
-        mean: jax.Array = apply({"params": params}, z, method="decode").mean
+        label = labels if c.model.num_classes else None
+        mean: jax.Array = apply({"params": params}, z, label, method="decode").mean
         return mean
 
     return FromNoise(latent_shape(c), images)
@@ -252,7 +255,8 @@ def initial_params(c: ConfigDict, own: Own, made: Autoencoder, key: jax.Array) -
     The network does not see those.
     """
     images = jnp.zeros((1, *image_shape(c)))
-    params = made.init(key, images)["params"]
+    label = jnp.zeros(1, jnp.int32) if c.model.num_classes else None
+    params = made.init(key, images, label)["params"]
     if c.objective.adversary_weight > 0:
         key = streams.named(key, DISCRIMINATOR)
         params = {**params, DISCRIMINATOR: _discriminator(c).init(key, images)["params"]}

@@ -9,11 +9,11 @@ from ddpm_jax import data
 from ddpm_jax.build import (
     autoencoding,
     begun_latents,
+    begun_looks,
     clips,
     coding,
     frozen,
     latents,
-    perceptual,
     texts,
 )
 from ddpm_jax.build.clips import FrozenClip
@@ -42,7 +42,7 @@ def with_made(experiment: Experiment, train: data.Source) -> Experiment:
         found = begun_latents.made(experiment, train)
         return texts.with_made(latents.with_codec(experiment, found), train)
     if not experiment.kind.has_clip(c):
-        return texts.with_made(perceptual.with_made(experiment), train)
+        return texts.with_made(begun_looks.with_made(experiment), train)
     return _with_clip(experiment, lambda clip: fit_components(experiment, clip, train))
 
 
@@ -61,7 +61,7 @@ def without_data(experiment: Experiment) -> Experiment:
     if coding.has_latents(experiment.config):
         return latents.with_codec(experiment, begun_latents.made(experiment, None))
     if autoencoding.has_looks(experiment.config):
-        return perceptual.with_made(experiment)
+        return begun_looks.with_made(experiment)
     m = experiment.config.model
 
     def blank(clip: FrozenClip) -> Components:

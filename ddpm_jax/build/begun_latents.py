@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import data
 from ddpm_jax.build import autoencoding, coding, frozen, latents
 from ddpm_jax.build.experiment import Experiment
+from ddpm_jax.codecs import Codec
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import image_shape
 from ddpm_jax.diffusion import latent_codes
@@ -18,6 +19,7 @@ from ddpm_jax.interop.autoencoder import autoencoder_from_diffusers
 from ddpm_jax.models.autoencoder import Autoencoder
 from ddpm_jax.runtime import digests, files
 
+ONE = Scaling(np.float32(1), np.float32(0))
 SCALED_BY = 2048  # training images at most, by which the scale of latents is measured
 
 
@@ -34,6 +36,11 @@ def of_config(c: ConfigDict) -> tuple[Autoencoder, Any, Scaling | None]:
             raise UserError(
                 f"config.data.codec={named}: that run is {other.experiment.kind.one}; name the "
                 "workdir of an autoencoder, as configs/shapes_autoencoder.py trains one"
+            )
+        if classes := other.experiment.config.model.num_classes:
+            raise UserError(
+                f"config.data.codec={named}: its decoder is told one of {classes} classes, which "
+                "latents alone do not say; train one with config.model.num_classes=0"
             )
         its = image_shape(other.experiment.config)
         if its != image_shape(c):
@@ -73,23 +80,37 @@ def made(experiment: Experiment, train: data.Source | None) -> latents.FrozenCod
       UserError: as `of_config`, and for sizes that do not fit.
     """
     network, params, scaling = of_config(experiment.config)
-    one = Scaling(np.float32(1), np.float32(0))
-    found = latents.of_network(experiment, network, digests.on_host(params), scaling or one)
+    found = latents.of_network(experiment, network, digests.on_host(params), scaling or ONE)
     if scaling is None and train is not None:
-        pixels = coding.scaled(experiment.config, experiment.own)
-        batches = data.evaluation_batches(
-            train, latents.BATCH_SIZE, SCALED_BY, encode=pixels.encode_batch, num_threads=0
-        )
-        parts = [found.moments(batch["x0"])[batch["mask"]] for batch in batches]
-        std = latent_codes.deviation(np.concatenate(parts))
-        if not std > 0:
-            raise UserError(
-                f"config.data.codec={experiment.config.data.codec}: the latents of all training "
-                "images are alike; train that autoencoder for longer"
-            )
-        one = one._replace(scale=1 / std)
+        try:
+            one = unit_scaling(found, train, coding.scaled(experiment.config, experiment.own))
+        except ValueError as error:
+            raise UserError(f"config.data.codec={experiment.config.data.codec}: {error}") from error
         found = latents.of_network(experiment, network, found.tree[latents.PARAMS], one)
     return found
+
+
+def unit_scaling(found: latents.FrozenCodec, train: data.Source, pixels: Codec) -> Scaling:
+    """The scale at which latents have unit variance: 1 over their deviation, as of `made`.
+
+    Args:
+      found: the autoencoder, with a scale of 1.
+      train: of whose evenly spaced images the latents are.
+      pixels: between images and what the autoencoder sees.
+
+    Raises:
+      ValueError: for latents that are all alike.
+    """
+    batches = data.evaluation_batches(
+        train, latents.BATCH_SIZE, SCALED_BY, encode=pixels.encode_batch, num_threads=0
+    )
+    parts = [found.moments(batch["x0"])[batch["mask"]] for batch in batches]
+    std = latent_codes.deviation(np.concatenate(parts))
+    if not std > 0:
+        raise ValueError(
+            "the latents of all training images are alike; train that autoencoder for longer"
+        )
+    return ONE._replace(scale=1 / std)
 
 
 def _is_of_diffusers(folder: Path) -> bool:

@@ -23,7 +23,6 @@ NOT_OF_AN_AUTOENCODER = (
     "data.cache_text",
     *other_kinds.OF_LATENTS,
     "model.options",
-    "model.num_classes",
     "model.conditions",
     "model.control",
     *other_kinds.OF_ADAPTERS,
@@ -39,7 +38,7 @@ NOT_OF_AN_AUTOENCODER = (
 )
 # The same of a game.
 NOT_OF_A_GAN = (
-    *(field for field in NOT_OF_AN_AUTOENCODER if field != "model.num_classes"),
+    *NOT_OF_AN_AUTOENCODER,
     "model.channel_multipliers",
     "model.attention_resolutions",
     "model.num_blocks",
@@ -65,6 +64,7 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     model.num_codes = 0  # of a quantised bottleneck
     model.code_channels = placeholder(int)  # of a code; None for latent_channels
     model.projected = True  # a 1x1 convolution on either side of the bottleneck
+    # model.num_classes: of the label that the decoder is told; 0 for none.
     # Where the variance of a pixel comes from, of objective.distance=likelihood: none, it is 1;
     # shared, one number that is learned; each, the decoder says it of each pixel.
     model.scale = "none"
@@ -79,8 +79,9 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     objective.legacy = True
     # Codes that are moving averages of what became them, with this decay; None: a gradient's.
     objective.code_decay = placeholder(float)
-    # LPIPS beside the distance: the file of its weights, F.safetensors (docs/latents.md); of which
-    # the run keeps a copy; and how much it counts.
+    # How images look beside the distance: the file of LPIPS's weights, F.safetensors, or the
+    # workdir of a classifier, for its features (docs/latents.md); of which the run keeps a copy;
+    # and how much it counts.
     objective.perceptual = ""
     objective.perceptual_weight = 1.0
     # Of a discriminator of patches, LDM's: 0.5; 0 is none. The step from which it takes part; its

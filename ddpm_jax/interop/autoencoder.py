@@ -68,6 +68,8 @@ def autoencoder_to_diffusers(
     params: Mapping[str, Any],
     directory: str | os.PathLike[str],
     scaling_factor: float | None = None,
+    *,
+    shift_factor: float = 0.0,
 ) -> None:
     """Writes what diffusers' `from_pretrained(directory)` of either class reads.
 
@@ -77,13 +79,14 @@ def autoencoder_to_diffusers(
       directory: made if it does not exist. An export that it already holds is replaced; any other
         config.json there is left alone and refused.
       scaling_factor: what latents are multiplied by for a diffusion; None for diffusers' default.
+      shift_factor: what is taken from them first; of a codebook there is none.
 
     Raises:
       ValueError: for parameters that do not fit the network, a network that diffusers cannot
         express, or a directory that holds something else. Nothing is written then.
     """
     directory = Path(directory)
-    config = autoencoder_config.of_network(network, scaling_factor)
+    config = autoencoder_config.of_network(network, scaling_factor, shift_factor)
     safetensor_files.check_target(directory, config["_class_name"])
     safetensor_files.write(directory, config, tensors_of(network, params))
 

@@ -138,7 +138,9 @@ def to_network(name: str, config: Mapping[str, Any]) -> Autoencoder:
     )
 
 
-def of_network(network: Autoencoder, scaling_factor: float | None) -> dict[str, Any]:
+def of_network(
+    network: Autoencoder, scaling_factor: float | None, shift_factor: float = 0.0
+) -> dict[str, Any]:
     """The config.json of a network.
 
     Raises:
@@ -148,12 +150,18 @@ def of_network(network: Autoencoder, scaling_factor: float | None) -> dict[str, 
     for what, value, need in (
         ("bottleneck", network.bottleneck in (NORMAL, QUANTISED), "a normal or a quantised one"),
         ("heads", not network.head_dim and network.num_heads == 1, "a single head of attention"),
+        ("num_classes", network.num_classes == 0, "0: theirs are told no class"),
         ("norm_epsilon", network.norm_epsilon == 1e-6, "1e-6"),
         ("scale", network.scale == "none", "none: theirs have no variance of pixels"),
         (
             "projected",
             network.projected or network.bottleneck == NORMAL,
             "projections beside codes",
+        ),
+        (
+            "shift_factor",
+            not shift_factor or network.bottleneck == NORMAL,
+            "0: of a codebook there is none",
         ),
     ):
         if not value:
@@ -179,6 +187,7 @@ def of_network(network: Autoencoder, scaling_factor: float | None) -> dict[str, 
         config["scaling_factor"] = scaling_factor
     if network.bottleneck == NORMAL:
         projected = dict.fromkeys(("use_quant_conv", "use_post_quant_conv"), network.projected)
-        return {"_class_name": KL, **config, **projected}
+        shift = {"shift_factor": shift_factor} if shift_factor else {}
+        return {"_class_name": KL, **config, **shift, **projected}
     codes = {"num_vq_embeddings": network.num_codes, "vq_embed_dim": network.code_channels}
     return {"_class_name": VQ, **config, **codes}

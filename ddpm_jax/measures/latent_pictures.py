@@ -20,12 +20,15 @@ def reconstructions(images: np.ndarray, made: np.ndarray) -> np.ndarray:
     return figures.grid(np.concatenate([images[:shown], made[:shown]]), columns=shown)
 
 
-def interpolations(loaded: LoadedAutoencoder, images: np.ndarray) -> np.ndarray:
+def interpolations(
+    loaded: LoadedAutoencoder, images: np.ndarray, labels: np.ndarray | None = None
+) -> np.ndarray:
     """From one image to the next, a row each, by latents that are mixed in equal steps.
 
     Args:
       loaded: the autoencoder.
       images: uint8 [N, H, W, C], at least two.
+      labels: int [N], of one that is told classes: a row is of its first image's.
     """
     latents = loaded.encode(images[: 2 * WAYS])
     shares = np.linspace(0, 1, COLUMNS, dtype=np.float32)[:, None, None, None]
@@ -33,10 +36,13 @@ def interpolations(loaded: LoadedAutoencoder, images: np.ndarray) -> np.ndarray:
         latents[None, k] * (1 - shares) + latents[None, k + 1] * shares
         for k in range(0, len(latents) - 1, 2)
     ]
-    return figures.grid(loaded.decode(np.concatenate(rows)), columns=COLUMNS)
+    told = _told(labels, 2 * np.arange(len(rows)))
+    return figures.grid(loaded.decode(np.concatenate(rows), told), columns=COLUMNS)
 
 
-def traversals(loaded: LoadedAutoencoder, images: np.ndarray) -> np.ndarray:
+def traversals(
+    loaded: LoadedAutoencoder, images: np.ndarray, labels: np.ndarray | None = None
+) -> np.ndarray:
     """The first image with one channel of its latents moved, a row each: by -3 to 3 deviations.
 
     The channel is moved everywhere alike; a deviation is that of the channel over all images.
@@ -44,6 +50,7 @@ def traversals(loaded: LoadedAutoencoder, images: np.ndarray) -> np.ndarray:
     Args:
       loaded: the autoencoder.
       images: uint8 [N, H, W, C].
+      labels: int [N], of one that is told classes: the pictures are of the first image's.
     """
     latents = loaded.encode(images)
     std = latents.std(axis=(0, 1, 2))
@@ -54,4 +61,10 @@ def traversals(loaded: LoadedAutoencoder, images: np.ndarray) -> np.ndarray:
         moved = np.zeros_like(std)
         moved[channel] = std[channel]
         rows.append(latents[:1] + shifts * moved[None, None, None])
-    return figures.grid(loaded.decode(np.concatenate(rows)), columns=COLUMNS)
+    told = _told(labels, np.zeros(len(rows), int))
+    return figures.grid(loaded.decode(np.concatenate(rows), told), columns=COLUMNS)
+
+
+def _told(labels: np.ndarray | None, rows: np.ndarray) -> list[int]:
+    """The label of each picture of rows of COLUMNS, from the image that each row begins with."""
+    return [] if labels is None else np.repeat(labels[rows], COLUMNS).tolist()

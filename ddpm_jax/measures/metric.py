@@ -23,6 +23,7 @@ class Needs(enum.StrEnum):
     LABELS = "labels"  # the same, and each sample's class
     ATTRIBUTES = "attributes"  # samples that show what they were told, as the data describe it
     CAPTIONS = "prompts"  # samples that show what their prompt tells
+    DRAWING = "drawing"  # how samples are drawn, not what they show
     VARIATIONS = "variations"  # samples that show what the image shows that they vary
     CAPTIONED = "captioned prompts"  # the same, as a captioner tells what they show
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
@@ -73,6 +74,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.LABELS: (*_DRAWN, "real"),
     Needs.ATTRIBUTES: (*_DRAWN, "real"),
     Needs.CAPTIONS: (*_DRAWN, "real"),
+    Needs.DRAWING: ("sampling", "guides", "timed"),
     Needs.VARIATIONS: (*_DRAWN, "real"),
     Needs.CAPTIONED: (*_DRAWN, "real", "captioner"),
     Needs.LIKELIHOOD: ("likelihood",),
@@ -167,6 +169,7 @@ class Metric:
         ATTRIBUTES: an `attributes.Answered`;
         CAPTIONS: a `captions.CaptionsAnswered`;
         VARIATIONS: a `variations.VariationsAnswered`;
+        DRAWING: a `drawing_cost.Drawn`;
         CAPTIONED: a `captioned.Captioned`;
         the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
@@ -182,6 +185,8 @@ class Metric:
       prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
         CAPTIONS and CAPTIONED, `captions.CaptionPrompts`; of VARIATIONS, `variations.Varied`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
+      shows: {name: what is seen} of the pictures NAME_PICTURE.png that it leaves beside a result,
+        for a report; "nearest" images have a place of their own there.
       flags: of evaluate.py, that it alone reads.
       section: of what needs nothing drawn: where the result holds the details, and how the result
         is called if nothing else is measured.
@@ -203,6 +208,7 @@ class Metric:
     distance: Callable[[Any], float] | None = None
     prompts: Callable[[Any, int], Any] | None = None
     picture: str = ""
+    shows: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flags: Sequence[str] = ()
     section: str = ""
     table: Callable[[Any], str] | None = None

@@ -15,6 +15,7 @@ from ddpm_jax.measures import (
     captions,
     classification,
     distribution_metrics,
+    drawing_cost,
     embeddings,
     exact_likelihood,
     image_captions,
@@ -150,6 +151,7 @@ _ROWS = (
             "classes_lost": "classes of the data that hardly any sample is of",
         },
         picture="classes",
+        shows={"classes": "Which classes samples are of, beside the shares that the data have."},
     ),
     Metric(
         "spread", "deviation within a class over that of the data", NEAR_ONE, Needs.LABELS,
@@ -158,6 +160,20 @@ _ROWS = (
     Metric(
         "class_recall", "a class's images within its samples", HIGHER, Needs.LABELS,
         pixel_metrics.class_recall, default=True, few=True,
+    ),
+    Metric(
+        "cost", "what a sample costs", LOWER, Needs.DRAWING, drawing_cost.cost,
+        figures={
+            "cost_passes": "network passes for a sample, decoding included",
+            "cost_milliseconds": "milliseconds for a sample, in full batches",
+        },
+    ),
+    Metric(
+        "model_size", "of how many numbers a sample is made", "", Needs.DRAWING, drawing_cost.sizes,
+        figures={
+            "model_size_noise": "numbers of noise that a sample is made of",
+            "model_size_parameters": "parameters of all that was trained for it",
+        },
     ),
     Metric(
         "bpd", "bits per pixel", LOWER, Needs.LIKELIHOOD, likelihood.measure,
@@ -194,6 +210,7 @@ _ROWS = (
         },
         check=embeddings.check_reads_text, default=True, flags=("caption_style", "num_pairs"),
         section="pairs", table=embeddings.find_table,
+        shows={"similarity": "How alike images and captions are: pairs lie on the diagonal."},
     ),
     Metric(
         "zero_shot", "images named by prompts", HIGHER, Needs.CLASSES, embeddings.name_images,
@@ -249,6 +266,12 @@ _ROWS = (
             "reconstructed_all_attributes": "reconstructions that show all that the image showed",
         },
         default=True, section="reconstructions", table=reconstructions.compare_table,
+        shows={
+            "before_and_after": "Held-out images, and below each what is left of it after it went "
+            "through its latents.",
+            "interpolations": "From one held-out image to another, a row each, by latents that are "
+            "mixed in equal steps.",
+        },
     ),
     Metric(
         "translation", "images that come out as the other class", HIGHER, Needs.TRANSLATIONS,
@@ -260,6 +283,10 @@ _ROWS = (
             "translation_back": "grey levels that a pixel is off when it is back",
         },
         default=True, section="translations", table=translations.table,
+        shows={
+            "translations": "Held-out images of either sort: below each row the same as the other "
+            "sort, and below that the same when they are back.",
+        },
     ),
     Metric(
         "elbo", "bits per pixel by the bound of a VAE", LOWER, Needs.LATENT_BOUND,
@@ -284,6 +311,10 @@ _ROWS = (
             "latent_use_perplexity": "perplexity of the codes",
         },
         default=True, section="latents", table=reconstructions.use_table,
+        shows={
+            "traversals": "One image with one channel of its latents moved, a row each, by -3 to 3 "
+            "deviations of that channel; those that vary most are first.",
+        },
     ),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}
@@ -330,6 +361,11 @@ def distances() -> list[Metric]:
 def labels() -> dict[str, Label]:
     """What is said of every figure of a built-in metric, in the order of the table."""
     return {n: label for one in METRICS.values() for n, label in one.labels().items()}
+
+
+def pictures() -> dict[str, str]:
+    """{name: what is seen} of the pictures that metrics leave beside a result."""
+    return {name: text for one in METRICS.values() for name, text in one.shows.items()}
 
 
 def sources(metrics: Iterable[Metric]) -> dict[str, Any]:

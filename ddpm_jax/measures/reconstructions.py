@@ -35,8 +35,8 @@ def compare(of: OfModel) -> Details:
     are read back from pixels, how many show all that they showed before.
     """
     loaded: LoadedAutoencoder = of.loaded
-    images = _images(of.source)
-    made = loaded.reconstruct(images)
+    images, labels = _images(of), _labels(of)
+    made = loaded.reconstruct(images, [] if labels is None else labels.tolist())
     db = similarity.psnr(images, made)
     # Of an image that came back exactly the error is that of half a grey level in one pixel.
     most = 10 * np.log10(255**2 * images[0].size / 0.25)
@@ -49,7 +49,7 @@ def compare(of: OfModel) -> Details:
     if of.beside is not None:
         draw = latent_pictures
         save_png(of.beside("before_and_after"), draw.reconstructions(images, made))
-        save_png(of.beside("interpolations"), draw.interpolations(loaded, images))
+        save_png(of.beside("interpolations"), draw.interpolations(loaded, images, labels))
     content = {"num": len(images), "figures": {n: f.record() for n, f in figures.items()}}
     return Details(content, figures, {"num": len(images), "fingerprint": fingerprint(of.source)})
 
@@ -83,18 +83,25 @@ def check_law(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
 
 
 def bound(of: OfModel) -> Details:
-    """Bits per pixel of held-out images by the bound, its two terms, and a tighter bound."""
+    """Bits per pixel of held-out images by the bound, its terms, and a tighter bound.
+
+    Where the decoder is told one of K classes, they are of the image and its class, each as likely:
+    -log p(x) <= -log p(x, y) = -log p(x | y) + log K.
+    """
     loaded: LoadedAutoencoder = of.loaded
     # The values themselves: of few levels 8 bits would round them off their cells' middles.
     rows = evenly_spaced(of.source, MOST_IMAGES)
     stored = np.stack([of.source[k]["image"] for k in rows])
     x0 = loaded.experiment.codec.encode(stored, of.source.info.levels)
-    bits = loaded.bits_encoded(x0, seed=of.seed, num_draws=NUM_DRAWS)
+    labels, classes = _labels(of), loaded.experiment.config.model.num_classes
+    told = [] if labels is None else labels.tolist()
+    bits = loaded.bits_encoded(x0, told, seed=of.seed, num_draws=NUM_DRAWS)
+    of_class = np.log2(max(classes, 1)) / x0[0].size
     each = {
-        "per_dim": bits.reconstruction + bits.kl,
+        "per_dim": bits.reconstruction + bits.kl + of_class,
         "decoder": bits.reconstruction,
         "kl": bits.kl,
-        "importance_weighted": bits.importance_weighted,
+        "importance_weighted": bits.importance_weighted + of_class,
     }
     figures = {name: _mean(values) for name, values in each.items()}
     settings = {
@@ -104,6 +111,8 @@ def bound(of: OfModel) -> Details:
         "fingerprint": fingerprint(of.source),
     }
     content = {**settings, "figures": {n: f.record() for n, f in figures.items()}}
+    if classes:
+        content["class"] = of_class
     return Details(content, figures, settings)
 
 
@@ -118,6 +127,8 @@ def bound_table(content: dict[str, Any]) -> str:
     rows = [f"| {told} | {results.text(content['figures'][n])} |" for n, told in names.items()]
     kind = "dequantised pixels" if content["dequantised"] else "values of pixels"
     heads = ["| bits per pixel | held-out data |", "| --- | --- |"]
+    if "class" in content:
+        rows.insert(1, f"| of it, the class | {content['class']:.3f} |")
     return "\n".join([*heads, *rows, "", f"{content['num']} images; of {kind}."])
 
 
@@ -129,11 +140,11 @@ def use(of: OfModel) -> Details:
     Of every one the standard deviation of the latents.
     """
     loaded: LoadedAutoencoder = of.loaded
-    images = _images(of.source)
+    images = _images(of)
     x0 = loaded.experiment.codec.encode(images)
     latents = loaded.encode_encoded(x0)
     if of.beside is not None:
-        save_png(of.beside("traversals"), latent_pictures.traversals(loaded, images))
+        save_png(of.beside("traversals"), latent_pictures.traversals(loaded, images, _labels(of)))
     figures = {"std": Figure(float(latents.std()))}
     bottleneck = loaded.experiment.config.model.bottleneck
     content: dict[str, Any] = {"num": len(x0)}
@@ -171,9 +182,24 @@ def use_table(content: dict[str, Any]) -> str:
     return "\n".join([*heads, *rows, "", f"{content['num']} held-out images.{dead}"])
 
 
-def _images(source: Source) -> np.ndarray:
+def _images(of: OfModel) -> np.ndarray:
     """Images uint8 [N, H, W, C], 0 to 255."""
-    return images_of.eight_bit(source, evenly_spaced(source, MOST_IMAGES))
+    return images_of.eight_bit(of.source, evenly_spaced(of.source, MOST_IMAGES))
+
+
+def _labels(of: OfModel) -> np.ndarray | None:
+    """Their classes, int [N], where the decoder is told them; None elsewhere."""
+    return labels_of(of.loaded, of.source, MOST_IMAGES)
+
+
+def labels_of(loaded: Loaded, source: Source, num: int) -> np.ndarray | None:
+    """The classes of evenly spaced images, int [N], of an autoencoder that is told them.
+
+    None of one that is told none.
+    """
+    if not loaded.experiment.config.model.num_classes:
+        return None
+    return np.array([source[k]["label"] for k in evenly_spaced(source, num)])
 
 
 def _mean(values: np.ndarray) -> Figure:

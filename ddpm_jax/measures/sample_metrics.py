@@ -19,8 +19,10 @@ from ddpm_jax.measures import (
     images_of,
     pixel_metrics,
     real_data,
+    reconstructions,
     results,
 )
+from ddpm_jax.measures.drawing_cost import Drawn
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
 from ddpm_jax.measures.pixel_metrics import Images
@@ -128,6 +130,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
     of_space = request.of(lambda needs: needs.space and needs is not Needs.RECONSTRUCTED)
     of_reconstructed = request.of(lambda needs: needs is Needs.RECONSTRUCTED)
     of_prompts = request.of(lambda needs: needs.prompted)
+    of_drawing = request.of(lambda needs: needs is Needs.DRAWING)
     labels: dict[str, Label] = {}
     held_out: dict[str, Figure] = {}
 
@@ -178,6 +181,9 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             of_samples = samples.features(space.extractor)
             for metric in of_space:
                 figures |= labelled(metric, _in_space(metric, space, of_samples, request))
+        drawn_as = Drawn(loaded, request.task, options, seed)
+        for metric in of_drawing:
+            figures |= labelled(metric, metric.named(metric.measure(drawn_as)))
         for metric, prompt in prompts.items():
             drawn_by = PROMPTED[metric.needs].drawing
             drawing = drawn_by(loaded, prompt, seed, task=request.task, **setting)
@@ -187,7 +193,8 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
         return figures
 
     rows = []
-    for setting in request.scales if of_pixels or of_space or of_prompts else ():
+    drawn_for = of_pixels or of_space or of_prompts or of_drawing
+    for setting in request.scales if drawn_for else ():
         figures = results.over_repeats([of_set(setting, r) for r in range(request.repeats)])
         options: dict[str, Any] = {**setting}
         rows.append(
@@ -202,7 +209,9 @@ def _reconstructed(
     """The figures of held-out images' reconstructions beside the images themselves."""
     source = real_data.held_out(loaded, metrics[0].name)
     images = images_of.eight_bit(source, evenly_spaced(source, request.num_samples))
-    made = loaded.reconstruct(images)  # type: ignore[attr-defined] # of the kind that has the metric
+    labels = reconstructions.labels_of(loaded, source, request.num_samples)
+    told = [] if labels is None else labels.tolist()
+    made = loaded.reconstruct(images, told)  # type: ignore[attr-defined] # of a kind that has it
     before, after = (
         feature_space.Features(**feature_space.of_images(space.extractor, one))
         for one in (images, made)

@@ -44,7 +44,6 @@ class Classifier(nn.Module):
     kernel_gradient: str = PLAIN
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(
         self, xt: jax.Array, time: jax.Array, *, train: bool = False
     ) -> jax.Array:  # [B, H, W, C], [B] or a scalar -> [B, num_classes]
@@ -58,13 +57,34 @@ class Classifier(nn.Module):
         Raises:
           ValueError: for sizes that do not divide, or fewer than 2 classes.
         """
+        return self._through(xt, time, train)[1]
+
+    def features(self, xt: jax.Array, time: jax.Array) -> list[jax.Array]:
+        """What each level makes of x_t before it is halved, [B, h, w, C] each, without dropout.
+
+        Args:
+          xt, time: as of a call.
+
+        Raises:
+          ValueError: as a call.
+        """
+        ends = range(self.num_blocks, len(self.block_channels) * (self.num_blocks + 1) + 1)
+        layers = self._through(xt, time, False)[0]
+        return [layers[k] for k in ends[:: self.num_blocks + 1]]
+
+    @nn.compact
+    def _through(
+        self, xt: jax.Array, time: jax.Array, train: bool
+    ) -> tuple[list[jax.Array], jax.Array]:
+        """What each layer on the way down makes of x_t, and the logits."""
         self._check(xt)
         width = 4 * self.block_channels[0]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=initializer())
         waves = sinusoidal_embedding(jnp.broadcast_to(time, xt.shape[:1]), self.block_channels[0])
         embedding = dense(name="time_dense_1")(nn.swish(dense(name="time_dense_0")(waves)))
         h = conv(self, self.block_channels[0], name="conv_in")(xt.astype(self.dtype))
-        h = down_path(self, h, embedding, {}, train=train)[-1]
+        way = down_path(self, h, embedding, {}, train=train)
+        h = way[-1]
         channels = self.block_channels[-1]
         block = functools.partial(residual_block, self, train, width=channels)
         h = block(name="mid_block_0")(h, embedding)
@@ -74,7 +94,7 @@ class Classifier(nn.Module):
         logits = AttentionPool(
             self.num_classes, self._head_dim(channels), dtype=self.dtype, name="pool"
         )(h)
-        return logits.astype(jnp.promote_types(jnp.float32, xt.dtype))
+        return way, logits.astype(jnp.promote_types(jnp.float32, xt.dtype))
 
     def attend(self, h: jax.Array, tokens: Tokens, *, name: str) -> jax.Array:
         """Self-attention, [B, H, W, C] -> the same; there are no tokens to read."""

@@ -1,7 +1,8 @@
 """LPIPS: how different two images look, by the features of a network that was trained to see."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,11 +83,61 @@ def lpips(params: Mapping[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
 
     Source: Zhang et al. 2018, equation 1; version 0.1 of their code.
     """
+    weights = [params["weights"][str(k)] for k in range(len(params["weights"]))]
+    return _apart(functools.partial(_stages, params), x, y, weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFeatures:
+    """A classifier of noised images as what sees images without noise; a tree of its parameters.
+
+    Attributes:
+      params: the classifier's.
+      network: it, a `Classifier`; no leaf of the tree.
+      time: of no noise, in the units of its network; likewise.
+    """
+
+    params: Any
+    network: Any = dataclasses.field(metadata={"static": True})
+    time: float = dataclasses.field(metadata={"static": True})
+
+    def stages(self, images: jax.Array) -> list[jax.Array]:
+        """The features of each level, [B, h, w, C]. Raises ValueError for sizes that do not fit."""
+        time = jnp.full(len(images), self.time, images.dtype)
+        features: list[jax.Array] = self.network.apply(
+            {"params": self.params}, images, time, method="features"
+        )
+        return features
+
+
+def distance(looks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """How different images look, [B]: `lpips`, or the same of a classifier, whose weights are 1.
+
+    Args:
+      looks: the parameters of `lpips`, or `ClassifierFeatures`.
+      x, y: images in [-1, 1], [B, H, W, C] each.
+
+    Raises:
+      ValueError: for images that do not fit.
+    """
+    if isinstance(looks, ClassifierFeatures):
+        return _apart(looks.stages, x, y, None)
+    return lpips(looks, x, y)
+
+
+def _apart(
+    stages: Callable[[jax.Array], Sequence[jax.Array]],
+    x: jax.Array,
+    y: jax.Array,
+    weights: Sequence[jax.Array] | None,
+) -> jax.Array:
+    """The distance of unit features, weighted by channel or by 1, added up over stages, [B]."""
     total = jnp.zeros(len(x), x.dtype)
-    for k, (one, other) in enumerate(zip(_stages(params, x), _stages(params, y), strict=True)):
-        weights = params["weights"][str(k)][None, None, None]
+    for k, (one, other) in enumerate(zip(stages(x), stages(y), strict=True)):
         apart = (_unit(one) - _unit(other)) ** 2
-        total += (weights * apart).sum(axis=-1).mean(axis=(1, 2))
+        weighted = apart if weights is None else weights[k][None, None, None] * apart
+        total += weighted.sum(axis=-1).mean(axis=(1, 2))
     return total
 
 

@@ -13,6 +13,15 @@ A sweep file is a config file with a function more:
   evaluate = {"metrics": ("fid", "kid"), "num_samples": 1000}
 """
 
-from ddpm_jax.sweeps.overrides import choice, grid, log_uniform, random, seeds, uniform, zip_
+from ddpm_jax.sweeps.overrides import (
+    choice,
+    grid,
+    log_uniform,
+    random,
+    seeds,
+    uniform,
+    workdir_of,
+    zip_,
+)
 
-__all__ = ["choice", "grid", "log_uniform", "random", "seeds", "uniform", "zip_"]
+__all__ = ["choice", "grid", "log_uniform", "random", "seeds", "uniform", "workdir_of", "zip_"]

@@ -152,6 +152,10 @@ def _table(
     label = results.label(figure)
     # What is no figure of samples is the training's: settings that share one are compared once.
     key = _trained if results.of_training(figure) else _setting
+    # Of configs of several kinds, each has figures of its own.
+    settings = {
+        n: cells for n, cells in settings.items() if any(figure in c.figures for c in cells)
+    }
     groups: dict[str, list[Finished]] = {}
     for cells in settings.values():
         groups.setdefault(key(cells[0].cell), []).extend(cells)

@@ -3,20 +3,22 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import checks, config_files, defaults
 from ddpm_jax.errors import UserError, suggest
-from ddpm_jax.sweeps.overrides import Overrides
+from ddpm_jax.sweeps.overrides import Overrides, WorkdirOf
 
 SEED = "seed"
+CONFIG = "config"  # which of the sweep file's configs a cell begins with
 # Not what a run is, but where its data lie: a sweep has the same cells on every machine.
 PLACES = ("data.data_dir",)
 DIGITS = 8  # of a digest, in a name
 MOST_LETTERS = 120  # of a name before its digest; file systems take 255
+FOLDER = "cells"  # of a sweep's workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Cell:
     """One set of overrides.
 
     Attributes:
-      name: what differs from the base config, its seed, and a digest of its config: of no other
-        cell, and no other once cells are added.
+      name: the config that it begins with, what differs from that, its seed, and a digest of its
+        config: of no other cell, and no other once cells are added.
       setting: the values of all that the sweep varies but the seed, "learning_rate=0.001"; "base"
         where that is nothing.
       seed: of the training.
@@ -33,7 +35,12 @@ class Cell:
         sampled: its workdir is cells/TRAINING.
       overrides: of the training, {field: value}.
       sampling: overrides of config.sample that leave the training as it is.
-      values: {field: value} of all that the sweep varies but the seed.
+      values: {field: value} of all that the sweep varies of its config but the seed, and CONFIG
+        where it names one; of a field that is another cell's workdir, what tells that cell from
+        others.
+      config: the name of the config that it begins with; "" for the base.
+      needs: {field: training} of the fields that are other cells' workdirs.
+      evaluate: what is measured of it: flags of the evaluate command; {} for nothing.
     """
 
     name: str
@@ -43,26 +50,63 @@ class Cell:
     overrides: Overrides
     sampling: Overrides
     values: Overrides
+    config: str = ""
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evaluate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Cells:
-    """Makes cells from overrides of one base config; thousands in a second."""
+    """Makes cells from overrides of the configs of a sweep file; thousands in a second.
 
-    def __init__(self, base: ConfigDict, cells: Iterable[Overrides]):
-        self._fields = config_files.fields(base)
-        varied = (name for one in cells for field in one for name, _ in _flat(field, one[field]))
-        self._varied = [name for name in dict.fromkeys(varied) if name != SEED]
-        self._names = _short_names(self._fields)
-        self._usual = _defaults(base)
-        self._scratch = ConfigDict(base.to_dict())
+    Args:
+      configs: by name, "" for the base.
+      cells: the overrides of all, of which the fields that vary are known.
+    """
+
+    def __init__(self, configs: Mapping[str, ConfigDict], cells: Iterable[Overrides]):
+        varied: dict[str, dict[str, None]] = {name: {} for name in configs}
+        for one in cells:  # a field of some configs is no field of others
+            names = (name for field in one for name, _ in _flat(field, one[field]))
+            varied[one.get(CONFIG, "")] |= dict.fromkeys(names)
+        self._makers = {
+            name: _Maker(name, config, [n for n in varied[name] if n not in (SEED, CONFIG)])
+            for name, config in configs.items()
+        }
 
     def cell(self, overrides: Overrides) -> Cell:
         """The cell of these overrides. Raises UserError for what no config can have."""
-        overrides = {
-            name: value for field, given in overrides.items() for name, value in _flat(field, given)
-        }
+        given = {n: v for field, value in overrides.items() for n, v in _flat(field, value)}
+        name = given.pop(CONFIG, "")
+        if name not in self._makers:
+            raise UserError(f"config={name}: no cell of the sweep begins with it")
+        maker = self._makers[name]
+        seed = given.get(SEED, maker.seed)
+        others = {n: v for n, v in given.items() if isinstance(v, WorkdirOf)}
+        needs = {n: self.cell({SEED: seed, **v.overrides}).training for n, v in others.items()}
+        given |= {field: f"{FOLDER}/{training}" for field, training in needs.items()}
+        shown = {field: _told(other) for field, other in others.items()}
+        return dataclasses.replace(maker.cell(given, shown), needs=needs)
+
+
+class _Maker:
+    """Makes cells that begin with one config."""
+
+    def __init__(self, name: str, base: ConfigDict, varied: Sequence[str]):
+        self._config = name
+        self._varied = varied
+        self._named = {CONFIG: name} if name else {}
+        self._fields = config_files.fields(base)
+        self._names = _short_names(self._fields)
+        self._usual = _defaults(base)
+        self._scratch = ConfigDict(base.to_dict())
+        self.seed = base.seed
+
+    def cell(self, overrides: Overrides, shown: Overrides) -> Cell:
+        """A cell of overrides by field; `shown` are those that are told otherwise than they are."""
         whole = self._fields | self._checked(overrides)
+        named = self._named
         differs = {n: whole[n] for n in overrides if whole[n] != self._fields.get(n, ...)}
+        differs = named | differs | shown
         seed = whole[SEED]
         # Where samples choose the checkpoint, how they are drawn is a matter of training.
         of_samples = () if whole.get("train.evaluate_every") else ("sample.",)
@@ -70,11 +114,13 @@ class Cells:
         sampling = sampling if of_samples else {}
         trained = {n: v for n, v in overrides.items() if n not in sampling}
         ours = _unusual(whole, self._usual, of_samples)
-        training = self._name({n: v for n, v in differs.items() if n in trained}, seed, ours)
+        # Of configs of several kinds, equal differences from other defaults are no equal runs.
+        ours = {"kind": whole.get("kind"), **ours} if named else ours
+        training = self._name({n: v for n, v in differs.items() if n not in sampling}, seed, ours)
         name = training
         if sampling:
             name = self._name(differs, seed, [ours, _unusual(whole, self._usual)])
-        values = {n: whole[n] for n in self._varied if n in whole}
+        values = named | {n: shown.get(n, whole[n]) for n in self._varied if n in whole}
         return Cell(
             name=name,
             setting=self._text({n: v for n, v in values.items() if v is not None}) or "base",
@@ -83,6 +129,7 @@ class Cells:
             overrides=trained,
             sampling=sampling,
             values=values,
+            config=self._config,
         )
 
     def _checked(self, overrides: Overrides) -> Overrides:
@@ -94,7 +141,8 @@ class Cells:
             checks.check_ranges(self._scratch)
             checks.image_shape(self._scratch)
         except UserError as error:
-            raise UserError(f"cell {self._text(overrides, seed=True)}: {error}") from error
+            text = self._text(self._named | overrides, seed=True)
+            raise UserError(f"cell {text}: {error}") from error
         finally:
             for field in overrides:
                 self._restore(field)
@@ -165,6 +213,16 @@ def _spelt(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "x".join(map(_spelt, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _told(other: WorkdirOf) -> str:
+    """What tells another cell from those beside it, in the name of one that needs its workdir."""
+    told = (
+        (name, _told(value) if isinstance(value, WorkdirOf) else _spelt(value))
+        for field, given in other.overrides.items()
+        for name, value in _flat(field, given)
+    )
+    return "+".join(f"seed {text}" if name == SEED else text for name, text in told) or "base"
 
 
 def _flat(field: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -32,21 +32,32 @@ CURVES = {"loss": "Loss in training", "validation_loss": "Held-out loss"}
 
 
 def by_step(report: Report) -> Html:
-    """Curves of training: the mean over seeds, and a band from the least to the largest."""
+    """Curves of training: the mean over seeds, and a band from the least to the largest.
+
+    Of cells that begin with different configs the losses are not the same: a chart for each.
+    """
     groups: dict[str, dict[str, curves.Metrics]] = {}  # of trainings, by what differs
+    of_config: dict[str, dict[str, Mapping[str, curves.Metrics]]] = {}
     for cells in report.settings.values():
         for one in cells:
             values = {n: v for n, v in one.cell.values.items() if n not in one.cell.sampling}
             if one.curves is not None:
-                groups.setdefault(named(values), {})[one.cell.training] = one.curves
+                group = groups.setdefault(named(values), {})
+                group[one.cell.training] = one.curves
+                of_config.setdefault(one.cell.config, {})[named(values)] = group
     logged = [m for group in groups.values() for m in group.values()]
     extra = sorted({n for m in logged for n in m.curves if n.startswith(EVALUATED)})
     labels = report.results.labels
-    titles = CURVES | {
+    titles = {
         n: labels[base].label if (base := n.removeprefix(EVALUATED)) in labels else base
         for n in extra
     }
-    charts = [_curve(groups, name, title) for name, title in titles.items()]
+    charts = [
+        _curve(of_one, name, f"{title}, {config}" if len(of_config) > 1 else title)
+        for config, of_one in of_config.items()
+        for name, title in CURVES.items()
+    ]
+    charts += [_curve(groups, name, title) for name, title in titles.items()]
     if not any(charts):
         return note("No curves were logged.")
     several = any(len(group) > 1 for group in groups.values())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.sweeps import slurm, workdirs
+from ddpm_jax.sweeps import sbatch, slurm, workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 FOLDER = "k8s"
@@ -43,6 +43,9 @@ def write(
 ) -> list[str]:
     """Write the Job of all trainings that are not done; returns lines that say so.
 
+    A Job's pods do not wait for each other: cells that need the workdirs of others are left to the
+    next Job.
+
     Exit code 75, stopped and saved, is ignored: the pod is started again and it counts as no
     failure. Other failures are tried again, `attempts` times in all of each index.
 
@@ -60,9 +63,16 @@ def write(
             "in it"
         )
     workdir = Path(workdir).absolute()
-    todo = [*slurm.unfinished(sweep, workdir, attempts)]
+    unfinished, cells = [*slurm.unfinished(sweep, workdir, attempts)], sweep.trainings()
+    todo = [
+        name
+        for name in unfinished
+        if all(workdirs.is_trained(workdir, needed) for needed in cells[name].needs.values())
+    ]
+    later = len(unfinished) - len(todo)
     if not todo:
-        return ["nothing to write: every cell is done or failed"]
+        waiting = f"; {later} need others that failed: sweep.py retry" if later else ""
+        return [f"nothing to write: every cell is done or failed{waiting}"]
     folder = workdir / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +81,12 @@ def write(
         (folder / "job.json").write_text(json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror})") from error
-    return [f"{len(todo)} pods in {folder / 'job.json'}: kubectl apply -f {folder / 'job.json'}"]
+    said = [f"{len(todo)} pods in {folder / 'job.json'}: kubectl apply -f {folder / 'job.json'}"]
+    if later:
+        said.append(
+            f"{later} cells need others that are not trained: once they are, run this again"
+        )
+    return said
 
 
 def job(
@@ -88,7 +103,7 @@ def job(
         cells=shlex.quote(str(workdir / FOLDER / "cells.txt")),
         root=shlex.quote(str(workdir)),
         python=shlex.quote(str(options.get("python", "python"))),
-        wait=slurm.LOCK_WAIT,
+        wait=sbatch.LOCK_WAIT,
         words="".join(f" {shlex.quote(word)}" for word in words),
     )
     container: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.sweeps import groups, status, workdirs
+from ddpm_jax.sweeps import cell_flags, groups, status, workdirs
 from ddpm_jax.sweeps.cells import Cell
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
@@ -97,6 +97,7 @@ class _Driver:
         for cell in sweep.cells:
             self._cells.setdefault(cell.training, []).append(cell)
         self._stopping = 0
+        self._trained: set[str] = set()  # those that came by and are finished
         self._failed: dict[str, str] = {}  # the training of each
         self._shown = status.Live(sweep, workdir, attempts, stream)
 
@@ -110,9 +111,10 @@ class _Driver:
     def run(self) -> int:
         looked = 0.0
         while self._jobs or (self._waiting and not self._stopping):
-            while self._free and self._waiting and not self._stopping:
-                self._next(self._waiting.pop(0))
-            if not self._jobs:
+            while self._free and not self._stopping and (unit := self._ready()):
+                self._next(unit)
+            if not self._jobs and not self._stopping:
+                self._blocked()
                 continue
             time.sleep(POLL)
             for job in [job for job in self._jobs if job.process.poll() is not None]:
@@ -132,11 +134,31 @@ class _Driver:
             )
         return EXIT_FAILED if self._failed else 0
 
+    def _ready(self) -> tuple[str, ...]:
+        """The first unit that need not wait for another one, which no longer waits; () for none."""
+        for k, unit in enumerate(self._waiting):
+            if not self._lacking(unit):
+                return self._waiting.pop(k)
+        return ()
+
+    def _lacking(self, unit: tuple[str, ...]) -> list[str]:
+        """The trainings that a unit needs, and that are not finished."""
+        needed = {n for name in unit for n in self._cells[name][0].needs.values()}
+        return sorted(needed - self._trained)
+
+    def _blocked(self) -> None:
+        """Nothing runs, and what still waits does so for what failed."""
+        for unit in self._waiting:
+            for needed in self._lacking(unit):
+                print(f"not trained: {unit[0]}: it needs {needed}", file=self._stream)
+        self._waiting.clear()
+
     def _next(self, unit: tuple[str, ...]) -> None:
         """Start what comes next of a unit and its cells; nothing where all is done."""
         folders = {name: workdirs.folder(self._workdir, name) for name in unit}
         found = {name: workdirs.training(folders[name], self._attempts) for name in unit}
         untrained = [name for name in unit if found[name].state is not State.TRAINED]
+        self._trained |= {*unit} - {*untrained}
         if untrained:
             first = folders[unit[0]]
             if workdirs.failures_of(first, workdirs.TRAIN)[0] < self._attempts:
@@ -144,14 +166,14 @@ class _Driver:
                 return
             self._failed |= dict.fromkeys(untrained, unit[0])
         for training in (name for name in unit if name not in untrained):
-            for cell in self._cells[training] if self._sweep.evaluate else []:
-                result = workdirs.result(self._workdir, self._sweep, cell)
-                if result.exists():
+            for cell in self._cells[training]:
+                result = workdirs.result(self._workdir, cell)
+                if not cell.evaluate or result.exists():
                     continue
                 if workdirs.failures_of(folders[training], result.stem)[0] >= self._attempts:
                     self._failed[cell.name] = training
                     continue
-                flags = workdirs.measure_flags(self._workdir, self._sweep, cell)
+                flags = cell_flags.measure_flags(self._workdir, cell)
                 words = ["evaluate", f"--flagfile={flags}"]
                 self._start(unit, training, result.stem, words)
                 return

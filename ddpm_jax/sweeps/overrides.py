@@ -1,5 +1,6 @@
 """What differs between the cells of a sweep: lists of overrides, {"optim.learning_rate": 1e-3}."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,24 @@ Overrides = dict[str, Any]
 Part = Mapping[str, Sequence[Any]] | Iterable[Overrides]
 Draw = Callable[[np.random.Generator], Any]
 MOST_DRAWS = 100  # for each combination that is asked for: most may be there already
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkdirOf:
+    """The workdir of another cell, as the value of a field. See `workdir_of`."""
+
+    overrides: Mapping[str, Any]
+
+
+def workdir_of(overrides: Mapping[str, Any]) -> WorkdirOf:
+    """The workdir of another cell, for a field that names one: that cell is trained first.
+
+      grid([{"config": "latent", "data.codec": workdir_of({"config": "autoencoder"})}], seeds(3))
+
+    Args:
+      overrides: that cell's, which must be in the sweep; without "seed" of the cell's own seed.
+    """
+    return WorkdirOf(dict(overrides))
 
 
 def grid(*parts: Part) -> list[Overrides]:

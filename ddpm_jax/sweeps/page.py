@@ -7,7 +7,7 @@ from ddpm_jax.reporting.report import sheet
 from ddpm_jax.reporting.report.evaluations import Measured
 from ddpm_jax.reporting.report.html import Html, join, note, short, table, tag
 from ddpm_jax.reporting.report.sheet import Section
-from ddpm_jax.sweeps import charts, tables
+from ddpm_jax.sweeps import charts, row_numbers, statements, tables
 from ddpm_jax.sweeps.aggregates import Report, Row, Table
 
 MAX_ROWS = 300  # of a table; report.csv has all
@@ -16,7 +16,9 @@ MAX_ROWS = 300  # of a table; report.csv has all
 def page(report: Report) -> str:
     """The report of a sweep, the same for the same results: without dates and paths."""
     maps = charts.heat_maps(report)
+    said = _statements(report)
     sections: list[Section] = [
+        *([("statements", "Statements", said)] if said else []),
         ("figures", "Figures", _figures(report)),
         ("training", "Training", charts.by_step(report)),
         ("fields", "Against what was varied", charts.against_fields(report)),
@@ -35,6 +37,16 @@ def _figures(report: Report) -> Html:
         parts.append(note("There are no figures: nothing was measured, and nothing validated."))
     parts += [_table(report, one) for one in report.tables]
     return join(parts)
+
+
+def _statements(report: Report) -> Html | None:
+    """What the sweep file's statements come to; None where it makes none."""
+    found = statements.rows(report)
+    if not found:
+        return None
+    head = ["statement", "figure", *(short(name) for name in report.settings)]
+    lines = [[one.statement, one.figure, *one.values.values()] for one in found]
+    return join([note(statements.LEGEND), table(head, lines, label="Statements", class_="named")])
 
 
 def _table(report: Report, one: Table) -> Html:
@@ -60,7 +72,7 @@ def _table(report: Report, one: Table) -> Html:
 def _row(
     row: Row, one: Table, compared: bool, drawn_again: bool, bootstrapped: bool
 ) -> Sequence[Html | str]:
-    texts = tables.written(row)
+    texts = row_numbers.written(row)
     own, other = row.summary, row.difference
     flags = tag("small", "; ".join(row.flags)) if row.flags else None
     low, high = (own.interval.low, own.interval.high) if own and own.interval else (None, None)

@@ -6,7 +6,8 @@ from typing import Any
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import workdirs
+from ddpm_jax.sweeps import cell_flags, workdirs
+from ddpm_jax.sweeps.cells import FOLDER
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 LIMIT = 2**26  # bytes of plan.json
@@ -27,6 +28,7 @@ def plan(sweep: Sweep) -> dict[str, Any]:
                 "setting": cell.setting,
                 "seed": cell.seed,
                 "training": cell.training,
+                **({"needs": [*cell.needs.values()]} if cell.needs else {}),
                 "values": {name: _plain(value) for name, value in cell.values.items()},
             }
             for cell in sweep.cells
@@ -70,16 +72,17 @@ def write(sweep: Sweep, workdir: str | Path, **more: Any) -> dict[str, Any]:
     workdir = Path(workdir).absolute()
     content = check_workdir(sweep, workdir) | plan(sweep) | more
     try:
-        for name, overrides in sweep.trainings().items():
+        for name, cell in sweep.trainings().items():
             folder = workdirs.folder(workdir, name)
             folder.mkdir(parents=True, exist_ok=True)
-            _write_lines(folder / workdirs.FLAGS, workdirs.flag_lines(sweep, overrides))
+            _write_lines(folder / workdirs.FLAGS, cell_flags.flag_lines(workdir, sweep, cell))
+            if cell.needs:
+                _write_lines(folder / workdirs.NEEDS, [*cell.needs.values()])
         measures = {
-            workdirs.measure_flags(workdir, sweep, cell): cell
-            for cell in (sweep.cells if sweep.evaluate else ())
+            cell_flags.measure_flags(workdir, cell): cell for cell in sweep.cells if cell.evaluate
         }
         for path, cell in measures.items():
-            _write_lines(path, workdirs.measure_lines(workdir, sweep, cell))
+            _write_lines(path, cell_flags.measure_lines(workdir, sweep, cell))
         for name in sweep.trainings():  # what an earlier sweep file measured
             for path in workdirs.folder(workdir, name).glob("measure-*.txt"):
                 if path not in measures:
@@ -119,8 +122,12 @@ def table(sweep: Sweep, workdir: str | Path) -> str:
         f"cells: {len(lines) - 1:,}; settings: {len(settings):,}; seeds: {len(seeds):,}; "
         f"trainings: {trainings:,}; differing: {', '.join(content['differing']) or 'nothing'}"
     )
-    if sweep.evaluate:
-        lines.append(f"measured: {', '.join(sweep.evaluate['metrics'])}")
+    lines += dict.fromkeys(
+        f"measured{f' of {cell.config}' if cell.config else ''}: "
+        f"{', '.join(cell.evaluate['metrics'])}"
+        for cell in sweep.cells
+        if cell.evaluate
+    )
     if gone := left_over(sweep, workdir):
         lines.append(f"in {workdir} and no longer in the sweep: {', '.join(gone)}")
     return "\n".join(lines)
@@ -129,7 +136,7 @@ def table(sweep: Sweep, workdir: str | Path) -> str:
 def left_over(sweep: Sweep, workdir: str | Path) -> list[str]:
     """Trainings in the folder that are no longer in the sweep."""
     try:
-        there = sorted(path.name for path in (Path(workdir) / "cells").iterdir() if path.is_dir())
+        there = sorted(path.name for path in (Path(workdir) / FOLDER).iterdir() if path.is_dir())
     except OSError:
         return []
     known = sweep.trainings()

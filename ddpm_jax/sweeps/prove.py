@@ -263,7 +263,7 @@ def _aimed(sweep: Sweep, made: list[Kill], rng: np.random.Generator, launcher: s
 
 def _lacking(sweep: Sweep, made: Sequence[Kill]) -> list[str]:
     hits = collections.Counter(kill.phase for kill in made)
-    phases = (COMPILE, STEP, SAVE, *((EVALUATE,) if sweep.evaluate else ()))
+    phases = (COMPILE, STEP, SAVE, *((EVALUATE,) if sweep.measured else ()))
     return [phase for phase in phases if hits[phase] < EACH]
 
 

@@ -13,7 +13,7 @@ from ddpm_jax.reporting.report import curves
 from ddpm_jax.reporting.report.evaluations import Row
 from ddpm_jax.reporting.report.labels import LOWER, Label, ordered
 from ddpm_jax.sweeps import status, workdirs
-from ddpm_jax.sweeps.cells import Cell
+from ddpm_jax.sweeps.cells import CONFIG, Cell
 from ddpm_jax.sweeps.sweep_file import Sweep
 from ddpm_jax.sweeps.workdirs import State
 
@@ -25,9 +25,11 @@ OWN_LABELS = {
 }
 # Counted, not estimated: seeds say nothing of it, and no setting is better for it.
 COUNTED = (NFE,)
+# Of protocols and of their rows: how samples are drawn, which is each config's own.
+OF_SAMPLING = ("sampling", "guidance_scale")
 
 # What decides what the held-out loss is a loss of: where one of these varies, no two are alike.
-OF_THE_LOSS = ("kind", "data.", "diffusion.", "train.validate_examples", "model.conditions")
+OF_THE_LOSS = (CONFIG, "kind", "data.", "diffusion.", "train.validate_examples", "model.conditions")
 NOT_OF_THE_LOSS = (
     "data.batch_size",
     "data.flip",
@@ -114,18 +116,19 @@ def read(sweep: Sweep, workdir: str | Path, allow: Sequence[str] = ()) -> Result
         cannot be read or is of an earlier step than the cell's last, or two that were not measured
         alike, naming the cells and the fields.
     """
-    metrics = metric_table.named(sweep.evaluate["metrics"]) if sweep.evaluate else []
-    for metric in metrics:
-        metric_table.check_kind(metric, KINDS[sweep.base.kind])
+    for name, metrics in {
+        c.config: c.evaluate["metrics"] for c in sweep.cells if c.evaluate
+    }.items():
+        for metric in metric_table.named(metrics):
+            metric_table.check_kind(metric, KINDS[sweep.configs[name].kind])
     workdir = Path(workdir)
     states, _ = status.look(sweep, workdir, attempts=1)
-    done = State.DONE if sweep.evaluate else State.TRAINED
-    cells = [c for c in sweep.cells if states[c.name] in (done, State.DONE)]
+    cells = [c for c in sweep.cells if states[c.name] is State.DONE]
     if not cells:
         raise UserError(
             f"--workdir={workdir}: none of {len(sweep.cells)} cells is done: sweep.py run"
         )
-    measured = {c.name: _result(workdir, sweep, c) for c in cells} if sweep.evaluate else {}
+    measured = {c.name: _result(workdir, c) for c in cells if c.evaluate}
     _check_alike([(c, measured[c.name]) for c in cells if c.name in measured], allow)
     logged = {name: _curves(workdir, name) for name in dict.fromkeys(c.training for c in cells)}
     notes = []
@@ -162,9 +165,9 @@ def _of_the_loss(field: str) -> bool:
     return field.startswith(OF_THE_LOSS) and not field.startswith(NOT_OF_THE_LOSS)
 
 
-def _result(workdir: Path, sweep: Sweep, cell: Cell) -> Result:
+def _result(workdir: Path, cell: Cell) -> Result:
     """What was measured of a cell. Raises UserError where that was not its last state."""
-    path = workdirs.result(workdir, sweep, cell)
+    path = workdirs.result(workdir, cell)
     result = protocols_compared.read(path)
     final = workdirs.json_file(workdirs.folder(workdir, cell.training) / "final.json") or {}
     measured, last = result.evaluation.run.get("checkpoint"), final.get("state_sha256")
@@ -219,17 +222,32 @@ def _rows(result: Result) -> list[tuple[Row, str]]:
 
 
 def _check_alike(measured: Sequence[tuple[Cell, Result]], allow: Sequence[str]) -> None:
-    """Raises UserError for two cells that were not measured alike."""
-    for cell, result in measured[1:]:
-        first, other = measured[0]
-        both = protocols_compared.compared(other.evaluation, result.evaluation)
-        own = [*_sampled_apart(first.values, cell.values), NFE]
-        if refused := protocols_compared.refused(both, [*allow, *own]):
-            raise UserError(
-                f"cells {first.name} and {cell.name} were not measured alike: "
-                f"{protocols_compared.told(refused)}; remove one of their results and run the "
-                "sweep again, or name with --allow what may differ"
-            )
+    """Raises UserError for two cells that were not measured alike.
+
+    Those that begin with one config are compared with the first of them; how samples are drawn may
+    differ between configs, which are compared by their first cells.
+    """
+    firsts: dict[str, tuple[Cell, Result]] = {}
+    for cell, result in measured:
+        first, other = firsts.setdefault(cell.config, (cell, result))
+        _check_both(
+            first, other, cell, result, [*allow, *_sampled_apart(first.values, cell.values)]
+        )
+    of_configs = [*firsts.values()]
+    for cell, result in of_configs[1:]:
+        _check_both(*of_configs[0], cell, result, [*allow, *OF_SAMPLING])
+
+
+def _check_both(
+    first: Cell, other: Result, cell: Cell, result: Result, allow: Sequence[str]
+) -> None:
+    both = protocols_compared.compared(other.evaluation, result.evaluation)
+    if refused := protocols_compared.refused(both, [*allow, NFE]):
+        raise UserError(
+            f"cells {first.name} and {cell.name} were not measured alike: "
+            f"{protocols_compared.told(refused)}; remove one of their results and run the "
+            "sweep again, or name with --allow what may differ"
+        )
 
 
 def _sampled_apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[str]:

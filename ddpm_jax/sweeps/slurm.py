@@ -6,17 +6,14 @@ stands in one readable file, D/slurm/ARRAY.sbatch.
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps import workdirs
+from ddpm_jax.sweeps import sbatch, workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 FOLDER = "slurm"
@@ -25,75 +22,6 @@ USUAL_ARRAY = 1001  # MaxArraySize where Slurm does not say
 # Of a job in squeue: it will run, or does; others are over.
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED")
 ACTIVE = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING")
-# What the script says itself; options of the sweep file come after, and win.
-OPTIONS = {"requeue": True, "signal": "TERM@120", "open-mode": "append"}
-# Only ours: the tasks of the array, and where they write.
-OURS = ("array", "output", "error", "job-name", "chdir", "wrap")
-LOCK_WAIT = 600  # seconds for a task that was requeued to wait for its orphan
-
-SCRIPT = """\
-#!/usr/bin/env bash
-{directives}
-
-# Written by `sweep.py run --launcher=slurm`: each task trains one cell, then measures it.
-# Exit code 75 is stopped and saved: the task is queued again, and goes on. Another failure is tried
-# again here, {attempts} times in all; then this script ends with srun's own exit code.
-set -u
-ROOT={root}
-NAME=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$ROOT/slurm/{array}.cells")
-CELL=$ROOT/cells/$NAME
-PYTHON={python}
-
-# The last step that its manifest tells of.
-reached() {{
-  grep -o '"reached": [0-9]*' "$CELL/manifest.json" 2>/dev/null \\
-    | tail -n 1 | grep -o '[0-9]*$' || echo 0
-}}
-
-# Stopped and saved: where the site does not queue exit code 75 again, the task does it itself.
-again() {{
-  if ! scontrol show config | grep -q '^RequeueExit  *=.*\\b75\\b'; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-    sleep 60  # it ends this script
-  fi
-  exit 75
-}}
-
-# Ends where the task is no longer this script's: after a lost node it was queued again, and what is
-# left of this one has nothing to try.
-still_mine() {{
-  job=$(scontrol show job "$SLURM_JOB_ID" 2>&1)
-  case $job in
-    *JobState=RUNNING*) grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} " <<<"$job" || exit 1 ;;
-    *JobState=* | *"Invalid job id"*) exit 1 ;;
-  esac  # else the controller does not answer, and srun waits for it
-}}
-
-# run WHAT COMMAND...: as often as it may fail. How each try ended stands in tries.jsonl, which
-# `sweep.py status` reads.
-run() {{
-  what=$1; shift
-  for try in $(seq {attempts}); do
-    srun {srun}"$PYTHON" -m ddpm_jax "$@"{words} >>"$CELL/log.txt" 2>&1
-    code=$?
-    [ "$code" = 0 ] || still_mine
-    printf '{{"exit_code": %d, "step": %d, "what": "%s"}}\\n' \\
-      "$code" "$(reached)" "$what" >>"$CELL/tries.jsonl"
-    case $code in
-      0) return 0 ;;
-      75 | 130 | 143) again ;;  # stopped by a signal
-    esac
-  done
-  exit "$code"
-}}
-
-run train train --flagfile="$CELL/flags.txt" --workdir="$CELL" --lock_wait={lock_wait}{coordinator}
-for flags in "$CELL"/measure-*.txt; do
-  [ -e "$flags" ] || continue
-  result=sweep-$(basename "$flags" .txt | sed 's/^measure-//')
-  [ -e "$CELL/eval/$result.json" ] || run "$result" evaluate --flagfile="$flags"
-done
-"""
 
 
 def run(
@@ -130,72 +58,72 @@ def run(
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     size = _largest_array()
-    said = []
+    said: list[str] = []
+    jobs = {t: job for job, tasks in submitted(workdir).items() for t in tasks if t in queued}
     number = 1 + max([int(path.stem.split("-")[1]) for path in folder.glob("array-*.sbatch")] + [0])
-    for first in range(0, len(todo), size):
-        tasks, name = todo[first : first + size], f"array-{number}"
-        number += 1
-        _write(folder / f"{name}.cells", "".join(f"{one}\n" for one in tasks))
-        path = folder / f"{name}.sbatch"
-        _write(path, script(sweep, workdir, name, len(tasks), attempts, at_once, words))
-        if dry_run:
-            said.append(f"{len(tasks)} tasks in {path}: sbatch {path}")
-            continue
-        job = _submit(path)
-        line = json.dumps({"job": job, "tasks": tasks}).encode()
-        files.append(folder / SUBMITTED, line + b"\n", lines=True)
-        said.append(f"submitted job {job}: {len(tasks)} tasks, {path}")
+    for stage in _stages(sweep, todo):
+        for first in range(0, len(stage), size):
+            tasks, name = stage[first : first + size], f"array-{number}"
+            number += 1
+            _write(folder / f"{name}.cells", "".join(f"{one}\n" for one in tasks))
+            path = folder / f"{name}.sbatch"
+            _write(
+                path,
+                sbatch.script(sweep, workdir / FOLDER, name, len(tasks), attempts, at_once, words),
+            )
+            after = _after(sweep, tasks, jobs)
+            if dry_run:
+                said.append(f"{len(tasks)} tasks in {path}: sbatch {' '.join([*after, str(path)])}")
+                jobs |= dict.fromkeys(tasks, f"JOB_OF_{name}")
+                continue
+            job = _submit(path, after)
+            jobs |= dict.fromkeys(tasks, job)
+            line = json.dumps({"job": job, "tasks": tasks}).encode()
+            files.append(folder / SUBMITTED, line + b"\n", lines=True)
+            said.append(f"submitted job {job}: {len(tasks)} tasks, {path}")
     return said
+
+
+def _stages(sweep: Sweep, todo: Sequence[str]) -> list[list[str]]:
+    """The tasks in stages: each needs the workdirs of earlier ones alone, or of what is trained."""
+    cells, later = sweep.trainings(), {*todo}
+
+    def depth(name: str) -> int:
+        needed = [n for n in cells[name].needs.values() if n in later]
+        return 1 + max(map(depth, needed)) if needed else 0
+
+    stages: dict[int, list[str]] = {}
+    for name in todo:
+        stages.setdefault(depth(name), []).append(name)
+    return [stages[k] for k in sorted(stages)]
+
+
+def _after(sweep: Sweep, tasks: Sequence[str], jobs: Mapping[str, str]) -> list[str]:
+    """The words of sbatch for an array that begins when the jobs are over that it needs.
+
+    However they ended: a task whose own need was not trained says so, and no other waits for it.
+
+    Args:
+      sweep: the sweep.
+      tasks: of the array.
+      jobs: those that are queued, by the names of their tasks.
+    """
+    cells = sweep.trainings()
+    needed = (name for task in tasks for name in cells[task].needs.values())
+    found = dict.fromkeys(jobs[name] for name in needed if name in jobs)
+    return [f"--dependency=afterany:{':'.join(found)}"] if found else []
 
 
 def check(sweep: Sweep, dry_run: bool) -> None:
     """Refuse what cannot be submitted. Raises UserError as `run`."""
     for name in sweep.slurm:
-        if str(name).replace("_", "-") in OURS:
+        if str(name).replace("_", "-") in sbatch.OURS:
             raise UserError(f"--sweep={sweep.path}: slurm sets {name!r}, which the launcher sets")
     if not dry_run and shutil.which("sbatch") is None:
         raise UserError(
             "--launcher=slurm: there is no sbatch on PATH; start it on a login node of the "
             "cluster, or write the script alone with --dry_run"
         )
-
-
-def script(
-    sweep: Sweep,
-    workdir: Path,
-    array: str,
-    num_tasks: int,
-    attempts: int,
-    at_once: int | None,
-    words: Sequence[str] = (),
-) -> str:
-    """The text of an array's sbatch file."""
-    options: dict[str, Any] = {
-        "job-name": sweep.path.stem,
-        "array": f"0-{num_tasks - 1}" + (f"%{at_once}" if at_once else ""),
-        "output": f"{workdir / FOLDER}/{array}-%a.log",
-        **OPTIONS,
-        **{str(name).replace("_", "-"): value for name, value in sweep.slurm.items()},
-    }
-    directives = "\n".join(
-        f"#SBATCH --{name}" + ("" if value is True else f"={value}")
-        for name, value in options.items()
-        if value is not None and value is not False
-    )
-    several = any(_number(options.get(name)) > 1 for name in ("nodes", "ntasks", "ntasks-per-node"))
-    return SCRIPT.format(
-        directives=directives,
-        attempts=attempts,
-        root=shlex.quote(str(workdir)),
-        array=array,
-        python=shlex.quote(sys.executable),
-        # A task that is lost ends the others, which say which it was; one that has saved and ends
-        # must not have Slurm kill those that still do.
-        srun="--kill-on-bad-exit=0 " if several else "",
-        words="".join(f" {shlex.quote(word)}" for word in words),
-        lock_wait=LOCK_WAIT,
-        coordinator=" --coordinator=auto" if several else "",
-    )
 
 
 def queue(workdir: Path) -> dict[str, str]:
@@ -275,21 +203,15 @@ def _largest_array() -> int:
     return max(int(found.group(1)), 1) if found else USUAL_ARRAY
 
 
-def _submit(path: Path) -> str:
+def _submit(path: Path, words: Sequence[str]) -> str:
     done = subprocess.run(
-        ["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False
+        ["sbatch", "--parsable", *words, str(path)], capture_output=True, text=True, check=False
     )
     job = done.stdout.strip().split(";")[0]
     if done.returncode or not job.isdecimal():
         reason = " ".join((done.stderr or done.stdout).split())
         raise UserError(f"sbatch refuses {path}: {reason}; see slurm = dict(...) of the sweep file")
     return job
-
-
-def _number(value: Any) -> int:
-    """Of nodes=2 or "2-4": the largest."""
-    digits = re.findall(r"\d+", str(value)) if value is not None else []
-    return max(map(int, digits), default=0)
 
 
 def _write(path: Path, text: str) -> None:

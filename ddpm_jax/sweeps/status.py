@@ -60,7 +60,7 @@ def look(
         for name in sweep.trainings()
     }
     states = {
-        cell.name: workdirs.cell_state(workdir, sweep, cell, trainings[cell.training], attempts)
+        cell.name: workdirs.cell_state(workdir, cell, trainings[cell.training], attempts)
         for cell in sweep.cells
     }
     return states, trainings

@@ -2,23 +2,26 @@
 
 import csv
 import io
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from ddpm_jax.evaluation.intervals import LEVEL
 from ddpm_jax.reporting.report.labels import NEAR_ONE, arrow
-from ddpm_jax.sweeps import statistics
-from ddpm_jax.sweeps.aggregates import Best, Report, Row, Table
+from ddpm_jax.sweeps import statements, statistics
+from ddpm_jax.sweeps.aggregates import Best, Report, Table
 from ddpm_jax.sweeps.results import OF_TIME
+from ddpm_jax.sweeps.row_numbers import (
+    BOOTSTRAP,
+    COLUMNS,
+    COMPARED,
+    OF_SAMPLES,
+    digits,
+    flat,
+    number,
+    written,
+)
 
 FORMAT = 1
-MOST_DIGITS = 8  # after the point
 MOST_MISSING = 20  # names of cells that are not done
-COLUMNS = ("setting", "n", "mean", "std", "low", "high")
-OF_SAMPLES = ("sample_std",)
-BOOTSTRAP = ("bootstrap_low", "bootstrap_high")
-COMPARED = ("common_seeds", "difference", "difference_low", "difference_high", "p_holm", "word")
 
 INTERVALS = (
     f"low and high: Student's {100 * LEVEL:g}% interval of the mean over training seeds; it takes "
@@ -62,6 +65,7 @@ def record(report: Report) -> dict[str, Any]:
         "baseline": report.baseline,
         "level": LEVEL,
         "notes": list(results.notes),
+        **({"statements": found} if (found := statements.record(report)) else {}),
         "metrics": [_record_of_table(table) for table in report.tables],
     }
 
@@ -70,13 +74,21 @@ def csv_text(report: Report) -> str:
     """A line for each figure of each setting, for report.csv; numbers in full."""
     stream = io.StringIO()
     fields = report.results.varied
-    head = ["metric", *COLUMNS, *OF_SAMPLES, *BOOTSTRAP, *COMPARED, "flags", *fields]
+    head = [
+        "metric",
+        *COLUMNS,
+        *OF_SAMPLES,
+        *BOOTSTRAP,
+        *COMPARED,
+        "flags",
+        *fields,
+    ]
     writer = csv.DictWriter(stream, head, restval="", lineterminator="\n")
     writer.writeheader()
     for table in report.tables:
         for row in table.rows:
             values = {name: row.values.get(name) for name in fields}
-            entry = {n: v for n, v in _flat(row).items() if n in head and v is not None}
+            entry = {n: v for n, v in flat(row).items() if n in head and v is not None}
             writer.writerow(
                 {"metric": table.figure, **entry, "flags": "; ".join(row.flags), **values}
             )
@@ -88,6 +100,7 @@ def markdown(report: Report) -> str:
     results = report.results
     parts = [f"# {results.sweep.path.stem}", report.counts]
     parts += [*missing(report), *results.notes, *(f"- {line}" for line in legend(report))]
+    parts += statements.markdown(report)
     for table in report.tables:
         title = f"## {table.figure}{arrow_of(report, table)}"
         said = [best_text(table, table.best)] if table.best else []
@@ -139,7 +152,7 @@ def best_text(table: Table, best: Best) -> str:
     what = "distance to 1" if table.label.better == NEAR_ONE else "mean"
     size = abs(luck.value) or abs(luck.chosen)
     chosen, held_out, value = (
-        _number(v, _digits([size])) for v in (luck.chosen, luck.held_out, luck.value)
+        number(v, digits([size])) for v in (luck.chosen, luck.held_out, luck.value)
     )
     return (
         f"{text} Chosen by half of {luck.n} seeds, the best setting's {what} is {chosen} on these "
@@ -161,20 +174,6 @@ def of_samples(table: Table) -> bool:
 def bootstrapped(table: Table) -> bool:
     """Whether it has intervals by bootstrap."""
     return any(row.summary and row.summary.bootstrap for row in table.rows)
-
-
-def written(row: Row) -> dict[str, str]:
-    """Its numbers as people read them, with the digits that their spread calls for."""
-    flat = _flat(row)
-    own = _digits([flat["std"]])
-    apart = _digits_apart(flat["difference"], _width(row))
-    texts = {name: str(flat[name] if flat[name] is not None else "") for name in ("n", "word")}
-    texts |= {
-        n: _number(flat[n], own) for n in ("mean", "std", "low", "high", *OF_SAMPLES, *BOOTSTRAP)
-    }
-    texts |= {n: _number(flat[n], apart) for n in COMPARED[1:4]}
-    p = flat["p_holm"]
-    return texts | {"p_holm": "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"}
 
 
 def _sampled(report: Report) -> bool:
@@ -203,7 +202,7 @@ def _record_of_table(table: Table) -> dict[str, Any]:
         "better": table.label.better or None,
         "settings": [
             {
-                **_flat(row),
+                **flat(row),
                 "values": dict(row.values),
                 "seeds": {str(seed): value for seed, value in row.seeds.items()},
                 "undefined": row.undefined,
@@ -219,54 +218,3 @@ def _record_of_table(table: Table) -> dict[str, Any]:
             "optimism": best.optimism and best.optimism._asdict(),
         },
     }
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    """Its numbers by column; None for what is not there."""
-    own, other = row.summary, row.difference
-    interval, bootstrap = (own.interval, own.bootstrap) if own else (None, None)
-    return {
-        "setting": row.setting,
-        "n": len(row.seeds),
-        "mean": own.mean if own else None,
-        "std": own.std if own else None,
-        "sample_std": row.sample_std,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "bootstrap_low": bootstrap.low if bootstrap else None,
-        "bootstrap_high": bootstrap.high if bootstrap else None,
-        "common_seeds": other.n if other else None,
-        "difference": other.value if other else None,
-        "difference_low": other.low if other else None,
-        "difference_high": other.high if other else None,
-        "p_holm": row.p,
-        "word": row.word or None,
-    }
-
-
-def _width(row: Row) -> float | None:
-    one = row.difference
-    return None if one is None or one.low is None or one.high is None else one.high - one.low
-
-
-def _digits(sizes: Sequence[float | None]) -> int | None:
-    """After the point: as many as show two digits of the first size that is not 0.
-
-    None where there is no such size, or none that digits would show.
-    """
-    sized = [abs(size) for size in sizes if size]
-    if not sized or not 1e-12 < sized[0] < 1e6:
-        return None
-    return min(max(1 - math.floor(math.log10(sized[0])), 0), MOST_DIGITS)
-
-
-def _digits_apart(difference: float | None, width: float | None) -> int | None:
-    """Two of the difference, and no more than two beyond those of its interval's width."""
-    own, of_width = _digits([difference]), _digits([width])
-    return own if own is None or of_width is None else max(min(own, of_width + 2), of_width)
-
-
-def _number(value: float | None, digits: int | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if digits is None or abs(value) >= 1e9 else f"{value:.{digits}f}"

@@ -10,16 +10,15 @@ import enum
 import fcntl
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.config import config_files, own_code
+from ddpm_jax.config import config_files
 from ddpm_jax.runtime import files
-from ddpm_jax.sweeps.cells import Cell
-from ddpm_jax.sweeps.sweep_file import Sweep
+from ddpm_jax.sweeps.cells import FOLDER, Cell
 
 FLAGS = "flags.txt"
+NEEDS = "needs.txt"  # the trainings whose workdirs a cell's flags name, a line each
 LOG = "log.txt"
 TRIES = "tries.jsonl"
 TRAIN = "train"  # what a try was of
@@ -65,12 +64,12 @@ class Training:
 
 def folder(workdir: Path, training: str) -> Path:
     """The workdir of a training."""
-    return workdir / "cells" / training
+    return workdir / FOLDER / training
 
 
-def result(workdir: Path, sweep: Sweep, cell: Cell) -> Path:
+def result(workdir: Path, cell: Cell) -> Path:
     """The file that the evaluate command writes of a cell."""
-    content = [cell.sampling, dict(sweep.evaluate)]
+    content = [cell.sampling, dict(cell.evaluate)]
     return (
         folder(workdir, cell.training) / "eval" / f"sweep-{config_files.sha256(content)[:8]}.json"
     )
@@ -104,16 +103,19 @@ def training(path: Path, attempts: int) -> Training:
     return Training(state, step, num_steps, line.get("loss"), speed, failures, error)
 
 
-def cell_state(
-    workdir: Path, sweep: Sweep, cell: Cell, of_training: Training, attempts: int
-) -> State:
+def is_trained(workdir: Path, training_name: str) -> bool:
+    """Whether a training of the sweep in a folder is finished."""
+    return training(folder(workdir, training_name), attempts=1).state is State.TRAINED
+
+
+def cell_state(workdir: Path, cell: Cell, of_training: Training, attempts: int) -> State:
     """The state of a cell, from that of its training."""
     if of_training.state is not State.TRAINED:
         return of_training.state
-    if not sweep.evaluate or result(workdir, sweep, cell).exists():
+    if not cell.evaluate or result(workdir, cell).exists():
         return State.DONE
     path = folder(workdir, cell.training)
-    failures, _ = failures_of(path, result(workdir, sweep, cell).stem)
+    failures, _ = failures_of(path, result(workdir, cell).stem)
     return State.FAILED if failures >= attempts else State.TRAINED
 
 
@@ -182,60 +184,6 @@ def locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def flag_lines(sweep: Sweep, cell_overrides: Mapping[str, Any]) -> list[str]:
-    """The lines of a cell's flags.txt: absl reads them with --flagfile."""
-    return [
-        f"--config={sweep.path}",
-        *(f"--config.{name}={flag_value(value)}" for name, value in cell_overrides.items()),
-    ]
-
-
-def flag_value(value: Any) -> str:
-    """A value as a --config flag spells it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def measure_flags(workdir: Path, sweep: Sweep, cell: Cell) -> Path:
-    """The file of the evaluate command's flags for a cell."""
-    name = result(workdir, sweep, cell).stem
-    return folder(workdir, cell.training) / f"measure-{name.removeprefix('sweep-')}.txt"
-
-
-def measure_lines(workdir: Path, sweep: Sweep, cell: Cell) -> list[str]:
-    """The lines of that file: samples are drawn as the base config says but for the cell's own."""
-    lines = [f"--workdir={folder(workdir, cell.training)}"]
-    lines.append(f"--name={result(workdir, sweep, cell).stem}")
-    lines += [f"--{name}={_listed(value)}" for name, value in sweep.evaluate.items()]
-    scale = "sample.guidance_scale"
-    if "guidance_scale" not in sweep.evaluate and "sample" in sweep.base:
-        # Without it the unguided samples would be measured too, of a run that draws guided ones;
-        # metrics of the model alone refuse it.
-        own = cell.overrides.get(scale, sweep.base.sample.guidance_scale)
-        asked = cell.sampling.get(scale, own)
-        lines += [f"--guidance_scale={asked}"] * ((own, asked) != (1, 1))
-    if modules := _own_modules(sweep, cell):
-        lines.append(f"--code={','.join(modules)}")
-    options = [
-        f"{name.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in cell.sampling.items()
-        if name != scale
-    ]
-    return [*lines, *([f"--options={','.join(options)}"] if options else [])]
-
-
-def _own_modules(sweep: Sweep, cell: Cell) -> list[str]:
-    """The modules of the user's own parts, which the sweep file names: a workdir alone may not."""
-    whole = config_files.fields(sweep.base) | cell.overrides | cell.sampling
-    names = [str(whole.get(field, "")) for field in config_files.CHOICES]
-    return sorted({name.partition(":")[0] for name in names if own_code.is_own(name)})
-
-
-def _listed(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return flag_value(value)
 
 
 def _last_attempt(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A trained autoencoder: images to latents, and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,14 +55,16 @@ class LoadedAutoencoder(LoadedFromNoise):
         """The same of images as the network sees them, float32 [N, H, W, C] in [-1, 1]."""
         return self._by_batches("latents", _latents, x0)
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray, labels: Sequence[int | str] = ()) -> np.ndarray:
         """Images of latents, uint8 [N, H, W, C]; of a codebook those of the nearest codes.
 
         Args:
           latents: floats [N, h, w, C], as `encode` gives them.
+          labels: the class of each, cycled, of an autoencoder that is told one; as of `sample`.
 
         Raises:
-          UserError: for latents of another size, or none.
+          UserError: for latents of another size, or none; labels where there are no classes, or
+            none where there are.
         """
         latents, shape = np.asarray(latents, np.float32), self.latent_shape
         if latents.shape[1:] != shape or not len(latents):
@@ -70,11 +72,17 @@ class LoadedAutoencoder(LoadedFromNoise):
                 f"need latents [N, {', '.join(map(str, shape))}], at least one, got "
                 f"{list(latents.shape)}"
             )
-        return self.experiment.codec.decode(self._by_batches("images", _images, latents))
+        told = self._labels_of(len(latents), labels)
+        return self.experiment.codec.decode(self._by_batches("images", _images, latents, told))
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """What is left of images after they went through their latents, uint8 [N, H, W, C]."""
-        return self.decode(self.encode(images))
+    def reconstruct(self, images: np.ndarray, labels: Sequence[int | str] = ()) -> np.ndarray:
+        """What is left of images after they went through their latents, uint8 [N, H, W, C].
+
+        Args:
+          images: as of `encode`.
+          labels: as of `decode`.
+        """
+        return self.decode(self.encode(images), labels)
 
     def codes(self, images: np.ndarray) -> np.ndarray:
         """Which codes the latents of images become, int32 [N, h, w].
@@ -101,19 +109,29 @@ class LoadedAutoencoder(LoadedFromNoise):
         self._check_bottleneck(NORMAL, "a divergence")
         return self._by_batches("kl", _kl, x0)
 
-    def bits_encoded(self, x0: np.ndarray, *, seed: int = 0, num_draws: int = 16) -> Bits:
+    def bits_encoded(
+        self,
+        x0: np.ndarray,
+        labels: Sequence[int | str] = (),
+        *,
+        seed: int = 0,
+        num_draws: int = 16,
+    ) -> Bits:
         """A bound of the bits of each image, and the tighter one of several draws of latents.
+
+        Of an image whose class is told they are those of the image given its class.
 
         A decoder that was trained on dequantised pixels is a density of pixels spread over their
         cells, which are drawn once for each image; another one gives probabilities of values.
 
         Args:
           x0: images as the network sees them.
+          labels: as of `decode`.
           seed: image k depends on (seed, k) alone.
           num_draws: of the importance-weighted bound.
 
         Raises:
-          UserError: for an autoencoder that has no likelihood.
+          UserError: for an autoencoder that has no likelihood; as `decode` for labels.
         """
         self._check_bottleneck(NORMAL, "a likelihood")
         c, own = self.experiment.config, self.experiment.own
@@ -125,9 +143,11 @@ class LoadedAutoencoder(LoadedFromNoise):
         levels = objectives.pixel_levels(c, own)
         score = self._compiled(f"bits {num_draws}", lambda m: _scored(m, c, own, levels, num_draws))
         key, found = jax.random.key(seed), []
+        told = self._labels_of(len(x0), labels)
         for rows, some in batches(x0, min(BATCH_SIZE, len(x0))):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-            each = np.stack(score(self.params, some, keys), axis=-1).astype(np.float64)
+            label = None if told is None else told[np.minimum(rows, len(x0) - 1)]
+            each = np.stack(score(self.params, some, keys, label), axis=-1).astype(np.float64)
             found.append(each[: len(x0) - rows[0]])
         per_bit = np.log(2) * x0[0].size
         shift = float(likelihood.bits_per_cell(jnp.zeros(()), levels)) if c.data.dequantise else 0
@@ -145,6 +165,16 @@ class LoadedAutoencoder(LoadedFromNoise):
             raise UserError("need at least one image, got none")
         return x0
 
+    def _labels_of(self, num: int, labels: Sequence[int | str]) -> np.ndarray | None:
+        """The class of each, int32 [num]; None where the decoder is told none."""
+        classes = self.experiment.config.model.num_classes
+        if classes and not len(labels):
+            raise UserError(
+                f"this autoencoder is told one of {classes} classes: give the label of each image"
+            )
+        told = self.labels(num, labels)  # which refuses labels that there are not
+        return told if classes else None
+
     def _check_bottleneck(self, need: str, what: str) -> None:
         have = self.experiment.config.model.bottleneck
         if have != need:
@@ -157,19 +187,29 @@ class LoadedAutoencoder(LoadedFromNoise):
         key = ("autoencoder", name, *key_of(self.experiment))
         return kept(self.experiment, key, lambda: compiling.jit(make(self.model)))
 
-    def _by_batches(self, name: str, make: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
-        return by_batches(self._compiled(name, make), self.params, rows)
+    def _by_batches(
+        self, name: str, make: Callable[[Any], Any], *arrays: np.ndarray | None
+    ) -> np.ndarray:
+        compiled = self._compiled(name, make)
+
+        def of_rows(params: Any, places: jax.Array) -> jax.Array:
+            rows = np.asarray(places)
+            made: jax.Array = compiled(params, *(None if a is None else a[rows] for a in arrays))
+            return made
+
+        num = 0 if arrays[0] is None else len(arrays[0])
+        return by_batches(of_rows, self.params, np.arange(num))
 
 
 def _latents(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
     return lambda params, x0: model.apply({"params": params}, x0, method="encode").latents
 
 
-def _images(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
-    def images(params: Any, latents: jax.Array) -> jax.Array:
+def _images(model: Any) -> Callable[[Any, jax.Array, jax.Array | None], jax.Array]:
+    def images(params: Any, latents: jax.Array, label: jax.Array | None) -> jax.Array:
         if model.bottleneck == QUANTISED:
             latents = model.apply({"params": params}, latents, method="quantise").vectors
-        return model.apply({"params": params}, latents, method="decode").mean
+        return model.apply({"params": params}, latents, label, method="decode").mean
 
     return images
 
@@ -191,10 +231,12 @@ def _kl(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
 
 
 def _scored(model: Any, c: Any, own: Any, levels: int, num_draws: int) -> Callable[..., Any]:
-    """(params, x_0, keys [B]) -> -log p(x | z), KL and the tighter bound, [B] each in nats."""
+    """(params, x_0, keys [B], label) -> -log p(x | z), KL, the tighter bound, [B] each in nats."""
     of_values = objectives.data_levels(c, own)
 
-    def score(params: Any, x0: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
+    def score(
+        params: Any, x0: jax.Array, keys: jax.Array, label: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
         if of_values is None:
             x0 = likelihood.dequantise(streams.fold(keys, streams.CELLS), x0, levels)
         posterior = model.apply({"params": params}, x0, method="encode").posterior
@@ -203,7 +245,7 @@ def _scored(model: Any, c: Any, own: Any, levels: int, num_draws: int) -> Callab
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             eps = jax.vmap(lambda k: jax.random.normal(k, posterior.mean.shape[1:]))(own)
             z = posteriors.sample(posterior, eps)
-            mean, log_variance = model.apply({"params": params}, z, method="decode")
+            mean, log_variance = model.apply({"params": params}, z, label, method="decode")
             bound = likelihood.negative_elbo(x0, mean, log_variance, posterior, of_values)
             return bound.reconstruction, likelihood.log_weights(bound.reconstruction, posterior, z)
 

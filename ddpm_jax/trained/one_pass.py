@@ -62,6 +62,13 @@ def _compiled(experiment: Experiment) -> Any:
     return compiling.jit(draw, in_shardings=(None, batch, batch, None), out_shardings=batch)
 
 
+def noise(experiment: Experiment) -> tuple[int, ...]:
+    """The shape of the noise of one image."""
+    from_noise = experiment.kind.from_noise
+    assert from_noise is not None  # of every kind whose draws are "one_pass"
+    return from_noise(experiment.config, experiment.model).shape
+
+
 def nfe(experiment: Experiment, params: Any, task: Task) -> int:
     """One evaluation of the network."""
     return 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -114,6 +115,11 @@ def passes(experiment: Experiment, params: Any = None) -> int | None:
     return DRAWS[experiment.kind.draws].passes(experiment, params, NO_TASK)
 
 
+def noise_size(experiment: Experiment) -> int:
+    """How many numbers of noise an image is made of."""
+    return math.prod(DRAWS[experiment.kind.draws].noise(experiment))
+
+
 def _diffused(experiment: Experiment, task: tasks.Task) -> drawing.SampleFn:
     """`sample_fn` of a diffusion model.
 
@@ -165,17 +171,19 @@ class Draws(NamedTuple):
     Attributes:
       sample_fn: (experiment, task) -> as the function of that name.
       nfe, passes: (experiment, parameters or None, task) -> as the functions of these names.
+      noise: experiment -> the shape of the noise of one image.
     """
 
     sample_fn: Callable[[Experiment, tasks.Task], drawing.SampleFn]
     nfe: Callable[[Experiment, Any, tasks.Task], int | None]
     passes: Callable[[Experiment, Any, tasks.Task], int | None]
+    noise: Callable[[Experiment], tuple[int, ...]] = lambda experiment: experiment.codec.shape
 
 
 # By the name that the record of a kind has for it.
 DRAWS: dict[str, Draws] = {
     "diffusion": Draws(_diffused, _evaluations, _evaluations),
-    "one_pass": Draws(one_pass.sample_fn, one_pass.nfe, one_pass.passes),
+    "one_pass": Draws(one_pass.sample_fn, one_pass.nfe, one_pass.passes, one_pass.noise),
     "tokens": Draws(token_program.sample_fn, token_program.nfe, token_program.passes),
 }
 

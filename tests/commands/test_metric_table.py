@@ -55,13 +55,25 @@ def test_every_row_is_whole():
     every = [name for one in metric_table.METRICS.values() for name in one.labels()]
     assert len(every) == len({*every})  # no figure is two metrics'
     for one in metric_table.METRICS.values():
-        assert one.better in (LOWER, HIGHER, NEAR_ONE)
+        assert one.better in (LOWER, HIGHER, NEAR_ONE, "")
         assert one.needs.depends
         assert (one.distance is None) or (one.better == LOWER and one.needs.space)
         assert one.figures or one.labels() == {
             one.name: labels.Label(one.label, one.better, one.needs.value, one.name, one.picture)
         }
     assert {n.value for n in Needs if n.of_model} == {*labels.OF_MODEL}
+
+
+def test_every_picture_beside_a_result_says_what_is_seen():
+    """Those that metrics of the model draw, by their calls, and those of samples, by their rows."""
+    drawn = {
+        ast.literal_eval(node.args[0])
+        for path in (ROOT / "ddpm_jax" / "measures").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "of.beside"
+    }
+    drawn |= {one.picture for one in metric_table.METRICS.values() if one.picture}
+    assert drawn - {"nearest"} == {*metric_table.pictures()}
 
 
 def test_what_a_metric_gives_has_the_names_of_its_row():

@@ -9,6 +9,7 @@ from scipy import stats
 
 from ddpm_jax.diffusion import likelihood
 from ddpm_jax.diffusion.likelihood import posteriors
+from ddpm_jax.training.objectives import autoencode
 
 X, Z, NOISE = 6, 3, 0.7  # dimensions, and the noise's standard deviation
 
@@ -93,6 +94,35 @@ def test_the_divergence_from_the_prior_is_torchs_and_that_of_draws():
     draws = np.asarray(inside) - stats.norm.logpdf(np.asarray(z)).sum((2, 3))
     error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(axis=0) - posteriors.kl(posterior)) < 4 * error).all()
+
+
+def test_of_a_class_that_is_told_it_is_the_likelihood_given_the_class(model):
+    """The objective itself, of a linear decoder whose mean the class moves."""
+    shifts = np.random.default_rng(4).standard_normal((3, X))
+    labels = np.array([0, 2, 1, 2, 0])
+    x = model.x + shifts[labels]
+    precision = np.linalg.inv(model.weights.T @ model.weights + NOISE**2 * np.eye(Z))
+    log_variance = jnp.broadcast_to(jnp.log(NOISE**2 * jnp.diag(jnp.asarray(precision))), (5, Z))
+
+    def through(params, x0, eps, train, rngs, *, label):
+        centre = (model.mu[None] + shifts)[label]
+        mean = (x0 - centre) @ model.weights @ precision
+        posterior = posteriors.Posterior(mean, log_variance)
+        decoded = posteriors.sample(posterior, eps) @ model.weights.T + centre
+        return autoencode.Through(decoded, jnp.asarray(2 * np.log(NOISE)), posteriors.kl(posterior))
+
+    way = autoencode.Autoencoding(through, (Z,), autoencode.of_likelihood(None), told_label=True)
+    objective = autoencode.autoencode(way)
+    batch = {"x0": jnp.asarray(x), "label": jnp.asarray(labels)}
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    losses = jax.jit(jax.vmap(lambda key: objective({}, batch, key, False, {}).loss))(keys)
+    want = -stats.multivariate_normal(model.mu, model.covariance).logpdf(model.x) / X
+    draws = np.asarray(losses)
+    error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - want) < 4 * error).all()
+    assert error.max() < 0.01
+    other = {**batch, "label": jnp.asarray((labels + 1) % 3)}
+    assert (objective({}, other, jax.random.key(0), False, {}).loss > want).mean() > 0.5
 
 
 def test_near_the_prior_the_divergence_keeps_its_digits():

@@ -1,5 +1,7 @@
 """Parity with diffusers' AutoencoderKL and VQModel: perturbed random weights, both directions."""
 
+# Over 300 lines: one process imports diffusers for the networks and for the runs that are written.
+
 import json
 
 import jax
@@ -10,7 +12,11 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 import safetensors.numpy  # noqa: E402
+import tiny_runs  # noqa: E402
 
+from ddpm_jax import experiment  # noqa: E402
+from ddpm_jax.commands.train import train  # noqa: E402
+from ddpm_jax.config import config_files, defaults  # noqa: E402
 from ddpm_jax.interop import autoencoder  # noqa: E402
 from ddpm_jax.models.autoencoder import PLAIN, Autoencoder  # noqa: E402
 
@@ -274,11 +280,133 @@ def test_tensors_that_do_not_fit_are_counted_and_five_are_named(tmp_path):
     assert "1 left over (more (2,))" in said
 
 
+TRAIN = {"num_steps": 2, "sample_every": 0, "validate_every": 0, "min_free_gb": 0.0}
+SHARED = {
+    "data": {"name": "digits", "image_size": (8, 8), "channels": 1, "batch_size": 8},
+    "optim": {"learning_rate": 0.01, "warmup_steps": 0},
+    "ema": {"decay": 0.5},
+    "train": TRAIN,
+    "mesh": {"data": 1},
+}
+TINY = {"channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "num_groups": 4}
+
+
+def trained(kind, workdir, **groups):
+    config = config_files.override(defaults.get_config(kind), SHARED)
+    assert train.train(config_files.override(config, groups), workdir) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    """A run of an autoencoder that a discriminator judges."""
+    judged = {"adversary_weight": 0.5, "adversary_channels": 4, "adversary_layers": 1}
+    return trained(
+        "autoencoder",
+        tmp_path_factory.mktemp("codec") / "run",
+        model={**TINY, "latent_channels": 2},
+        objective=judged,
+    )
+
+
+@pytest.fixture(scope="module")
+def latent(codec, tmp_path_factory):
+    """A run of its latents, told the class."""
+    return trained(
+        "denoiser",
+        tmp_path_factory.mktemp("latent") / "run",
+        data={"codec": str(codec), "latent_shape": (4, 4, 2)},
+        model={**TINY, "attention_resolutions": (2,), "num_classes": 10},
+        diffusion={"num_steps": 10, "label_dropout": 0.1},
+        sample={"clip_x0": False, "num_steps": 2},
+    )
+
+
+def exported(workdir, out, *flags):
+    words = [f"--workdir={workdir}", f"--out={out}", "--format=diffusers", *flags]
+    done = tiny_runs.in_process("checkpoint", "export", *words)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("flags", [[], ["--raw_params"]], ids=["average", "raw"])
+def test_a_runs_autoencoder_is_written_for_diffusers(flags, codec, tmp_path):
+    theirs = diffusers.AutoencoderKL.from_pretrained(exported(codec, tmp_path / "vae", *flags))
+    loaded = experiment.load(codec, raw_params=bool(flags))
+    assert "discriminator" in loaded.params
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
+    params = {n: one for n, one in loaded.params.items() if n != "discriminator"}
+    encoded = loaded.model.apply({"params": params}, x, method="encode")
+    decoded = loaded.model.apply({"params": params}, encoded.latents, method="decode").mean
+    with torch.no_grad():
+        law = theirs.encode(torch_images(x)).latent_dist
+        assert_close(encoded.posterior.mean, law.mean)
+        assert_close(encoded.posterior.log_variance, law.logvar)
+        assert_close(decoded, theirs.decode(law.mean).sample)
+        # Latents of the training images, drawn and scaled, have unit variance.
+        source = loaded.experiment.source("train")
+        images = np.stack([source[k]["image"] for k in range(len(source))]) / 8 - 1
+        law = theirs.encode(torch_images(images.astype(np.float32))).latent_dist
+        scaled = law.sample(torch.Generator().manual_seed(0)) * theirs.config.scaling_factor
+    assert float(scaled.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_run_of_latents_is_a_unet_and_its_vae(latent, tmp_path):
+    out = exported(latent, tmp_path / "pipeline")
+    assert {path.name for path in out.iterdir()} == {"unet", "vae"}
+    vae = diffusers.AutoencoderKL.from_pretrained(out / "vae")
+    unet = diffusers.UNet2DModel.from_pretrained(out / "unet")
+    loaded = experiment.load(latent)
+    own = loaded.experiment.latents
+    assert vae.config.scaling_factor == pytest.approx(float(own.tree["scaling"]["scale"]))
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
+    with torch.no_grad():
+        theirs = vae.encode(torch_images(x)).latent_dist.mean * vae.config.scaling_factor
+    assert_close(own.encode(x), theirs)
+    xt = np.random.default_rng(1).standard_normal((3, 4, 4, 2)).astype(np.float32)
+    labels, time = np.array([3, 9, -1]), np.array([0, 4, 9], np.float32)
+    found = loaded.model.apply({"params": loaded.params}, xt, time, labels)
+    with torch.no_grad():  # no class is their last one
+        want = unet(torch_images(xt), torch.tensor(time), torch.tensor([3, 9, 10])).sample
+    assert_close(found, want)
+    again = trained(
+        "denoiser",
+        tmp_path / "again",
+        data={"codec": str(out / "vae"), "latent_shape": (4, 4, 2)},
+        model={**TINY, "attention_resolutions": (2,)},
+        sample={"clip_x0": False, "num_steps": 2},
+        diffusion={"num_steps": 10},
+    )
+    there = experiment.load(again).experiment.latents
+    np.testing.assert_allclose(there.encode(x), own.encode(x), atol=1e-5)
+
+
+def test_what_diffusers_does_not_have_is_one_line_and_nothing_is_written(codec, latent, tmp_path):
+    words = ["checkpoint", "export", f"--workdir={codec}", "--format=diffusers"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    gan = trained("gan", tmp_path / "gan", model={"channels": 8}, optim={"options": {}})
+    for more, said in [
+        ([f"--out={tmp_path / 'w.safetensors'}"], "writes a folder; name one"),
+        ([f"--out={tmp_path / 'mine'}"], "config.json"),
+        ([f"--workdir={gan}", f"--out={tmp_path / 'gan_out'}"], "a GAN with the network Gan is"),
+        (["--format=pickle", f"--out={tmp_path / 'x'}"], "pickle"),
+    ]:
+        done = tiny_runs.in_process(*words, *more)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
+    assert not (tmp_path / "gan_out").exists()
+    assert (tmp_path / "mine" / "config.json").read_text() == "{}"
+    done = tiny_runs.in_process("checkpoint", "list", f"--workdir={codec}", "--format=diffusers")
+    assert "--format applies only to export" in done.stderr
+
+
 @pytest.mark.parametrize(
     "network",
     [
         Autoencoder(bottleneck=PLAIN, block_channels=(16,), num_groups=8),
         Autoencoder(block_channels=(16,), num_groups=8, scale="each"),
+        Autoencoder(block_channels=(16,), num_groups=8, num_classes=3),
         Autoencoder(block_channels=(16,), num_groups=8, num_heads=2),
         Autoencoder(block_channels=(16,), num_groups=8, norm_epsilon=1e-5),
     ],

@@ -1,5 +1,6 @@
 """LPIPS beside its own package, on random trunks."""
 
+import functools
 import sys
 import types
 
@@ -98,6 +99,22 @@ def test_an_image_is_not_different_from_itself_and_has_a_gradient_there(params):
         perceptual.lpips(params, *(jnp.repeat(one, 3, axis=-1) for one in (grey, -grey))),
         rtol=1e-6,
     )
+
+
+def test_without_weights_the_distance_is_theirs_too(theirs, tmp_path):
+    """As a classifier's features are compared."""
+    network = theirs("vgg")
+    network.lpips = False
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "lpips.safetensors")
+    stages = functools.partial(
+        perceptual._stages, perceptual_from_file(tmp_path / "lpips.safetensors")
+    )
+    x, y = (jax.random.uniform(jax.random.key(k), (2, 32, 32, 3), minval=-1) for k in (1, 2))
+    with torch.no_grad():
+        images = [torch.tensor(np.array(one).transpose(0, 3, 1, 2)) for one in (x, y)]
+        want = network(*images).numpy().reshape(2)
+    np.testing.assert_allclose(perceptual._apart(stages, x, y, None), want, rtol=2e-5)
 
 
 def test_images_that_are_too_small_are_refused(params):

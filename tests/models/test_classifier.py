@@ -7,6 +7,7 @@ import pytest
 from random_networks import random_params
 
 from ddpm_jax.models import Classifier
+from ddpm_jax.models.perceptual import ClassifierFeatures, distance
 
 SMALL = Classifier(
     block_channels=(8, 16), num_blocks=1, attention_levels=(1,), num_classes=3, head_dim=8,
@@ -70,3 +71,31 @@ def test_pixels_and_time_move_the_logits_of_their_own_image_alone():
 def test_what_does_not_divide_is_refused(fields, shape, words):
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), jnp.zeros(shape), jnp.ones(1))
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_blocks": 2, "block_channels": (8, 16, 16)}])
+def test_features_are_what_each_level_makes_before_it_is_halved(fields):
+    """By what flax itself records of the modules."""
+    network = SMALL.clone(**fields)
+    rng = np.random.default_rng(0)
+    xt, time = rng.standard_normal((2, 8, 8, 1)).astype(np.float32), np.zeros(2, np.float32)
+    params = random_params(network, xt, time)
+    found = network.apply({"params": params}, xt, time, method="features")
+    _, recorded = network.apply(
+        {"params": params}, xt, time, capture_intermediates=True, mutable=["intermediates"]
+    )
+    for level, own in enumerate(found):
+        kind = "attention" if level in network.attention_levels else "block"
+        name = f"down_{level}_{kind}_{network.num_blocks - 1}"
+        np.testing.assert_allclose(own, recorded["intermediates"][name]["__call__"][0], atol=1e-6)
+    assert len(found) == len(network.block_channels)
+    looks = ClassifierFeatures(params, network, 0.0)
+    other = xt + 0.1 * rng.standard_normal(xt.shape).astype(np.float32)
+    apart = distance(looks, jnp.asarray(xt), jnp.asarray(other))
+    assert (apart > 0).all()
+    np.testing.assert_allclose(distance(looks, xt, xt), 0, atol=1e-7)
+    # Features of unit length, so a factor of all of them changes nothing.
+    lengths = [(one / jnp.linalg.norm(one, axis=-1, keepdims=True)) for one in looks.stages(xt)]
+    theirs = [(one / jnp.linalg.norm(one, axis=-1, keepdims=True)) for one in looks.stages(other)]
+    want = sum(2 - 2 * (a * b).sum(-1).mean((1, 2)) for a, b in zip(lengths, theirs, strict=True))
+    np.testing.assert_allclose(apart, want, rtol=1e-4)

@@ -474,6 +474,26 @@ def test_what_guidance_trades_is_shown(tmp_path):
     assert "more than two scales" in Reader(gallery.trade_offs([empty()])).text
 
 
+def test_pictures_beside_results_are_shown_with_what_is_seen(tmp_path):
+    shows = {"before_and_after": "Before and after.", "classes": "Classes."}
+    for name in ("b_classes", "a_before_and_after", "a_classes", "gone_classes", "a_other", "a"):
+        pictured(tmp_path, f"{name}.png")
+    found = evaluations.EvaluationFiles([evaluation("a"), evaluation("b")], [])
+    shown = runs.beside(tmp_path, found, shows)
+    told = [(name, text) for name, text, _ in shown]
+    assert told == [("a", "Before and after."), ("a", "Classes."), ("b", "Classes.")]
+    one = read(empty(beside=shown))
+    assert "Before and after. Evaluation a." in one.text
+    assert [a["id"] for t, a in one.found if t == "section"].count("beside") == 1
+    pictures_of = [a for t, a in Reader(gallery.beside([empty(beside=shown)])).found if t == "img"]
+    assert len(pictures_of) == 3
+    assert pictures_of[0]["alt"] == "Before and after. Evaluation a of run"
+    two = Reader(gallery.beside([empty("x", beside=shown), empty("y", beside=shown * 9)]))
+    assert "Evaluation b of y." in two.text
+    assert "15 more lie in DIR/eval." in two.text
+    assert "beside" not in [a["id"] for t, a in read(empty()).found if t == "section"]
+
+
 @pytest.mark.parametrize(("num", "told"), [(1, "one picture so far"), (3, "All 3 pictures.")])
 def test_one_picture_has_no_slider(tmp_path, num, told):
     for k in range(num):

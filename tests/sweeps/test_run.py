@@ -109,7 +109,7 @@ def test_every_cell_is_an_ordinary_run_and_a_failing_one_stops_no_other(ran):
         tries = workdirs.json_lines(workdir / "tries.jsonl")
         assert [(one["what"], one["exit_code"]) for one in tries] == [
             ("train", 0),
-            *((workdirs.result(root / "d", sweep, cell).stem, 0) for cell in sweep.cells
+            *((workdirs.result(root / "d", cell).stem, 0) for cell in sweep.cells
               if cell.training == name),
         ]  # fmt: skip
     failed = workdirs.folder(root / "d", sweep.cells[4].training)
@@ -122,7 +122,7 @@ def test_cells_are_drawn_as_each_says(ran):
     root, *_ = ran
     sweep = cells_of(root)
     for cell in sweep.cells[:4]:
-        result = json.loads(workdirs.result(root / "d", sweep, cell).read_text())
+        result = json.loads(workdirs.result(root / "d", cell).read_text())
         assert result["protocol"]["sampling"]["num_steps"] == cell.sampling["sample.num_steps"]
         assert len(result["samples"]) == 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_jax.config import defaults
 from ddpm_jax.errors import UserError
-from ddpm_jax.sweeps import plan, sweep_file, workdirs
+from ddpm_jax.sweeps import cell_flags, plan, sweep_file, workdirs
 
 HEAD = """
 from configs import digits
@@ -112,8 +112,8 @@ def test_one_training_serves_cells_that_are_sampled_otherwise(read):
     assert len(sweep.cells) == 8
     assert len({cell.name for cell in sweep.cells}) == 8
     assert len(sweep.trainings()) == 2
-    for overrides in sweep.trainings().values():
-        assert set(overrides) == {"seed"}
+    for training in sweep.trainings().values():
+        assert set(training.overrides) == {"seed"}
     cell = sweep.cells[0]
     assert cell.sampling == {
         "sample.num_steps": 5,
@@ -121,10 +121,10 @@ def test_one_training_serves_cells_that_are_sampled_otherwise(read):
         "sample.options.eta": 0.5,
     }
     assert cell.setting == "sample.num_steps=5,sampler=ddim,sample.options.eta=0.5"
-    lines = workdirs.measure_lines(workdirs.Path("/d"), sweep, cell)
+    lines = cell_flags.measure_lines(workdirs.Path("/d"), sweep, cell)
     assert "--options=num_steps=5,sampler=ddim,eta=0.5" in lines
     assert "--guidance_scale=2.0" in lines  # the base's
-    assert len({str(workdirs.result(workdirs.Path("/d"), sweep, c)) for c in sweep.cells}) == 8
+    assert len({str(workdirs.result(workdirs.Path("/d"), c)) for c in sweep.cells}) == 8
 
 
 def test_unguided_runs_are_measured_without_a_scale(read):
@@ -137,7 +137,7 @@ def test_unguided_runs_are_measured_without_a_scale(read):
         """,
         HEAD.replace("digits", "digits_autoregressive"),
     )
-    plain, guided = (workdirs.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
+    plain, guided = (cell_flags.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
     assert not any("guidance" in line for line in plain)
     assert "--guidance_scale=3.0" in guided
 
@@ -150,7 +150,7 @@ def test_own_parts_that_the_file_names_may_be_used_where_it_is_measured(read):
         evaluate = dict(metrics=("kid",), samplers=(dict(sampler="yours:walk"),))
         """
     )
-    plain, own = (workdirs.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
+    plain, own = (cell_flags.measure_lines(workdirs.Path("/d"), sweep, c) for c in sweep.cells)
     assert "--code=yours" in plain
     assert "--code=mine.losses,yours" in own
 
@@ -174,8 +174,8 @@ def test_flags_are_those_of_the_train_command(read, tmp_path):
                      "diffusion.schedule_options": {"s": 0.01}, "seed": 3}]
         """
     )
-    (overrides,) = sweep.trainings().values()
-    assert workdirs.flag_lines(sweep, overrides) == [
+    (cell,) = sweep.cells
+    assert cell_flags.flag_lines(tmp_path / "d", sweep, cell) == [
         f"--config={tmp_path / 'a_sweep.py'}",
         "--config.model.channel_multipliers=(1, 2)",
         "--config.data.flip=true",

@@ -188,7 +188,7 @@ def test_sampling_may_differ_as_the_sweep_varies_it_and_not_otherwise(made):
     sweep, workdir = made(cells, lambda cell: {"fid": 1.0})
     assert reported(sweep, workdir).tables
     # Two cells of one setting that were sampled in different numbers of steps.
-    path = workdirs.result(workdir, sweep, sweep.cells[2])
+    path = workdirs.result(workdir, sweep.cells[2])
     content = json.loads(path.read_text())
     content["protocol"]["sampling"]["num_steps"] = 50
     path.write_text(json.dumps(content))
@@ -207,7 +207,7 @@ def test_nothing_done_and_a_metric_of_another_kind_are_refused(made):
 
 def test_a_result_that_cannot_be_read_is_named(made):
     sweep, workdir = made()
-    path = workdirs.result(workdir, sweep, sweep.cells[3])
+    path = workdirs.result(workdir, sweep.cells[3])
     path.write_text("{")
     with pytest.raises(UserError, match=f"{path.name}: cannot be compared"):
         reported(sweep, workdir)

@@ -3,12 +3,14 @@
   python scripts/checkpoint.py list --workdir=DIR
   python scripts/checkpoint.py verify --workdir=DIR [--step=N]
   python scripts/checkpoint.py export --workdir=DIR --out=F.safetensors [--step=N] [--ema=0.999]
+  python scripts/checkpoint.py export --workdir=DIR --out=FOLDER --format=diffusers
   python scripts/checkpoint.py average --workdir=DIR --std=0.08 --out=NEW [--step=N]
 
 verify compares every file with the digests written with it and exits with 1 if one differs. export
-writes the moving average of the parameters, which any reader of safetensors can open. average makes
-the power average of another width, of the snapshots that ema.snapshots_every kept, and writes it as
-a workdir to sample from and to evaluate.
+writes the moving average of the parameters, which any reader of safetensors can open; for diffusers
+a U-Net or an autoencoder, of a run of latents both, as its from_pretrained reads them. average
+makes the power average of another width, of the snapshots that ema.snapshots_every kept, and writes
+it as a workdir to sample from and to evaluate.
 """
 
 from pathlib import Path
@@ -25,6 +27,7 @@ NEEDED = {
     "std": (("average",), "name the relative width of the average, 0.08"),
     "ema": (("export",), ""),
     "raw_params": (("export",), ""),
+    "format": (("export",), ""),
 }
 
 
@@ -33,6 +36,12 @@ def define() -> None:
     flags.DEFINE_string("workdir", None, "the run's folder")
     flags.DEFINE_integer("step", None, "this one alone; export, average: the latest by default")
     flags.DEFINE_string("out", None, "export: the .safetensors file to write; average: the workdir")
+    flags.DEFINE_enum(
+        "format",
+        "safetensors",
+        ["safetensors", "diffusers"],
+        "export: a file, or diffusers' folder",
+    )
     flags.DEFINE_float("std", None, "average: standard deviation of its profile over its length")
     sample_flags.define_average()
     flags.adopt_module_key_flags(sample_flags)
@@ -50,7 +59,7 @@ def main(action: str) -> int:
         elif action not in actions:
             cli.refuse([name], f"applies only to {' and '.join(actions)}, not to {action}")
     cli.start_jax()
-    from ddpm_jax.commands.checkpoint import average, checkpoint
+    from ddpm_jax.commands.checkpoint import average, checkpoint, to_diffusers
 
     workdir = Path(f.workdir)
     if action == "list":
@@ -59,4 +68,5 @@ def main(action: str) -> int:
         return checkpoint.verify(workdir, f.step)
     if action == "average":
         return average.write(workdir, f.std, Path(f.out), step=f.step, code=f.code)
-    return checkpoint.export(workdir, f.step, Path(f.out), f.raw_params, f.code, ema=f.ema)
+    export = {"safetensors": checkpoint.export, "diffusers": to_diffusers.export}[f.format]
+    return export(workdir, f.step, Path(f.out), f.raw_params, f.code, ema=f.ema)

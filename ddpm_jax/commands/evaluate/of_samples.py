@@ -8,13 +8,14 @@ from ddpm_jax.build.sampling import flat
 from ddpm_jax.experiment import Loaded, described
 from ddpm_jax.measures import (
     distribution_metrics,
+    drawing_cost,
     extractors,
     feature_space,
     real_data,
     results,
     sample_metrics,
 )
-from ddpm_jax.measures.metric import Sizes
+from ddpm_jax.measures.metric import Needs, Sizes
 from ddpm_jax.runtime.user_cache import cache_dir
 
 
@@ -71,6 +72,8 @@ def measure(
         "sampling": {k: v for k, v in flat(config).items() if k not in sample_metrics.OTHERWISE},
         "guides": {name: described(one) for name, one in guides.items()},
     }
+    if request.of(lambda needs: needs is Needs.DRAWING):
+        report["protocol"]["timed"] = drawing_cost.protocol(loaded)
     if request.captioner is not None:
         report["protocol"]["captioner"] = described(request.captioner)
     num_reference = None if compared is None else compared.num_reference

@@ -79,6 +79,9 @@ def _film(loaded: Loaded) -> tuple[np.ndarray | str, str]:
     config = loaded.experiment.config
     if loaded.experiment.kind.why_no_images(config):
         return f"This run is {loaded.experiment.kind.one}, which draws no images.", ""
+    if loaded.experiment.kind.from_noise is not None:
+        one = _at_first(loaded.experiment.kind.one)
+        return f"{one} makes an image of noise in one pass: there is no way to show.", ""
     rows = ROWS if max(loaded.experiment.image_shape[:2]) <= LARGE else ROWS // 2
     try:
         film = loaded.sample(rows, task=experiment.Task(frames=FRAMES))

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -51,7 +52,9 @@ def report(
     target = _target(out, places[0])
     names = runs.names([Path(os.path.abspath(folder)) for folder in places])
     entries = [_run(*one, draw, data_dir, code) for one in zip(places, names, read, strict=True)]
-    usual = config_files.fields(defaults.get_config())
+    usual: dict[str, Any] = {}
+    for config in read:  # a field that none of their kinds has is no difference
+        usual = config_files.fields(defaults.get_config(config.kind)) | usual
     text = page(entries, usual, datetime.datetime.now(datetime.UTC))
     try:
         with files.whole(target) as partial:
@@ -90,6 +93,7 @@ def _run(
         evaluations=measured,
         labels=labels,
         trade_offs=runs.trade_offs(folder / "eval", measured),
+        beside=runs.beside(folder / "eval", measured, metric_table.pictures()),
         no_images=f"This {kind.noun} draws no images." if kind.why_no_images(config) else "",
     )
 

@@ -1,6 +1,7 @@
 """What a sweep would cost: a few steps of one cell of each shape, timed on this machine."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import forecast as forecasts
 from ddpm_jax.runtime.ledger import Ledger
+from ddpm_jax.sweeps import workdirs
 from ddpm_jax.sweeps.sweep_file import Sweep
 
 # Fields that do not change what a step costs.
@@ -27,22 +29,32 @@ FREE_GROUPS = ("train.", "sample.")
 SHAPING = "train.accumulate"  # but for this one
 
 
-def forecast(sweep: Sweep) -> dict[str, Any]:
+def forecast(sweep: Sweep, workdir: Path) -> dict[str, Any]:
     """Hours and bytes of all trainings, from a warm-up of one cell of each shape.
 
-    Evaluations are not in it, nor what is already done.
+    Evaluations are not in it, nor what is already done, nor a cell that needs the workdir of one
+    that is not trained yet.
+
+    Args:
+      sweep: the sweep.
+      workdir: its folder, absolute.
 
     Returns:
-      {"programs": [{"cells", "steps_per_second", "compile_seconds", "step_bytes", "state_bytes",
-      "parameters", "hours"}], "hours", "device_hours", "devices", "disk_bytes"}: `hours` of one
-      training after the other; `device_hours` are those times the devices of a mesh.
+      {"waiting": [names of those], "programs": [{"cells", "steps_per_second", "compile_seconds",
+      "step_bytes", "state_bytes", "parameters", "hours"}], "hours", "device_hours", "devices",
+      "disk_bytes"}: `hours` of one training after the other; `device_hours` are those times the
+      devices of a mesh.
 
     Raises:
       UserError: for a cell that cannot be built or whose data cannot be read, naming it.
     """
     groups: dict[str, list[tuple[str, ConfigDict]]] = {}
-    for name, overrides in sweep.trainings().items():
-        config = config_files.resolve(check.config_of(sweep, overrides))
+    waiting = []
+    for name, cell in sweep.trainings().items():
+        if any(not workdirs.is_trained(workdir, needed) for needed in cell.needs.values()):
+            waiting.append(name)
+            continue
+        config = config_files.resolve(check.config_of(sweep, cell, workdir))
         shape = {
             name: value
             for name, value in config_files.fields(config).items()
@@ -67,6 +79,7 @@ def forecast(sweep: Sweep) -> dict[str, Any]:
         device_hours += sum(of_each) * one["devices"]
         programs.append({"first": first, "cells": len(cells), "hours": sum(of_each), **one})
     return {
+        "waiting": waiting,
         "programs": programs,
         "hours": hours,
         "device_hours": device_hours,
@@ -89,6 +102,11 @@ def table(found: Mapping[str, Any]) -> str:
         f"{kind}, {found['disk_bytes'] / 1e9:.2g} GB of checkpoints and snapshots; evaluations are "
         "not in it"
     )
+    if found["waiting"]:
+        lines.append(
+            f"{len(found['waiting']):,} cells are not in it either: they need others that are not "
+            f"trained yet, {found['waiting'][0]} for one"
+        )
     return "\n".join(lines)
 
 

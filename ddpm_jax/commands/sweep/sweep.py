@@ -55,7 +55,7 @@ def _plan(request: Request) -> int:
         cli.start_jax()
         from ddpm_jax.commands.sweep import measure  # imports jax
 
-        more["forecast"] = measure.forecast(sweep)
+        more["forecast"] = measure.forecast(sweep, request.workdir.absolute())
         print(measure.table(more["forecast"]))
     plan.write(sweep, request.workdir, **more)
     return 0
@@ -176,7 +176,7 @@ def _check(request: Request) -> int:
     from ddpm_jax.commands.sweep import check  # imports jax, as no other action does
 
     sweep = sweep_file.read(request.sweep)
-    count = check.check(sweep)
+    count = check.check(sweep, request.workdir.absolute())
     print(f"{count:,} settings can be built")
     if request.vectorize is not None:
         from ddpm_jax.commands.sweep import vectorize

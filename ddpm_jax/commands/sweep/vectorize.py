@@ -40,11 +40,11 @@ def decide(sweep: Sweep, workdir: Path, mode: str) -> list[list[str]]:
     taken = {name for names in before for name in names}
     shapes: dict[str, list[str]] = {}
     configs: dict[str, ConfigDict] = {}
-    for name, overrides in sweep.trainings().items():
+    for name, cell in sweep.trainings().items():
         begun = (workdirs.folder(workdir, name) / "checkpoints").exists()
         if name in taken or begun or mode == groups.OFF:
             continue
-        config = config_files.resolve(config_of(sweep, overrides))
+        config = config_files.resolve(config_of(sweep, cell, workdir.absolute()))
         if replicas.trains_alone(config):
             continue
         configs[name] = config
@@ -61,10 +61,10 @@ def decide(sweep: Sweep, workdir: Path, mode: str) -> list[list[str]]:
 def train(sweep: Sweep, workdir: Path, number: int) -> int:
     """Train a group of plan.json; the exit code is that of `train_group`."""
     members = groups.read(workdir)[number]
-    overrides = sweep.trainings()
-    if gone := [name for name in members if name not in overrides]:
+    cells = sweep.trainings()
+    if gone := [name for name in members if name not in cells]:
         raise UserError(f"group {number}: {gone[0]} is no longer in the sweep file")
-    configs = [config_of(sweep, overrides[name]) for name in members]
+    configs = [config_of(sweep, cells[name], workdir.absolute()) for name in members]
     own = experiment.imported_parts(configs[0])
     folders = [workdirs.folder(workdir, name) for name in members]
     return group.train_group(configs, folders, own=own, lock_wait=local.LOCK_WAIT)

@@ -64,6 +64,7 @@ class Autoencoder(nn.Module):
       code_channels: of a code; None for latent_channels.
       projected: whether a 1x1 convolution stands on either side of the bottleneck.
       scale: one of SCALES, where the variance of a pixel comes from.
+      num_classes: of the label that the decoder is told, as in `convolutional.Decoder`.
       head_dim, num_heads, num_groups, norm_epsilon, dropout: as in `convolutional.Half`.
       remat, attention, kernel_gradient, dtype: as in `convolutional.Half`.
 
@@ -85,6 +86,7 @@ class Autoencoder(nn.Module):
     code_channels: int | None = None
     projected: bool = True
     scale: str = NONE
+    num_classes: int = 0
     head_dim: int | None = None
     num_heads: int = 1
     num_groups: int = 32
@@ -131,7 +133,7 @@ class Autoencoder(nn.Module):
         inner = codes if self.bottleneck == QUANTISED else moments
         self.encoder = Encoder(out_channels=moments, **shared)
         pixels = self.channels * (1 + (self.scale == EACH))
-        self.decoder = Decoder(out_channels=pixels, **shared)
+        self.decoder = Decoder(out_channels=pixels, num_classes=self.num_classes, **shared)
         if self.projected:
             self.quant_conv = _pointwise(inner)
             self.post_quant_conv = _pointwise(self.latent_channels)
@@ -145,12 +147,14 @@ class Autoencoder(nn.Module):
         if self.scale == SHARED:
             self.log_variance = self.param("log_variance", nn.initializers.zeros, ())
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> Decoded:
-        """The reconstructions of images [B, H, W, C], without chance."""
+    def __call__(
+        self, x: jax.Array, label: jax.Array | None = None, *, train: bool = False
+    ) -> Decoded:
+        """The reconstructions of images [B, H, W, C] of classes int [B], without chance."""
         latents = self.encode(x, train=train).latents
         if self.bottleneck == QUANTISED:
             latents = self.quantise(latents).vectors
-        return self.decode(latents, train=train)
+        return self.decode(latents, label, train=train)
 
     def encode(self, x: jax.Array, *, train: bool = False) -> Encoded:
         """What is known of the latents of images.
@@ -174,11 +178,22 @@ class Autoencoder(nn.Module):
         """The nearest codes of latents [B, h, w, C], as `quantisation.quantise`."""
         return quantisation.quantise(self.codebook, latents, **options)
 
-    def decode(self, latents: jax.Array, *, train: bool = False) -> Decoded:
-        """Images of latents [B, h, w, C]; of a codebook, of codes."""
+    def decode(
+        self, latents: jax.Array, label: jax.Array | None = None, *, train: bool = False
+    ) -> Decoded:
+        """Images of latents.
+
+        Args:
+          latents: [B, h, w, C]; of a codebook, codes.
+          label: int [B], the class of each, where there are classes.
+          train: as in `encode`.
+
+        Raises:
+          ValueError: for a label without classes, or classes without a label.
+        """
         if self.projected:
             latents = self.post_quant_conv(latents)
-        pixels = self.decoder(latents, train=train)
+        pixels = self.decoder(latents, label, train=train)
         if self.scale == NONE:
             return Decoded(pixels, jnp.zeros((), pixels.dtype))
         if self.scale == SHARED:

@@ -95,14 +95,39 @@ class Encoder(Half):
 
 
 class Decoder(Half):
-    """Latents to images, 2^(levels - 1) times larger. Source: as of `Encoder`."""
+    """Latents to images, 2^(levels - 1) times larger. Source: as of `Encoder`.
+
+    Attributes:
+      num_classes: of a label that it is told; 0 for none.
+    """
+
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
-        self, z: jax.Array, *, train: bool = False
-    ) -> jax.Array:  # [B, h, w, C] -> [B, H, W, out_channels]
-        """Images of latents z [B, h, w, C]; train as in `Encoder`."""
+        self, z: jax.Array, label: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:  # [B, h, w, C], int [B] or None -> [B, H, W, out_channels]
+        """Images of latents.
+
+        Args:
+          z: [B, h, w, C].
+          label: the class of each, where there are classes.
+          train: as in `Encoder`.
+
+        Raises:
+          ValueError: for a label without classes, or classes without a label.
+        """
+        if (label is None) != (self.num_classes == 0):
+            raise ValueError(
+                f"a decoder of {self.num_classes} classes: need "
+                + ("a label of each image" if self.num_classes else "no label")
+            )
         h = conv(self, self.block_channels[-1], name="conv_in")(z.astype(self.dtype))
+        if label is not None:
+            table = nn.Embed(
+                self.num_classes, h.shape[-1], dtype=self.dtype, name="label_embedding"
+            )
+            h = h + table(label)[:, None, None]
         h = bottom(self, h, None, {}, train=train)
         for level in reversed(range(len(self.block_channels))):
             up = functools.partial(_up_level, level=level, train=train)

@@ -1,4 +1,4 @@
-"""What it draws: samples through training, the way from noise to image, nearest training images."""
+"""What it draws: samples in training, from noise to image, nearest images, what results show."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,13 @@ PICTURES = 40  # of samples, over all runs
 NEAREST = 4  # of a run
 NEAREST_NAME = "nearest"  # DIR/eval/NAME_nearest.png
 TRADE_OFFS = 4  # of a run
+BESIDE = 12  # pictures beside results, of a run
 # Of the page's 10 MB, in bytes before they are written as text, which takes a third more.
-SAMPLE_BYTES = 4_500_000
+SAMPLE_BYTES = 3_700_000
 FILM_BYTES = 1_200_000
 NEAREST_BYTES = 1_200_000
 TRADE_OFF_BYTES = 800_000
+BESIDE_BYTES = 800_000
 
 
 def samples(runs: Sequence[Run]) -> Html:
@@ -77,6 +79,25 @@ def trade_offs(runs: Sequence[Run]) -> Html:
     left = sum(max(len(run.trade_offs) - TRADE_OFFS, 0) for run in runs)
     more = note(f"{left} more lie in DIR/eval.") if left else None
     return join([tag("div", *figures, class_="pictures"), more])
+
+
+def beside(runs: Sequence[Run]) -> Html | None:
+    """What lies beside results: reconstructions, ways between images; None where nothing does."""
+    figures = [_beside(run, *one, runs) for run in runs for one in run.beside[:BESIDE]]
+    if not figures:
+        return None
+    left = sum(max(len(run.beside) - BESIDE, 0) for run in runs)
+    more = note(f"{left} more lie in DIR/eval.") if left else None
+    return join([tag("div", *figures, class_="pictures"), more])
+
+
+def _beside(run: Run, name: str, text: str, path: Path, runs: Sequence[Run]) -> Html:
+    whose = f" of {short(run.name)}" if len(runs) > 1 else ""
+    most = BESIDE_BYTES // (BESIDE * len(runs))
+    shown = _shown(path, f"{text} Evaluation {short(name)} of {short(run.name)}", most)
+    box = tag("div", shown, class_="scroll", role="region", tabindex="0", aria_label=text)
+    caption = tag("span", f"{text} Evaluation {short(name)}{whose}.")
+    return tag("figure", box, tag("figcaption", caption))
 
 
 def _trade_off(run: Run, name: str, path: Path, runs: Sequence[Run]) -> Html:

@@ -27,6 +27,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
       written: when, as the page tells it.
     """
     config = ("config", "Config", overview.config(runs, defaults))
+    beside = gallery.beside(runs)
     compared = len(runs) > 1  # where they differ is then what comes first
     sections: list[Section] = [
         ("run", "What was run", overview.cards(runs)),
@@ -36,6 +37,7 @@ def page(runs: Sequence[Run], defaults: Mapping[str, Any], written: datetime) ->
         ("training", "Training", training.figures(runs)),
         ("loss-by-t", "Loss by t", training.by_time(runs)),
         ("metrics", "Metrics", measured.metrics(runs)),
+        *([("beside", "What results show", beside)] if beside else []),
         ("nfe", "Quality against NFE", tradeoff.against_nfe(runs)),
         ("guidance", "What guidance trades", gallery.trade_offs(runs)),
         ("nearest", "Nearest training images", gallery.nearest(runs)),

@@ -83,7 +83,7 @@ def sampler(evaluation: Evaluation) -> str:
     if not isinstance(sampling, dict):
         return ""
     order = sampling.get("order")
-    text = short(sampling.get("sampler", "unknown sampler"))
+    text = short(sampling.get("sampler", "without a sampler"))
     return f"{text}, order {short(order)}" if order is not None else text
 
 

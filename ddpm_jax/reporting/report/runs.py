@@ -73,6 +73,7 @@ class Run:
       nearest: pictures of samples and their nearest training images.
       evaluations: what measured it.
       labels: what is said of the figures that are known by name.
+      beside: pictures that lie beside results, (evaluation, what is seen, file), by evaluation.
       no_images: why a run of its kind draws no images; "" for one that does.
       trade_offs: pictures of what a scale of guidance trades, by the name of the evaluation.
     """
@@ -89,6 +90,7 @@ class Run:
     evaluations: evaluations.EvaluationFiles
     labels: Labels = dataclasses.field(default_factory=dict)
     trade_offs: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    beside: Sequence[tuple[str, str, pathlib.Path]] = ()
     no_images: str = ""
 
 
@@ -98,6 +100,25 @@ def trade_offs(
     """The pictures DIR/eval/NAME.png of evaluations at several scales, by NAME."""
     names = {one.name for one in contents.evaluations}
     return {p.stem: p for p in folders.listed(folder, ".png") if p.stem in names}
+
+
+def beside(
+    folder: pathlib.Path, contents: evaluations.EvaluationFiles, shows: Mapping[str, str]
+) -> list[tuple[str, str, pathlib.Path]]:
+    """The pictures DIR/eval/NAME_PICTURE.png of evaluations, as `Run.beside` has them.
+
+    Args:
+      folder: DIR/eval.
+      contents: of it.
+      shows: {picture: what is seen}, in the order in which they are shown.
+    """
+    there = {path.name: path for path in folders.listed(folder, ".png")}
+    return [
+        (one.name, text, there[name])
+        for one in contents.evaluations
+        for picture, text in shows.items()
+        if (name := f"{one.name}_{picture}.png") in there
+    ]
 
 
 def distances(run: Run) -> list[tuple[str, str]]:

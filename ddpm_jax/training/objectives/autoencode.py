@@ -19,6 +19,7 @@ from ddpm_jax.training.objectives.base import (
     places,
 )
 
+LABEL = "label"
 LOOKS = "perceptual"  # the frozen tree that tells how different two images look
 # (x_0 [B, ...], the decoder's mean, its log variance) -> [B], a sum over dimensions
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -64,7 +65,8 @@ class Autoencoding(NamedTuple):
     """How images go through their latents, and what it costs.
 
     Attributes:
-      through: (params, x_0 [B, ...], eps [B, *latent_shape], train, rngs) -> Through.
+      through: (params, x_0 [B, ...], eps [B, *latent_shape], train, rngs) -> Through; with the
+        keyword label int [B] where its decoder is told a class.
       latent_shape: (h, w, C) of the latents of one image.
       distance: one of this module's.
       weight: of the bottleneck.
@@ -73,6 +75,7 @@ class Autoencoding(NamedTuple):
       looks: (the frozen tree LOOKS, x_0, the decoder's mean) -> [B], how different they look; None
         where that does not count.
       looks_weight: of it.
+      told_label: whether the decoder is told a class.
     """
 
     through: Callable[..., Through]
@@ -82,6 +85,7 @@ class Autoencoding(NamedTuple):
     per_dimension: bool = True
     looks: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
     looks_weight: float = 1.0
+    told_label: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -97,7 +101,9 @@ class Autoencoding(NamedTuple):
         """The batch's images behind their latents."""
         key_noise, key_dropout = jax.random.split(key)
         rngs = {"dropout": dropout_key(key_dropout, batch)} if train else None
-        return self.through(params, batch["x0"], self.noise(batch, key_noise), train, rngs)
+        told = {LABEL: batch[LABEL]} if self.told_label else {}
+        eps = self.noise(batch, key_noise)
+        return self.through(params, batch["x0"], eps, train, rngs, **told)
 
     def apart(self, x0: jax.Array, made: Through, trees: Mapping[str, Any]) -> jax.Array:
         """The distance of each image from its reconstruction, over D, and how it looks, [B]."""
@@ -138,10 +144,12 @@ def _dimensions(x0: jax.Array) -> int:
 def plain(apply: Callable[..., Any]) -> Callable[..., Through]:
     """Latents without chance that nothing holds."""
 
-    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+    def through(
+        params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any, **told: jax.Array
+    ) -> Through:
         variables = {"params": params}
         latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
-        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
+        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs, **told)
         return Through(decoded.mean, decoded.log_variance, jnp.zeros(len(x0), decoded.mean.dtype))
 
     return through
@@ -150,11 +158,13 @@ def plain(apply: Callable[..., Any]) -> Callable[..., Through]:
 def normal(apply: Callable[..., Any]) -> Callable[..., Through]:
     """Latents drawn from their posterior, held by its divergence from N(0, I)."""
 
-    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+    def through(
+        params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any, **told: jax.Array
+    ) -> Through:
         variables = {"params": params}
         posterior = apply(variables, x0, train=train, method="encode", rngs=rngs).posterior
         latents = posteriors.sample(posterior, eps)
-        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs)
+        decoded = apply(variables, latents, train=train, method="decode", rngs=rngs, **told)
         return Through(decoded.mean, decoded.log_variance, posteriors.kl(posterior))
 
     return through
@@ -168,11 +178,13 @@ def quantised(apply: Callable[..., Any], **options: Any) -> Callable[..., Throug
       **options: of `quantisation.quantise`.
     """
 
-    def through(params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any) -> Through:
+    def through(
+        params: Any, x0: jax.Array, eps: jax.Array, train: bool, rngs: Any, **told: jax.Array
+    ) -> Through:
         variables = {"params": params}
         latents = apply(variables, x0, train=train, method="encode", rngs=rngs).latents
         codes = apply(variables, latents, method="quantise", **options)
-        decoded = apply(variables, codes.vectors, train=train, method="decode", rngs=rngs)
+        decoded = apply(variables, codes.vectors, train=train, method="decode", rngs=rngs, **told)
         return Through(decoded.mean, decoded.log_variance, codes.loss)
 
     return through
