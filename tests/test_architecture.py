@@ -34,7 +34,7 @@ ALLOWED = {
     "data": {"runtime"},
     "training": {"diffusion", "runtime"},
     "evaluation": PARTS,
-    "interop": MATHEMATICS | {"models", "runtime"},
+    "interop": MATHEMATICS | {"models", "data", "runtime"},
     "reporting": {"data", "runtime"},
     "command_words": set(),
     "config_words": set(),
