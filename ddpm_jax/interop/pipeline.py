@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,28 @@ import numpy as np
 from ddpm_jax.interop import pipeline_program
 from ddpm_jax.interop.autoencoder import ImportedAutoencoder
 from ddpm_jax.interop.pipeline_program import Shape
-from ddpm_jax.interop.pipeline_texts import TextTower
+from ddpm_jax.interop.pipeline_tokenizers import PipelineTokenizer
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.models.controlnet import ControlNet
+from ddpm_jax.models.text import TextTransformer
 from ddpm_jax.models.unet_condition import UNet2DCondition
 
 Size = tuple[int, int]
+
+
+class TextTower(NamedTuple):
+    """What reads prompts.
+
+    Attributes:
+      name: of its folder, as of `text_encoders.TextEncoders`.
+      tokenizer: from texts to rows of tokens; it reports what does not fit.
+      network, params: the encoder. It is not told which tokens are padding, as in diffusers.
+    """
+
+    name: str
+    tokenizer: PipelineTokenizer
+    network: TextTransformer
+    params: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,7 +200,7 @@ class Pipeline:
         trees = {
             "unet": self.unet_params,
             "vae": self.autoencoder.params,
-            "towers": tuple(tower.params for tower in self.towers),
+            "towers": {tower.name: tower.params for tower in self.towers},
         }
         return trees if self.controlnet is None else trees | {"controlnet": self.controlnet[1]}
 
@@ -202,8 +218,8 @@ class Pipeline:
             )
         others = others * num if len(others) == 1 else others
         return {
-            "prompts": tuple(tower.rows(texts) for tower in self.towers),
-            "negative": tuple(tower.rows(others) for tower in self.towers),
+            "prompts": {tower.name: tower.tokenizer(texts) for tower in self.towers},
+            "negative": {tower.name: tower.tokenizer(others) for tower in self.towers},
             # Of SDXL none at all is another thing than the empty text.
             "none": np.full((num,), self.empty_is_zero and not given),
         }

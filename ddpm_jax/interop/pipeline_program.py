@@ -11,10 +11,10 @@ import numpy as np
 from ddpm_jax.diffusion import prediction
 from ddpm_jax.diffusion.likelihood import posteriors
 from ddpm_jax.diffusion.schedules import expand
-from ddpm_jax.interop import pipeline_texts
-from ddpm_jax.interop.pipeline_texts import Told
+from ddpm_jax.interop import text_encoders
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.interop.scheduler_steps import Steps
+from ddpm_jax.interop.text_encoders import Prompts
 from ddpm_jax.models.layers import resize_nearest
 from ddpm_jax.samplers import base
 
@@ -160,10 +160,10 @@ def _noised(steps: Steps, t: Any, known: jax.Array, noise: jax.Array) -> jax.Arr
     return alpha * known + sigma * noise
 
 
-def _told(pipeline: Any, shape: Shape, params: Any, given: Any) -> tuple[Told, ...]:
+def _told(pipeline: Any, shape: Shape, params: Any, given: Any) -> tuple[Prompts, ...]:
     """What the network is told: of the negative prompts first, where it is asked about them."""
-    towers, own = pipeline.towers, params["towers"]
-    texts = functools.partial(pipeline_texts.told, towers, own, pools=pipeline.pools)
+    networks = {tower.name: tower.network for tower in pipeline.towers}
+    texts = functools.partial(text_encoders.embed, networks, params["towers"])
     of_prompts = texts(given["rows"]["prompts"], clip_skip=shape.clip_skip)
     if not shape.guided:
         return (of_prompts,)
@@ -177,7 +177,7 @@ def _apply(
     pipeline: Any,
     shape: Shape,
     params: Any,
-    told: tuple[Told, ...],
+    told: tuple[Prompts, ...],
     given: Any,
     beside: jax.Array | None,
     variables: Any,
@@ -192,7 +192,7 @@ def _apply(
     def each(x: jax.Array) -> jax.Array:
         return jnp.concatenate([x] * count)
 
-    whole = {"tokens": jnp.concatenate([one.tokens for one in told])}
+    whole = {"tokens": jnp.concatenate([one.states for one in told])}
     if pipeline.pools:
         height, width = (n * pipeline.factor for n in shape.latents)
         sizes = jnp.array([height, width, 0, 0, height, width], jnp.float32)

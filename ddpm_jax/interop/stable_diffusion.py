@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.data.tokenizers import clip_tokenizer, save_clip_tokenizer
+from ddpm_jax.data.tokenizers import save_clip_tokenizer
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import (
     autoencoder,
@@ -19,8 +19,10 @@ from ddpm_jax.interop import (
     compvis_names,
     lora,
     pipeline_config,
+    pipeline_tokenizers,
     scheduler,
     single_file,
+    text_encoders,
     unet_condition,
     unet_condition_config,
 )
@@ -34,9 +36,8 @@ from ddpm_jax.interop.clip import (
 )
 from ddpm_jax.interop.controlnet import controlnet_from_diffusers, controlnet_to_diffusers
 from ddpm_jax.interop.latent_trunk import shapes_of
-from ddpm_jax.interop.pipeline import Pipeline
+from ddpm_jax.interop.pipeline import Pipeline, TextTower
 from ddpm_jax.interop.pipeline_config import CONTROLNET, SCHEDULER, UNET, VAE
-from ddpm_jax.interop.pipeline_texts import TextTower
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.interop.unet_condition import unet_condition_from_diffusers
 from ddpm_jax.models import adapters
@@ -77,10 +78,7 @@ def load(
     """
     folder, file = _opened(Path(path), config)
     index = pipeline_config.read(folder)
-    towers = tuple(
-        _tower(folder / text, folder / words, file, k)
-        for k, (text, words) in enumerate(index.family.towers)
-    )
+    towers = _towers(folder, index.family, file)
     imported = _autoencoder(folder / VAE, file)
     unet, params = _unet(folder / UNET, file, dtype)
     control = None
@@ -138,7 +136,7 @@ def save(pipeline: Pipeline, directory: str | os.PathLike[str]) -> None:
     folders = pipeline_config.PIPELINES[pipeline.name].towers
     for (text, words), tower in zip(folders, pipeline.towers, strict=True):
         text_encoder_to_transformers(tower.network, tower.params, directory / text)
-        save_clip_tokenizer(directory / words, tower.tokenizer, tower.network.context_length)
+        save_clip_tokenizer(directory / words, *tower.tokenizer)
     scheduler.write(pipeline.scheduler, directory / SCHEDULER)
     # Last: a folder without it is no pipeline yet.
     files.write_json(index, pipeline_config.of_pipeline(pipeline))
@@ -250,21 +248,31 @@ def _autoencoder(folder: Path, file: single_file.SingleFile | None) -> ImportedA
     return autoencoder_from_diffusers(folder, weights)
 
 
-def _tower(text: Path, words: Path, file: single_file.SingleFile | None, number: int) -> TextTower:
+def _towers(
+    folder: Path, family: pipeline_config.Family, file: single_file.SingleFile | None
+) -> tuple[TextTower, ...]:
+    """What reads the prompts, of a folder, or with the weights of a single file."""
     try:
-        tokenizer = clip_tokenizer(words)
+        tokenizers = pipeline_tokenizers.read(folder)
     except UserError as error:
         raise ValueError(str(error)) from error
-    weights = None
-    if file is not None:
-        weights = file.text(number, text_encoder_depth(text))
-    network, params = text_encoder_from_transformers(text, weights)
-    if tokenizer.size > network.vocab_size:
-        raise ValueError(
-            f"{words} has {tokenizer.size:,} tokens, and {text} knows {network.vocab_size:,}: they "
-            "are of different models"
-        )
-    return TextTower(tokenizer, network, params)
+    towers = []
+    for number, (name, words) in enumerate(family.towers):
+        weights = None if file is None else file.text(number, text_encoder_depth(folder / name))
+        try:
+            network, params = text_encoder_from_transformers(folder / name, weights)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        tokenizer, context = tokenizers[words]
+        if tokenizer.size > network.vocab_size or context > network.context_length:
+            raise ValueError(
+                f"{folder / words} has {tokenizer.size:,} tokens and rows of {context}, and {name} "
+                f"reads {network.vocab_size:,} and {network.context_length}: they are of different "
+                "models"
+            )
+        towers.append(TextTower(name, tokenizers[words], network, params))
+    text_encoders.check({tower.name: tower.network for tower in towers})
+    return tuple(towers)
 
 
 def _size(unet: Path, factor: int) -> tuple[int, int]:

@@ -236,5 +236,5 @@ def _described(pipeline: Pipeline) -> dict[str, Any]:
         "parameters": digests.digest(pipeline.params),
         "networks": repr((pipeline.unet, pipeline.controlnet and pipeline.controlnet[0])),
         "scheduler": [pipeline.scheduler.name, pipeline.scheduler.config],
-        "tokenizers": [tower.tokenizer.digest for tower in pipeline.towers],
+        "tokenizers": [tower.tokenizer.tokenizer.digest for tower in pipeline.towers],
     }

@@ -2,7 +2,7 @@
 
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def _fast(content: Any) -> tuple[dict[str, int], list[Merge], dict[str, Special]
     vocabulary = _numbers(model["vocab"])
     special = {}
     for added in content.get("added_tokens", ()):
-        special[added["content"]] = Special(int(added["id"]), bool(added.get("normalized")))
+        special[added["content"]] = _special(added["id"], added)
     vocabulary |= {name: one.token for name, one in special.items() if name not in vocabulary}
     merges = [one.split(" ") if isinstance(one, str) else one for one in model["merges"]]
     return vocabulary, [_pair(one) for one in merges], special
@@ -134,19 +134,24 @@ def _with_roles(
     special: dict[str, Special],
     folder: Path,
 ) -> Tokenizer:
-    """With beginning, end and padding as the files beside say, or as CLIPTokenizer has them."""
-    roles = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        stated = _json(folder / name) if (folder / name).exists() else {}
-        for role in _ROLES:
-            token = stated.get(role)
-            if token is None:
-                continue
-            flags: Mapping[str, Any] = token if isinstance(token, dict) else {"content": token}
-            roles[role] = flags["content"]
-            if "normalized" in flags:
-                number = vocabulary.get(flags["content"], -1)
-                special[flags["content"]] = Special(number, bool(flags["normalized"]))
+    """With beginning, end and padding as the files beside say, or as CLIPTokenizer has them.
+
+    Tokens that were added, and how a text spells them, are those of tokenizer.json (`special`), or
+    of the files beside vocab.json.
+    """
+    stated: dict[str, Any] = dict(zip(_ROLES, (BOS, EOS, EOS, EOS), strict=True))
+    config, special_map = (
+        _json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    for content in (config, special_map):
+        stated |= {role: content[role] for role in _ROLES if content.get(role) is not None}
+    if not special:
+        special = _spelled(stated.values(), vocabulary) | _added(folder, config)
+    for name, one in special.items():
+        if vocabulary.setdefault(name, one.token) != one.token:
+            raise ValueError(f"its token {name!r} has the numbers {vocabulary[name]}, {one.token}")
+    roles = {role: _name(token) for role, token in stated.items()}
     for role, token in roles.items():
         if token not in vocabulary:
             raise ValueError(f"its {role} {token!r} is not in the vocabulary")
@@ -160,6 +165,39 @@ def _with_roles(
         unknown=roles["unk_token"],
         special=special,
     )
+
+
+def _spelled(tokens: Iterable[Any], vocabulary: Mapping[str, int]) -> dict[str, Special]:
+    """How the tokens of the roles are looked for: as the last new form of each says."""
+    special, seen = {}, set()
+    for token in tokens:
+        name, late = _name(token), isinstance(token, dict) and bool(token.get("normalized"))
+        if name in vocabulary and (name, late) not in seen:
+            special[name] = Special(vocabulary[name], late)
+        seen.add((name, late))
+    return special
+
+
+def _added(folder: Path, config: Mapping[str, Any]) -> dict[str, Special]:
+    """What transformers 4 added to the vocabulary, in a file of its own or in the config."""
+    file = folder / "added_tokens.json"
+    numbers = _json(file) if file.exists() else {}
+    added = {name: Special(int(number), normalised=True) for name, number in numbers.items()}
+    for number, flags in config.get("added_tokens_decoder", {}).items():
+        added[flags["content"]] = _special(number, flags)
+    return added
+
+
+def _special(number: Any, flags: Mapping[str, Any]) -> Special:
+    """Of an added token. Raises ValueError for one that is looked for in another way."""
+    for flag in ("lstrip", "rstrip", "single_word"):
+        if flags.get(flag):
+            raise ValueError(f"its token {flags['content']!r} has {flag}, which is not supported")
+    return Special(int(number), bool(flags.get("normalized")))
+
+
+def _name(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _open_clip(text: str) -> Tokenizer:
