@@ -209,7 +209,7 @@ def normal(*shape, seed=0):
 
 
 def conditions_of(fields, mask=None):
-    """What a network is told: (ours, theirs)."""
+    """The conditions of a network: (ours, theirs)."""
     ours, added, kwargs = {}, {}, {"encoder_hidden_states": None}
     types = (*fields["down_block_types"], *fields.get("up_block_types", ()))
     mid = fields.get("mid_block_type", "UNetMidBlock2DCrossAttn")

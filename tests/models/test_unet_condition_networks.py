@@ -29,7 +29,7 @@ def normal(*shape, seed=0):
 
 
 XT, TOKENS = normal(2, 6, 5, 4), normal(2, 3, 12, seed=1)
-TOLD = {"tokens": TOKENS}
+CONDITIONS = {"tokens": TOKENS}
 CONTROL = normal(2, 12, 10, 3, seed=2)
 
 
@@ -39,7 +39,7 @@ def output(module, params, *args, **options):
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(UNET, XT, TIME, TOLD)
+    return random_params(UNET, XT, TIME, CONDITIONS)
 
 
 def loss_of(module):
@@ -58,17 +58,17 @@ SLIM = UNET.clone(up_depths=((), ()), mid_depth=None)
 
 def test_a_new_network_is_zero_and_a_new_control_changes_nothing():
     key = jax.random.key(0, impl="rbg")
-    drawn = jax.jit(SLIM.init)(key, XT, TIME, TOLD)["params"]
-    plain = output(SLIM, drawn, XT, TIME, TOLD)
+    drawn = jax.jit(SLIM.init)(key, XT, TIME, CONDITIONS)["params"]
+    plain = output(SLIM, drawn, XT, TIME, CONDITIONS)
     assert np.abs(plain).max() < 1e-3
-    told = {**TOLD, "control": CONTROL}
+    conditions = {**CONDITIONS, "control": CONTROL}
     network = CONTROLNET.clone(mid_depth=None)
-    control = jax.jit(network.init)(key, XT, TIME, told)["params"]
-    residuals = output(network, control, XT, TIME, told)
+    control = jax.jit(network.init)(key, XT, TIME, conditions)["params"]
+    residuals = output(network, control, XT, TIME, conditions)
     assert len(residuals.down_residuals) == 4
     assert all(not np.any(one) for one in jax.tree.leaves(residuals))
-    told = {**TOLD, **residuals._asdict()}
-    np.testing.assert_array_equal(output(SLIM, drawn, XT, TIME, told), plain)
+    conditions = {**CONDITIONS, **residuals._asdict()}
+    np.testing.assert_array_equal(output(SLIM, drawn, XT, TIME, conditions), plain)
 
 
 @pytest.mark.parametrize("fields", [{"remat": "full"}, {"kernel_gradient": "rows"}], ids=str)
@@ -76,7 +76,7 @@ def test_a_new_network_is_zero_and_a_new_control_changes_nothing():
 def test_gradients_reach_all_and_stay_in_every_form(fields):
     """In float64, whatever is computed again and however a kernel's gradient is computed."""
     with jax.enable_x64(True):
-        params = jax.tree.map(jnp.float64, random_params(SLIM, XT, TIME, TOLD))
+        params = jax.tree.map(jnp.float64, random_params(SLIM, XT, TIME, CONDITIONS))
         at = (jnp.asarray(XT, jnp.float64), TIME, {"tokens": jnp.asarray(TOKENS, jnp.float64)})
         plain = SLIM.clone(dtype=jnp.float64, dropout=0.2)
         (value, gradient), (other_value, other) = (
@@ -91,7 +91,7 @@ def test_gradients_reach_all_and_stay_in_every_form(fields):
 def test_tangents_are_central_differences():
     with jax.enable_x64(True):
         module = SLIM.clone(dtype=jnp.float64)
-        double = jax.tree.map(jnp.float64, random_params(SLIM, XT, TIME, TOLD))
+        double = jax.tree.map(jnp.float64, random_params(SLIM, XT, TIME, CONDITIONS))
         at = (jnp.asarray(XT, jnp.float64), jnp.array([0.5, 2.0]), jnp.asarray(TOKENS, jnp.float64))
         along = jax.tree.map(lambda leaf: jnp.float64(normal(*leaf.shape, seed=3)), at)
 
@@ -112,16 +112,16 @@ def test_tangents_are_central_differences():
 
 
 def test_half_precision_is_near_and_answers_in_float32(params):
-    exact = np.asarray(output(UNET, params, XT, TIME, TOLD))
-    half = output(UNET.clone(dtype=jnp.bfloat16), params, XT, TIME, TOLD)
+    exact = np.asarray(output(UNET, params, XT, TIME, CONDITIONS))
+    half = output(UNET.clone(dtype=jnp.bfloat16), params, XT, TIME, CONDITIONS)
     assert half.dtype == jnp.float32
     assert 1e-4 < np.abs(half - exact).max() / exact.std() < 0.1
     held = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    assert np.abs(output(UNET, held, XT, TIME, TOLD) - exact).max() / exact.std() < 0.1
+    assert np.abs(output(UNET, held, XT, TIME, CONDITIONS) - exact).max() / exact.std() < 0.1
 
 
 def test_an_example_knows_no_other_and_time_may_be_one_number(params):
-    both = np.asarray(output(UNET, params, XT, TIME, TOLD))
+    both = np.asarray(output(UNET, params, XT, TIME, CONDITIONS))
     alone = output(UNET, params, XT[1:], TIME[1], {"tokens": TOKENS[1:]})
     np.testing.assert_allclose(alone, both[1:], atol=1e-5 * both.std())
 
@@ -139,14 +139,20 @@ def residuals(**changes):
         (None, r"needs the condition tokens \[2, L, 12\]"),
         ({}, r"needs the condition tokens \[2, L, 12\]"),
         (np.array([1, 2]), "is not conditioned on label; it knows tokens, tokens_mask"),
-        ({**TOLD, "text": 1}, "is not conditioned on text"),
+        ({**CONDITIONS, "text": 1}, "is not conditioned on text"),
         ({"tokens": TOKENS[:1]}, r"tokens must be \[2, L, 12\], got \[1, 3, 12\]"),
         ({"tokens": TOKENS[..., 1:]}, r"tokens must be \[2, L, 12\], got \[2, 3, 11\]"),
-        ({**TOLD, "tokens_mask": np.ones((2, 3))}, r"tokens_mask must be bool \[2, 3\], got float"),
-        ({**TOLD, "tokens_mask": np.ones((2, 2), bool)}, r"bool \[2, 3\], got bool\[2, 2\]"),
-        ({**TOLD, "mid_residual": XT}, "give both, or neither"),
-        ({**TOLD, **residuals(down_residuals=[XT])}, "need 4 down_residuals, got 1"),
-        ({**TOLD, **residuals(mid_residual=XT)}, r"mid_residual must be \[2, 3, 3, 16\], got"),
+        (
+            {**CONDITIONS, "tokens_mask": np.ones((2, 3))},
+            r"tokens_mask must be bool \[2, 3\], got float",
+        ),
+        ({**CONDITIONS, "tokens_mask": np.ones((2, 2), bool)}, r"bool \[2, 3\], got bool\[2, 2\]"),
+        ({**CONDITIONS, "mid_residual": XT}, "give both, or neither"),
+        ({**CONDITIONS, **residuals(down_residuals=[XT])}, "need 4 down_residuals, got 1"),
+        (
+            {**CONDITIONS, **residuals(mid_residual=XT)},
+            r"mid_residual must be \[2, 3, 3, 16\], got",
+        ),
     ],
 )
 def test_conditions_that_are_missing_or_other_are_refused(conditions, message, params):
@@ -180,7 +186,7 @@ def test_conditions_that_are_missing_or_other_are_refused(conditions, message, p
 def test_fields_and_what_they_need(changes, conditions, message):
     module = UNET.clone(**changes)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(module.init, jax.random.key(0), XT, TIME, {**TOLD, **conditions})
+        jax.eval_shape(module.init, jax.random.key(0), XT, TIME, {**CONDITIONS, **conditions})
 
 
 def test_what_a_controlnet_needs():
@@ -188,29 +194,29 @@ def test_what_a_controlnet_needs():
         return jax.eval_shape(CONTROLNET.init, jax.random.key(0), XT, TIME, conditions, *args)
 
     with pytest.raises(ValueError, match=r"needs the condition control \[2, H, W, 3\]"):
-        make(TOLD)
+        make(CONDITIONS)
     with pytest.raises(ValueError, match=r"becomes \[6, 6\] pixels; the latents have \[6, 5\]"):
-        make({**TOLD, "control": np.zeros((2, 12, 12, 3), np.float32)})
+        make({**CONDITIONS, "control": np.zeros((2, 12, 12, 3), np.float32)})
     with pytest.raises(ValueError, match="need a conditioning_scale or 2 of them"):
-        make({**TOLD, "control": CONTROL}, np.ones(3))
+        make({**CONDITIONS, "control": CONTROL}, np.ones(3))
     with pytest.raises(ValueError, match="is not conditioned on down_residuals"):
-        make({**TOLD, "control": CONTROL, "down_residuals": ()})
+        make({**CONDITIONS, "control": CONTROL, "down_residuals": ()})
 
 
 def test_a_scale_of_each_example_scales_its_residuals():
-    told = {**TOLD, "control": CONTROL}
-    params = random_params(CONTROLNET, XT, TIME, told)
-    whole = output(CONTROLNET, params, XT, TIME, told)
+    conditions = {**CONDITIONS, "control": CONTROL}
+    params = random_params(CONTROLNET, XT, TIME, conditions)
+    whole = output(CONTROLNET, params, XT, TIME, conditions)
     scales = np.array([0.25, 2.0], np.float32)
-    scaled = output(CONTROLNET, params, XT, TIME, told, scales)
+    scaled = output(CONTROLNET, params, XT, TIME, conditions, scales)
     for one, other in zip(jax.tree.leaves(scaled), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(one, other * scales[:, None, None, None], rtol=1e-5, atol=1e-6)
 
 
 def test_a_label_outside_of_its_table_is_no_number():
     module = UNET.clone(label="table", label_channels=3)
-    params = random_params(module, XT, TIME, {**TOLD, "label": np.zeros(2, np.int32)})
+    params = random_params(module, XT, TIME, {**CONDITIONS, "label": np.zeros(2, np.int32)})
     for label in (np.array([2, 3]), np.array([0, -1])):
-        found = output(module, params, XT, TIME, {**TOLD, "label": label})
+        found = output(module, params, XT, TIME, {**CONDITIONS, "label": label})
         assert np.isfinite(found[0]).all()
         assert np.isnan(found[1]).all()
