@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import codecs
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import conditioning, upsampling
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config.checks import image_shape, x0_shape
@@ -62,15 +62,35 @@ def check_latents(c: ConfigDict, own: Own) -> None:
         raise UserError(
             f"config.model.fourier_features={features}: they are of pixels, and {of_images}; set ()"
         )
-    if images := [*conditioning.images(c, own)]:
+    if upsampling.NAME in conditioning.images(c, own):
         raise UserError(
-            f"config.model.conditions={tuple(c.model.conditions)}: {images[0]} is an image of the "
-            f"size of pixels, and {of_images}; leave it out"
+            f"config.model.conditions={tuple(c.model.conditions)}: {upsampling.NAME} is enlarged "
+            f"to the size of pixels, and {of_images}; leave it out"
         )
+    if conditioning.images(c, own):
+        shrinks_by(c)
     if c.data.get("clip"):
         raise UserError(
             f"config.data.clip={c.data.clip}: a CLIP sees pixels, and {of_images}; leave one out"
         )
+
+
+def shrinks_by(c: ConfigDict) -> int:
+    """How many times smaller either way than images what a run models is; 1 for pixels.
+
+    Raises:
+      UserError: for latents whose sizes are no equal share of the images', beside conditions that
+        are images.
+    """
+    (height, width, _), (h, w, _) = image_shape(c), x0_shape(c)
+    factor = max(height // h, 1)
+    if (factor * h, factor * w) != (height, width):
+        raise UserError(
+            f"config.data.latent_shape={tuple(c.data.latent_shape)}: conditions that are images of "
+            f"{height}x{width} are folded to the size of latents, which does not divide them "
+            "equally; leave them out"
+        )
+    return factor
 
 
 def quantised(c: ConfigDict, own: Own) -> Codec:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import conditioning
+from ddpm_jax.build import coding, conditioning
 from ddpm_jax.config.own_code import Own
 from ddpm_jax.errors import UserError
 from ddpm_jax.models.unet import CONTROL
@@ -16,12 +16,12 @@ Images = tuple[tuple[str, int], ...]
 
 
 def images(c: ConfigDict, own: Own) -> tuple[Images, Images]:
-    """The conditions that are images, and those of them that a branch of control reads.
+    """The conditions that are images, as `seen`, and those of them that a branch of control reads.
 
     Raises:
       UserError: for a control that is none of them.
     """
-    every = conditioning.images(c, own)
+    every = seen(c, own)
     for name in c.model.control:
         if name not in every:
             raise UserError(
@@ -33,6 +33,19 @@ def images(c: ConfigDict, own: Own) -> tuple[Images, Images]:
         tuple(item for item in items if item[0] not in c.model.control),
         tuple(item for item in items if item[0] in c.model.control),
     )
+
+
+def seen(c: ConfigDict, own: Own) -> dict[str, int]:
+    """The conditions that are images, with their channels as a network sees them.
+
+    Beside latents, each square of pixels that one latent is of is folded into channels.
+
+    Raises:
+      UserError: for latents whose sizes are no equal share of the images'.
+    """
+    every = conditioning.images(c, own)
+    squares = coding.shrinks_by(c) ** 2 if every else 1
+    return {name: squares * channels for name, channels in every.items()}
 
 
 def refuse(c: ConfigDict, why: str) -> None:

@@ -25,8 +25,13 @@ def asked(experiment: Experiment) -> bool:
 
 
 def check(experiment: Experiment) -> None:
-    """Raises UserError for images that are moved after they were read."""
+    """Raises UserError for images that are moved after they were read, or that are conditions."""
     c = experiment.config
+    if asked(experiment) and (images := [*conditioning.images(c, experiment.own)]):
+        raise UserError(
+            f"config.model.conditions={tuple(c.model.conditions)}: {images[0]} is an image, and "
+            f"{FIELD} keeps latents and values alone; set False"
+        )
     if asked(experiment) and c.data.augment:
         raise UserError(
             f"config.data.augment={tuple(c.data.augment)}: an image that is moved in the step has "

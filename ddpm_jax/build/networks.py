@@ -240,7 +240,7 @@ def _dit(c: ConfigDict, own: Own) -> DiT:
         out_channels=_out_channels(c),
         num_classes=m.num_classes,
         attributes=_attributes(c, own),
-        images=tuple(conditioning.images(c, own).items()),
+        images=tuple(control.seen(c, own).items()),
         captions=_captions(c),
         image_embedding=image_embeddings.dimensions(c),
         dropout=m.dropout,

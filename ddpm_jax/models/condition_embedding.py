@@ -27,7 +27,8 @@ def complete(
       conditions: named arrays; a bare int array is {"label": array}; None for none.
       shape: [B, H, W, C], of x_t.
       values: the numbers of values of the conditions of that kind.
-      images: (name, channels) of the images.
+      images: (name, channels) of the images. One that is f times larger than x_t either way and has
+        channels / f² is folded: each f x f pixels become channels of one.
       tokens_channels: D of the tokens; 0 for none.
       captions: the texts that it reads; None for none.
       image_embedding: the dimensions of an image's embedding that it is told; 0 for none.
@@ -56,7 +57,7 @@ def complete(
         whole[name] = value
     for name, channels in images:
         need = (*shape[:3], channels)
-        whole[name] = jnp.asarray(arrays.get(name, jnp.zeros(need)))
+        whole[name] = _folded(jnp.asarray(arrays.get(name, jnp.zeros(need))), need)
         if whole[name].shape != need:
             raise ValueError(f"{name} must be {need}, got {whole[name].shape}")
     if tokens_channels:
@@ -101,6 +102,17 @@ def beside(
     return jnp.concatenate(
         [xt, *(conditions[name].astype(xt.dtype) for name, _ in images)], axis=-1
     )
+
+
+def _folded(image: jax.Array, need: tuple[int, ...]) -> jax.Array:
+    """An image [B, f h, f w, C] as [B, h, w, f² C] where that is what is needed, else itself."""
+    batch, height, width, channels = need
+    factor = image.shape[1] // height if image.ndim == 4 else 1
+    larger = (batch, factor * height, factor * width, channels // max(factor, 1) ** 2)
+    if factor < 2 or image.shape != larger or channels % factor**2:
+        return image
+    parts = image.reshape(batch, height, factor, width, factor, larger[-1])
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(need)
 
 
 def _tokens(conditions: Mapping[str, jax.Array], batch: int, channels: int) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ import pytest
 from random_networks import random_params
 
 from ddpm_jax.diffusion.condition_dropout import null
-from ddpm_jax.models import UNet
+from ddpm_jax.models import DiT, UNet
 from ddpm_jax.models.layers import ResidualBlock, downsample_mean
 
 TIME = jnp.array([3.0, 500.0])
@@ -157,3 +157,31 @@ def test_rescaled_residuals_keep_the_variance():
     )
     assert block.apply(variables, x, embedding).std() == pytest.approx(1, abs=0.1)
     assert plain.apply(variables, x, embedding).std() == pytest.approx(2**0.5, abs=0.14)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("network", [UNet, DiT])
+def test_a_larger_image_is_folded_into_channels(network, factor):
+    """Each square of pixels becomes the channels of one, in reading order."""
+    size, channels = (4, 6), 3
+    fields = {"images": (("sketch", factor**2 * channels),), "out_channels": 2}
+    fields |= (
+        {"block_channels": (8,), "num_blocks": 1, "attention_levels": (), "num_groups": 4}
+        if network is UNet
+        else {"width": 8, "depth": 1, "num_heads": 2, "patch_size": 2}
+    )
+    model, xt, time = network(**fields), normal(2, *size, 2), np.zeros(2, np.float32)
+    params = random_params(model, xt, time)
+    image = np.asarray(normal(2, factor * size[0], factor * size[1], channels, seed=1))
+    folded = np.zeros((2, *size, factor**2 * channels), np.float32)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            square = image[:, factor * i : factor * (i + 1), factor * j : factor * (j + 1)]
+            folded[:, i, j] = square.reshape(2, -1)
+    found = model.apply({"params": params}, xt, time, {"sketch": image})
+    want = model.apply({"params": params}, xt, time, {"sketch": folded})
+    np.testing.assert_array_equal(found, want)
+    assert np.abs(found - model.apply({"params": params}, xt, time)).max() > 1e-3
+    for wrong in ((2, size[0] * factor, size[1], channels), (2, *size, channels)):
+        with pytest.raises(ValueError, match="sketch must be"):
+            model.apply({"params": params}, xt, time, {"sketch": np.zeros(wrong)})
