@@ -2,7 +2,7 @@
 
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end, one or two an image; three pairs of colour
   and shape never are. Captions of ten templates ("varied"); two others are never seen.
-Hardware: 2 CPU cores; 16 min of CPU time, 31 min on one of them beside other work.
+Hardware: 2 CPU cores; 11 to 16 min of CPU time, 6 min on both.
 Expected, from scripts/evaluate.py --caption_style=full among 256 held-out pairs: recall@1 of 0.99
   both ways; of the templates never seen 0.92 and 0.88. docs/results.md has more.
 Command: python scripts/train.py --config=configs/shapes_clip.py --workdir=runs/shapes_clip

@@ -3,7 +3,9 @@
 Data: `ddpm_jax.data.shapes` at 16x16, drawn without end; three pairs of colour and shape never are,
   and two templates of captions are never read in training. The tower of texts is that of
   configs/shapes_clip.py, in runs/shapes_clip, as it is; its tokenizer is read there too.
-Hardware: 2 CPU cores, an hour. Not trained to its end yet: no figure is known.
+Hardware: 2 CPU cores; 62 min of CPU time, 68 min on one of them.
+Expected, from scripts/evaluate.py: at guidance_scale 3 0.68 of the samples of one object show all
+  that their caption tells, 0.11 of those of two, docs/results.md.
 Command: python scripts/train.py --config=configs/shapes_text.py --workdir=runs/shapes_text
 Then: python scripts/sample.py --workdir=runs/shapes_text --num_samples=16 --out=drawn.npz
   --prompt="a large red circle above a small blue square"
