@@ -34,7 +34,7 @@ ALLOWED = {
     "data": {"runtime"},
     "training": {"diffusion", "runtime"},
     "evaluation": PARTS,
-    "interop": {"models", "runtime"},
+    "interop": MATHEMATICS | {"models", "runtime", "codecs", "data"},
     "reporting": {"data", "runtime"},
     "command_words": set(),
     "config_words": set(),

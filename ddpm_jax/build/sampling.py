@@ -29,6 +29,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "edm_stochastic": samplers.edm_stochastic,
     "dpm_solver_pp": samplers.dpm_solver_pp,
     "unipc": samplers.unipc,
+    "pndm": samplers.pndm,
     "langevin": samplers.langevin,
     "predictor_corrector": samplers.predictor_corrector,
     "probability_flow": samplers.probability_flow,

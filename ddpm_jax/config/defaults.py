@@ -300,8 +300,8 @@ def denoiser() -> ConfigDict:
     train.min_free_gb = 1.0  # warn when less is free on the disk
 
     config.sample = sample = ConfigDict()
-    # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc, langevin,
-    # predictor_corrector or probability_flow; repaint, which inpaints
+    # ancestral, ddim, euler, euler_ancestral, heun, edm_stochastic, dpm_solver_pp, unipc, pndm,
+    # langevin, predictor_corrector or probability_flow; repaint, which inpaints
     sample.sampler = "ancestral"
     sample.num_steps = 1000
     sample.grid = "uniform"  # uniform, leading, linspace, quadratic, karras or log_snr_uniform

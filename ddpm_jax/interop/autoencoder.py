@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpm_jax.interop import autoencoder_config, safetensor_files, tensor_rows
 from ddpm_jax.interop.blocks import ATTENTION, RESNET, SHORTCUT, Layer, layers
-from ddpm_jax.interop.tensor_rows import Row, Tensor
+from ddpm_jax.interop.tensor_rows import Row, Tensor, Weights
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models.autoencoder import QUANTISED, Autoencoder
 
@@ -32,13 +32,16 @@ class ImportedAutoencoder(NamedTuple):
     shift_factor: float
 
 
-def autoencoder_from_diffusers(directory: str | os.PathLike[str]) -> ImportedAutoencoder:
+def autoencoder_from_diffusers(
+    directory: str | os.PathLike[str], weights: Weights | None = None
+) -> ImportedAutoencoder:
     """What `AutoencoderKL.save_pretrained(directory)` wrote, or that of a `VQModel`.
 
     Args:
       directory: holds config.json and diffusion_pytorch_model.safetensors (or its shards); the
         names that attention had in diffusers' first releases are understood. Nothing in it is
         imported or executed, and nothing is downloaded.
+      weights: tensors by the names of such files, in the place of the folder's own.
 
     Raises:
       ValueError: for a missing or broken file, a pickle, a field or value that this network does
@@ -53,10 +56,9 @@ def autoencoder_from_diffusers(directory: str | os.PathLike[str]) -> ImportedAut
     safetensor_files.check_directory(directory, "vae")
     name, config = autoencoder_config.read(directory / CONFIG)
     network = autoencoder_config.to_network(name, config)
-    weights = {
-        name: _dense(name, tensor) for name, tensor in safetensor_files.read(directory).items()
-    }
-    params = tensor_rows.params_of(_rows(network), _shapes(network), weights, directory)
+    stored = safetensor_files.read(directory) if weights is None else weights
+    dense = {name: _dense(name, tensor) for name, tensor in stored.items()}
+    params = tensor_rows.params_of(rows(network), _shapes(network), dense, directory)
     shift = config.get("shift_factor") or 0.0
     return ImportedAutoencoder(network, params, float(config["scaling_factor"]), float(shift))
 
@@ -86,8 +88,12 @@ def autoencoder_to_diffusers(
     directory = Path(directory)
     config = autoencoder_config.of_network(network, scaling_factor, shift_factor)
     safetensor_files.check_target(directory, config["_class_name"])
-    weights = tensor_rows.tensors_of(_rows(network), _shapes(network), params)
-    safetensor_files.write(directory, config, weights)
+    safetensor_files.write(directory, config, tensors_of(network, params))
+
+
+def tensors_of(network: Autoencoder, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Its tensors by diffusers' names; errors as of `autoencoder_to_diffusers`."""
+    return tensor_rows.tensors_of(rows(network), _shapes(network), params)
 
 
 def _dense(name: str, tensor: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ def _shapes(network: Autoencoder) -> tensor_rows.Shapes:
     return tensor_rows.shapes_of(network, jnp.zeros((1, size, size, network.channels)))
 
 
-def _rows(network: Autoencoder) -> Iterator[Row]:
+def rows(network: Autoencoder) -> Iterator[Row]:
     for path, name, kind in _layers(network):
         yield from tensor_rows.layer(path, name, kind)
     if network.bottleneck == QUANTISED:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from ddpm_jax.interop import clip_config, safetensor_files, tensor_rows
+from ddpm_jax.interop import clip_config, lora, safetensor_files, tensor_rows
 from ddpm_jax.interop.open_clip import clip_from_open_clip, clip_to_open_clip, examples
 from ddpm_jax.interop.safetensor_files import MODEL_WEIGHTS
-from ddpm_jax.interop.tensor_rows import FIRST, FIRST_TWO, PLAIN, Row, layer
+from ddpm_jax.interop.tensor_rows import FIRST, FIRST_TWO, PLAIN, Row, Weights, layer
 from ddpm_jax.interop.tensor_rows import Path as Place
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.models import Clip
@@ -88,7 +88,7 @@ def clip_to_transformers(
 
 
 def text_encoder_from_transformers(
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str], weights: Weights | None = None
 ) -> tuple[TextTransformer, dict[str, Any]]:
     """What `CLIPTextModel.save_pretrained(directory)` wrote, as (text, params).
 
@@ -99,6 +99,7 @@ def text_encoder_from_transformers(
 
     Args:
       directory: as of `clip_from_transformers`.
+      weights: tensors by the names of such files, in the place of the folder's own.
 
     Raises:
       ValueError: as `clip_from_transformers`.
@@ -107,7 +108,8 @@ def text_encoder_from_transformers(
     safetensor_files.check_directory(directory, "text_encoder")
     config = read_json(directory / CONFIG)
     clip_config.check_text(config)
-    weights = safetensor_files.read(directory, MODEL_WEIGHTS, _no_weight)
+    if weights is None:
+        weights = safetensor_files.read(directory, MODEL_WEIGHTS, _no_weight)
     # transformers 5 writes those of a text encoder without a projection bare.
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in weights) else ""
     with_projection = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
@@ -115,6 +117,31 @@ def text_encoder_from_transformers(
     text = clip_config.text_of(config, clip_config.projection_dim(config) if projected else None)
     shapes = tensor_rows.shapes_of(text, jnp.zeros((1, 1), jnp.int32))
     return text, tensor_rows.params_of(_text_rows(text, prefix), shapes, weights, directory)
+
+
+def text_encoder_depth(directory: str | os.PathLike[str]) -> int:
+    """The blocks of the text encoder that a folder describes. Raises ValueError as its reader."""
+    config = read_json(Path(directory) / CONFIG)
+    clip_config.check_text(config)
+    return clip_config.text_of(config, None).depth
+
+
+def text_encoder_tensors(text: TextTransformer, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Its tensors by the names that `text_encoder_to_transformers` writes; errors as there."""
+    shapes = tensor_rows.shapes_of(text, jnp.zeros((1, 1), jnp.int32))
+    return tensor_rows.tensors_of(_text_rows(text, _PREFIX), shapes, params)
+
+
+def text_adapters(
+    text: TextTransformer, own: Mapping[str, lora.Adapter], source: Any
+) -> dict[str, Any]:
+    """Adapters of a text encoder; arguments and errors as of `lora.of_network`."""
+    rows = [*_text_rows(text, _PREFIX)]
+    layers = [row.name.removesuffix(".weight") for row in rows]
+    # transformers 5 has no prefix.
+    aliases = {name.removeprefix(_PREFIX): name for name in layers}
+    shapes = tensor_rows.shapes_of(text, jnp.zeros((1, 1), jnp.int32))
+    return lora.of_network(own, rows, shapes, source, aliases)
 
 
 def text_encoder_to_transformers(
@@ -136,8 +163,7 @@ def text_encoder_to_transformers(
     _check_target(directory, clip_config.TEXT_TYPE)
     config = clip_config.of_text(text)
     config = {name: value for name, value in config.items() if value is not None}
-    shapes = tensor_rows.shapes_of(text, jnp.zeros((1, 1), jnp.int32))
-    _write(directory, config, tensor_rows.tensors_of(_text_rows(text, _PREFIX), shapes, params))
+    _write(directory, config, text_encoder_tensors(text, params))
 
 
 def _channels_of(clip: Any, params: Mapping[str, Any]) -> int:

@@ -109,6 +109,6 @@ def checked(
     return config
 
 
-def refuse(name: str, value: Any, supported: str) -> ValueError:
+def refuse(name: str, value: Any, supported: str, file: str = "config.json") -> ValueError:
     """The error of a field whose value is not supported."""
-    return ValueError(f"config.json: {name} is {json.dumps(value)}; supported: {supported}")
+    return ValueError(f"{file}: {name} is {json.dumps(value)}; supported: {supported}")

@@ -28,7 +28,10 @@ FIELDS: dict[str, Known] = {
     "num_attention_heads": Known(
         None, Field(lambda v: v is None or COUNT_OR_EACH.holds(v), COUNT_OR_EACH.supported)
     ),
-    # diffusers has no embedding of the others here, whatever their name says.
+    # diffusers makes this layer here and then leaves it out of what it computes.
+    "encoder_hid_dim": Known(None, one_of(None)),
+    "encoder_hid_dim_type": Known(None, one_of(None)),
+    # diffusers has no embedding of the one that is missing here, whatever its name says.
     "class_embed_type": Known(
         None, one_of(None, *(name for kind, name in LABELS.items() if kind != LINEAR))
     ),

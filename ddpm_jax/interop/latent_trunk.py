@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ddpm_jax.interop import tensor_rows
@@ -80,20 +81,25 @@ def shapes_of(trunk: Trunk, control: tuple[int, ...] | None = None) -> tensor_ro
       trunk: the network.
       control: the shape of the image that it reads; None for a network without.
     """
-    size = 2 ** (len(trunk.block_channels) - 1)
-    conditions: dict[str, Any] = {} if control is None else {CONTROL: jnp.zeros(control)}
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    conditions: dict[str, Any] = {} if control is None else {CONTROL: floats(*control)}
     if any(trunk.depths):
-        channels = trunk.tokens_projected_from or trunk.tokens_channels
-        conditions[TOKENS] = jnp.zeros((1, 1, channels))
+        conditions[TOKENS] = floats(1, 1, trunk.tokens_projected_from or trunk.tokens_channels)
     if trunk.label in (TABLE, NUMBER):
-        conditions[LABEL] = jnp.zeros((1,), jnp.int32)
+        conditions[LABEL] = jax.ShapeDtypeStruct((1,), jnp.int32)
     elif trunk.label is not None:
-        width = trunk.width if trunk.label == SUMMED else trunk.label_channels
-        conditions[LABEL] = jnp.zeros((1, width))
+        conditions[LABEL] = floats(
+            1, trunk.width if trunk.label == SUMMED else trunk.label_channels
+        )
     if trunk.vector_channels:
-        conditions[POOLED] = jnp.zeros((1, trunk.vector_channels - trunk.time_ids_channels))
-        conditions[TIME_IDS] = jnp.zeros((1, 1))
+        conditions[POOLED] = floats(1, trunk.vector_channels - trunk.time_ids_channels)
+        conditions[TIME_IDS] = floats(1, 1)
     if trunk.guidance_channels:
-        conditions[GUIDANCE] = jnp.zeros((1, trunk.guidance_channels))
-    xt = jnp.zeros((1, size, size, trunk.in_channels))
-    return tensor_rows.shapes_of(trunk, xt, jnp.zeros((1,)), conditions)
+        conditions[GUIDANCE] = floats(1, trunk.guidance_channels)
+    size = 2 ** (len(trunk.block_channels) - 1)
+    return tensor_rows.shapes_of(
+        trunk, floats(1, size, size, trunk.in_channels), floats(1), conditions
+    )

@@ -135,7 +135,7 @@ def fields_of(config: Mapping[str, Any], heads_field: str) -> dict[str, Any]:
         "freq_shift": float(config["freq_shift"]),
         "flip_sin_to_cos": config["flip_sin_to_cos"],
         "linear_projection": config["use_linear_projection"],
-        **_told(config),
+        **_conditions_of(config),
     }
 
 
@@ -156,7 +156,7 @@ def depths_of(config: Mapping[str, Any], name: str, depth: Any, count: int) -> t
     return depths[:count]
 
 
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+def _conditions_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Trunk` that say which conditions there are."""
 
     def need(name: str, of: str) -> int:
@@ -169,20 +169,20 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     label = labels.get(config["class_embed_type"])
     if label is None and config["num_class_embeds"] is not None:
         label = TABLE
-    found: dict[str, Any] = {"label": label, "tokens_channels": config["cross_attention_dim"]}
+    fields: dict[str, Any] = {"label": label, "tokens_channels": config["cross_attention_dim"]}
     if label == TABLE:
-        found["label_channels"] = config["num_class_embeds"]
+        fields["label_channels"] = config["num_class_embeds"]
     elif label in (VECTOR, LINEAR):
-        found["label_channels"] = need(vector, "class_embed_type")
+        fields["label_channels"] = need(vector, "class_embed_type")
     if config["addition_embed_type"] == TEXT_TIME:
         of = "addition_embed_type"
-        found["time_ids_channels"] = need("addition_time_embed_dim", of)
-        found["vector_channels"] = need(vector, of)
-        if found["vector_channels"] <= found["time_ids_channels"]:
+        fields["time_ids_channels"] = need("addition_time_embed_dim", of)
+        fields["vector_channels"] = need(vector, of)
+        if fields["vector_channels"] <= fields["time_ids_channels"]:
             raise refuse(vector, config[vector], "more than addition_time_embed_dim")
     if config["encoder_hid_dim_type"] is not None or config["encoder_hid_dim"] is not None:
-        found["tokens_projected_from"] = need("encoder_hid_dim", "encoder_hid_dim_type")
-    return found
+        fields["tokens_projected_from"] = need("encoder_hid_dim", "encoder_hid_dim_type")
+    return fields
 
 
 def of_fields(trunk: Trunk) -> dict[str, Any]:

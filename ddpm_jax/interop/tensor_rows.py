@@ -12,8 +12,10 @@ from ddpm_jax.runtime.weight_files import StoredTensor
 Path = tuple[str, ...]
 Shapes = Mapping[Path, tuple[int, ...]]
 Tensor = np.ndarray | StoredTensor
+Weights = Mapping[str, Tensor]
 # What parameters are held in.
 FLOATS = ("float32", "bfloat16", "float16")
+_ALIGNMENT = 64  # bytes, of the buffers of XLA's CPUs
 
 
 class Layout(NamedTuple):
@@ -78,8 +80,13 @@ def layer(path: Path, name: str, kind: str) -> Iterable[Row]:
 
 
 def shapes_of(network: Any, *args: Any) -> dict[Path, tuple[int, ...]]:
-    """The shape of every parameter of a network, asked of the network itself."""
-    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), *args))
+    """The shape of every parameter of a network, asked of the network itself.
+
+    Args:
+      network: the network.
+      *args: of its call; arrays, or their shapes alone (`jax.ShapeDtypeStruct`).
+    """
+    variables = jax.eval_shape(lambda *args: network.init(jax.random.key(0), *args), *args)
     return {path: tuple(leaf.shape) for path, leaf in flatten(variables["params"]).items()}
 
 
@@ -97,7 +104,7 @@ def flatten(tree: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
 def params_of(
     rows: Iterable[Row],
     shapes: Shapes,
-    weights: Mapping[str, Tensor],
+    weights: Weights,
     source: Any,
     dtype: Any = jnp.float32,
 ) -> dict[str, Any]:
@@ -128,14 +135,25 @@ def params_of(
         for module in modules:
             tree = tree.setdefault(module, {})
         try:
-            with np.errstate(over="raise"):
-                value = row.layout.from_torch(np.asarray(weights[row.name]))
-                tree[leaf] = jnp.asarray(value.astype(float_type, order="C"))
+            tree[leaf] = _placed(row.layout.from_torch(np.asarray(weights[row.name])), float_type)
         except FloatingPointError as error:
             raise ValueError(
                 f"{source}: tensor {row.name} has values that {float_type.name} cannot hold"
             ) from error
     return params
+
+
+def _placed(value: np.ndarray, dtype: np.dtype) -> jax.Array:
+    """A value on the device in a float type. Raises FloatingPointError for what that cannot hold.
+
+    A CPU takes over memory that is aligned as its own is, so there is no second copy of it.
+    """
+    memory = np.empty(value.size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array = memory[start : start + value.size * dtype.itemsize].view(dtype).reshape(value.shape)
+    with np.errstate(over="raise"):
+        np.copyto(array, value, casting="unsafe")
+    return jax.device_put(array)
 
 
 def _check_fit(

@@ -3,7 +3,7 @@
 # Over 300 lines: one table, the fields of another library's config with what each means here.
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,13 @@ def read(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises ValueError if it holds none."""
+def read_json(path: Path, constants: Sequence[str] = ()) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises ValueError if it holds none.
+
+    constants: as of `files.read_json`.
+    """
     try:
-        value = files.read_json(path, _JSON_BYTES)
+        value = files.read_json(path, _JSON_BYTES, constants=constants)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

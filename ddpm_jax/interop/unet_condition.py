@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ddpm_jax.interop import safetensor_files, tensor_rows, unet_condition_config
 from ddpm_jax.interop.blocks import SHORTCUT, TIMED, Layer, layers, transformer
 from ddpm_jax.interop.latent_trunk import shapes_of, trunk_layers
-from ddpm_jax.interop.tensor_rows import Row
+from ddpm_jax.interop.tensor_rows import Row, Weights
 from ddpm_jax.interop.unet2d_config import CONFIG
 from ddpm_jax.models.unet_condition import UNet2DCondition
 
 
 def unet_condition_from_diffusers(
-    directory: str | os.PathLike[str], dtype: Any = jnp.float32, variant: str | None = None
+    directory: str | os.PathLike[str],
+    dtype: Any = jnp.float32,
+    variant: str | None = None,
+    weights: Weights | None = None,
 ) -> tuple[UNet2DCondition, dict[str, Any]]:
     """What `UNet2DConditionModel.save_pretrained(directory)` wrote, as (unet, params).
 
@@ -37,6 +41,7 @@ def unet_condition_from_diffusers(
         float type. Nothing in it is imported or executed, and nothing is downloaded.
       dtype: of the parameters: float32, bfloat16 or float16.
       variant: of the files, as "fp16" of diffusion_pytorch_model.fp16.safetensors.
+      weights: tensors by the names of such files, in the place of the folder's own.
 
     Raises:
       ValueError: for a missing or broken file, a pickle, a field or value that this network does
@@ -49,8 +54,9 @@ def unet_condition_from_diffusers(
     directory = Path(directory)
     safetensor_files.check_directory(directory, "unet")
     unet = unet_condition_config.to_unet(unet_condition_config.read(directory / CONFIG))
-    weights = safetensor_files.read(directory, variant=variant)
-    return unet, tensor_rows.params_of(_rows(unet), shapes_of(unet), weights, directory, dtype)
+    if weights is None:
+        weights = safetensor_files.read(directory, variant=variant)
+    return unet, tensor_rows.params_of(rows(unet), shapes_of(unet), weights, directory, dtype)
 
 
 def unet_condition_to_diffusers(
@@ -75,11 +81,15 @@ def unet_condition_to_diffusers(
     directory = Path(directory)
     safetensor_files.check_target(directory, unet_condition_config.CLASS)
     config = unet_condition_config.of_unet(unet, sample_size)
-    weights = tensor_rows.tensors_of(_rows(unet), shapes_of(unet), params)
-    safetensor_files.write(directory, config, weights)
+    safetensor_files.write(directory, config, tensors_of(unet, params))
 
 
-def _rows(unet: UNet2DCondition) -> Iterator[Row]:
+def tensors_of(unet: UNet2DCondition, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Its tensors by diffusers' names; errors as of `unet_condition_to_diffusers`."""
+    return tensor_rows.tensors_of(rows(unet), shapes_of(unet), params)
+
+
+def rows(unet: UNet2DCondition) -> Iterator[Row]:
     """Every parameter beside diffusers' tensor."""
     for path, name, kind in (*trunk_layers(unet), *_up_layers(unet)):
         yield from tensor_rows.layer(path, name, kind)

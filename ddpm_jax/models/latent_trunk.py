@@ -31,7 +31,7 @@ from ddpm_jax.models.layers import initializer, sinusoidal_embedding
 
 
 class Trunk(nn.Module):
-    """The fields of both networks, and what they are told; the defaults are Stable Diffusion 1's.
+    """The fields of both networks, and their conditions; the defaults are Stable Diffusion 1's.
 
     Level 0 is the full resolution, and each further level halves it.
 

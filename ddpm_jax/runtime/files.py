@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -180,23 +180,32 @@ def read_lines(path: str | os.PathLike[str], limit: int) -> Iterator[bytes]:
             yield line
 
 
-def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
+def read_json(
+    path: str | os.PathLike[str], limit: int = JSON_BYTES, *, constants: Sequence[str] = ()
+) -> Any:
     """What a JSON file of at most `limit` bytes holds; strict: finite numbers, each key once.
+
+    Args:
+      constants: which of NaN, Infinity and -Infinity it may hold all the same, as Python writes.
 
     Raises:
       OSError: if it cannot be opened or read.
       ValueError: if it is no regular file, longer, not UTF-8 or no such JSON.
     """
-    return parse_json(read_bytes(path, limit))
+    return parse_json(read_bytes(path, limit), constants=constants)
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, constants: Sequence[str] = ()) -> Any:
     """What these bytes of JSON hold; as `read_json`."""
+
+    def constant(name: str) -> float:
+        return float(name) if name in constants else _refuse_constant(name)
+
     try:
         return json.loads(
             content.decode("utf-8"),
             object_pairs_hook=_each_key_once,
-            parse_constant=_refuse_constant,
+            parse_constant=constant,
             parse_float=_finite,
         )
     except RecursionError as error:

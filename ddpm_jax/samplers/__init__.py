@@ -17,6 +17,7 @@ from ddpm_jax.samplers.inpainting import repaint as _repaint
 from ddpm_jax.samplers.inpainting import replacement
 from ddpm_jax.samplers.langevin import langevin as _langevin
 from ddpm_jax.samplers.ode import probability_flow as _probability_flow
+from ddpm_jax.samplers.pndm import pndm as _pndm
 from ddpm_jax.samplers.predictor_corrector import predictor_corrector as _predictor_corrector
 from ddpm_jax.samplers.starts import interpolated_start, noised_start
 from ddpm_jax.samplers.unipc import unipc as _unipc
@@ -29,6 +30,7 @@ euler = bounded(_euler)
 euler_ancestral = bounded(_euler_ancestral)
 heun = bounded(_heun)
 langevin = bounded(_langevin)
+pndm = bounded(_pndm)
 predictor_corrector = bounded(_predictor_corrector)
 probability_flow = bounded(_probability_flow)
 repaint = bounded(_repaint)
@@ -47,6 +49,7 @@ __all__ = [
     "interpolated_start",
     "langevin",
     "noised_start",
+    "pndm",
     "predictor_corrector",
     "probability_flow",
     "repaint",

@@ -112,6 +112,7 @@ def heun(
     key: jax.Array,
     x: jax.Array,
     *,
+    largest_correction: float = LARGEST_CORRECTION,
     project: base.Project | None = None,
     return_trajectory: bool = False,
 ) -> Any:
@@ -127,6 +128,8 @@ def heun(
       times: descending, [num_steps + 1].
       key: without effect; as in every sampler.
       x: x at times[0], [B, ...].
+      largest_correction: the `correction_size` up to which a step is corrected, above 0; infinity
+        corrects every step that can be, as the published algorithm.
       project: (key, x [B, ...], s [B]) -> x after each step, at its time s.
       return_trajectory: also return x at every time, [num_steps + 1, B, ...].
 
@@ -134,12 +137,15 @@ def heun(
       x at times[-1], [B, ...]; with return_trajectory a pair of it and the trajectory.
 
     Raises:
-      ValueError: if the times do not descend or two of them have one noise level.
+      ValueError: if the times do not descend, two of them have one noise level, or
+        largest_correction is not above 0.
 
     Source: Karras et al. 2022, algorithm 1, with sigma / alpha as the variable on any path.
     """
+    if not largest_correction > 0:
+        raise ValueError(f"need largest_correction > 0, got {largest_correction=}")
     steps = itertools.pairwise(plan(schedule, times))
-    rows = [row for t, s in steps for row in _heun_step(t, s, _is_corrected(t, s))]
+    rows = [r for t, s in steps for r in _heun_step(t, s, is_corrected(t, s, largest_correction))]
     return run(denoise, rows, times, key, x, project=project, return_trajectory=return_trajectory)
 
 
@@ -202,10 +208,10 @@ def edm_stochastic(
     rows: list[Evaluation] = []
     for (t, s), hot, churn in zip(itertools.pairwise(points), hots, churned, strict=True):
         if not (churn and hot.lam < t.lam):
-            rows += _heun_step(t, s, _is_corrected(t, s))
+            rows += _heun_step(t, s, is_corrected(t, s))
             continue
         # As from t, so that the network is called as often as in `heun`.
-        first, *rest = _heun_step(hot, s, _is_corrected(t, s))
+        first, *rest = _heun_step(hot, s, is_corrected(t, s))
         stir = hot.alpha / t.alpha
         noise = S_noise * math.sqrt(hot.sigma**2 - (stir * t.sigma) ** 2)
         rows += [dataclasses.replace(first, stir=stir, stir_noise=noise), *rest]
@@ -228,10 +234,11 @@ def correction_size(t: PathPoint, s: PathPoint, data_std: float) -> float:
     return abs(half * (euler * s.sigma / v_s - t.sigma / v_t)) * math.sqrt(v_t / v_s)
 
 
-def _is_corrected(t: PathPoint, s: PathPoint) -> bool:
+def is_corrected(t: PathPoint, s: PathPoint, largest: float = LARGEST_CORRECTION) -> bool:
+    """Whether Heun's step from t to s can be corrected, by no more than `largest`."""
     if not (t.finite and s.finite):
         return False
-    return max(correction_size(t, s, std) for std in base.DATA_STDS) <= LARGEST_CORRECTION
+    return max(correction_size(t, s, std) for std in base.DATA_STDS) <= largest
 
 
 def _heun_step(t: PathPoint, s: PathPoint, corrected: bool) -> list[Evaluation]:

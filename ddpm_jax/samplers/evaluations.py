@@ -1,9 +1,9 @@
 """Solvers of the probability-flow ODE as a list of network evaluations, run by one scan.
 
-Euler, Heun, DPM-Solver++ and UniPC differ only in where they ask the network, and in the linear
-combination of the start of the step and the last few x_0-hats that they make of the answers. Each
-solver writes that down in numpy, in float64; `run` carries it out. The network stands in the
-compiled program once, whatever the solver, and NFE is the length of the list.
+Euler, Heun, DPM-Solver++, UniPC and PNDM differ only in where they ask the network, and in the
+linear combination of the start of the step and the last few answers that they make. Each solver
+writes that down in numpy, in float64; `run` carries it out. The network stands in the compiled
+program once, whatever the solver, and NFE is the length of the list.
 """
 
 import dataclasses
@@ -45,23 +45,27 @@ class PathPoint(NamedTuple):
 class Evaluation:
     """One call of the network, at the point u and the time `time`, and what follows from it.
 
-    In this order, z standard normal and x0s the estimates so far, newest first:
+    In this order, z standard normal and kept what is kept of the answers so far, newest first:
 
         u    <- stir u + stir_noise z
-        x0s  <- (denoise(u, time).x0, *x0s)
-        base <- keep base + take u + sum correct x0s
-        u    <- scale base + sum weights x0s + noise z
+        x0, eps = denoise(u, time)
+        kept <- (of_x0 x0 + of_eps eps, *kept)
+        base <- keep base + take u + sum correct kept
+        u    <- scale base + sum weights kept + noise z
 
     A projection changes the u that is x at a time of the grid. What follows starts from it: also a
     correction, which takes no u (take = 0) and to whose base the projection's change is added.
 
     Attributes:
       on_grid: the u that it ends with is x at the next time of the grid.
+      provisional: it is x at this time, to be asked about there, and is then made anew.
     """
 
     time: float
     stir: float = 1.0
     stir_noise: float = 0.0
+    of_x0: float = 1.0
+    of_eps: float = 0.0
     keep: float = 0.0
     take: float = 1.0
     correct: tuple[float, ...] = ()
@@ -69,6 +73,7 @@ class Evaluation:
     weights: tuple[float, ...] = ()
     noise: float = 0.0
     on_grid: bool = True
+    provisional: float | None = None
 
 
 def run(
@@ -89,8 +94,8 @@ def run(
       times: the grid, [num_steps + 1].
       key: a scalar key, or [B] keys, one an image; without effect where nothing is noised.
       x: the start, [B, ...].
-      project: (key, x [B, ...], s [B]) -> x at every time s of the grid but the first; the x0s stay
-        as they were.
+      project: (key, x [B, ...], s [B]) -> x at every time s of the grid but the first; what is kept
+        of earlier answers stays as it was.
       return_trajectory: also return x at every time of the grid.
 
     Returns:
@@ -103,51 +108,52 @@ def run(
     length = max(len(w) for e in evaluations for w in (e.correct, e.weights))
     stirred = any(e.stir_noise for e in evaluations)
     noised = any(e.noise for e in evaluations)
+    mixed = any((e.of_x0, e.of_eps) != (1.0, 0.0) for e in evaluations)
+    names = ["time", "stir", "stir_noise", "keep", "take", "correct", "scale", "weights", "noise"]
     rows = {
         name: jnp.asarray([_padded(getattr(e, name), length) for e in evaluations], x.dtype)
-        for name in (
-            "time",
-            "stir",
-            "stir_noise",
-            "keep",
-            "take",
-            "correct",
-            "scale",
-            "weights",
-            "noise",
-        )
+        for name in names + (["of_x0", "of_eps"] if mixed else [])
     }
     on_grid = np.array([e.on_grid for e in evaluations])
     if project is not None:
+        provisional = [e.provisional for e in evaluations]
+        projected = on_grid | np.array([time is not None for time in provisional])
         # The next time of the grid, from wherever within the step.
-        ends = np.asarray(times)[1 + np.cumsum(on_grid) - on_grid]
-        rows |= {"on_grid": jnp.asarray(on_grid), "end": jnp.asarray(ends, x.dtype)}
+        next_times = np.asarray(times)[1 + np.cumsum(on_grid) - on_grid]
+        ends = [
+            end if time is None else time for time, end in zip(provisional, next_times, strict=True)
+        ]
+        rows |= {"projected": jnp.asarray(projected), "end": jnp.asarray(ends, x.dtype)}
     carried = project is not None and any(
         before.on_grid and e.take == 0 for before, e in itertools.pairwise(evaluations)
     )
 
     def body(carry: tuple[Any, ...], inputs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
-        (origin, u, x0s, change), (index, row) = carry, inputs
+        (origin, u, kept, change), (index, row) = carry, inputs
         key_stir, key_noise = (base.fold_in(keys, 2 * index + k) for k in (0, 1))
         if stirred:
             u = row["stir"] * u + row["stir_noise"] * base.normal(key_stir, u)
-        x0 = denoise(u, jnp.broadcast_to(row["time"], u.shape[:1])).x0
-        x0s = jnp.concatenate((x0[None], x0s[:-1]))
-        origin = row["keep"] * origin + row["take"] * u + _combine(row["correct"], x0s)
+        answer, eps, _ = denoise(u, jnp.broadcast_to(row["time"], u.shape[:1]))
+        if mixed:
+            answer = row["of_x0"] * answer + row["of_eps"] * eps
+        kept = jnp.concatenate((answer[None], kept[:-1]))
+        origin = row["keep"] * origin + row["take"] * u + _combine(row["correct"], kept)
         if carried:
             origin = origin + (1 - row["take"]) * change
-        u = row["scale"] * origin + _combine(row["weights"], x0s)
+        u = row["scale"] * origin + _combine(row["weights"], kept)
         if noised:
             u = u + row["noise"] * base.normal(key_noise, u)
         if project is not None:
             unprojected, end = u, jnp.broadcast_to(row["end"], u.shape[:1])
             key_project = streams.fold(key_noise, streams.PROJECTION)
-            u = jax.lax.cond(row["on_grid"], lambda u: project(key_project, u, end), lambda u: u, u)
+            u = jax.lax.cond(
+                row["projected"], lambda u: project(key_project, u, end), lambda u: u, u
+            )
             change = u - unprojected if carried else None
-        return (origin, u, x0s, change), (u if return_trajectory else None)
+        return (origin, u, kept, change), (u if return_trajectory else None)
 
-    x0s = jnp.zeros((length, *x.shape), x.dtype)
-    start = (x, x, x0s, jnp.zeros_like(x) if carried else None)
+    kept = jnp.zeros((length, *x.shape), x.dtype)
+    start = (x, x, kept, jnp.zeros_like(x) if carried else None)
     (_, last, _, _), path = jax.lax.scan(body, start, (jnp.arange(len(evaluations)), rows))
     if not return_trajectory:
         return last
@@ -234,6 +240,6 @@ def _padded(value: Any, length: int) -> Any:
     return value
 
 
-def _combine(weights: jax.Array, x0s: jax.Array) -> jax.Array:
+def _combine(weights: jax.Array, kept: jax.Array) -> jax.Array:
     # A sum, not a dot product: that may run in fewer bits on an accelerator.
-    return sum((weights[k] * x0s[k] for k in range(len(x0s))), jnp.zeros_like(x0s[0]))
+    return sum((weights[k] * kept[k] for k in range(len(kept))), jnp.zeros_like(kept[0]))

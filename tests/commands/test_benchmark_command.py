@@ -11,7 +11,8 @@ from ddpm_jax.commands.benchmark.processes import Failed
 from ddpm_jax.errors import UserError
 
 NAMES = (
-    "train_step clip sampling guided_sampling loop input startup checkpoint scaling memory "
+    "train_step clip sampling guided_sampling latent_unet loop input startup checkpoint loading "
+    "scaling memory "
     "forecast group strict deterministic feature_statistics prdc"
 )
 ROW = {

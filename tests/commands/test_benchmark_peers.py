@@ -5,7 +5,15 @@ import dataclasses
 
 import pytest
 
-from ddpm_jax.commands.benchmark import clip_steps, ours, sampling_speed, train_steps, turns
+from ddpm_jax.commands.benchmark import (
+    clip_steps,
+    latent_unet,
+    loading,
+    ours,
+    sampling_speed,
+    train_steps,
+    turns,
+)
 from ddpm_jax.commands.benchmark.options import Options
 from ddpm_jax.commands.benchmark.processes import Failed, Worker
 
@@ -72,6 +80,35 @@ def test_both_loops_draw_the_same_images(peers, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling_speed, "NETWORK", {"num_classes": 0, **TINY})
     _, theirs = both(peers, sampling_speed.spec(8, 2), tmp_path)
     assert 0 <= theirs["image_difference"] < 1e-2
+
+
+LATENT_UNET = {
+    "block_channels": (8, 16),
+    "num_blocks": (1, 1),
+    "down_depths": ((1,), ()),
+    "up_depths": ((1, 1), ()),
+    "num_heads": (2, 2),
+    "only_tokens": (False, False),
+    "tokens_channels": 12,
+    "num_groups": 4,
+}
+
+
+@pytest.mark.wide(3)
+def test_a_network_that_reads_a_text_has_the_same_output(peers, tmp_path):
+    _, theirs = both(peers, latent_unet.spec("float32", 8, 2, **LATENT_UNET), tmp_path)
+    assert 0 < theirs["output_difference"] < 2e-5
+
+
+@pytest.mark.wide(6)
+@pytest.mark.slow
+def test_the_memory_of_reading_is_measured():
+    rows = loading.loading(**LATENT_UNET)
+    (whole, half) = rows["float32"], rows["bfloat16"]
+    assert whole["parameter_bytes"] == 2 * half["parameter_bytes"]
+    assert whole["tensors"] == half["tensors"] > 100
+    assert whole["growth_over_parameters"] > 0
+    assert whole["seconds"] > 0
 
 
 @pytest.mark.wide(3)

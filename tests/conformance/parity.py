@@ -65,6 +65,7 @@ FORMS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction
 MODULES = [
     "ddpm",
     "ddim",
+    "pndm",
     "dpmsolver_multistep",
     "unipc_multistep",
     "euler_discrete",

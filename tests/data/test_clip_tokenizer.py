@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizer_folders import flags, small_merges, special_map, write_old
 
 from ddpm_jax.data import tokenizers
 from ddpm_jax.data.tokenizers import clip_tokenizer
-from ddpm_jax.data.tokenizers.bpe import ALPHABET, BOS, EOS
+from ddpm_jax.data.tokenizers.bpe import BOS, EOS
 from ddpm_jax.errors import UserError
-
-TEXTS = ["the photograph of a cat", "the cat's cats, they're there!", "a photo of the 2 hats"]
 
 
 def published():
@@ -27,35 +26,22 @@ def published():
     return Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
 
 
-def small_merges():
-    return tokenizers.train_byte_pair(TEXTS, 560).content["merges"]
-
-
-def write_old(folder, merges, *, pad=EOS, special_map=None):
-    """A folder as transformers 4 wrote it."""
-    folder.mkdir(exist_ok=True)
-    tokens = [*ALPHABET, *(line.replace(" ", "") for line in merges), BOS, EOS]
-    vocabulary = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    config = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": pad}
-    config |= {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    if special_map:
-        (folder / "special_tokens_map.json").write_text(json.dumps(special_map))
-    return folder
-
-
-def flags(content):
-    """A token as the published special_tokens_map.json have it."""
-    return {
-        "content": content,
-        **{"lstrip": False, "normalized": True, "rstrip": False, "single_word": False},
-    }
-
-
-SD2 = {"bos_token": flags(BOS), "eos_token": flags(EOS), "pad_token": "!", "unk_token": flags(EOS)}
-PADDINGS = {"sd1": {}, "sd2": {"special_map": SD2}, "sdxl_2": {"pad": "!"}}
+PUBLISHED = [(BOS, True), (EOS, True)]
+PADDINGS = {
+    "sd1": {},
+    "sd1, as published": {"special_map": special_map(EOS)},
+    "sd2": {"special_map": special_map("!")},
+    "sdxl": {"special_map": special_map(EOS), "added": PUBLISHED},
+    "sdxl_2": {"pad": "!"},
+    "sdxl_2, as published": {
+        "pad": "!",
+        "special_map": special_map("!"),
+        "added": [("!", False), *PUBLISHED],
+    },
+    "roles of several forms": {"special_map": special_map(flags(EOS), unk_token=EOS)},
+    "added tokens count": {"special_map": special_map(flags(EOS)), "added": [(EOS, False)]},
+    "a new token": {"added": [("<cat>", False), ("<HAT>", True)]},
+}
 
 
 def strings(number):
@@ -113,7 +99,7 @@ def strings(number):
             "🏳️‍🌈",
         ),
         *("!", "!!", "?!", " ", "\n", "\t", "a", "THE", "photograph", "cat", "12", "&amp;", "</w>"),
-        *(BOS, EOS, "<|ENDOFTEXT|>", "<|", "|>"),
+        *(BOS, EOS, "<|ENDOFTEXT|>", "<|", "|>", "<cat>", "<CAT>", "<hat>"),
     ]
 
     def piece():
@@ -144,7 +130,28 @@ def test_numbers_are_those_of_transformers(layout, padding, tmp_path):
         assert not (folder / "vocab.json").exists()
     assert_as_in_transformers(folder, strings(500))
     pad = clip_tokenizer(folder)([""])[0, -1]
-    assert pad == {"sd1": clip_tokenizer(folder).eos, "sd2": 0, "sdxl_2": 0}[padding]
+    assert pad == (0 if padding.startswith(("sd2", "sdxl_2")) else clip_tokenizer(folder).eos)
+
+
+def test_tokens_that_were_added_in_a_file_of_their_own(tmp_path):
+    folder = write_old(tmp_path / "old", small_merges())
+    size = len(json.loads((folder / "vocab.json").read_text()))
+    (folder / "added_tokens.json").write_text(json.dumps({"<cat>": size}))
+    assert_as_in_transformers(folder, strings(300))
+    assert clip_tokenizer(folder).encode("the <CAT>")[-1] == size
+    (folder / "added_tokens.json").write_text(json.dumps({EOS: size}))
+    with pytest.raises(UserError, match=f"'<.endoftext.>' has the numbers {size - 1}, {size}"):
+        clip_tokenizer(folder)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_in_the_new_layout_tokenizer_json_says_how_a_token_is_spelled(normalized, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = write_old(tmp_path / "old", small_merges(), added=[(EOS, normalized)])
+    transformers.CLIPTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "new")
+    other = special_map(flags(EOS, not normalized), eos_token=flags(EOS, not normalized))
+    (tmp_path / "new" / "special_tokens_map.json").write_text(json.dumps(other))
+    assert_as_in_transformers(tmp_path / "new", strings(300))
 
 
 def test_the_published_vocabulary_agrees_with_transformers(tmp_path):
@@ -180,7 +187,7 @@ def test_open_clips_file_gives_open_clips_numbers():
 
 
 def test_a_file_or_its_folder_may_be_named(tmp_path):
-    folder = write_old(tmp_path / "old", small_merges(), special_map=SD2)
+    folder = write_old(tmp_path / "old", small_merges(), special_map=special_map("!"))
     digests = {clip_tokenizer(folder / name).digest for name in ("vocab.json", "merges.txt", "")}
     assert digests == {clip_tokenizer(str(folder)).digest}
     lines = ["header", *small_merges()]
@@ -213,6 +220,14 @@ def break_file(folder, name, content):
         (
             lambda f: break_file(f, "tokenizer.json", b'{"model": {"type": "WordPiece"}}'),
             "not byte pairs with </w>",
+        ),
+        (
+            lambda f: break_file(
+                f,
+                "tokenizer_config.json",
+                b'{"added_tokens_decoder": {"9": {"content": "<m>", "lstrip": true}}}',
+            ),
+            "its token '<m>' has lstrip, which is not supported",
         ),
         (lambda f: break_file(f, "simple.txt.gz", b"no gzip") / "simple.txt.gz", "not a tokenizer"),
         (

@@ -171,3 +171,33 @@ def test_a_continuous_schedule_has_no_steps():
     schedule = schedules.Schedule(alpha=jnp.cos, sigma=jnp.sin, network_time=lambda t: t)
     with pytest.raises(ValueError, match="continuous"):
         _ = schedule.num_steps
+
+
+def test_a_pinned_schedule_has_the_values_given_and_is_itself_elsewhere():
+    schedule = schedules.scaled_linear(1000)
+    # One within the width of a node, which the table would read as the node.
+    times = np.array([0.9, 0.4567, 0.1005, 0.001])
+    alpha, sigma, shown = (np.linspace(*ends, 4) for ends in ((0.1, 0.9), (0.8, 0.3), (901, 3)))
+    pinned = schedules.pinned(schedule, times, alpha, sigma, shown)
+    for dtype in (jnp.float32, jnp.float64):
+        with jax.enable_x64(dtype == jnp.float64):
+            elsewhere = [0.9001, 0.4566, 0.1004, 0.0]
+            t = jnp.asarray([times, elsewhere], dtype)
+            for name, values in (("alpha", alpha), ("sigma", sigma), ("network_time", shown)):
+                found = getattr(pinned, name)(t)
+                assert found.dtype == dtype
+                np.testing.assert_array_equal(found[0], np.asarray(values, dtype))
+                np.testing.assert_array_equal(found[1], getattr(schedule, name)(t)[1])
+    assert pinned.betas is schedule.betas
+
+
+@pytest.mark.parametrize(
+    ("times", "alpha", "words"),
+    [
+        ([0.5, 1.2], [0.5, 0.1], r"times in \[0, 1\], got 0.5 to 1.2"),
+        ([0.5, 0.6], [0.5], "columns of one length"),
+    ],
+)
+def test_pins_that_cannot_be_are_refused(times, alpha, words):
+    with pytest.raises(ValueError, match=words):
+        schedules.pinned(schedules.linear(), times, alpha, [0.1, 0.2], [1, 2])

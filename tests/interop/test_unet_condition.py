@@ -2,6 +2,11 @@
 
 # Over 300 lines: one process imports diffusers for both classes, which takes 11 seconds.
 
+import inspect
+import json
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -9,13 +14,22 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-
+from ddpm_jax.interop import (  # noqa: E402
+    controlnet_config,
+    latent_trunk,
+    unet_condition_config,
+)
+from ddpm_jax.interop.controlnet import (  # noqa: E402
+    controlnet_from_diffusers,
+    controlnet_to_diffusers,
+)
 from ddpm_jax.interop.unet_condition import (  # noqa: E402
     unet_condition_from_diffusers,
     unet_condition_to_diffusers,
 )
+from ddpm_jax.models import spatial_transformer  # noqa: E402
+from ddpm_jax.models.controlnet import ControlNet  # noqa: E402
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Of the output's standard deviation; the floor of float32 is 5e-6.
 TOLERANCE = 2e-5
 TIMES = np.array([981, 21])
@@ -195,7 +209,7 @@ def normal(*shape, seed=0):
 
 
 def conditions_of(fields, mask=None):
-    """What a network is told: (ours, theirs)."""
+    """The conditions of a network: (ours, theirs)."""
     ours, added, kwargs = {}, {}, {"encoder_hidden_states": None}
     types = (*fields["down_block_types"], *fields.get("up_block_types", ()))
     mid = fields.get("mid_block_type", "UNetMidBlock2DCrossAttn")
@@ -297,3 +311,313 @@ def test_published_families_agree_and_come_back(name, size, tmp_path):
 @pytest.mark.wide(8)
 def test_every_field_agrees_and_comes_back(name, tmp_path):
     agree_and_come_back(*VARIANTS[name], tmp_path)
+
+
+MASKS = np.array([[True] * 4 + [False] * 3, [False] * 7])
+
+
+@pytest.mark.parametrize("fields", [SMALL, VARIANTS["upscaler"][0]], ids=["each", "only_tokens"])
+@pytest.mark.wide(2)
+def test_masked_tokens_are_read_as_by_diffusers(fields, tmp_path):
+    """A row that masks all of its tokens reads all of them, in theirs up to the mask's rounding."""
+    theirs = theirs_of(fields)
+    theirs.save_pretrained(tmp_path)
+    unet, params = unet_condition_from_diffusers(tmp_path)
+    xt, (ours, kwargs) = latents(fields, (8, 8)), conditions_of(fields, MASKS)
+    found, want = our_output(unet, params, xt, ours), output_of(theirs, xt, kwargs)
+    assert error(found[:1], want[:1]) < TOLERANCE
+    assert error(found[1:], want[1:]) < 1e-3
+    unmasked = our_output(unet, params, xt, {**ours, "tokens_mask": np.ones_like(MASKS)})
+    assert error(unmasked[1:], found[1:]) < 1e-6
+    assert error(unmasked[:1], found[:1]) > 1e-2
+
+
+# Ours, and what diffusers calls it.
+PLACES = (
+    (r"^down_(\d)_block_(\d)", r"down_blocks.\1.resnets.\2"),
+    (r"^down_(\d)_transformer_(\d)", r"down_blocks.\1.attentions.\2"),
+    (r"^down_(\d)_downsample", r"down_blocks.\1.downsamplers.0"),
+    (r"^mid_block_(\d)", r"mid_block.resnets.\1"),
+    (r"^mid_transformer", r"mid_block.attentions.0"),
+    (r"^up_(\d)_block_(\d)", r"up_blocks.\1.resnets.\2"),
+    (r"^up_(\d)_transformer_(\d)", r"up_blocks.\1.attentions.\2"),
+    (r"^up_(\d)_upsample", r"up_blocks.\1.upsamplers.0"),
+    (r"/block_(\d)$", r".transformer_blocks.\1"),
+)
+
+
+def their_name(path, levels):
+    name = path
+    for ours, theirs in PLACES:
+        name = re.sub(ours, theirs, name)
+    return re.sub(
+        r"^up_blocks\.(\d)", lambda found: f"up_blocks.{levels - 1 - int(found[1])}", name
+    )
+
+
+def made_by_modules(network, xt, kwargs):
+    """(what entered first, what came out) of every module of theirs in one pass, channels last."""
+    made = {}
+
+    def array(tensor):
+        return channels_last(tensor) if tensor.ndim == 4 else tensor.numpy()
+
+    def keep(name):
+        def hook(module, inputs, output):
+            tensor = output[0] if isinstance(output, tuple) else output
+            if inputs and isinstance(tensor, torch.Tensor):
+                made[name] = array(inputs[0]), array(tensor)
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(name)) for name, m in network.named_modules()]
+    output_of(network, xt, kwargs)
+    for hook in hooks:
+        hook.remove()
+    return made
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.wide(2)
+def test_every_block_is_theirs(name, tmp_path):
+    """Residual blocks, transformer blocks, transformers, and what changes the size."""
+    fields = FAMILIES[name]
+    theirs = theirs_of(fields)
+    theirs.save_pretrained(tmp_path)
+    unet, params = unet_condition_from_diffusers(tmp_path)
+    xt, (ours, kwargs) = latents(fields, (13, 9)), conditions_of(fields)
+    made = made_by_modules(theirs, xt, kwargs)
+    _, captured = jax.jit(
+        lambda p, x: unet.apply(
+            {"params": p}, x, TIMES, ours, capture_intermediates=True, mutable="intermediates"
+        )
+    )(params, xt)
+    compared = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(captured["intermediates"]):
+        own = "/".join(key.key for key in path if hasattr(key, "key"))[: -len("/__call__")]
+        place = their_name(own, len(unet.block_channels))
+        if place != own and place in made:
+            assert error(leaf, made[place][1]) < TOLERANCE, place
+            compared += 1
+    blocks = ("ResnetBlock2D", "BasicTransformerBlock", "Transformer2DModel")
+    samplers = ("Downsample2D", "Upsample2D")
+    kinds = [type(module).__name__ for module in theirs.modules()]
+    assert compared == sum(kind in (*blocks, *samplers) for kind in kinds)
+
+    # What attention adds is small beside the pixels, so it is compared on their own input.
+    transformer = params["mid_transformer"]["block_0"]
+    attention = spatial_transformer.TokenAttention(unet.num_heads[-1])
+    for k, tokens in enumerate((None, ours["tokens"])):
+        entered, left = made[f"mid_block.attentions.0.transformer_blocks.0.attn{k + 1}"]
+        own = attention.apply({"params": transformer[f"attention_{k}"]}, entered, tokens)
+        assert error(own, left) < TOLERANCE
+
+
+@pytest.mark.parametrize("norm", ["residual_block", "GROUP_NORM_EPSILON", "LAYER_NORM_EPSILON"])
+@pytest.mark.wide(3)
+def test_the_tolerance_sees_a_wrong_epsilon(norm, tmp_path, monkeypatch):
+    """Measured: 1.9e-4, 7.5e-5 and 7.7e-5."""
+    theirs = theirs_of(SD1)
+    theirs.save_pretrained(tmp_path)
+    unet, params = unet_condition_from_diffusers(tmp_path)
+    xt, (ours, kwargs) = latents(SD1, (16, 16)), conditions_of(SD1)
+    if norm == "residual_block":
+        unet = unet.clone(norm_epsilon=1e-6)
+    else:
+        right = getattr(spatial_transformer, norm)
+        monkeypatch.setattr(spatial_transformer, norm, 1e-11 / right)  # 1e-5 and 1e-6 change places
+    found = our_output(unet, params, xt, ours)
+    assert error(found, output_of(theirs, xt, kwargs)) > 2 * TOLERANCE
+
+
+CONTROLNET = {
+    name: value for name, value in SD1.items() if name not in ("sample_size", "up_block_types")
+} | {"conditioning_embedding_out_channels": (8, 16, 24, 32)}
+CONTROLS = {
+    "plain": ({}, {}, (16, 16)),
+    "odd_size_and_scale": ({}, {"conditioning_scale": 0.7}, (13, 9)),
+    "guess_mode": ({}, {"conditioning_scale": 1.3, "guess_mode": True}, (8, 8)),
+    "bgr": ({"controlnet_conditioning_channel_order": "bgr"}, {}, (8, 8)),
+    "pooled": ({"global_pool_conditions": True}, {"guess_mode": True}, (8, 8)),
+    "sd2_heads_by_name": (
+        {
+            "use_linear_projection": True,
+            "num_attention_heads": (2, 4, 8),
+            "conditioning_channels": 1,
+            "only_cross_attention": (True, False, False),
+            "downsample_padding": 1,
+        },
+        {},
+        (8, 8),
+    ),
+    "sdxl": (
+        {
+            **{name: SDXL[name] for name in SDXL if name not in ("sample_size", "up_block_types")},
+            "conditioning_embedding_out_channels": (8, 16),
+        },
+        {"conditioning_scale": 0.5},
+        (8, 8),
+    ),
+    "classes_and_a_plain_bottom": (
+        {"num_class_embeds": 4, "mid_block_type": "UNetMidBlock2D"},
+        {},
+        (8, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.wide(4)
+def test_controlnets_agree_steer_and_come_back(name, tmp_path):
+    changes, call, size = CONTROLS[name]
+    fields = {**CONTROLNET, **changes}
+    theirs = theirs_of(fields, diffusers.ControlNetModel)
+    theirs.save_pretrained(tmp_path / "a")
+    controlnet, params = controlnet_from_diffusers(tmp_path / "a")
+    xt, (ours, kwargs) = latents(fields, size), conditions_of(fields)
+    factor = 2 ** (len(fields["conditioning_embedding_out_channels"]) - 1)
+    channels = fields.get("conditioning_channels", 3)
+    image = np.random.default_rng(5).random((2, *(factor * n for n in size), channels), np.float32)
+    with torch.no_grad():
+        tokens = kwargs.pop("encoder_hidden_states")
+        down, mid = theirs(
+            torch_images(xt),
+            torch.tensor(TIMES),
+            tokens,
+            torch_images(image),
+            **kwargs,
+            **call,
+            return_dict=False,
+        )
+    ours_too = {**ours, "control": image}
+    found = jax.jit(
+        lambda p, x, c: controlnet.apply({"params": p}, x, TIMES, c, **call),
+    )(params, xt, ours_too)
+    assert len(found.down_residuals) == len(down)
+    for one, other in zip(found.down_residuals, down, strict=True):
+        assert error(one, channels_last(other)) < TOLERANCE
+    assert error(found.mid_residual, channels_last(mid)) < TOLERANCE
+
+    controlnet_to_diffusers(controlnet, params, tmp_path / "b")
+    back, said = diffusers.ControlNetModel.from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert not any(said.values())
+    assert states_are_equal(back, theirs)
+    # Heads by another name are written by the usual one.
+    assert controlnet_from_diffusers(tmp_path / "b")[0] == controlnet
+
+    steered = {
+        name: value
+        for name, value in fields.items()
+        if name not in ("conditioning_embedding_out_channels", "conditioning_channels")
+        and not name.startswith(("controlnet_", "global_"))
+    }
+    steered["attention_head_dim"] = steered.pop("num_attention_heads", fields["attention_head_dim"])
+    steered["up_block_types"] = tuple(
+        CROSS_UP if kind == CROSS else PLAIN_UP for kind in fields["down_block_types"][::-1]
+    )
+    unet = theirs_of(steered)
+    unet.save_pretrained(tmp_path / "c")
+    ours_unet, ours_params = unet_condition_from_diffusers(tmp_path / "c")
+    want = output_of(
+        unet,
+        xt,
+        {"encoder_hidden_states": tokens, **kwargs},
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+    )
+    got = our_output(ours_unet, ours_params, xt, {**ours, **found._asdict()})
+    assert error(got, want) < TOLERANCE
+    assert error(our_output(ours_unet, ours_params, xt, ours), want) > 1e-2
+
+
+PUBLISHED = {
+    "sd1": ({"cross_attention_dim": 768, "sample_size": 64}, 859_520_964, 686),
+    "inpainting": ({"cross_attention_dim": 768, "in_channels": 9}, 859_535_364, 686),
+    "sd2": (
+        {
+            "attention_head_dim": [5, 10, 20, 20],
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+            "upcast_attention": True,
+            "sample_size": 96,
+        },
+        865_910_724,
+        686,
+    ),
+    "sdxl": (
+        {
+            "block_out_channels": [320, 640, 1280],
+            "down_block_types": [PLAIN, CROSS, CROSS],
+            "up_block_types": [CROSS_UP, CROSS_UP, PLAIN_UP],
+            "attention_head_dim": [5, 10, 20],
+            "transformer_layers_per_block": [1, 2, 10],
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        2_567_463_684,
+        1680,
+    ),
+    "refiner": (
+        {
+            "block_out_channels": [384, 768, 1536, 1536],
+            "down_block_types": [PLAIN, CROSS, CROSS, PLAIN],
+            "up_block_types": [PLAIN_UP, CROSS_UP, CROSS_UP, PLAIN_UP],
+            "attention_head_dim": [6, 12, 24, 24],
+            "transformer_layers_per_block": 4,
+            "cross_attention_dim": 1280,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2560,
+        },
+        2_259_526_660,
+        1220,
+    ),
+}
+
+
+def counted(config_module, network, fields, folder):
+    """(our parameters, tensors; theirs), of a config.json, without making room for any."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({"_class_name": config_module.CLASS, **fields}))
+    config = config_module.read(path)
+    with torch.device("meta"):
+        theirs = [*network.from_config(network.load_config(folder)).parameters()]
+    return config, sum(p.numel() for p in theirs), len(theirs)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.wide(2)
+def test_published_networks_have_their_counts(name, tmp_path):
+    fields, count, tensors = PUBLISHED[name]
+    network = diffusers.UNet2DConditionModel
+    config, *theirs = counted(unet_condition_config, network, fields, tmp_path)
+    shapes = latent_trunk.shapes_of(unet_condition_config.to_unet(config))
+    assert [sum(map(math.prod, shapes.values())), len(shapes)] == theirs == [count, tensors]
+
+
+def test_the_published_controlnet_has_its_count(tmp_path):
+    fields = {"cross_attention_dim": 768}
+    config, *theirs = counted(controlnet_config, diffusers.ControlNetModel, fields, tmp_path)
+    controlnet = controlnet_config.to_controlnet(config)
+    assert controlnet == ControlNet()
+    shapes = latent_trunk.shapes_of(controlnet, (1, 64, 64, 3))
+    assert [sum(map(math.prod, shapes.values())), len(shapes)] == theirs == [361_279_120, 340]
+
+
+@pytest.mark.parametrize(
+    ("module", "network"),
+    [
+        (unet_condition_config, diffusers.UNet2DConditionModel),
+        (controlnet_config, diffusers.ControlNetModel),
+    ],
+    ids=["unet", "controlnet"],
+)
+def test_fields_left_out_take_the_defaults_of_diffusers(module, network):
+    parameters = inspect.signature(network.__init__).parameters
+    theirs = {name: p.default for name, p in parameters.items() if name != "self"}
+    ours = {name: known.default for name, known in module.FIELDS.items()}
+    assert json.loads(json.dumps(theirs)) == json.loads(json.dumps(ours))

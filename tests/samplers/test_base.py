@@ -35,6 +35,7 @@ DETERMINISTIC = {
     "dpm_solver_pp, multistep": part(samplers.dpm_solver_pp, order=3),
     "dpm_solver_pp, singlestep": part(samplers.dpm_solver_pp, order=3, method="singlestep"),
     "unipc": part(samplers.unipc, order=3),
+    "pndm": samplers.pndm,
 }
 SAMPLERS = NOISY | DETERMINISTIC
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)

@@ -26,6 +26,7 @@ PUBLIC = (
     "euler_ancestral",
     "heun",
     "langevin",
+    "pndm",
     "predictor_corrector",
     "probability_flow",
     "repaint",

@@ -24,6 +24,7 @@ OTHERS = {
     "3M": part(samplers.dpm_solver_pp, order=3),
     "3S": part(samplers.dpm_solver_pp, order=3, method="singlestep"),
     "unipc 3": part(samplers.unipc, order=3),
+    "pndm": samplers.pndm,
     "reverse diffusion": samplers.predictor_corrector,
     "euler-maruyama": part(samplers.predictor_corrector, predictor="euler_maruyama"),
     "ancestral predictor": part(samplers.predictor_corrector, predictor="ancestral"),

@@ -33,6 +33,7 @@ SOLVERS = {
     "unipc 2": part(unipc, order=2),
     "unipc 3": part(unipc, order=3),
     "unipc 3 published": part(unipc, order=3, form="published"),
+    "pndm": samplers.pndm,
 }
 NOISY = {
     "ancestral": samplers.ancestral,

@@ -39,10 +39,11 @@ SOLVERS = {
     "unipc 2": (part(unipc, order=2), lambda n, ends: n),
     "unipc 3": (part(unipc, order=3), lambda n, ends: n + 2),
     "unipc 3 published": (part(unipc, order=3, form="published"), lambda n, ends: n),
+    "pndm": (samplers.pndm, lambda n, ends: n + 1),
 }
 NOISY = ("euler ancestral", "ancestral", "edm", "SDE 2M", "SDE 3M")
 # One setting of every function, its most intricate.
-EACH = ("euler", "euler ancestral", "ddim", "ancestral", "heun", "edm", "3M", "unipc 3")
+EACH = ("euler", "euler ancestral", "ddim", "ancestral", "heun", "edm", "3M", "unipc 3", "pndm")
 # Paths with their grids, and how many of the steps leave alpha = 0 or reach sigma = 0.
 ENDS = {
     "flow": (schedules.flow(), grids.uniform, 2),
@@ -77,7 +78,7 @@ ON_PATHS = [(name, "flow") for name in SOLVERS] + [
     (name, path)
     for path in ENDS
     if path != "flow"
-    for name in ("heun", "edm", "3M", "3S", "SDE 3M", "unipc 3")
+    for name in ("heun", "edm", "3M", "3S", "SDE 3M", "unipc 3", "pndm")
 ]
 
 
@@ -95,7 +96,7 @@ def test_the_ends_of_a_path_are_safe_and_every_call_is_accounted_for(name, path)
 
 
 def test_two_steps_are_enough_for_any_solver():
-    for name in ("heun", "edm", "3M", "3S", "SDE 3M", "unipc 3"):
+    for name in ("heun", "edm", "3M", "3S", "SDE 3M", "unipc 3", "pndm"):
         _, calls = SOLVERS[name]
         out, _, asked = run(name, "flow", 2)
         assert np.isfinite(out).all(), name
@@ -113,7 +114,7 @@ def sample(name, dtype=jnp.float32, schedule=None, times=None, data=MIXTURE, **o
     return SOLVERS[name][0](data.denoiser(schedule), schedule, times, KEY, x, **options)
 
 
-@pytest.mark.parametrize("name", ["euler", "ddim", "heun", "3M", "3S", "unipc 3"])
+@pytest.mark.parametrize("name", ["euler", "ddim", "heun", "3M", "3S", "unipc 3", "pndm"])
 @pytest.mark.wide(4)
 def test_float32_follows_float64(name):
     with jax.enable_x64(True):
@@ -157,6 +158,11 @@ BAD = {
         part(sample, "unip 2", order=1, form="published", variant="bh1"),
         "no effect with form='published', order=1, corrector=False",
     ),
+    "pndm combined": (part(sample, "pndm", combined="x0"), "one of eps, v, got 'x0'"),
+    "heun": (
+        part(sample, "heun", largest_correction=0.0),
+        "largest_correction > 0, got largest_correction=0.0",
+    ),
     "eta": (part(sample, "ddim", eta=1.5), "0 <= eta <= 1, got eta=1.5"),
     "ancestral eta": (part(sample, "euler ancestral", eta=-1.0), "0 <= eta <= 1, got eta=-1"),
     "S_churn": (part(sample, "edm", S_churn=-1.0), "S_churn >= 0.*S_churn=-1"),
@@ -174,6 +180,7 @@ NO_NUMBERS = {
     ("edm", "S_max"): (np.nan, -np.inf),
     ("ddim", "eta"): (np.nan, np.inf),
     ("heun", "threshold"): (np.nan, np.inf),
+    ("heun", "largest_correction"): (np.nan, -np.inf),
 }
 BAD |= {
     f"{option}={value}": (part(sample, name, **{option: value}), f"={value}")
@@ -201,6 +208,7 @@ CHOICES = {
     "unipc 3, variant": ("unipc 3 published", {"variant": "bh1"}),
     "unipc 3, final": ("unipc 3", {"lower_order_final": True}),
     "unipc 2, corrector": ("unipc 2", {"corrector": False}),
+    "pndm, combined": ("pndm", {"combined": "v"}),
 }
 
 
@@ -214,7 +222,7 @@ def test_an_option_that_is_taken_has_an_effect(case):
 
 
 @pytest.mark.parametrize("sigma_min", [0.002, 0.05])
-@pytest.mark.parametrize("name", ["heun", "3M", "unipc 3"])
+@pytest.mark.parametrize("name", ["heun", "3M", "unipc 3", "pndm"])
 @pytest.mark.wide(4)
 def test_no_solver_asks_below_the_level_that_the_schedule_names(name, sigma_min):
     schedule, asked = schedules.edm(sigma_min=sigma_min), []
@@ -230,7 +238,7 @@ def test_no_solver_asks_below_the_level_that_the_schedule_names(name, sigma_min)
 
 
 # Those that divide by differences of levels.
-@pytest.mark.parametrize("name", ["euler", "heun", "edm", "2M", "3S", "SDE 2M", "unipc 3"])
+@pytest.mark.parametrize("name", ["euler", "heun", "edm", "2M", "3S", "SDE 2M", "unipc 3", "pndm"])
 def test_grids_that_cannot_be_solved_are_refused(name):
     with pytest.raises(ValueError, match=r"descend strictly.*grids"):
         sample(name, times=[1.0, 0.2, 0.5, 0.0])

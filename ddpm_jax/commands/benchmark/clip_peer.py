@@ -22,7 +22,7 @@ def start(spec: Mapping[str, Any]) -> Work:
         "dtype"; "facts": of ours}.
     """
     torch.set_flush_denormal(True)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as jax has it there
     torch.manual_seed(0)
     return train_step(spec)

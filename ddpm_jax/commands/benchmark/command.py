@@ -10,6 +10,9 @@ train_step: a whole training step of four networks. sampling: 50 steps of DDIM a
 ViT-B/32, with --peer=transformers beside theirs. A peer runs eagerly and (not --quick) by
 torch.compile, with equal weights, batch and precision, each in a process of its own, in turns; the
 ratios are our time over theirs. guided_sampling: images/s of the experiment's own sampler.
+latent_unet: a forward pass of Stable Diffusion 1's U-Net on random weights, on CPUs at 32x32
+latents, on accelerators at 64x64 in bfloat16. loading: reading those weights, 3.4 GB, and the
+memory that it takes beside the parameters; on Linux.
 loop: a step inside the training loop over the bare compiled step (1 is no cost). input: images/s of
 the data pipeline alone by number of threads, of the experiment's data, of a folder of 256-pixel
 JPEGs, and of the same as array_record. startup: seconds of a whole process that trains one step,

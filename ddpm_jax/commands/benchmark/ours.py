@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ddpm_jax import config_words, samplers
-from ddpm_jax.commands.benchmark import clip_ours
+from ddpm_jax.commands.benchmark import clip_ours, latent_unet
 from ddpm_jax.commands.benchmark.work_facts import copy, facts, training
 from ddpm_jax.commands.benchmark.worker import Work
 from ddpm_jax.config import config_files
@@ -32,8 +32,10 @@ def start(spec: Mapping[str, Any]) -> Work:
     Args:
       spec: {"what": a key of WORK; "config_file"; "changes": {group: {field: value}}; "exchange":
         where weights and arrays lie for the other sides, or None; of sampling, "batch" and
-        "steps"}.
+        "steps"}; or that of `latent_unet.spec`, of a network without a run.
     """
+    if spec["what"] == latent_unet.WHAT:
+        return latent_unet.forward(spec)
     config = config_words.load_config_file(spec["config_file"])
     experiment = build(config_files.override(config, _as_fields(spec["changes"])))
     return WORK[spec["what"]](experiment, spec)

@@ -15,6 +15,7 @@ from ddpm_jax.commands.benchmark.worker import Work
 NETWORKS = {
     "UNet2DModel": diffusers.UNet2DModel,
     "DiTTransformer2DModel": diffusers.DiTTransformer2DModel,
+    "UNet2DConditionModel": diffusers.UNet2DConditionModel,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,13 +27,13 @@ def start(spec: Mapping[str, Any]) -> Work:
     of what has no gradient yet are denormals, each of which takes a hundred times as long.
 
     Args:
-      spec: {"what": "weights", "train_step" or "sampling"; "exchange": where the weights and ours'
+      spec: {"what": a key of WORK; "exchange": where the weights and ours'
         arrays lie; "mode": "eager" or "compile"; "dtype"; "steps", of sampling; "facts": of ours;
         "dit": of weights, the network's fields}.
     """
     # Before any other thread is there: they take it over from the one that makes them.
     torch.set_flush_denormal(True)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as jax has it there
     torch.manual_seed(0)
     return WORK[spec["what"]](spec)
@@ -119,10 +120,30 @@ def sampling(spec: Mapping[str, Any]) -> Work:
     return _work({"image_difference": difference}, draw)
 
 
+def latent_unet(spec: Mapping[str, Any]) -> Work:
+    """A forward pass that reads a text, its weights held in the precision of the computation."""
+    dtype, device = DTYPES[spec["dtype"]], _device()
+    network, arrays = _network(spec).to(dtype).eval(), _arrays(spec)
+    xt = _channels_first(arrays["xt"]).to(dtype)
+    time, tokens = (torch.tensor(arrays[name], device=device) for name in ("time", "tokens"))
+    tokens = tokens.to(dtype)
+    if spec["mode"] == "compile":
+        network = torch.compile(network)
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return network(xt, time, tokens).sample
+
+    output = call().float().permute(0, 2, 3, 1).cpu().numpy()
+    difference = float(np.abs(output - arrays["output"]).max() / arrays["output"].std())
+    return _work({"output_difference": difference}, call)
+
+
 WORK: dict[str, Callable[[Mapping[str, Any]], Work]] = {
     "weights": weights,
     "train_step": train_step,
     "sampling": sampling,
+    "latent_unet": latent_unet,
 }
 
 

@@ -10,6 +10,8 @@ from ddpm_jax.commands.benchmark import (
     forecasts,
     groups,
     guided_sampling,
+    latent_unet,
+    loading,
     loop_overhead,
     measuring_speed,
     memory,
@@ -29,10 +31,12 @@ SECTIONS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "clip": clip_steps.section,
     "sampling": sampling_speed.sampling,
     "guided_sampling": guided_sampling.section,
+    "latent_unet": latent_unet.section,
     "loop": loop_overhead.section,
     "input": lambda options: reading.reading_speed(build(options.config)),
     "startup": startup.section,
     "checkpoint": checkpoint_speed.section,
+    "loading": loading.section,
     "scaling": scaling.scaling,
     "memory": memory.section,
     "forecast": lambda options: forecasts.forecasts(options.config_file),
@@ -42,5 +46,6 @@ SECTIONS: Mapping[str, Callable[[Options], dict[str, Any]]] = {
     "feature_statistics": measuring_speed.feature_statistics,
     "prdc": measuring_speed.prdc,
 }
-# Left out by --quick, unless --only names them: each trains whole runs, or times many turns.
-SLOW = ("input", "forecast", "group", "feature_statistics", "prdc")
+# Left out by --quick, unless --only names them: each trains whole runs, times many turns, or takes
+# gigabytes.
+SLOW = ("latent_unet", "input", "loading", "forecast", "group", "feature_statistics", "prdc")

@@ -15,10 +15,13 @@ GOALS: Mapping[str, Mapping[tuple[str, str, str], float]] = {
         ("sampling", "8x8 batch 128 float32", "diffusers eager"): 1.0,
         ("sampling", "32x32 batch 1 float32", "diffusers eager"): 0.7,
         ("sampling", "32x32 batch 16 float32", "diffusers eager"): 1.2,
+        ("latent_unet", "32x32 batch 2 float32", "diffusers eager"): 1.25,
     },
     "gpu": {
         ("train_step", "cifar10_unet bfloat16", "diffusers compile"): 1.0,
         ("train_step", "dit_b2 bfloat16", "diffusers compile"): 1.0,
+        ("latent_unet", "64x64 batch 2 bfloat16", "diffusers compile"): 1.0,
+        ("latent_unet", "64x64 batch 16 bfloat16", "diffusers compile"): 1.0,
         # 1.5 times as many images a second.
         ("sampling", "32x32 batch 16 bfloat16", "diffusers compile"): 1 / 1.5,
     },

@@ -8,6 +8,7 @@
   python scripts/sample.py --prior_workdir=runs/prior --workdir=runs/unclip --out=drawn.npz \\
     --prompt="a red circle above a cross"
   python scripts/sample.py --workdir=runs/small --upsampler_workdir=runs/upsampler --out=large.png
+  python scripts/sample.py --pipeline=stable-diffusion-v1-5 --prompt="a red fox" --out=fox.png
 
 --out=F.npz gets `samples` uint8 [N, H, W, C], `labels` int32 [N] (-1 without classes) and, of what
 is drawn by prompts, `prompts` [N], and a grid F.png beside it; --out=F.png only the grid; a folder
@@ -24,6 +25,24 @@ PAIRS = sample_flags.PAIRS
 def define() -> None:
     """Define the command's flags."""
     flags.DEFINE_string("workdir", None, "the run to sample from")
+    flags.DEFINE_string(
+        "pipeline",
+        None,
+        "in its place a pipeline of Stable Diffusion: diffusers' folder, or a single safetensors "
+        "file",
+    )
+    flags.DEFINE_string(
+        "pipeline_config", None, "of a single file: a pipeline's folder, for all but the weights"
+    )
+    flags.DEFINE_string("size", None, "of a pipeline's images, HEIGHTxWIDTH")
+    flags.DEFINE_string("controlnet", None, "of a pipeline: the folder of a ControlNet")
+    flags.DEFINE_string("control_image", None, "what the ControlNet reads")
+    flags.DEFINE_multi_string(
+        "lora",
+        [],
+        "adapters that are added to a pipeline's weights: a safetensors file or a folder with one, "
+        "also F.safetensors:SCALE",
+    )
     flags.DEFINE_integer("num_samples", 100, "how many images")
     flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
     flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
@@ -70,12 +89,16 @@ def define() -> None:
 
 def main() -> None:
     """Draw samples into files, as the flags say."""
-    cli.require("workdir", "name the run to sample from")
+    f = flags.FLAGS
+    if not f.pipeline:
+        cli.require("workdir", "name the run to sample from")
     cli.require("out", "name a file F.npz or F.png, or a folder for PNG files")
     cli.start_jax()
+    if f.pipeline:
+        _by_pipeline()
+        return
     from ddpm_jax.commands.sample import sample
 
-    f = flags.FLAGS
     sample.to_files(
         f.workdir,
         f.out,
@@ -96,4 +119,23 @@ def main() -> None:
         options=f.options,
         code=f.code,
         **sample_flags.values(*sample_flags.SAMPLER, *sample_flags.SCALES),
+    )
+
+
+def _by_pipeline() -> None:
+    from ddpm_jax.commands.sample import by_pipeline
+
+    f = flags.FLAGS
+    given = [name for name in by_pipeline.NOT_OF_A_PIPELINE if f[name].present]
+    by_pipeline.to_files(
+        f.pipeline,
+        f.out,
+        num_samples=f.num_samples if f["num_samples"].present else None,
+        prompts=f.prompt,
+        prompts_file=f.prompts,
+        negative_prompts=f.negative_prompt,
+        seed=f.seed,
+        not_its=given,
+        options=f.options,
+        **sample_flags.values(*by_pipeline.FLAGS),
     )

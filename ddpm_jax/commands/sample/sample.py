@@ -1,16 +1,10 @@
 """Samples of a trained model into files."""
 
-# Over 300 lines: one command, from what is asked to the three forms of its files.
-
-import collections
 import dataclasses
 import itertools
-import re
 import shutil
 import sys
-import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +15,16 @@ from ddpm_jax import experiment
 from ddpm_jax.build import conditioning, upsampling
 from ddpm_jax.commands.loading import load
 from ddpm_jax.commands.sample import prompts as prompts_of
-from ddpm_jax.commands.sample import sampling_options, task_flags
+from ddpm_jax.commands.sample import sample_files, sampling_options, task_flags
 from ddpm_jax.data import images
 from ddpm_jax.errors import UserError
 from ddpm_jax.reporting import figures
-from ddpm_jax.runtime import files
 from ddpm_jax.runtime.shards import Shards
 from ddpm_jax.trained import clip_tasks
 
-GRID_IMAGES = 400
-PART_IMAGES = 64  # at least, of what is drawn before it is kept on disk
 SAMPLES = "samples"
-FILES = (".npz", ".png")
 FRAMES = {".png": 11, ".gif": 31}  # of a trajectory
 FILM_IMAGES = 16
-_SAMPLE = re.compile(r"\d{6,}(_class_\d+)?\.png")  # what `_names` makes
 
 
 def to_files(
@@ -89,7 +78,7 @@ def to_files(
     """
     if not workdir:
         raise UserError("--workdir is missing: name the run to sample from")
-    target = _target(out)
+    target = sample_files.target_of(out)
     film = _film(trajectory, target)
     texts = prompts_of.of_flags(prompts, prompts_file)
     loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
@@ -130,11 +119,16 @@ def to_files(
         "enlarged": experiment.described(upsamplers),
         "trajectory": str(film),
     }
-    parts = Shards(_beside(target), described, num_samples, part_size(drawing.batch_size))
-    _check_free(target, drawing.labels, parts.folder.exists())
-    _make_writable(target)
+    parts = Shards(
+        sample_files.beside(target),
+        described,
+        num_samples,
+        sample_files.part_size(drawing.batch_size),
+    )
+    sample_files.check_free(target, drawing.labels, parts.folder.exists())
+    sample_files.make_writable(target)
     if full_task.frames:
-        _make_writable(film)
+        sample_files.make_writable(film)
     if ready := parts.ready():
         print(f"{ready} of {num_samples} samples are drawn; going on from there", file=sys.stderr)
     steps = 1 + len(passes)
@@ -146,13 +140,13 @@ def to_files(
     ) as bar:
 
         def make(rows: range) -> dict[str, np.ndarray]:
-            drawn = _collected(drawing.batches(rows), bar)
+            drawn = sample_files.collected(drawing.batches(rows), bar)
             if full_task.frames:
                 if rows.start == 0:
                     _save_film(film, drawn[:FILM_IMAGES])
                 drawn = drawn[:, -1]
             for enlarge in passes:
-                drawn = _collected(enlarge(drawn, rows.start), bar)
+                drawn = sample_files.collected(enlarge(drawn, rows.start), bar)
             return {SAMPLES: drawn}
 
         images = (arrays[SAMPLES] for _, arrays in parts.each(make))
@@ -165,92 +159,11 @@ def to_files(
         shown = [*itertools.islice(itertools.cycle(listed), num_samples)]
         prompted = conditioning.reads_text(config) or full_task.clip is not None or by_prior
         of_images = shown if prompted else None
-        said = _save(target, images, drawing.labels, columns, of_images)
+        said = sample_files.save(target, images, drawing.labels, columns, of_images)
     print(said)
-    if len(texts) > 1 and columns and target.suffix in FILES:
+    if len(texts) > 1 and columns and target.suffix in sample_files.FILES:
         print(prompts_of.legend(texts, columns))
-    shutil.rmtree(_beside(target), ignore_errors=True)
-
-
-def part_size(batch_size: int) -> int:
-    """The images of a part of a sample set: whole batches, so that parts are drawn as the whole."""
-    return -(-PART_IMAGES // batch_size) * batch_size
-
-
-def _beside(target: Path) -> Path:
-    """Where the parts of unfinished samples lie."""
-    if target.name in ("", ".."):  # . and / have no name to put another beside
-        return target / "samples.parts"
-    return target.with_name(f"{target.name}.parts")
-
-
-def _names(labels: np.ndarray) -> list[str]:
-    """The file of each image of a folder."""
-    return [f"{k:06d}.png" if c < 0 else f"{k:06d}_class_{c}.png" for k, c in enumerate(labels)]
-
-
-def _check_free(target: Path, labels: np.ndarray, begun: bool) -> None:
-    """Refuse a folder that holds other samples: nobody could tell them from these.
-
-    Args:
-      target: what is written to.
-      labels: of the images.
-      begun: the same command was interrupted before, so that its own files may be there.
-    """
-    if target.suffix in FILES or not target.is_dir():
-        return
-    existing = sorted(path.name for path in target.iterdir() if _SAMPLE.fullmatch(path.name))
-    if existing and not (begun and set(existing) <= set(_names(labels))):
-        raise UserError(
-            f"--out={target} holds {len(existing)} samples already, {existing[0]} the first: name "
-            "another folder, or delete them"
-        )
-
-
-def _save(
-    target: Path,
-    parts: Iterable[np.ndarray],
-    labels: np.ndarray,
-    columns: int | None,
-    prompts: Sequence[str] | None,
-) -> str:
-    """Images, part by part, their labels and prompts into a file, or a folder; what to say."""
-    first: list[np.ndarray] = []  # of the grid
-    if target.suffix == ".npz":
-        texts = {} if prompts is None else {"prompts": np.array(prompts)}
-        _save_npz(target, _kept(parts, first), {"labels": labels, **texts})
-    elif target.suffix == ".png":
-        collections.deque(_kept(parts, first), maxlen=0)
-    else:
-        images = (image for part in parts for image in part)
-        for name, image in zip(_names(labels), images, strict=True):
-            figures.save_png(target / name, image)
-        if prompts is not None:
-            prompts_of.save(target, _names(labels), prompts)
-        return f"{len(labels)} samples in {target}"
-    picture = target.with_suffix(".png")
-    figures.save_png(picture, figures.grid(np.concatenate(first), columns))
-    if target.suffix == ".npz":
-        return f"{len(labels)} samples in {target}, a grid in {picture}"
-    return f"a grid of {min(len(labels), GRID_IMAGES)} samples in {picture}"
-
-
-def _kept(parts: Iterable[np.ndarray], first: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The parts; the first GRID_IMAGES images are put into `first` on the way."""
-    missing = GRID_IMAGES
-    for part in parts:
-        if missing > 0:
-            first.append(part[:missing])
-            missing -= len(part)
-        yield part
-
-
-def _collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
-    drawn = []
-    for batch in batches:
-        drawn.append(batch)
-        bar.update(len(batch))
-    return np.concatenate(drawn)
+    shutil.rmtree(sample_files.beside(target), ignore_errors=True)
 
 
 def _conditions(texts: Sequence[str], run: experiment.Experiment) -> dict[str, Any]:
@@ -279,36 +192,10 @@ def _image(text: str, path: str, channels: int, mask: bool) -> np.ndarray:
     return pixels > 127 if mask else pixels
 
 
-def _target(out: str | None) -> Path:
-    """The file or folder to write."""
-    if not out:
-        raise UserError("--out is missing: name a file F.npz or F.png, or a folder for PNG files")
-    target = Path(out)
-    if target.suffix not in ("", *FILES) and not target.is_dir() and not out.endswith("/"):
-        raise UserError(
-            f"--out={out}: need a file F.npz or F.png, or a folder (end its name with / if it has "
-            "a dot)"
-        )
-    if target.suffix in FILES and target.is_dir():
-        raise UserError(f"--out={out} is a folder: need a file F.npz, or another folder's name")
-    return target
-
-
-def _make_writable(target: Path) -> None:
-    """Make the folder that is written to, and try it, before anything is drawn."""
-    folder = target.parent if target.suffix in (*FILES, ".gif") else target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--out={target}: cannot write there ({error.strerror})") from error
-
-
 def _film(trajectory: str | None, target: Path) -> Path:
     """The file of the way from noise to image; Path() for none."""
     film = Path(trajectory or "")
-    if trajectory and target.suffix in FILES and film == target.with_suffix(".png"):
+    if trajectory and target.suffix in sample_files.FILES and film == target.with_suffix(".png"):
         raise UserError(f"--trajectory={trajectory}: that is where the grid of --out={target} goes")
     if trajectory and film.suffix not in FRAMES:
         raise UserError(f"--trajectory={trajectory}: need a strip F.png, or a moving F.gif")
@@ -324,24 +211,3 @@ def _save_film(film: Path, drawn: np.ndarray) -> None:
     else:
         figures.save_gif(film, [figures.grid(drawn[:, k]) for k in range(drawn.shape[1])])
     print(f"the way of {len(drawn)} samples in {film}")
-
-
-def _save_npz(path: Path, parts: Iterator[np.ndarray], others: Mapping[str, np.ndarray]) -> None:
-    """`samples` and other arrays as np.savez_compressed writes them, one part at a time."""
-    first = next(parts)
-    with (
-        files.whole(path) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        with archive.open("samples.npy", "w", force_zip64=True) as stream:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(first.dtype),
-                "fortran_order": False,
-                "shape": (len(others["labels"]), *first.shape[1:]),
-            }
-            np.lib.format.write_array_header_1_0(stream, header)
-            for part in itertools.chain([first], parts):
-                stream.write(np.ascontiguousarray(part).data)
-        for name, array in others.items():
-            with archive.open(f"{name}.npy", "w") as stream:
-                np.lib.format.write_array(stream, array)

@@ -46,8 +46,6 @@ def from_flags(
     weaker = None
     if weaker_workdir or weaker_step is not None:
         weaker = load(weaker_workdir or workdir, code, step=weaker_step)
-    if inpaint and len(inpaint) != 2:
-        raise UserError(f"--inpaint={','.join(inpaint)}: need an image and a mask")
     if between_labels and len(between_labels) != 2:
         raise UserError(f"--between_labels={','.join(between_labels)}: need two classes, 3,8")
     return experiment.Task(
@@ -56,11 +54,11 @@ def from_flags(
         weaker=weaker,
         composed=[_branch(text) for text in compose],
         between_labels=_labels(between_labels, loaded),
-        init_images=[_image("init_image", path, channels) for path in init_image],
+        init_images=[read_image("init_image", path, channels) for path in init_image],
         strength=strength,
-        inpaint=_inpainting(inpaint, channels),
-        colourise=_image("colourise", colourise, 1) if colourise else None,
-        upscale=_image("upscale", upscale, channels) if upscale else None,
+        inpaint=inpainting(inpaint, channels),
+        colourise=read_image("colourise", colourise, 1) if colourise else None,
+        upscale=read_image("upscale", upscale, channels) if upscale else None,
         observation_noise=observation_noise or 0.0,
         frames=frames,
         image_embedding=_embedding_of(
@@ -103,24 +101,28 @@ def _embedding_of(
     paths = {"vary": [vary] if vary else [], "between_images": between_images}
     return experiment.EmbeddingOf(
         prior=prior,
-        images=[_image(flag, path, channels) for flag, some in paths.items() for path in some],
+        images=[read_image(flag, path, channels) for flag, some in paths.items() for path in some],
         text_diff=(text_diff[0], text_diff[1]) if text_diff else None,
         theta=theta,
     )
 
 
-def _image(flag: str, path: str, channels: int) -> np.ndarray:
+def read_image(flag: str, path: str, channels: int) -> np.ndarray:
+    """The pixels of a flag's image file, uint8 [H, W, channels]. Raises UserError."""
     try:
         return images.read_exact(Path(path), channels)
     except images.BrokenImage as error:
         raise UserError(f"--{flag}={path}: cannot take this image ({error})") from error
 
 
-def _inpainting(paths: Sequence[str], channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+def inpainting(paths: Sequence[str], channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Image and mask of --inpaint, uint8 and bool; None without. Raises UserError."""
     if not paths:
         return None
+    if len(paths) != 2:
+        raise UserError(f"--inpaint={','.join(paths)}: need an image and a mask")
     image, mask = (
-        _image("inpaint", path, count) for path, count in zip(paths, (channels, 1), strict=True)
+        read_image("inpaint", path, count) for path, count in zip(paths, (channels, 1), strict=True)
     )
     return image, mask > 127
 

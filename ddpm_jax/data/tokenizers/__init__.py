@@ -10,7 +10,7 @@ Texts are normalised as CLIP's tokenizer in transformers does it: NFC, white spa
 from ddpm_jax.data.tokenizers.base import CONTEXT, Tokenizer
 from ddpm_jax.data.tokenizers.bpe import byte_pair
 from ddpm_jax.data.tokenizers.bpe import train as train_byte_pair
-from ddpm_jax.data.tokenizers.clip import clip_tokenizer
+from ddpm_jax.data.tokenizers.clip import clip_tokenizer, save_clip_tokenizer
 from ddpm_jax.data.tokenizers.stored import load, save
 from ddpm_jax.data.tokenizers.whole_words import train as train_word_level
 from ddpm_jax.data.tokenizers.whole_words import word_level
@@ -22,6 +22,7 @@ __all__ = [
     "clip_tokenizer",
     "load",
     "save",
+    "save_clip_tokenizer",
     "train_byte_pair",
     "train_word_level",
     "word_level",

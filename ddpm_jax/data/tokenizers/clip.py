@@ -2,14 +2,14 @@
 
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.data.tokenizers.base import Tokenizer
+from ddpm_jax.data.tokenizers.base import CONTEXT, Tokenizer
 from ddpm_jax.data.tokenizers.bpe import ALPHABET, BOS, EOS, Merge, Special, byte_pair
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.files import parse_json, read_bytes
+from ddpm_jax.runtime.files import parse_json, read_bytes, whole, write_json
 
 LIMIT = 2**25  # bytes of a file, unpacked
 NUM_MERGES = 48_894  # of open_clip's file, which lists more: 49,152 less 256 bytes and 2 tokens
@@ -65,6 +65,46 @@ def clip_tokenizer(path: Path | str) -> Tokenizer:
         raise UserError(f"{file} is not a tokenizer of CLIP's ({reason})") from error
 
 
+def save_clip_tokenizer(folder: Path | str, tokenizer: Tokenizer, context: int = CONTEXT) -> None:
+    """Write the files of transformers' CLIPTokenizer, which `clip_tokenizer` reads as well.
+
+    Args:
+      folder: made if it does not exist; such files in it are replaced.
+      tokenizer: of byte pairs.
+      context: the length of a row.
+
+    Raises:
+      UserError: for a tokenizer of words.
+    """
+    content = tokenizer.content
+    if content["kind"] != "byte_pair":
+        raise UserError("transformers' CLIPTokenizer has byte pairs; this tokenizer has words")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "vocab.json", {token: n for n, token in enumerate(content["vocabulary"])})
+    with whole(folder / "merges.txt") as partial:
+        partial.write_text("\n".join(["#version: 0.2", *content["merges"], ""]), "utf-8")
+    tokens = {
+        "bos_token": content["bos"],
+        "eos_token": content["eos"],
+        "unk_token": content["unknown"] or content["eos"],
+        "pad_token": content["pad"],
+    }
+    special = {
+        role: {
+            "content": token,
+            "lstrip": False,
+            "normalized": bool(content["special"].get(token, (0, False))[1]),
+            "rstrip": False,
+            "single_word": False,
+        }
+        for role, token in tokens.items()
+    }
+    write_json(folder / "special_tokens_map.json", special)
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context, **special}
+    write_json(folder / "tokenizer_config.json", config)
+
+
 def _file(folder: Path) -> Path:
     for name in ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"):
         if (folder / name).exists():
@@ -82,7 +122,7 @@ def _fast(content: Any) -> tuple[dict[str, int], list[Merge], dict[str, Special]
     vocabulary = _numbers(model["vocab"])
     special = {}
     for added in content.get("added_tokens", ()):
-        special[added["content"]] = Special(int(added["id"]), bool(added.get("normalized")))
+        special[added["content"]] = _special(added["id"], added)
     vocabulary |= {name: one.token for name, one in special.items() if name not in vocabulary}
     merges = [one.split(" ") if isinstance(one, str) else one for one in model["merges"]]
     return vocabulary, [_pair(one) for one in merges], special
@@ -94,19 +134,24 @@ def _with_roles(
     special: dict[str, Special],
     folder: Path,
 ) -> Tokenizer:
-    """With beginning, end and padding as the files beside say, or as CLIPTokenizer has them."""
-    roles = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        stated = _json(folder / name) if (folder / name).exists() else {}
-        for role in _ROLES:
-            token = stated.get(role)
-            if token is None:
-                continue
-            flags: Mapping[str, Any] = token if isinstance(token, dict) else {"content": token}
-            roles[role] = flags["content"]
-            if "normalized" in flags:
-                number = vocabulary.get(flags["content"], -1)
-                special[flags["content"]] = Special(number, bool(flags["normalized"]))
+    """With beginning, end and padding as the files beside say, or as CLIPTokenizer has them.
+
+    Tokens that were added, and how a text spells them, are those of tokenizer.json (`special`), or
+    of the files beside vocab.json.
+    """
+    stated: dict[str, Any] = dict(zip(_ROLES, (BOS, EOS, EOS, EOS), strict=True))
+    config, special_map = (
+        _json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    for content in (config, special_map):
+        stated |= {role: content[role] for role in _ROLES if content.get(role) is not None}
+    if not special:
+        special = _spelled(stated.values(), vocabulary) | _added(folder, config)
+    for name, one in special.items():
+        if vocabulary.setdefault(name, one.token) != one.token:
+            raise ValueError(f"its token {name!r} has the numbers {vocabulary[name]}, {one.token}")
+    roles = {role: _name(token) for role, token in stated.items()}
     for role, token in roles.items():
         if token not in vocabulary:
             raise ValueError(f"its {role} {token!r} is not in the vocabulary")
@@ -120,6 +165,39 @@ def _with_roles(
         unknown=roles["unk_token"],
         special=special,
     )
+
+
+def _spelled(tokens: Iterable[Any], vocabulary: Mapping[str, int]) -> dict[str, Special]:
+    """How the tokens of the roles are looked for: as the last new form of each says."""
+    special, seen = {}, set()
+    for token in tokens:
+        name, late = _name(token), isinstance(token, dict) and bool(token.get("normalized"))
+        if name in vocabulary and (name, late) not in seen:
+            special[name] = Special(vocabulary[name], late)
+        seen.add((name, late))
+    return special
+
+
+def _added(folder: Path, config: Mapping[str, Any]) -> dict[str, Special]:
+    """What transformers 4 added to the vocabulary, in a file of its own or in the config."""
+    file = folder / "added_tokens.json"
+    numbers = _json(file) if file.exists() else {}
+    added = {name: Special(int(number), normalised=True) for name, number in numbers.items()}
+    for number, flags in config.get("added_tokens_decoder", {}).items():
+        added[flags["content"]] = _special(number, flags)
+    return added
+
+
+def _special(number: Any, flags: Mapping[str, Any]) -> Special:
+    """Of an added token. Raises ValueError for one that is looked for in another way."""
+    for flag in ("lstrip", "rstrip", "single_word"):
+        if flags.get(flag):
+            raise ValueError(f"its token {flags['content']!r} has {flag}, which is not supported")
+    return Special(int(number), bool(flags.get("normalized")))
+
+
+def _name(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token
 
 
 def _open_clip(text: str) -> Tokenizer:

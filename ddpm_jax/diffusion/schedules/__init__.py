@@ -5,6 +5,7 @@ from ddpm_jax.diffusion.schedules.base import (
     Schedule,
     expand,
     from_gamma,
+    pinned,
     time_of_log_snr,
 )
 from ddpm_jax.diffusion.schedules.continuous import (
@@ -39,6 +40,7 @@ __all__ = [
     "from_gamma",
     "linear",
     "linear_gamma",
+    "pinned",
     "scaled_linear",
     "scaled_linear_continuous",
     "sigmoid",

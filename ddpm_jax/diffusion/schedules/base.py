@@ -104,6 +104,51 @@ def from_gamma(gamma: Function) -> Schedule:
     )
 
 
+def pinned(
+    schedule: Schedule,
+    times: np.ndarray,
+    alpha: np.ndarray,
+    sigma: np.ndarray,
+    network_time: np.ndarray,
+) -> Schedule:
+    """The same path and clock, but for what they are at a few times: there they are as given.
+
+    For grids of other libraries, which interpolate their levels in another way between the nodes of
+    a discrete schedule, or round the time that the network is shown.
+
+    Args:
+      schedule: any.
+      times: [N] different times in [0, 1].
+      alpha, sigma, network_time: [N] each, the values there.
+
+    Raises:
+      ValueError: if the lengths differ, times leave [0, 1], or as `Schedule`.
+    """
+    columns = [np.asarray(column, np.float64) for column in (times, alpha, sigma, network_time)]
+    if {column.shape for column in columns} != {(len(columns[0]),)}:
+        raise ValueError(f"need columns of one length, got {[c.shape for c in columns]}")
+    pins = columns[0]
+    if not (np.all(pins >= 0) and np.all(pins <= 1)):
+        raise ValueError(f"need times in [0, 1], got {pins.min():g} to {pins.max():g}")
+
+    def at_pins(values: np.ndarray, elsewhere: Function) -> Function:
+        def function(t: jax.Array) -> jax.Array:
+            t = jnp.asarray(t)
+            if not jnp.issubdtype(t.dtype, jnp.floating):
+                t = t.astype(jnp.float32)
+            table = jnp.asarray(pins, t.dtype)
+            apart = jnp.abs(t[..., None] - jnp.broadcast_to(table, (*t.shape, len(pins))))
+            nearest = jnp.argmin(apart, axis=-1)
+            at_one = jnp.min(apart, axis=-1) <= 4 * jnp.finfo(t.dtype).eps
+            return jnp.where(at_one, jnp.asarray(values, t.dtype)[nearest], elsewhere(t))
+
+        return function
+
+    functions = (schedule.alpha, schedule.sigma, schedule.network_time)
+    of_alpha, of_sigma, clock = map(at_pins, columns[1:], functions)
+    return dataclasses.replace(schedule, alpha=of_alpha, sigma=of_sigma, network_time=clock)
+
+
 def time_of_log_snr(schedule: Schedule, log_snr: jax.Array) -> jax.Array:
     """The t in [0, 1] of a log-SNR, the inverse of `schedule.log_snr`, by bisection.
 

@@ -2,7 +2,7 @@
 
 from ddpm_jax.models.text.bag_of_words import BagOfWords
 from ddpm_jax.models.text.captions import CaptionEncoder, CaptionFeatures, Captions
-from ddpm_jax.models.text.transformer import POOLINGS, TextFeatures, TextTransformer
+from ddpm_jax.models.text.transformer import POOLINGS, TextFeatures, TextTransformer, last_norm
 
 __all__ = [
     "POOLINGS",
@@ -12,4 +12,5 @@ __all__ = [
     "Captions",
     "TextFeatures",
     "TextTransformer",
+    "last_norm",
 ]

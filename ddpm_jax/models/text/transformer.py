@@ -1,6 +1,6 @@
 """The transformer that reads a sequence of tokens, as CLIP and Stable Diffusion have it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -130,6 +130,13 @@ class TextTransformer(nn.Module):
         if self.embed_dim is not None:
             embedding = projection(self.embed_dim, self.width, self.dtype)(pooled)
         return TextFeatures(states, last, pooled, embedding)
+
+
+def last_norm(text: TextTransformer, params: Mapping[str, Any], states: jax.Array) -> jax.Array:
+    """What the norm behind the last block makes of the states of any block, [B, L, width]."""
+    norm = layer_norm(None, text.norm_epsilon, text.dtype)
+    normed: Any = norm.apply({"params": params["norm_out"]}, states)
+    return normed
 
 
 def mean_of(x: jax.Array, mask: jax.Array) -> jax.Array:
