@@ -11,7 +11,7 @@ import pytest
 import synthetic_sweeps
 import tiny_runs
 
-from ddpm_jax.commands.sweep import check
+from ddpm_jax.commands.sweep import check, measure
 from ddpm_jax.errors import UserError
 from ddpm_jax.sweeps import (
     aggregates,
@@ -371,6 +371,25 @@ def test_configs_are_drawn_as_each_says_and_measured_alike(reported):
         reported(
             lambda cell: {"sampling": {"temp": cell.seed}} if cell.config == "gan" else {},
         )
+
+
+def test_a_forecast_leaves_out_what_needs_others_until_they_are_there(read, tmp_path):
+    sweep, timed = read(), []
+
+    def step(config):
+        timed.append(config.kind)
+        return {
+            "compile_seconds": 1.0, "steps_per_second": 10.0, "devices": 1, "state_bytes": 8,
+            "parameters": 1, "step_bytes": 8,
+        }  # fmt: skip
+
+    with mock.patch.object(measure, "_timed", step):
+        found = measure.forecast(sweep, tmp_path / "d")
+        assert timed == ["gan", "denoiser", "autoencoder"]
+        assert found["waiting"] == [cell.training for cell in of_config(sweep, "latent")]
+        assert "2 cells are not in it either: they need others" in measure.table(found)
+        run(sweep, tmp_path / "d")
+        assert measure.forecast(sweep, tmp_path / "d")["waiting"] == []
 
 
 def test_names_of_the_docs_are_the_files(read):
