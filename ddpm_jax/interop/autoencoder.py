@@ -108,6 +108,7 @@ def _shapes(network: Autoencoder) -> tensor_rows.Shapes:
 
 
 def rows(network: Autoencoder) -> Iterator[Row]:
+    """Every parameter beside diffusers' tensor."""
     for path, name, kind in _layers(network):
         yield from tensor_rows.layer(path, name, kind)
     if network.bottleneck == QUANTISED:

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from ddpm_jax.interop import clip_config, lora, safetensor_files, tensor_rows
+from ddpm_jax.interop.lora_files import Adapter
 from ddpm_jax.interop.open_clip import clip_from_open_clip, clip_to_open_clip, examples
 from ddpm_jax.interop.safetensor_files import MODEL_WEIGHTS
 from ddpm_jax.interop.tensor_rows import FIRST, FIRST_TWO, PLAIN, Row, Weights, layer
@@ -132,9 +133,7 @@ def text_encoder_tensors(text: TextTransformer, params: Mapping[str, Any]) -> di
     return tensor_rows.tensors_of(_text_rows(text, _PREFIX), shapes, params)
 
 
-def text_adapters(
-    text: TextTransformer, own: Mapping[str, lora.Adapter], source: Any
-) -> dict[str, Any]:
+def text_adapters(text: TextTransformer, own: Mapping[str, Adapter], source: Any) -> dict[str, Any]:
     """Adapters of a text encoder; arguments and errors as of `lora.of_network`."""
     rows = [*_text_rows(text, _PREFIX)]
     layers = [row.name.removesuffix(".weight") for row in rows]

@@ -3,21 +3,17 @@
 No torch is needed, no pickle is read, and nothing is executed.
 """
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from ddpm_jax.data.tokenizers import save_clip_tokenizer
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import (
     autoencoder,
     autoencoder_config,
-    compvis_names,
-    lora,
     pipeline_config,
     pipeline_tokenizers,
     scheduler,
@@ -28,26 +24,22 @@ from ddpm_jax.interop import (
 )
 from ddpm_jax.interop.autoencoder import ImportedAutoencoder, autoencoder_from_diffusers
 from ddpm_jax.interop.clip import (
-    text_adapters,
     text_encoder_depth,
     text_encoder_from_transformers,
     text_encoder_tensors,
     text_encoder_to_transformers,
 )
 from ddpm_jax.interop.controlnet import controlnet_from_diffusers, controlnet_to_diffusers
-from ddpm_jax.interop.latent_trunk import shapes_of
 from ddpm_jax.interop.pipeline import Pipeline, TextTower
 from ddpm_jax.interop.pipeline_config import CONTROLNET, SCHEDULER, UNET, VAE
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.interop.unet_condition import unet_condition_from_diffusers
-from ddpm_jax.models import adapters
 from ddpm_jax.models.encoder import QUICK
 from ddpm_jax.models.unet_condition import UNet2DCondition
 from ddpm_jax.runtime import files
 
 # By default, as the pipelines of diffusers have them.
 _SCALE, _SCALE_XL = 7.5, 5.0
-_TEXT_PARTS = (lora.TEXT, lora.TEXT_2)
 
 
 def load(
@@ -140,54 +132,6 @@ def save(pipeline: Pipeline, directory: str | os.PathLike[str]) -> None:
     scheduler.write(pipeline.scheduler, directory / SCHEDULER)
     # Last: a folder without it is no pipeline yet.
     files.write_json(index, pipeline_config.of_pipeline(pipeline))
-
-
-def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1.0) -> Pipeline:
-    """The pipeline with the adapters of a file merged into its weights.
-
-    Args:
-      pipeline: whose parameters stay as they are.
-      path: as of `lora.read`.
-      scale: of what the adapters add, a finite number.
-
-    Raises:
-      ValueError: as `lora.read`; for adapters of another model.
-    """
-    if not np.isfinite(scale):
-        raise ValueError(f"{scale=}: need a finite number")
-    file = lora.read(path)
-    parts = {lora.UNET, *(name for name, _ in zip(_TEXT_PARTS, pipeline.towers, strict=False))}
-    if unknown := sorted(set(file.parts) - parts):
-        raise ValueError(
-            f"{file.source} has adapters of {', '.join(unknown)}, which a {pipeline.name} has not: "
-            "they are of another model"
-        )
-    unet = pipeline.unet
-    names = [row.name for row in unet_condition.rows(unet) if row.path[-1] == "kernel"]
-    aliases = {
-        there.removeprefix(compvis_names.UNET).removesuffix(".weight"): own.removesuffix(".weight")
-        for own, there in compvis_names.unet_names(names, unet.num_blocks).items()
-    }
-    params = pipeline.unet_params
-    if lora.UNET in file.parts:
-        rows, shapes = unet_condition.rows(unet), shapes_of(unet)
-        own = lora.of_network(file.parts[lora.UNET], rows, shapes, file.source, aliases)
-        params = _merged(params, own, scale)
-    towers = [
-        tower
-        if part not in file.parts
-        else tower._replace(
-            params=_merged(
-                tower.params, text_adapters(tower.network, file.parts[part], file.source), scale
-            )
-        )
-        for part, tower in zip(_TEXT_PARTS, pipeline.towers, strict=False)
-    ]
-    return dataclasses.replace(pipeline, unet_params=params, towers=tuple(towers))
-
-
-def _merged(params: Any, own: Any, scale: float) -> Any:
-    return adapters.merged({**params, adapters.LORA: own}, scale)
 
 
 def to_single_file(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:

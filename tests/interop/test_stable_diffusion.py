@@ -13,7 +13,7 @@ diffusers = pytest.importorskip("diffusers")
 import tiny_pipelines  # noqa: E402
 from tiny_pipelines import noise, to_numpy, to_torch  # noqa: E402
 
-from ddpm_jax.interop import stable_diffusion  # noqa: E402
+from ddpm_jax.interop import pipeline_lora, stable_diffusion  # noqa: E402
 
 # Of the latents' standard deviation; the floor of float32 is 1e-5.
 TOLERANCE = 1e-4
@@ -455,7 +455,7 @@ def test_adapters_of_a_file_are_added(pipelines, tmp_path):
     start = noise(2, *SIZE)
     options = {"latents": to_torch(start), "num_inference_steps": 3, "guidance_scale": 5.0}
     wanted = _their_latents(theirs, **options)
-    found = stable_diffusion.with_lora(ours, tmp_path / "both").sample(
+    found = pipeline_lora.with_lora(ours, tmp_path / "both").sample(
         PROMPTS, latents=start, num_steps=3, guidance_scale=5.0, size=PIXELS, decode=False
     )
     _assert_close(found, wanted)
@@ -469,9 +469,9 @@ def test_adapters_of_a_file_are_added(pipelines, tmp_path):
     save_file(tensors, tmp_path / "unet.safetensors")
     import jax
 
-    half = stable_diffusion.with_lora(ours, tmp_path / "kohya.safetensors", 0.5)
+    half = pipeline_lora.with_lora(ours, tmp_path / "kohya.safetensors", 0.5)
     # Without metadata alpha is the rank, 4 for 6.
-    same = stable_diffusion.with_lora(ours, tmp_path / "unet.safetensors", 0.5 * 6 / 4)
+    same = pipeline_lora.with_lora(ours, tmp_path / "unet.safetensors", 0.5 * 6 / 4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), half.unet_params, same.unet_params
     )
@@ -492,17 +492,17 @@ def test_adapters_of_another_model_are_refused(pipelines, tmp_path):
         path,
     )
     with pytest.raises(ValueError, match=r"1 layers that it has not \(down_blocks.7.attn.to_q\)"):
-        stable_diffusion.with_lora(ours, path)
+        pipeline_lora.with_lora(ours, path)
     save_file(
         {"text_encoder_2.x.lora_A.weight": torch.ones(2, 2)}
         | {"text_encoder_2.x.lora_B.weight": torch.ones(2, 2)},
         path,
     )
     with pytest.raises(ValueError, match="has adapters of text_encoder_2, which a StableDiffusion"):
-        stable_diffusion.with_lora(ours, path)
+        pipeline_lora.with_lora(ours, path)
     save_file({"unet.conv_in.weight": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="1 tensors are no adapters of low rank"):
-        stable_diffusion.with_lora(ours, path)
+        pipeline_lora.with_lora(ours, path)
 
 
 @pytest.mark.parametrize(

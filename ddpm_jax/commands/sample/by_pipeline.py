@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ddpm_jax.commands.sample import prompts as prompts_of
 from ddpm_jax.commands.sample import sample_files, sampling_options, task_flags
 from ddpm_jax.errors import UserError
-from ddpm_jax.interop import stable_diffusion
+from ddpm_jax.interop import pipeline_lora, stable_diffusion
 from ddpm_jax.interop.pipeline import Pipeline
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime import digests
@@ -215,7 +215,7 @@ def _with_lora(pipeline: Pipeline, text: str) -> Pipeline:
     except ValueError:  # a colon of the path's own
         path, scale = text, 1.0
     try:
-        return stable_diffusion.with_lora(pipeline, path if sign else text, scale)
+        return pipeline_lora.with_lora(pipeline, path if sign else text, scale)
     except (OSError, ValueError) as error:
         raise UserError(f"--lora={text}: {error}") from error
 

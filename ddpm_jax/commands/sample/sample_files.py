@@ -122,6 +122,7 @@ def _kept(parts: Iterable[np.ndarray], first: list[np.ndarray]) -> Iterator[np.n
 
 
 def collected(batches: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
+    """All batches as one array, counted on a progress bar."""
     drawn = []
     for batch in batches:
         drawn.append(batch)
