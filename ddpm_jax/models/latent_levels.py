@@ -77,7 +77,7 @@ def _down_level(
     width, name = module.block_channels[level], f"down_{level}"
     only, skips = module.only_tokens[level], []
     for i in range(module.num_blocks[level]):
-        h = residual_block(module, train, width=width, name=f"{name}_block_{i}")(h, embedding)
+        h = _block(module, train, width=width, name=f"{name}_block_{i}")(h, embedding)
         if depths := module.down_depths[level]:
             behind = _transformer(module, level, depths[i], f"{name}_transformer_{i}", only)
             h = behind(h, *read)
@@ -93,7 +93,7 @@ def _bottom(
     module: Any, h: jax.Array, embedding: jax.Array, read: Read, *, train: bool
 ) -> jax.Array:
     """A residual block at the lowest resolution; a transformer and another block behind it."""
-    block = functools.partial(residual_block, module, train, width=module.block_channels[-1])
+    block = functools.partial(_block, module, train, width=module.block_channels[-1])
     h = block(name="mid_block_0")(h, embedding)
     if module.mid_depth is None:
         return h
@@ -116,7 +116,7 @@ def _up_level(
     width, name = module.block_channels[level], f"up_{level}"
     only = module.only_tokens[level]
     for i, skip in enumerate(reversed(skips)):
-        block = residual_block(module, train, width=width, name=f"{name}_block_{i}")
+        block = _block(module, train, width=width, name=f"{name}_block_{i}")
         h = block(h, embedding, skip)
         if depths := module.up_depths[level]:
             behind = _transformer(module, level, depths[i], f"{name}_transformer_{i}", only)
@@ -141,3 +141,8 @@ def _transformer(
         module.dtype,
         name=name,
     )
+
+
+def _block(module: Any, train: bool, **fields: Any) -> Any:
+    """A residual block whose norms are exact: published weights have groups of a large mean."""
+    return residual_block(module, train, use_fast_variance=False, **fields)

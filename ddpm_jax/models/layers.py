@@ -69,6 +69,9 @@ class GroupNorm(nn.Module):
       epsilon: added to the variance.
       dtype: of the output; the statistics are float32.
       scale_init: of the scale.
+      use_fast_variance: the variance is the mean square less the squared mean, of one pass over the
+        pixels. Where a group's mean is a hundred deviations, which groups of one channel can have,
+        that loses four digits; the other way takes the squares around the mean.
 
     Source: Wu and He 2018, "Group Normalization".
     """
@@ -77,6 +80,7 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
     scale_init: Any = nn.initializers.ones
+    use_fast_variance: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [B, ..., C] -> [B, ..., C]
@@ -89,15 +93,20 @@ class GroupNorm(nn.Module):
             means = sums.reshape(batch, self.num_groups, -1).mean(axis=-1, keepdims=True)
             return means / pixels.shape[1]
 
-        # As a product: XLA then reads the input itself instead of computing it a second time.
-        squares = jnp.einsum("bpc,bpc->bc", pixels, pixels, precision=jax.lax.Precision.HIGHEST)
-        mean = of_groups(pixels.sum(axis=1))
-        variance = jnp.maximum(of_groups(squares) - mean**2, 0)
-
         def of_channels(groups: jax.Array) -> jax.Array:  # [B, groups, 1] -> [B, C]
             size = channels // self.num_groups
             return jnp.broadcast_to(groups, (batch, self.num_groups, size)).reshape(batch, channels)
 
+        def squares(y: jax.Array) -> jax.Array:  # [B, pixels, C] -> [B, groups, 1]
+            # As a product: XLA then reads the input itself instead of computing it a second time.
+            return of_groups(jnp.einsum("bpc,bpc->bc", y, y, precision=jax.lax.Precision.HIGHEST))
+
+        mean = of_groups(pixels.sum(axis=1))
+        if self.use_fast_variance:
+            variance = jnp.maximum(squares(pixels) - mean**2, 0)
+        else:
+            pixels -= of_channels(mean)[:, None]
+            variance, mean = squares(pixels), jnp.zeros_like(mean)
         slope = of_channels(jax.lax.rsqrt(variance + self.epsilon)) * scale[None]
         offset = bias[None] - of_channels(mean) * slope
         return (pixels * slope[:, None] + offset[:, None]).reshape(x.shape).astype(self.dtype)
@@ -108,7 +117,7 @@ class ResidualBlock(nn.Module):
 
     Attributes:
       width: output channels.
-      num_groups, norm_epsilon: of both GroupNorms.
+      num_groups, norm_epsilon, use_fast_variance: of both GroupNorms.
       dropout: rate, before the second convolution.
       scale_shift_norm: the embedding scales and shifts the second norm (ADM), else it is added.
       resample: "down" averages pixels 2x2, "up" repeats them, both inside the block and in its
@@ -128,6 +137,7 @@ class ResidualBlock(nn.Module):
     residual_scale: float = 1.0
     kernel_gradient: str = PLAIN
     dtype: Any = jnp.float32
+    use_fast_variance: bool = True
 
     @nn.compact
     def __call__(
@@ -150,7 +160,13 @@ class ResidualBlock(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
 
         def norm(name: str) -> GroupNorm:
-            return GroupNorm(self.num_groups, self.norm_epsilon, self.dtype, name=name)
+            return GroupNorm(
+                self.num_groups,
+                self.norm_epsilon,
+                self.dtype,
+                use_fast_variance=self.use_fast_variance,
+                name=name,
+            )
 
         def conv(name: str, scale: float = 1.0, form: Any = convolution) -> nn.Conv:
             return nn.Conv(

@@ -33,7 +33,7 @@ def residual_block(module: Any, train: bool, **fields: Any) -> Any:
       module: a `UNet`, or another with its num_groups, norm_epsilon, dropout, scale_shift_norm,
         residual_scale, kernel_gradient, remat and dtype.
       train: as in its call.
-      **fields: the block's width, resample and name.
+      **fields: the block's width, resample, use_fast_variance and name.
     """
     block = recomputed("block", module.remat, ResidualBlock, static_argnums=(3,))(
         num_groups=module.num_groups,
@@ -167,7 +167,13 @@ def enlarged(
     return conv(module, width, name=name, form=enlarging)(h)
 
 
-def output(module: Any, h: jax.Array, scale: float = 0.0, window: int = 3) -> jax.Array:
+def output(
+    module: Any,
+    h: jax.Array,
+    scale: float = 0.0,
+    window: int = 3,
+    use_fast_variance: bool = True,
+) -> jax.Array:
     """The last norm and convolution, [B, H, W, C] -> [B, H, W, out_channels].
 
     Args:
@@ -175,8 +181,15 @@ def output(module: Any, h: jax.Array, scale: float = 0.0, window: int = 3) -> ja
       h: what enters.
       scale: of the convolution's initial weights.
       window: the convolution's pixels along either axis.
+      use_fast_variance: as of `layers.GroupNorm`.
     """
-    h = GroupNorm(module.num_groups, module.norm_epsilon, module.dtype, name="norm_out")(h)
+    h = GroupNorm(
+        module.num_groups,
+        module.norm_epsilon,
+        module.dtype,
+        use_fast_variance=use_fast_variance,
+        name="norm_out",
+    )(h)
     last = conv(module, module.out_channels, scale=scale, window=window, name="conv_out")
     return last(nn.swish(h))
 

@@ -126,7 +126,13 @@ class SpatialTransformer(nn.Module):
         """The pixels with what they read of each other and of the tokens, if it has any block."""
         b, h, w, c = x.shape
         width = self.num_heads * (c // self.num_heads)
-        y = GroupNorm(self.num_groups, GROUP_NORM_EPSILON, self.dtype, name="norm")(x)
+        y = GroupNorm(
+            self.num_groups,
+            GROUP_NORM_EPSILON,
+            self.dtype,
+            use_fast_variance=False,
+            name="norm",
+        )(x)
         y = y.reshape(b, h * w, c)
         y = nn.Dense(width, dtype=self.dtype, kernel_init=initializer(), name="proj_in")(y)
         for k in range(self.depth):

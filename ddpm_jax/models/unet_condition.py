@@ -72,7 +72,7 @@ class UNet2DCondition(Trunk):
         if DOWN in whole or MID in whole:
             skips, h = _controlled(skips, h, whole.get(DOWN), whole.get(MID))
         h = up_path(self, h, skips, embedding, read, train=train)
-        last = functools.partial(output, window=self.out_window)
+        last = functools.partial(output, window=self.out_window, use_fast_variance=False)
         h = recomputed("block", self.remat, last)(self, h)
         return h.astype(jnp.promote_types(jnp.float32, xt.dtype))
 

@@ -149,6 +149,25 @@ VARIANTS = {
         (7, 8),
     ),
     "other_norms": ({**SMALL, "norm_num_groups": 4, "norm_eps": 1e-3}, (8, 8)),
+    # Norms around a mean of many deviations, which the fast variance loses.
+    "groups_of_one_channel": (
+        {
+            **SMALL,
+            "block_out_channels": (4, 8, 12),
+            "layers_per_block": (1, 2, 3),
+            "norm_num_groups": 4,
+            "norm_eps": 1e-3,
+            "down_block_types": (PLAIN, CROSS, CROSS),
+            "up_block_types": (CROSS_UP, PLAIN_UP, CROSS_UP),
+            "mid_block_type": "UNetMidBlock2D",
+            "only_cross_attention": True,
+            "resnet_time_scale_shift": "scale_shift",
+            "class_embed_type": "timestep",
+            "time_embedding_dim": 20,
+            "downsample_padding": 0,
+        },
+        (15, 9),
+    ),
     "padding_of_two_sides": (
         {
             **SMALL,
@@ -230,7 +249,7 @@ def conditions_of(fields, mask=None):
         "identity": normal(2, embedding, seed=2),
     }.get(fields.get("class_embed_type"))
     if label is None and fields.get("num_class_embeds"):
-        label = np.array([1, fields["num_class_embeds"] - 1])
+        label = np.array([0, fields["num_class_embeds"] - 1])
     if label is not None:
         ours["label"], kwargs["class_labels"] = label, torch.tensor(label)
     if fields.get("addition_embed_type"):
