@@ -291,7 +291,7 @@ def test_what_is_no_file_of_its_own_neither_hangs_nor_is_read(tmp_path, kind):
         pytest.skip("this user may read everything")
     refused(path, reason)
     with pytest.raises(UserError, match=rf"--init_image=.*x\.png: cannot take .*({reason})"):
-        task_flags._image("init_image", str(path), 3)
+        task_flags.read_image("init_image", str(path), 3)
     if kind == "folder":
         return
     (tmp_path / "y.png").write_bytes(WHOLE)
@@ -322,5 +322,5 @@ def test_a_planted_pickle_as_an_image_is_one_line(tmp_path, flag):
     path = tmp_path / "x.npz"
     np.savez(path, samples=np.array([{"an": "object"}], dtype=object))
     with pytest.raises(UserError, match=f"--{flag}={path}: .*neither PNG nor JPEG") as caught:
-        task_flags._image(flag, str(path), 3)
+        task_flags.read_image(flag, str(path), 3)
     assert len(str(caught.value).splitlines()) == 1
