@@ -449,38 +449,46 @@ def test_the_tolerance_sees_a_wrong_epsilon(norm, tmp_path, monkeypatch):
     assert error(found, output_of(theirs, xt, kwargs)) > 2 * TOLERANCE
 
 
-CONTROLNET = {
-    name: value for name, value in SD1.items() if name not in ("sample_size", "up_block_types")
-} | {"conditioning_embedding_out_channels": (8, 16, 24, 32)}
+def trunk(fields, **changes):
+    """A ControlNet's fields of a U-Net's."""
+    own = {k: v for k, v in fields.items() if k not in ("sample_size", "up_block_types")}
+    return {**own, "conditioning_embedding_out_channels": (8, 16), **changes}
+
+
+# (fields, options of the call, size of the latents)
 CONTROLS = {
-    "plain": ({}, {}, (16, 16)),
-    "odd_size_and_scale": ({}, {"conditioning_scale": 0.7}, (13, 9)),
-    "guess_mode": ({}, {"conditioning_scale": 1.3, "guess_mode": True}, (8, 8)),
-    "bgr": ({"controlnet_conditioning_channel_order": "bgr"}, {}, (8, 8)),
-    "pooled": ({"global_pool_conditions": True}, {"guess_mode": True}, (8, 8)),
-    "sd2_heads_by_name": (
-        {
-            "use_linear_projection": True,
-            "num_attention_heads": (2, 4, 8),
-            "conditioning_channels": 1,
-            "only_cross_attention": (True, False, False),
-            "downsample_padding": 1,
-        },
+    "published": (
+        trunk(SD1, conditioning_embedding_out_channels=(16, 32, 96, 256)),
         {},
         (8, 8),
     ),
-    "sdxl": (
-        {
-            **{name: SDXL[name] for name in SDXL if name not in ("sample_size", "up_block_types")},
-            "conditioning_embedding_out_channels": (8, 16),
-        },
-        {"conditioning_scale": 0.5},
+    "odd_size_and_scale": (trunk(SMALL), {"conditioning_scale": 0.7}, (13, 9)),
+    "guess_mode": (trunk(SMALL), {"conditioning_scale": 1.3, "guess_mode": True}, (8, 8)),
+    "bgr": (trunk(SMALL, controlnet_conditioning_channel_order="bgr"), {}, (8, 8)),
+    "pooled": (trunk(SMALL, global_pool_conditions=True), {"guess_mode": True}, (8, 8)),
+    "heads_by_name": (
+        trunk(
+            SMALL,
+            use_linear_projection=True,
+            num_attention_heads=(2, 4),
+            conditioning_channels=1,
+            only_cross_attention=(True, False),
+            conditioning_embedding_out_channels=(8,),
+        ),
+        {},
         (8, 8),
     ),
+    "sdxl": (trunk(SDXL), {"conditioning_scale": 0.5}, (8, 8)),
     "classes_and_a_plain_bottom": (
-        {"num_class_embeds": 4, "mid_block_type": "UNetMidBlock2D"},
+        trunk(
+            SMALL,
+            num_class_embeds=4,
+            mid_block_type="UNetMidBlock2D",
+            downsample_padding=0,
+            transformer_layers_per_block=[[2], 1],
+        ),
         {},
-        (8, 8),
+        (7, 8),
     ),
 }
 
@@ -488,8 +496,7 @@ CONTROLS = {
 @pytest.mark.parametrize("name", CONTROLS)
 @pytest.mark.wide(4)
 def test_controlnets_agree_steer_and_come_back(name, tmp_path):
-    changes, call, size = CONTROLS[name]
-    fields = {**CONTROLNET, **changes}
+    fields, call, size = CONTROLS[name]
     theirs = theirs_of(fields, diffusers.ControlNetModel)
     theirs.save_pretrained(tmp_path / "a")
     controlnet, params = controlnet_from_diffusers(tmp_path / "a")
@@ -530,6 +537,8 @@ def test_controlnets_agree_steer_and_come_back(name, tmp_path):
         if name not in ("conditioning_embedding_out_channels", "conditioning_channels")
         and not name.startswith(("controlnet_", "global_"))
     }
+    if name == "classes_and_a_plain_bottom":  # a U-Net of lists needs a second one
+        steered["transformer_layers_per_block"] = [2, 1]
     steered["attention_head_dim"] = steered.pop("num_attention_heads", fields["attention_head_dim"])
     steered["up_block_types"] = tuple(
         CROSS_UP if kind == CROSS else PLAIN_UP for kind in fields["down_block_types"][::-1]

@@ -111,13 +111,13 @@ def test_tangents_are_central_differences():
     np.testing.assert_allclose(tangent, difference, atol=2e-3 * scale)
 
 
-def test_half_precision_is_near_and_answers_in_float32(params):
-    exact = np.asarray(output(UNET, params, XT, TIME, CONDITIONS))
-    half = output(UNET.clone(dtype=jnp.bfloat16), params, XT, TIME, CONDITIONS)
-    assert half.dtype == jnp.float32
-    assert 1e-4 < np.abs(half - exact).max() / exact.std() < 0.1
+def test_half_precision_is_near_and_answers_in_float32():
+    params = random_params(SLIM, XT, TIME, CONDITIONS)
+    exact = np.asarray(output(SLIM, params, XT, TIME, CONDITIONS))
     held = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    assert np.abs(output(UNET, held, XT, TIME, CONDITIONS) - exact).max() / exact.std() < 0.1
+    half = output(SLIM.clone(dtype=jnp.bfloat16), held, XT, TIME, CONDITIONS)
+    assert half.dtype == jnp.float32
+    assert 1e-4 < np.abs(half - exact).max() / exact.std() < 0.2
 
 
 def test_an_example_knows_no_other_and_time_may_be_one_number(params):
@@ -214,7 +214,7 @@ def test_a_scale_of_each_example_scales_its_residuals():
 
 
 def test_a_label_outside_of_its_table_is_no_number():
-    module = UNET.clone(label="table", label_channels=3)
+    module = SLIM.clone(label="table", label_channels=3)
     params = random_params(module, XT, TIME, {**CONDITIONS, "label": np.zeros(2, np.int32)})
     for label in (np.array([2, 3]), np.array([0, -1])):
         found = output(module, params, XT, TIME, {**CONDITIONS, "label": label})
