@@ -20,7 +20,7 @@ def adapted(c: ConfigDict, network: Any) -> Any:
         neither given nor kept.
     """
     m = c.model
-    if not m.lora_rank:
+    if not m.get("lora_rank", 0):  # which a network of one's own has not
         return network
     named = f"config.model.lora_rank={m.lora_rank}"
     if c.diffusion.schedule == "learned":

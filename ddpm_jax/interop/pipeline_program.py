@@ -16,6 +16,7 @@ from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.interop.scheduler_steps import Steps
 from ddpm_jax.interop.text_encoders import Prompts
 from ddpm_jax.models.layers import resize_nearest
+from ddpm_jax.runtime import compiling
 from ddpm_jax.samplers import base
 
 # Of the key of an image, what each of its parts draws with.
@@ -80,7 +81,7 @@ def make(pipeline: Any, shape: Shape) -> Callable[[Any, Any], jax.Array]:
         with jax.default_matmul_precision("highest"):
             return _draw(pipeline, shape, steps, params, arguments)
 
-    return jax.jit(draw)
+    return compiling.jit(draw)
 
 
 def _draw(pipeline: Any, shape: Shape, steps: Steps, params: Any, given: Any) -> jax.Array:
