@@ -182,7 +182,7 @@ def test_a_sweep_is_measured_by_the_same_steps(tmp_path):
         "def sweep():\n"
         "    return seeds(2)\n"
     )
-    found = measure.forecast(sweep_file.read(str(tmp_path / "two.py")))
+    found = measure.forecast(sweep_file.read(str(tmp_path / "two.py")), tmp_path / "sweep")
     (one,) = found["programs"]
     each = one["compile_seconds"] + 50 / one["steps_per_second"]
     assert found["hours"] == pytest.approx(2 * each / 3600)
