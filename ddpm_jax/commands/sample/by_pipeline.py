@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,11 @@ def to_files(
     texts = prompts_of.of_flags(prompts, prompts_file)
     if not texts:
         raise UserError("--prompt is missing: say what the pipeline is to draw, or name --prompts")
+    if Path(path).is_file() and not pipeline_config:
+        raise UserError(
+            f"--pipeline={path}: a single file does not say what its networks are; name a "
+            "pipeline's folder for that, --pipeline_config=DIR"
+        )
     settings = _settings(fields, options)
     images = _images(init_image, inpaint, control_image)
     try:
