@@ -24,6 +24,8 @@ IMAGES = (
     "text_diff",
     "theta",
 )
+# What only a pipeline takes.
+PIPELINE = ("pipeline_config", "size", "controlnet", "control_image", "lora")
 # Flags that take two words, --inpaint image.png mask.png; init_image takes one or two.
 PAIRS = ("inpaint", "init_image", "between_images", "text_diff")
 

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from ddpm_jax.interop.lora_files import METADATA, UNET, WEIGHTS, Adapter
-from ddpm_jax.interop.tensor_rows import CONV, DENSE, POINTWISE, Layout, Row, Shapes
+from ddpm_jax.interop.tensor_rows import CONV, DENSE, POINTWISE, Layout, Row, Shapes, first_five
 from ddpm_jax.models.adapters import DOWN, UP, is_adapter
 from ddpm_jax.runtime import files
 
@@ -63,7 +63,7 @@ def of_network(
             node = node.setdefault(part, {})
         node |= _ours(one, row.layout, layer)
     said = [
-        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+        f"{len(names)} {what} ({first_five(names)})"
         for names, what in ((unknown, "layers that it has not"), (wrong, "of another shape"))
         if names
     ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from ddpm_jax.interop.tensor_rows import first_five
 from ddpm_jax.models.adapters import DOWN, UP
 from ddpm_jax.runtime import files
 from ddpm_jax.runtime.weight_files import read_tensors
@@ -78,7 +79,7 @@ def read(path: str | os.PathLike[str]) -> LoraFile:
     if strange:
         raise ValueError(
             f"{path}: {len(strange)} tensors are no adapters of low rank "
-            f"({', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}); need lora_A and "
+            f"({first_five(strange)}); need lora_A and "
             "lora_B, lora.down and lora.up, or kohya's lora_down and lora_up"
         )
     parts: dict[str, dict[str, Adapter]] = {}

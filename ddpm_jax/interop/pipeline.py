@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.interop import pipeline_program
+from ddpm_jax.interop import pipeline_program, text_encoders
 from ddpm_jax.interop.autoencoder import ImportedAutoencoder
-from ddpm_jax.interop.pipeline_program import Shape
+from ddpm_jax.interop.pipeline_images import images
+from ddpm_jax.interop.pipeline_program import Networks, Shape
 from ddpm_jax.interop.pipeline_tokenizers import PipelineTokenizer
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.models.controlnet import ControlNet
@@ -68,14 +69,28 @@ class Pipeline:
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
+    def networks(self) -> Networks:
+        """All of them, without their parameters."""
+        network, _, scaling_factor, shift_factor = self.autoencoder
+        return Networks(
+            tuple((tower.name, tower.network) for tower in self.towers),
+            self.unet,
+            network,
+            scaling_factor,
+            shift_factor,
+            None if self.controlnet is None else self.controlnet[0],
+            self.pools,
+        )
+
+    @property
     def factor(self) -> int:
         """How many pixels along either axis one of the latents stands for."""
-        return 2 ** (len(self.autoencoder.autoencoder.block_channels) - 1)
+        return self.networks.factor
 
     @property
     def channels(self) -> int:
         """Of the latents."""
-        return self.autoencoder.autoencoder.latent_channels
+        return self.networks.channels
 
     def sample(
         self,
@@ -140,11 +155,11 @@ class Pipeline:
             raise ValueError(f"guidance_scale={scale}: need a finite number")
         if not 0 <= guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale={guidance_rescale}: need 0 to 1")
-        inpaints = self.unet.in_channels != self.channels
-        if inpaints and (mask is None or init_image is None):
+        completes = self.networks.completes
+        if completes and (mask is None or init_image is None or init_image.dtype != np.uint8):
             raise ValueError(
-                "this network completes images: give init_image, and a mask that is true where it "
-                "is to be drawn"
+                "this network completes images: give init_image, uint8, and a mask that is true "
+                "where it is to be drawn"
             )
         if mask is not None and init_image is None:
             raise ValueError("mask: no image to complete; give init_image too")
@@ -161,6 +176,12 @@ class Pipeline:
         scheduler = self.scheduler if sampler is None else self.scheduler.of_class(sampler)
         size = self._size(size, init_image, control)
         guided = scale != 1 or guidance_rescale > 0
+        if not guided and any(negative_prompts or ()):
+            raise ValueError(
+                "negative_prompts: without guidance (guidance_scale=1) nothing steers away from "
+                "them; set another guidance_scale, or leave them out"
+            )
+        text_encoders.check_skip(dict(self.networks.towers), clip_skip)
         shape = Shape(
             num=len(texts),
             latents=(size[0] // self.factor, size[1] // self.factor),
@@ -172,8 +193,7 @@ class Pipeline:
             begins_with_image=init_image is not None,
             encodes=init_image is not None and init_image.dtype == np.uint8,
             masked=mask is not None,
-            controlled=control is not None,
-            clip_skip=self._checked_skip(clip_skip),
+            clip_skip=clip_skip or 0,
             drawn=latents is None,
             decodes=decode,
         )
@@ -184,13 +204,14 @@ class Pipeline:
             "keys": jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(
                 jnp.arange(first, first + len(texts))
             ),
-            **self._images(len(texts), size, init_image, mask, control, latents),
+            **images(self.networks, len(texts), size, init_image, mask, control, latents),
         }
         if self.controlnet is not None:
             arguments["control_scale"] = np.float32(control_scale)
-        program = self.programs.get(shape.key)
+        key = (self.networks, shape.key)
+        program = self.programs.get(key)
         if program is None:
-            program = self.programs[shape.key] = pipeline_program.make(self, shape)
+            program = self.programs[key] = pipeline_program.make(self.networks, shape)
         made = np.asarray(program(self.params, arguments))
         return made if not decode else np.round(made).astype(np.uint8)
 
@@ -242,54 +263,3 @@ class Pipeline:
                 f"{lower[0]}x{lower[1]}"
             )
         return size
-
-    def _checked_skip(self, clip_skip: int | None) -> int:
-        if clip_skip is None:
-            return 0
-        most = min(tower.network.depth for tower in self.towers) - 1
-        if not 0 <= clip_skip <= most:
-            raise ValueError(f"clip_skip={clip_skip}: need 0 to {most}, the blocks but one")
-        return clip_skip
-
-    def _images(
-        self,
-        num: int,
-        size: Size,
-        init_image: np.ndarray | None,
-        mask: np.ndarray | None,
-        control: np.ndarray | None,
-        latents: np.ndarray | None,
-    ) -> dict[str, np.ndarray]:
-        """The arrays [num, ...] of what is given beside texts."""
-        below = (size[0] // self.factor, size[1] // self.factor, self.channels)
-        arrays: dict[str, np.ndarray] = {}
-
-        def of_each(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-            if array.shape not in (shape, (num, *shape)):
-                raise ValueError(
-                    f"{name}: need {list(shape)}, or {num} of them, got {list(array.shape)}"
-                )
-            return np.broadcast_to(array, (num, *shape))
-
-        if init_image is not None:
-            wanted = (*size, 3) if init_image.dtype == np.uint8 else below
-            image = of_each("init_image", init_image, wanted)
-            as_float = image / np.float32(127.5) - 1 if image.dtype == np.uint8 else image
-            arrays["init_image"] = np.asarray(as_float, np.float32)
-        if mask is not None:
-            if mask.dtype != bool:
-                raise ValueError(f"mask: need bool, true where it is drawn anew, got {mask.dtype}")
-            arrays["mask"] = of_each("mask", mask, (*size, 1))
-        if control is not None:
-            if control.dtype != np.uint8:
-                raise ValueError(f"control: need uint8, 0 to 255, got {control.dtype}")
-            image = of_each("control", control, (*size, 3))
-            arrays["control"] = image.astype(np.float32) / 255
-        if latents is not None:
-            if latents.shape != (num, *below):
-                raise ValueError(
-                    f"latents: need {[num, *below]} for {num} prompts of {size[0]}x{size[1]} "
-                    f"pixels, got {list(latents.shape)}"
-                )
-            arrays["latents"] = np.asarray(latents, np.float32)
-        return arrays

@@ -9,9 +9,10 @@ import numpy as np
 from ddpm_jax.interop import compvis_names, lora, lora_files, unet_condition
 from ddpm_jax.interop.clip import text_adapters
 from ddpm_jax.interop.latent_trunk import shapes_of
-from ddpm_jax.interop.lora_files import TEXT, TEXT_2, UNET
+from ddpm_jax.interop.lora_files import TEXT, TEXT_2, UNET, LoraFile
 from ddpm_jax.interop.pipeline import Pipeline
 from ddpm_jax.models import adapters
+from ddpm_jax.models.unet_condition import UNet2DCondition
 
 _TEXT_PARTS = (TEXT, TEXT_2)
 
@@ -21,11 +22,11 @@ def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1
 
     Args:
       pipeline: whose parameters stay as they are.
-      path: as of `lora.read`.
+      path: as of `lora_files.read`.
       scale: of what the adapters add, a finite number.
 
     Raises:
-      ValueError: as `lora.read`; for adapters of another model.
+      ValueError: as `lora_files.read`; for adapters of another model.
     """
     if not np.isfinite(scale):
         raise ValueError(f"{scale=}: need a finite number")
@@ -36,17 +37,9 @@ def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1
             f"{file.source} has adapters of {', '.join(unknown)}, which a {pipeline.name} has not: "
             "they are of another model"
         )
-    unet = pipeline.unet
-    names = [row.name for row in unet_condition.rows(unet) if row.path[-1] == "kernel"]
-    aliases = {
-        there.removeprefix(compvis_names.UNET).removesuffix(".weight"): own.removesuffix(".weight")
-        for own, there in compvis_names.unet_names(names, unet.num_blocks).items()
-    }
     params = pipeline.unet_params
     if UNET in file.parts:
-        rows, shapes = unet_condition.rows(unet), shapes_of(unet)
-        own = lora.of_network(file.parts[UNET], rows, shapes, file.source, aliases)
-        params = _merged(params, own, scale)
+        params = _merged(params, _of_unet(pipeline.unet, file), scale)
     towers = [
         tower
         if part not in file.parts
@@ -58,6 +51,17 @@ def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1
         for part, tower in zip(_TEXT_PARTS, pipeline.towers, strict=False)
     ]
     return dataclasses.replace(pipeline, unet_params=params, towers=tuple(towers))
+
+
+def _of_unet(unet: UNet2DCondition, file: LoraFile) -> dict[str, Any]:
+    """A file's adapters of a U-Net, whose layers may have a single file's names."""
+    rows = [*unet_condition.rows(unet)]
+    names = [row.name for row in rows if row.path[-1] == "kernel"]
+    aliases = {
+        there.removeprefix(compvis_names.UNET).removesuffix(".weight"): own.removesuffix(".weight")
+        for own, there in compvis_names.unet_names(names, unet.num_blocks).items()
+    }
+    return lora.of_network(file.parts[UNET], rows, shapes_of(unet), file.source, aliases)
 
 
 def _merged(params: Any, own: Any, scale: float) -> Any:

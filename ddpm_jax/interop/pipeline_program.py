@@ -15,7 +15,11 @@ from ddpm_jax.interop import text_encoders
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.interop.scheduler_steps import Steps
 from ddpm_jax.interop.text_encoders import Prompts
+from ddpm_jax.models.autoencoder import Autoencoder
+from ddpm_jax.models.controlnet import ControlNet
 from ddpm_jax.models.layers import resize_nearest
+from ddpm_jax.models.text import TextTransformer
+from ddpm_jax.models.unet_condition import UNet2DCondition
 from ddpm_jax.runtime import compiling
 from ddpm_jax.samplers import base
 
@@ -35,7 +39,6 @@ class Shape(NamedTuple):
       begins_with_image: what is noised at first is an image.
       encodes: that image is one of pixels.
       masked: a part of it is kept.
-      controlled: a ControlNet reads another image.
       clip_skip: of prompts.
       drawn: the first noise is drawn.
       decodes: the result is an image.
@@ -51,7 +54,6 @@ class Shape(NamedTuple):
     begins_with_image: bool
     encodes: bool
     masked: bool
-    controlled: bool
     clip_skip: int
     drawn: bool
     decodes: bool
@@ -65,11 +67,47 @@ class Shape(NamedTuple):
         return tuple(fields.values())
 
 
-def make(pipeline: Any, shape: Shape) -> Callable[[Any, Any], jax.Array]:
+class Networks(NamedTuple):
+    """What a pipeline computes with, without parameters: part of a program's key.
+
+    Attributes:
+      towers: (name, network) of each text encoder.
+      unet: the network.
+      autoencoder: the network.
+      scaling_factor, shift_factor: as of `ImportedAutoencoder`.
+      controlnet: the network, or None.
+      pools: as of `pipeline.Pipeline`.
+    """
+
+    towers: tuple[tuple[str, TextTransformer], ...]
+    unet: UNet2DCondition
+    autoencoder: Autoencoder
+    scaling_factor: float
+    shift_factor: float
+    controlnet: ControlNet | None
+    pools: bool
+
+    @property
+    def factor(self) -> int:
+        """How many pixels along either axis one of the latents stands for."""
+        return 2 ** (len(self.autoencoder.block_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.autoencoder.latent_channels
+
+    @property
+    def completes(self) -> bool:
+        """Whether the U-Net reads a mask and what it leaves of an image."""
+        return self.unet.in_channels != self.channels
+
+
+def make(networks: Networks, shape: Shape) -> Callable[[Any, Any], jax.Array]:
     """The jitted (params, arguments) -> images as floats, 0 to 255, [B, H, W, 3].
 
     Args:
-      pipeline: a `pipeline.Pipeline`, of which no parameters are kept.
+      networks: of the pipeline.
       shape: what is drawn.
 
     Raises:
@@ -79,16 +117,16 @@ def make(pipeline: Any, shape: Shape) -> Callable[[Any, Any], jax.Array]:
 
     def draw(params: Any, arguments: Any) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return _draw(pipeline, shape, steps, params, arguments)
+            return _draw(networks, shape, steps, params, arguments)
 
     return compiling.jit(draw)
 
 
-def _draw(pipeline: Any, shape: Shape, steps: Steps, params: Any, given: Any) -> jax.Array:
+def _draw(networks: Networks, shape: Shape, steps: Steps, params: Any, given: Any) -> jax.Array:
     keys = jax.vmap(lambda key: jax.random.split(key, 4))(given["keys"])
-    like = jnp.zeros((shape.num, *shape.latents, pipeline.channels), jnp.float32)
+    like = jnp.zeros((shape.num, *shape.latents, networks.channels), jnp.float32)
     noise = base.normal(keys[:, NOISE], like) if shape.drawn else given["latents"]
-    codec = _Codec(pipeline.autoencoder, params["vae"])
+    codec = _Codec(networks, params["vae"])
     start, beside, project = steps.start_std * noise, None, None
     if shape.begins_with_image:
         known = given["init_image"]
@@ -96,13 +134,13 @@ def _draw(pipeline: Any, shape: Shape, steps: Steps, params: Any, given: Any) ->
             known = codec.encode(known, keys[:, LATENTS])
         if shape.strength < 1 or not shape.masked:  # of a mask, 1 is noise alone
             start = _noised(steps, steps.times[0], known, noise)
-        if shape.masked and pipeline.unet.in_channels == pipeline.channels:
+        if shape.masked and not networks.completes:
             project = _kept(steps, _below(given["mask"], shape), known, noise)
         elif shape.masked:  # the network itself reads what is kept
             left = codec.encode(jnp.where(given["mask"], 0.0, given["init_image"]), keys[:, KEPT])
             beside = jnp.concatenate([_below(given["mask"], shape), left], axis=-1)
-    told = _told(pipeline, shape, params, given)
-    apply = functools.partial(_apply, pipeline, shape, params, told, given, beside)
+    told = _told(networks, shape, params, given)
+    apply = functools.partial(_apply, networks, shape, params, told, given, beside)
     denoise = prediction.denoiser(
         apply, None, steps.schedule, prediction=shape.scheduler.prediction
     )
@@ -135,23 +173,23 @@ def _kept(
 class _Codec(NamedTuple):
     """Between images in [-1, 1] and latents in the units of the diffusion."""
 
-    imported: Any
+    networks: Networks
     params: Any
 
     def encode(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        network = self.imported.autoencoder
-        encoded = network.apply({"params": self.params}, images, method="encode")
+        network = self.networks.autoencoder
+        encoded: Any = network.apply({"params": self.params}, images, method="encode")
         latents = encoded.latents
         if encoded.posterior is not None:
             latents = posteriors.sample(encoded.posterior, base.normal(keys, latents))
-        return (latents - self.imported.shift_factor) * self.imported.scaling_factor
+        return (latents - self.networks.shift_factor) * self.networks.scaling_factor
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Images as floats, 0 to 255."""
-        raw = latents / self.imported.scaling_factor + self.imported.shift_factor
-        network = self.imported.autoencoder
-        mean = network.apply({"params": self.params}, raw, method="decode").mean
-        return 255 * jnp.clip(mean / 2 + 0.5, 0, 1)
+        raw = latents / self.networks.scaling_factor + self.networks.shift_factor
+        network = self.networks.autoencoder
+        decoded: Any = network.apply({"params": self.params}, raw, method="decode")
+        return 255 * jnp.clip(decoded.mean / 2 + 0.5, 0, 1)
 
 
 def _noised(steps: Steps, t: Any, known: jax.Array, noise: jax.Array) -> jax.Array:
@@ -161,10 +199,9 @@ def _noised(steps: Steps, t: Any, known: jax.Array, noise: jax.Array) -> jax.Arr
     return alpha * known + sigma * noise
 
 
-def _told(pipeline: Any, shape: Shape, params: Any, given: Any) -> tuple[Prompts, ...]:
+def _told(networks: Networks, shape: Shape, params: Any, given: Any) -> tuple[Prompts, ...]:
     """What the network is told: of the negative prompts first, where it is asked about them."""
-    networks = {tower.name: tower.network for tower in pipeline.towers}
-    texts = functools.partial(text_encoders.embed, networks, params["towers"])
+    texts = functools.partial(text_encoders.embed, dict(networks.towers), params["towers"])
     of_prompts = texts(given["rows"]["prompts"], clip_skip=shape.clip_skip)
     if not shape.guided:
         return (of_prompts,)
@@ -175,7 +212,7 @@ def _told(pipeline: Any, shape: Shape, params: Any, given: Any) -> tuple[Prompts
 
 
 def _apply(
-    pipeline: Any,
+    networks: Networks,
     shape: Shape,
     params: Any,
     told: tuple[Prompts, ...],
@@ -194,14 +231,14 @@ def _apply(
         return jnp.concatenate([x] * count)
 
     whole = {"tokens": jnp.concatenate([one.states for one in told])}
-    if pipeline.pools:
-        height, width = (n * pipeline.factor for n in shape.latents)
+    if networks.pools:
+        height, width = (n * networks.factor for n in shape.latents)
         sizes = jnp.array([height, width, 0, 0, height, width], jnp.float32)
         whole["pooled"] = jnp.concatenate([one.pooled for one in told if one.pooled is not None])
         whole["time_ids"] = jnp.broadcast_to(sizes, (count * shape.num, 6))
     seen, time = each(xt), each(jnp.broadcast_to(time, xt.shape[:1]))
-    if shape.controlled:
-        residuals = pipeline.controlnet[0].apply(
+    if networks.controlnet is not None:
+        residuals: Any = networks.controlnet.apply(
             {"params": params["controlnet"]},
             seen,
             time,
@@ -211,7 +248,7 @@ def _apply(
         whole |= residuals._asdict()
     if beside is not None:
         seen = jnp.concatenate([seen, each(beside)], axis=-1)
-    output = pipeline.unet.apply({"params": params["unet"]}, seen, time, whole)
+    output: Any = networks.unet.apply({"params": params["unet"]}, seen, time, whole)
     if not shape.guided:
         return output
     against, prompted = jnp.split(output, 2)

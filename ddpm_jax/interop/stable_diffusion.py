@@ -23,15 +23,11 @@ from ddpm_jax.interop import (
     unet_condition_config,
 )
 from ddpm_jax.interop.autoencoder import ImportedAutoencoder, autoencoder_from_diffusers
-from ddpm_jax.interop.clip import (
-    text_encoder_depth,
-    text_encoder_from_transformers,
-    text_encoder_tensors,
-    text_encoder_to_transformers,
-)
+from ddpm_jax.interop.clip import text_encoder_depth, text_encoder_tensors
 from ddpm_jax.interop.controlnet import controlnet_from_diffusers, controlnet_to_diffusers
 from ddpm_jax.interop.pipeline import Pipeline, TextTower
 from ddpm_jax.interop.pipeline_config import CONTROLNET, SCHEDULER, UNET, VAE
+from ddpm_jax.interop.text_encoders import TextEncoders
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.interop.unet_condition import unet_condition_from_diffusers
 from ddpm_jax.models.encoder import QUICK
@@ -121,14 +117,20 @@ def save(pipeline: Pipeline, directory: str | os.PathLike[str]) -> None:
     )
     imported = pipeline.autoencoder
     autoencoder.autoencoder_to_diffusers(
-        imported.autoencoder, imported.params, directory / VAE, imported.scaling_factor
+        imported.autoencoder,
+        imported.params,
+        directory / VAE,
+        imported.scaling_factor,
+        shift_factor=imported.shift_factor,
     )
     if pipeline.controlnet is not None:
         controlnet_to_diffusers(*pipeline.controlnet, directory / CONTROLNET)
-    folders = pipeline_config.PIPELINES[pipeline.name].towers
-    for (text, words), tower in zip(folders, pipeline.towers, strict=True):
-        text_encoder_to_transformers(tower.network, tower.params, directory / text)
-        save_clip_tokenizer(directory / words, *tower.tokenizer)
+    networks = {tower.name: tower.network for tower in pipeline.towers}
+    own = {tower.name: tower.params for tower in pipeline.towers}
+    text_encoders.write(TextEncoders(networks, own), directory)
+    folders = dict(pipeline_config.PIPELINES[pipeline.name].towers)
+    for tower in pipeline.towers:
+        save_clip_tokenizer(directory / folders[tower.name], *tower.tokenizer)
     scheduler.write(pipeline.scheduler, directory / SCHEDULER)
     # Last: a folder without it is no pipeline yet.
     files.write_json(index, pipeline_config.of_pipeline(pipeline))
@@ -200,22 +202,21 @@ def _towers(
         tokenizers = pipeline_tokenizers.read(folder)
     except UserError as error:
         raise ValueError(str(error)) from error
+    weights = {}
+    if file is not None:
+        for number, (name, _) in enumerate(family.towers):
+            weights[name] = file.text(number, text_encoder_depth(folder / name))
+    encoders = text_encoders.read(folder, weights)
     towers = []
-    for number, (name, words) in enumerate(family.towers):
-        weights = None if file is None else file.text(number, text_encoder_depth(folder / name))
-        try:
-            network, params = text_encoder_from_transformers(folder / name, weights)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        tokenizer, context = tokenizers[words]
+    for name, words in family.towers:
+        network, (tokenizer, context) = encoders.networks[name], tokenizers[words]
         if tokenizer.size > network.vocab_size or context > network.context_length:
             raise ValueError(
                 f"{folder / words} has {tokenizer.size:,} tokens and rows of {context}, and {name} "
                 f"reads {network.vocab_size:,} and {network.context_length}: they are of different "
                 "models"
             )
-        towers.append(TextTower(name, tokenizers[words], network, params))
-    text_encoders.check({tower.name: tower.network for tower in towers})
+        towers.append(TextTower(name, tokenizers[words], network, encoders.params[name]))
     return tuple(towers)
 
 

@@ -172,7 +172,7 @@ def _check_fit(
             wrong.append(f"{row.name} {weight.shape} for {need}")
     over = [f"{name} {left[name].shape}" for name in sorted(left)]
     said = [
-        f"{len(names)} {what} ({_first(names)})"
+        f"{len(names)} {what} ({first_five(names)})"
         for names, what in (
             (missing, "missing"),
             (wrong, "of another shape"),
@@ -184,7 +184,7 @@ def _check_fit(
         raise ValueError(f"{source}: tensors do not fit the network: {'; '.join(said)}")
 
 
-def _first(names: list[str]) -> str:
+def first_five(names: list[str]) -> str:
     """The first five."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 

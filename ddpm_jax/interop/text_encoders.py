@@ -3,12 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ddpm_jax.interop.clip import text_encoder_from_transformers, text_encoder_to_transformers
+from ddpm_jax.interop.config_fields import is_int
+from ddpm_jax.interop.tensor_rows import Weights
 from ddpm_jax.models.text import TextTransformer, last_norm
 
 FIRST, SECOND = "text_encoder", "text_encoder_2"
@@ -40,10 +43,16 @@ class Prompts(NamedTuple):
     pooled: jax.Array | None
 
 
-def read(directory: str | os.PathLike[str]) -> TextEncoders:
+def read(
+    directory: str | os.PathLike[str], weights: Mapping[str, Weights] = MappingProxyType({})
+) -> TextEncoders:
     """The text encoders of a pipeline's folder: text_encoder, text_encoder_2, or both.
 
     Each is what `CLIPTextModel` or `CLIPTextModelWithProjection` saved, of transformers 4 or 5.
+
+    Args:
+      directory: the pipeline's.
+      weights: of encoders by name, in the place of their folders' own.
 
     Raises:
       ValueError: if neither is there, for what `text_encoder_from_transformers` refuses, and for a
@@ -59,7 +68,9 @@ def read(directory: str | os.PathLike[str]) -> TextEncoders:
     networks, params = {}, {}
     for name in found:
         try:
-            networks[name], params[name] = text_encoder_from_transformers(directory / name)
+            networks[name], params[name] = text_encoder_from_transformers(
+                directory / name, weights.get(name)
+            )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     check(networks)
@@ -99,11 +110,9 @@ def embed(
     """
     if set(tokens) != set(networks):
         raise ValueError(f"need tokens for {', '.join(networks)}, got {', '.join(tokens)}")
+    check_skip(networks, clip_skip)
     both = SECOND in networks
     left_out = (clip_skip or 0) + both
-    deepest = min(network.depth for network in networks.values())
-    if clip_skip is not None and not 0 <= clip_skip <= deepest - both:
-        raise ValueError(f"need 0 <= clip_skip <= {deepest - both}, got {clip_skip=}")
     states, pooled = [], None
     for name, network in networks.items():
         features: Any = network.apply({"params": params[name]}, tokens[name])
@@ -112,6 +121,13 @@ def embed(
         if pooled is None and network.embed_dim is not None:
             pooled = features.embedding
     return Prompts(jnp.concatenate(states, axis=-1), pooled)
+
+
+def check_skip(networks: Mapping[str, TextTransformer], clip_skip: int | None) -> None:
+    """Raises ValueError for blocks to leave out that are no number of them, or too many."""
+    most = min(network.depth for network in networks.values()) - (SECOND in networks)
+    if clip_skip is not None and not (is_int(clip_skip, 0) and clip_skip <= most):
+        raise ValueError(f"need 0 <= clip_skip <= {most}, got {clip_skip=}")
 
 
 def check(networks: Mapping[str, TextTransformer]) -> None:

@@ -73,7 +73,7 @@ def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, m
         ({"size": "wide"}, "--size=wide: need HEIGHTxWIDTH"),
         ({"not_its": ["labels"]}, "--labels: applies only to a run"),
         ({"options": ["eta=1"]}, "--options=eta=1: of a pipeline, need guidance_rescale"),
-        ({"options": ["clip_skip=9"]}, "clip_skip=9: need 0 to"),
+        ({"options": ["clip_skip=9"]}, "need 0 <= clip_skip <= 2, got clip_skip=9"),
         ({"sampler": "lms"}, "lms"),
         ({"lora": ["nowhere.safetensors:0.5"]}, "--lora=nowhere.safetensors:0.5: "),
         ({"controlnet": "nowhere"}, "--pipeline=.*nowhere"),

@@ -1,9 +1,11 @@
 """Whole pipelines beside diffusers' own, on tiny perturbed random weights and the same noise."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +15,13 @@ diffusers = pytest.importorskip("diffusers")
 import tiny_pipelines  # noqa: E402
 from tiny_pipelines import noise, to_numpy, to_torch  # noqa: E402
 
-from ddpm_jax.interop import pipeline_lora, stable_diffusion  # noqa: E402
+from ddpm_jax.interop import (  # noqa: E402
+    lora,
+    pipeline_lora,
+    stable_diffusion,
+    unet_condition,
+)
+from ddpm_jax.models import adapters  # noqa: E402
 
 # Of the latents' standard deviation; the floor of float32 is 1e-5.
 TOLERANCE = 1e-4
@@ -389,8 +397,6 @@ def test_single_files_are_exchanged(pipelines, tmp_path, name):
         assert wanted.keys() == found.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     again = stable_diffusion.load(path, config=folder)
-    import jax
-
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
 
@@ -404,6 +410,10 @@ def test_another_prompt_scale_seed_or_negative_compiles_nothing(pipelines):
     assert len(ours.programs) == count
     assert [*ours.programs.values()][-1]._cache_size() == sizes
     assert (first != other).any()
+    # Another network is another program, though it shares what was compiled.
+    other = dataclasses.replace(ours, unet=ours.unet.clone(freq_shift=1.0))
+    changed = other.sample(["a cat", "a red"], guidance_scale=3.0, **options)
+    assert (changed != first).any()
     # Image k depends on (seed, k) and its own prompt.
     pair = ours.sample(["a red", "on"], guidance_scale=3.0, first=1, **options)
     assert np.abs(pair[0].astype(int) - first[1]).max() <= 1
@@ -467,14 +477,37 @@ def test_adapters_of_a_file_are_added(pipelines, tmp_path):
     # Names of other scripts, and half of the scale.
     save_file(_kohya(tensors, 6), tmp_path / "kohya.safetensors")
     save_file(tensors, tmp_path / "unet.safetensors")
-    import jax
-
     half = pipeline_lora.with_lora(ours, tmp_path / "kohya.safetensors", 0.5)
     # Without metadata alpha is the rank, 4 for 6.
     same = pipeline_lora.with_lora(ours, tmp_path / "unet.safetensors", 0.5 * 6 / 4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), half.unet_params, same.unet_params
     )
+
+
+def test_adapters_of_ours_are_read_by_peft(pipelines, tmp_path):
+    from safetensors.torch import load_file
+
+    peft = pytest.importorskip("peft")
+    theirs, ours, folder = pipelines("sd1")
+    targets = ("*/attention_1/query", "mid_block_0/conv_0", "*_transformer_*/proj_in")
+    own = adapters.initial(jax.random.key(0), ours.unet_params, 4, targets)
+    own = jax.tree.map(lambda leaf: leaf + 0.1, own)
+    lora.write(own, unet_condition.rows(ours.unet), tmp_path, alpha=6)
+    tensors = load_file(tmp_path / "pytorch_lora_weights.safetensors")
+    tensors = {name.removeprefix("unet."): tensor for name, tensor in tensors.items()}
+    unet = type(theirs.unet).from_pretrained(folder, subfolder="unet")
+    layers = sorted({name.rsplit(".", 2)[0] for name in tensors})
+    peft.inject_adapter_in_model(peft.LoraConfig(r=4, lora_alpha=6, target_modules=layers), unet)
+    missed = peft.set_peft_model_state_dict(unet, tensors)
+    assert not missed.unexpected_keys
+    xt, tokens = noise(2, *SIZE), np.random.default_rng(1).standard_normal((2, 5, 32))
+    tokens = tokens.astype(np.float32)
+    with torch.no_grad():
+        wanted = to_numpy(unet(to_torch(xt), 500, torch.from_numpy(tokens)).sample)
+    params = adapters.merged(ours.unet_params | {"lora": own}, 6 / 4)
+    found = jax.jit(ours.unet.apply)({"params": params}, xt, 500.0, {"tokens": tokens})
+    assert np.abs(found - wanted).max() < 2e-5 * wanted.std()
 
 
 def test_adapters_of_another_model_are_refused(pipelines, tmp_path):
@@ -514,13 +547,14 @@ def test_adapters_of_another_model_are_refused(pipelines, tmp_path):
         ({"mask": True}, "mask: no image to complete"),
         ({"mask": np.zeros((8, 8, 1), bool), "init_image": True}, "mask: need \\[104, 72, 1\\]"),
         ({"guidance_rescale": 2.0}, "guidance_rescale=2.0: need 0 to 1"),
-        ({"clip_skip": 5}, "clip_skip=5: need 0 to 1"),
+        ({"clip_skip": 5}, "need 0 <= clip_skip <= 2, got clip_skip=5"),
         ({"sampler": "LMSDiscreteScheduler"}, "LMSDiscreteScheduler"),
         ({"control": True}, "control: this pipeline has no ControlNet"),
         ({"num_steps": 2000}, "num_steps"),
         ({"negative_prompts": ["a", "b", "c"]}, "negative_prompts: need one for all, or one"),
         ({"latents": np.zeros((1, 2, 2, 4))}, "latents: need \\[2, 13, 9, 4\\]"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan"),
+        ({"negative_prompts": "a", "guidance_scale": 1.0}, "negative_prompts: without guidance"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(pipelines, options, message):

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ddpm_jax import sample_flags
 from ddpm_jax.commands.sample import prompts as prompts_of
 from ddpm_jax.commands.sample import sample_files, sampling_options, task_flags
 from ddpm_jax.errors import UserError
 from ddpm_jax.interop import pipeline_lora, stable_diffusion
+from ddpm_jax.interop.config_fields import is_number
 from ddpm_jax.interop.pipeline import Pipeline
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime import digests
@@ -23,11 +25,7 @@ from ddpm_jax.trained import descriptions
 
 # The flags that a pipeline takes beside prompts.
 FLAGS = (
-    "pipeline_config",
-    "size",
-    "controlnet",
-    "control_image",
-    "lora",
+    *sample_flags.PIPELINE,
     "sampler",
     "num_steps",
     "guidance_scale",
@@ -35,37 +33,6 @@ FLAGS = (
     "init_image",
     "strength",
     "inpaint",
-)
-# Those that only runs take.
-NOT_OF_A_PIPELINE = (
-    "workdir",
-    "labels",
-    "condition",
-    "upsampler_workdir",
-    "step",
-    "ema",
-    "raw_params",
-    "grid",
-    "order",
-    "eta",
-    "classifier_scale",
-    "clip_scale",
-    "clip_prompt",
-    "classifier_workdir",
-    "clip_workdir",
-    "weaker_workdir",
-    "weaker_step",
-    "prior_workdir",
-    "compose",
-    "between_labels",
-    "colourise",
-    "upscale",
-    "observation_noise",
-    "vary",
-    "between_images",
-    "text_diff",
-    "theta",
-    "trajectory",
 )
 # What --options may hold.
 OPTIONS = ("guidance_rescale", "clip_skip", "control_scale")
@@ -193,6 +160,8 @@ def _settings(fields: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
         name = option.partition("=")[0]
         if name not in OPTIONS:
             raise UserError(f"--options={option}: of a pipeline, need {', '.join(OPTIONS)}")
+        if not is_number(settings[name]):
+            raise UserError(f"--options={option}: need a number")
     return settings
 
 

@@ -15,9 +15,12 @@ is drawn by prompts, `prompts` [N], and a grid F.png beside it; --out=F.png only
 one PNG an image. What is not given comes from the run's config.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 
 from ddpm_jax import cli, sample_flags
+from ddpm_jax.errors import UserError
 
 PAIRS = sample_flags.PAIRS
 
@@ -97,6 +100,8 @@ def main() -> None:
     if f.pipeline:
         _by_pipeline()
         return
+    if given := _given(sample_flags.PIPELINE):
+        raise UserError(f"--{given[0]}: applies only to --pipeline; leave it out")
     from ddpm_jax.commands.sample import sample
 
     sample.to_files(
@@ -126,7 +131,10 @@ def _by_pipeline() -> None:
     from ddpm_jax.commands.sample import by_pipeline
 
     f = flags.FLAGS
-    given = [name for name in by_pipeline.NOT_OF_A_PIPELINE if f[name].present]
+    own = {*by_pipeline.FLAGS, "pipeline", "out", "num_samples", "prompt", "prompts", "seed"}
+    own |= {"negative_prompt", "options"}
+    defined = f.flags_by_module_dict()
+    names = [one.name for module in (__name__, sample_flags.__name__) for one in defined[module]]
     by_pipeline.to_files(
         f.pipeline,
         f.out,
@@ -135,7 +143,12 @@ def _by_pipeline() -> None:
         prompts_file=f.prompts,
         negative_prompts=f.negative_prompt,
         seed=f.seed,
-        not_its=given,
+        not_its=_given([name for name in names if name not in own]),
         options=f.options,
         **sample_flags.values(*by_pipeline.FLAGS),
     )
+
+
+def _given(names: Sequence[str]) -> list[str]:
+    """Those flags that the command line has."""
+    return [name for name in names if flags.FLAGS[name].present]
