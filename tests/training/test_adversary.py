@@ -107,7 +107,7 @@ def modes_found(state, num=2000):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_penalty_finds_all_modes_of_a_ring_and_a_slow_discriminator_loses_them(seed):
     """Mode collapse: the generator follows what it is told now, and only that."""
-    held = trained(game("non_saturating", penalty=0.1), 1500, seed)
+    held = trained(game("non_saturating", penalty=0.1), 2500, seed)
     found, near = modes_found(held)
     assert found == MODES
     assert near > 0.3
