@@ -187,7 +187,8 @@ class Checkpoints:
 
     def complaints(self) -> list[str]:
         """What went wrong with saving since the last call, a line each."""
-        if self._writer is not None and not self._reported_stuck and self._patience() <= 0:
+        writing = self._writer is not None and self._writer.is_alive()
+        if writing and not self._reported_stuck and self._patience() <= 0:
             self._reported_stuck = True
             self._complaints.append(
                 f"the save of step {self._writing:,} is stuck: no end after {self._deadline:g} s"

@@ -1,4 +1,6 @@
 import functools
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from ddpm_jax.diffusion import schedules
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import sharding
 from ddpm_jax.runtime.digests import digest, digests
-from ddpm_jax.training.checkpoints import Checkpoints
+from ddpm_jax.training.checkpoints import WRITER, Checkpoints
 
 
 def placed(state, mesh):
@@ -51,6 +53,16 @@ def test_a_state_moves_to_other_devices(state, tmp_path, before, after, monkeypa
     assert digest(restored) == digest(state)
     for leaf, place in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+
+
+def test_a_save_that_ended_is_never_stuck(state, tmp_path):
+    with Checkpoints(tmp_path, deadline=20.0) as saved:
+        saved.save(1, state)
+        while any(thread.name == WRITER for thread in threading.enumerate()):
+            time.sleep(0.05)
+        saved._began -= 20  # so much time passes until the next save
+        assert saved.latest() == 1
+        assert saved.complaints() == []
 
 
 def test_the_latest_are_kept(state, tmp_path):
