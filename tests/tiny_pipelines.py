@@ -95,13 +95,13 @@ def text_encoder(size, *, projection=False, **fields):
     return perturbed(kind(config), 1)
 
 
-def autoencoder():
-    """Four levels: an image is eight times the size of its latents."""
+def autoencoder(channels=(8, 8, 16, 16)):
+    """Four levels, by default: an image is eight times the size of its latents."""
     return perturbed(
         AutoencoderKL(
-            block_out_channels=(8, 8, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=channels,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
             norm_num_groups=8,
             layers_per_block=1,
         ),
@@ -109,17 +109,27 @@ def autoencoder():
     )
 
 
-def make(name, folder):
+# Of a pipeline that is trained: one level, whose step compiles quickly.
+BRIEF = {
+    "sample_size": 8,
+    "block_out_channels": (16,),
+    "down_block_types": (CROSS,),
+    "up_block_types": (CROSS_UP,),
+}
+
+
+def make(name, folder, vae=None, **unet):
     """A pipeline by name, saved in a folder.
 
-    sd1, sd2 (v-prediction), sdxl, inpaint (9 channels) or controlnet.
+    sd1, sd2 (v-prediction), sdxl, inpaint (9 channels) or controlnet; with another autoencoder, and
+    other fields of the U-Net.
     """
     torch.manual_seed(0)
     words = tokenizer(
         folder.with_name(f"{folder.name}_words"), "!" if name == "sd2" else "<|endoftext|>"
     )
     size = len(words)
-    vae = autoencoder()
+    vae = vae or autoencoder()
     safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if name == "sdxl":
         pipeline = StableDiffusionXLPipeline(
@@ -130,7 +140,7 @@ def make(name, folder):
             ),
             words,
             words,
-            perturbed(UNet2DConditionModel(**_UNET_XL), 3),
+            perturbed(UNet2DConditionModel(**{**_UNET_XL, **unet}), 3),
             EulerDiscreteScheduler(**_BETAS, timestep_spacing="leading", steps_offset=1),
             add_watermarker=False,
         )
@@ -152,7 +162,7 @@ def make(name, folder):
             text = {"hidden_act": "gelu", "num_hidden_layers": 3}
         if name == "inpaint":
             fields["in_channels"] = 9
-        unet = perturbed(UNet2DConditionModel(**fields), 3)
+        unet = perturbed(UNet2DConditionModel(**{**fields, **unet}), 3)
         parts = [vae, text_encoder(size, **text), words, unet]
         if name == "controlnet":
             control = ControlNetModel.from_unet(

@@ -15,6 +15,7 @@ from ddpm_jax.build import (
     objectives,
     optimizers,
     paths,
+    pipelines,
     reverse_mode,
     texts,
     upsampling,
@@ -44,7 +45,7 @@ def build(config: ConfigDict, own: Own = NONE) -> Experiment:
     Raises:
       UserError: naming the field, for a value that is unknown or does not fit the others.
     """
-    c = config_files.without_unread(config)
+    c = pipelines.filled(config_files.without_unread(config))
     kind = choose("kind", c.kind, KINDS)
     _check_fields(c, kind)
     check_ranges(c)

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import adapters, conditioning, control, image_embeddings, paths, tower_options
+from ddpm_jax.build import (
+    adapters,
+    conditioning,
+    control,
+    image_embeddings,
+    paths,
+    pipelines,
+    tower_options,
+)
 from ddpm_jax.build.precision import dtype, remat
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.config import own_code
@@ -284,5 +292,9 @@ def _out_channels(c: ConfigDict) -> int:
     return (2 if learned else 1) * x0_shape(c)[2]
 
 
-DENOISERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {"unet": _unet, "dit": _dit}
+DENOISERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {
+    "unet": _unet,
+    "dit": _dit,
+    pipelines.NAME: pipelines.network,
+}
 CLASSIFIERS: dict[str, Callable[[ConfigDict, Own], NetworkModule]] = {"classifier": _classifier}

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.build import adapters, begun_towers, control, tower_options
+from ddpm_jax.build import adapters, begun_towers, control, pipelines, tower_options
 from ddpm_jax.build.tower_options import Options
 from ddpm_jax.build.weights_fit import Fit, few
 from ddpm_jax.errors import UserError
+from ddpm_jax.interop import pipeline_config
 from ddpm_jax.models.unet import CONTROL
 from ddpm_jax.runtime import digests, leaves, processes, weight_files
 from ddpm_jax.training.checkpoints import Checkpoints
@@ -66,8 +67,9 @@ def read(
 
     Args:
       source: F.safetensors, whose tensors are named by their places in the parameters, such as
-        down_0_block_0/conv_0/kernel, also with dots; the workdir of a run; or, of a network with
-        towers, a CLIP's folder of transformers, and open_clip's safetensors or their folder.
+        down_0_block_0/conv_0/kernel, also with dots; the workdir of a run; the folder of a pipeline
+        of Stable Diffusion; or, of a network with towers, a CLIP's folder of transformers, and
+        open_clip's safetensors or their folder.
       like: the parameters' shapes, types and shardings.
       strict: refuse what does not fit; otherwise each parameter that has no tensor of its name and
         shape begins as it is initialised, and each other tensor is left out.
@@ -152,6 +154,8 @@ def _read(source: str, like: Any, strict: bool, towers: Mapping[str, Options]) -
 
 def _found(path: Path, towers: Mapping[str, Options]) -> _Source:
     """What lies there, whose towers are the same functions as this network's."""
+    if (path / pipeline_config.CONFIG).is_file():
+        return _of_tensors(pipelines.tensors(path))
     if library := begun_towers.of_library(path, towers):
         tower_options.check(towers, library.towers)
         return _of_tensors(library.tensors)

@@ -35,21 +35,23 @@ def check(experiment: Experiment) -> None:
         return
     if not experiment.reads_text:
         raise UserError(f"{FIELD}: this run reads no text; set False")
-    name = c.model.get("text_tower", "")  # which a network of one's own has not
-    able = [tower for tower, row in captions.TOWERS.items() if row.module is not None]
-    if name not in able:
+    reader = captions.reader_of(experiment.model)
+    if reader is None:
+        name = c.model.get("text_tower", "")  # which a network of one's own has not
+        able = [tower for tower, row in captions.TOWERS.items() if row.module is not None]
         raise UserError(
             f"{FIELD}: config.model.text_tower={name!r} is no network by itself; set "
             f"{' or '.join(able)}, which begins with a CLIP's weights (train.init_from), or False"
         )
     params = jax.eval_shape(experiment.init_params, jax.random.key(0))
-    frozen = leaves.matching(c.optim.frozen, params)[captions.TOWER]
-    if not all(jax.tree.leaves(frozen)):
+    frozen = leaves.matching(c.optim.frozen, params)
+    if not all(jax.tree.leaves([frozen[part] for part in reader.parts])):
+        names = tuple(f"{part}/*" for part in reader.parts)
         raise UserError(
             f"{FIELD}: the tower of texts is trained, so that what it makes of a caption changes "
-            f"with every step; freeze it, config.optim.frozen=('{captions.TOWER}/*',), or set False"
+            f"with every step; freeze it, config.optim.frozen={names}, or set False"
         )
-    if captions.TOWER in params.get(LORA, {}):
+    if any(part in params.get(LORA, {}) for part in reader.parts):
         raise UserError(
             f"{FIELD}: config.model.lora_targets={tuple(c.model.lora_targets)} fit layers of the "
             "tower of texts, which then changes with every step; name others, or set False"
@@ -96,20 +98,19 @@ def with_states(
     encode, tokenizer = experiment.encode_texts, experiment.tokenizer
     assert encode is not None  # `check` sees to it
     assert tokenizer is not None
-    own = jax.tree.map(processes.whole, params[captions.TOWER])
+    reader = captions.reader_of(experiment.model)
+    assert reader is not None
+    own = jax.tree.map(processes.whole, {part: params[part] for part in reader.parts})
     sums = {name: digests.sum_of(np.asarray(leaf)) for name, leaf in leaves.named(own).items()}
-    tower = captions.tower_of(experiment.model)
     described = {
         "tower": digests.combined(sums),
-        "network": repr(tower),
+        "network": repr(reader.network),
         "tokenizer": tokenizer.digest,
         "jax": jax.__version__,
         "code": digests.of_code("models"),
     }
     texts = [text for one in sources if one is not None for text in data.captions_of(one)]
-    apply = compiling.jit(
-        lambda params, rows: tower.apply({"params": params}, rows).last.astype(jnp.float32)
-    )
+    apply = compiling.jit(lambda own, rows: reader.states(own, rows).astype(jnp.float32))
 
     def make(rows: np.ndarray) -> np.ndarray:
         return clips.by_batches(apply, own, rows)

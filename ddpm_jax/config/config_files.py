@@ -41,6 +41,7 @@ BUILT_IN_NETWORKS = (
     "scale_shift_norm",
     "resample_blocks",
     "residual_scale",
+    "pipeline",
     "lora_rank",
     "lora_alpha",
     "lora_targets",

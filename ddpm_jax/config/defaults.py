@@ -159,7 +159,7 @@ def denoiser() -> ConfigDict:
     data.options = ConfigDict()  # keywords of what `name` builds: holdout, max_objects, ...
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet, dit, or package.module:name
+    model.name = "unet"  # unet, dit, stable_diffusion, or package.module:name
     model.options = ConfigDict()  # keywords of a network of one's own
     model.channels = 128  # of the U-Net's first level, or of a transformer's token
     model.num_blocks = 2  # a level, or a transformer's depth
@@ -186,6 +186,10 @@ def denoiser() -> ConfigDict:
     # makes changes of its skips of (ControlNet). Its weights begin as those of the way down, with
     # train.init_from; optim.frozen=("!control/*",) trains it alone.
     model.control = ()
+    # Of stable_diffusion: what its networks, words and scheduler are. A run takes it from the
+    # pipeline that train.init_from names; leave it, and the fields of data and diffusion that the
+    # pipeline decides.
+    model.pipeline = ConfigDict()
     # Adapters (LoRA) on the layers whose names fit these patterns: so many channels between their
     # two halves, 0 for none, and what their product counts over that; None for once. The network
     # begins with train.init_from, and optim.frozen=("!lora/*",) keeps it.
@@ -207,7 +211,7 @@ def denoiser() -> ConfigDict:
     config.diffusion = diffusion = ConfigDict()
     # linear, scaled_linear, cosine or sigmoid of num_steps steps; vp_continuous,
     # scaled_linear_continuous, cosine_continuous, sigmoid_continuous, sub_vp, ve, edm, flow,
-    # linear_gamma; or learned
+    # linear_gamma; or learned; of a pipeline "", as its prediction, for its own
     diffusion.schedule = "linear"
     diffusion.schedule_options = ConfigDict()  # beta_start, s, sigma_max, shift, gamma_0, ...
     diffusion.num_steps = 1000  # T of a discrete schedule, and of every chain that is scored
@@ -267,8 +271,9 @@ def denoiser() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_steps = 800_000
-    # Weights to begin with: F.safetensors, named as `checkpoint.py export` names them, or the
-    # workdir of a run. Not strict: parameters that they do not fit begin as without them.
+    # Weights to begin with: F.safetensors, named as `checkpoint.py export` names them, the workdir
+    # of a run, or of stable_diffusion a pipeline's folder. Not strict: parameters that they do not
+    # fit begin as without them.
     train.init_from = ""
     train.init_strict = True
     # Runs in one program: the seeds from `seed` on, each in DIR/replicas/seed=S.

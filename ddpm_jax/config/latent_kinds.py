@@ -25,6 +25,7 @@ NOT_OF_AN_AUTOENCODER = (
     "model.options",
     "model.conditions",
     "model.control",
+    "model.pipeline",
     *other_kinds.OF_ADAPTERS,
     "model.fourier_features",
     "model.patch_size",

@@ -14,7 +14,7 @@ from ddpm_jax.runtime.shards import Shards
 PART_ROWS = 256  # of a file
 ROWS = "rows"
 
-# rows int32 [N, L] -> the tower's states, float32 [N, L, W]
+# rows int32 [N, L] -> the tower's states, float32 [N, ...]
 States = Callable[[np.ndarray], np.ndarray]
 
 
@@ -26,18 +26,18 @@ class TextStates:
 
         Args:
           rows: int32 [N, L], all different.
-          states: float32 [N, L, W], in memory or not.
+          states: float32 [N, L, W] or another shape of each, in memory or not.
         """
         self._places = {row.tobytes(): k for k, row in enumerate(rows)}
         self._states = states
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(L, W)."""
+        """Of the states of one row: (L, W)."""
         return self._states.shape[1:]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """The states of rows [B, L], float32 [B, L, W]. Raises UserError for a row that is new."""
+        """The states of rows [B, L], float32 [B, ...]. Raises UserError for a row that is new."""
         try:
             places = [self._places[row.tobytes()] for row in rows]
         except KeyError as error:

@@ -6,7 +6,7 @@
 | an image beside the input (a mask, a sketch, a small image) | float [B, H, W, C] | 0 |
 | an embedding of an image or a text | float [B, D] | 0 |
 | a text | int [B, L], tokens | -1 in every place |
-| what was made of it, "text_states" beside "text" | float [B, L, D] | 0, not read without tokens |
+| what was made of it, "text_states" beside "text" | float [B, ...] | 0, not read without tokens |
 | a sequence, "tokens" with "tokens_mask" | float [B, L, D] and bool [B, L] | no token in the mask |
 """
 

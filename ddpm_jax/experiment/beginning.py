@@ -5,14 +5,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from ddpm_jax.build import pipelines
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.starting_weights import StartingWeights
+from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
 from ddpm_jax.experiment import drift
 from ddpm_jax.runtime import processes
 from ddpm_jax.training import snapshots
 from ddpm_jax.training.checkpoints import Checkpoints
 from ddpm_jax.training.state import TrainState
+
+
+def resolved(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config as a run keeps it, with what the pipeline that it begins with decides.
+
+    Of a run that goes on, this is what its workdir says: the pipeline's folder may be gone.
+
+    Args:
+      config: the experiment's.
+      workdir: where the run lives, or will.
+
+    Raises:
+      UserError: as `config_files.resolve` and `pipelines.filled`.
+    """
+    saved = config_files.read(workdir) if drift.has_checkpoints(workdir) else None
+    return pipelines.filled(config_files.resolve(config), saved)
 
 
 def weights_before_data(experiment: Experiment, workdirs: Sequence[Path]) -> StartingWeights | None:

@@ -127,7 +127,7 @@ def train_group(
     folders = [Path(workdir) for workdir in workdirs]
     for folder in folders:
         cli.refuse_elsewhere("--workdir", str(folder))
-    configs = [config_files.resolve(config) for config in configs]
+    configs = [beginning.resolved(*one) for one in zip(configs, folders, strict=True)]
     _check(configs, folders)
     with loop.StopSignal() as stop:
         return _train(

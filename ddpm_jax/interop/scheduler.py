@@ -82,7 +82,7 @@ class Scheduler(NamedTuple):
         if chosen not in SAMPLERS:
             raise ValueError(f"sampler={name}: need one of {', '.join([*classes, *SAMPLERS])}")
         fits = {k: v for k, v in _OF_LATENTS.items() if k in scheduler_config.FIELDS[chosen]}
-        return _of(chosen, {**fits, **self.stated})
+        return of_fields(chosen, {**fits, **self.stated})
 
     def steps(self, num_steps: int, strength: float = 1.0) -> Steps:
         """What its `set_timesteps(num_steps)` and `step` come to.
@@ -127,7 +127,7 @@ def read(directory: str | os.PathLike[str]) -> Scheduler:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise ValueError(f"{directory} has no {CONFIG}; give the folder of a pipeline's scheduler")
-    return _of(*scheduler_config.read(path))
+    return of_fields(*scheduler_config.read(path))
 
 
 def write(scheduler: Scheduler, directory: str | os.PathLike[str]) -> None:
@@ -139,8 +139,12 @@ def write(scheduler: Scheduler, directory: str | os.PathLike[str]) -> None:
     files.write_json(directory / CONFIG, {"_class_name": scheduler.name, **stated})
 
 
-def _of(name: str, stated: dict[str, Any]) -> Scheduler:
-    """The scheduler of a class with the fields that are stated."""
+def of_fields(name: str, stated: dict[str, Any]) -> Scheduler:
+    """The scheduler of a class with the fields that are stated.
+
+    Raises:
+      ValueError: for a class, field or value that is not supported.
+    """
     config = scheduler_config.checked(name, stated)
     schedule = _schedule(config)
     table = scheduler_grids.table_of(schedule, config.get("rescale_betas_zero_snr", False))

@@ -10,12 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from ddpm_jax.data.tokenizers import save_clip_tokenizer
-from ddpm_jax.errors import UserError
 from ddpm_jax.interop import (
     autoencoder,
     autoencoder_config,
     pipeline_config,
-    pipeline_tokenizers,
+    pipeline_networks,
     scheduler,
     single_file,
     text_encoders,
@@ -31,7 +30,6 @@ from ddpm_jax.interop.text_encoders import TextEncoders
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.interop.unet_condition import unet_condition_from_diffusers
 from ddpm_jax.models.encoder import QUICK
-from ddpm_jax.models.unet_condition import UNet2DCondition
 from ddpm_jax.runtime import files
 
 # By default, as the pipelines of diffusers have them.
@@ -87,7 +85,10 @@ def load(
         size=_size(folder / UNET, factor),
         guidance_scale=_SCALE_XL if index.family.pools else _SCALE,
     )
-    _check(pipeline, Path(path))
+    texts = {tower.name: tower.network for tower in towers}
+    pipeline_networks.check_fit(
+        Path(path), index.name, index.family.pools, unet, texts, pipeline.channels
+    )
     return pipeline
 
 
@@ -198,10 +199,7 @@ def _towers(
     folder: Path, family: pipeline_config.Family, file: single_file.SingleFile | None
 ) -> tuple[TextTower, ...]:
     """What reads the prompts, of a folder, or with the weights of a single file."""
-    try:
-        tokenizers = pipeline_tokenizers.read(folder)
-    except UserError as error:
-        raise ValueError(str(error)) from error
+    tokenizers = pipeline_networks.read_tokenizers(folder, family)
     weights = {}
     if file is not None:
         for number, (name, _) in enumerate(family.towers):
@@ -209,14 +207,9 @@ def _towers(
     encoders = text_encoders.read(folder, weights)
     towers = []
     for name, words in family.towers:
-        network, (tokenizer, context) = encoders.networks[name], tokenizers[words]
-        if tokenizer.size > network.vocab_size or context > network.context_length:
-            raise ValueError(
-                f"{folder / words} has {tokenizer.size:,} tokens and rows of {context}, and {name} "
-                f"reads {network.vocab_size:,} and {network.context_length}: they are of different "
-                "models"
-            )
-        towers.append(TextTower(name, tokenizers[words], network, encoders.params[name]))
+        network, tokenizer = encoders.networks[name], tokenizers[name]
+        pipeline_networks.check_tokenizer(folder / words, tokenizer, name, network)
+        towers.append(TextTower(name, tokenizer, network, encoders.params[name]))
     return tuple(towers)
 
 
@@ -225,26 +218,3 @@ def _size(unet: Path, factor: int) -> tuple[int, int]:
     size = unet_condition_config.read(unet / CONFIG).get("sample_size") or 64
     height, width = (size, size) if isinstance(size, int) else size
     return height * factor, width * factor
-
-
-def _check(pipeline: Pipeline, path: Path) -> None:
-    """Raises ValueError for parts that do not fit each other."""
-    unet: UNet2DCondition = pipeline.unet
-    read = unet.tokens_projected_from or unet.tokens_channels
-    told = sum(tower.network.width for tower in pipeline.towers)
-    if read != told:
-        raise ValueError(
-            f"{path}: its U-Net reads {read} channels of a text, and its text encoders give {told}"
-        )
-    channels = pipeline.channels
-    if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
-        raise ValueError(
-            f"{path}: its U-Net has {unet.in_channels} channels in and {unet.out_channels} out, "
-            f"its autoencoder {channels}: need {channels} in, or {2 * channels + 1} for one that "
-            "completes images"
-        )
-    if bool(unet.vector_channels) != pipeline.pools:
-        raise ValueError(
-            f"{path}: a {pipeline.name} has a U-Net that reads "
-            f"{'the pooled text and sizes' if pipeline.pools else 'tokens alone'}"
-        )

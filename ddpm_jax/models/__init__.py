@@ -9,6 +9,7 @@ from ddpm_jax.models.feature_classifier import FeatureClassifier
 from ddpm_jax.models.language import LanguageModel
 from ddpm_jax.models.learned_schedule import Gamma, WithSchedule
 from ddpm_jax.models.prior import ComponentModel, PriorTransformer
+from ddpm_jax.models.stable_diffusion import StableDiffusion
 from ddpm_jax.models.unet import UNet
 from ddpm_jax.models.unet_condition import UNet2DCondition
 
@@ -23,6 +24,7 @@ __all__ = [
     "Gamma",
     "LanguageModel",
     "PriorTransformer",
+    "StableDiffusion",
     "UNet",
     "UNet2DCondition",
     "WithSchedule",

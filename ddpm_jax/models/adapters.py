@@ -46,6 +46,11 @@ class Adapted:
         """What the network reads captions by; AttributeError where it has no such field."""
         return self.network.captions
 
+    @property
+    def reader(self) -> Any:
+        """What reads the network's captions alone; AttributeError where it has no such property."""
+        return self.network.reader
+
     def init(self, key: jax.Array, *args: Any, **options: Any) -> dict[str, Any]:
         """{"params": the network's, with the adapters under "lora"}, which change nothing yet."""
         params = self.network.init(key, *args, **options)["params"]

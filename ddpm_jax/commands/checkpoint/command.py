@@ -4,13 +4,15 @@
   python scripts/checkpoint.py verify --workdir=DIR [--step=N]
   python scripts/checkpoint.py export --workdir=DIR --out=F.safetensors [--step=N] [--ema=0.999]
   python scripts/checkpoint.py export --workdir=DIR --out=FOLDER --format=diffusers
+  python scripts/checkpoint.py export --workdir=DIR --out=F.safetensors --format=lora
   python scripts/checkpoint.py average --workdir=DIR --std=0.08 --out=NEW [--step=N]
 
 verify compares every file with the digests written with it and exits with 1 if one differs. export
 writes the moving average of the parameters, which any reader of safetensors can open; for diffusers
-a U-Net or an autoencoder, of a run of latents both, as its from_pretrained reads them. average
-makes the power average of another width, of the snapshots that ema.snapshots_every kept, and writes
-it as a workdir to sample from and to evaluate.
+a U-Net or an autoencoder, of a run of latents both, of one that tuned a pipeline all of it, as its
+from_pretrained reads them; as lora the adapters of a tuned pipeline alone. average makes the power
+average of another width, of the snapshots that ema.snapshots_every kept, and writes it as a workdir
+to sample from and to evaluate.
 """
 
 from pathlib import Path
@@ -39,8 +41,8 @@ def define() -> None:
     flags.DEFINE_enum(
         "format",
         "safetensors",
-        ["safetensors", "diffusers"],
-        "export: a file, or diffusers' folder",
+        ["safetensors", "diffusers", "lora"],
+        "export: a file, diffusers' folder, or a file of a pipeline's adapters alone",
     )
     flags.DEFINE_float("std", None, "average: standard deviation of its profile over its length")
     sample_flags.define_average()
@@ -68,5 +70,9 @@ def main(action: str) -> int:
         return checkpoint.verify(workdir, f.step)
     if action == "average":
         return average.write(workdir, f.std, Path(f.out), step=f.step, code=f.code)
-    export = {"safetensors": checkpoint.export, "diffusers": to_diffusers.export}[f.format]
+    export = {
+        "safetensors": checkpoint.export,
+        "diffusers": to_diffusers.export,
+        "lora": to_diffusers.export_adapters,
+    }[f.format]
     return export(workdir, f.step, Path(f.out), f.raw_params, f.code, ema=f.ema)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import averages, begun, replicas, texts
+from ddpm_jax.build import averages, begun, pipelines, replicas, texts
 from ddpm_jax.config import config_files
 from ddpm_jax.experiment import Experiment, build, forecast, imported_parts, settling
 from ddpm_jax.measures import model_flop, training_evaluation
@@ -44,7 +44,7 @@ def dry_run(
       "forecast", as `forecast.of_run`.
     """
     ledger = Ledger(began)
-    config = config_files.resolve(config)
+    config = pipelines.filled(config_files.resolve(config))
     experiment = build(config, own=imported_parts(config))
     training_evaluation.check(config)
     if begun.has_others(experiment):

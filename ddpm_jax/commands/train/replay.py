@@ -10,9 +10,16 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.build import begun, kept, latent_cache, text_cache, texts
-from ddpm_jax.config import config_files
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import Experiment, attempt, build, drift, imported_parts, recorded
+from ddpm_jax.experiment import (
+    Experiment,
+    attempt,
+    beginning,
+    build,
+    drift,
+    imported_parts,
+    recorded,
+)
 from ddpm_jax.measures import manifest
 from ddpm_jax.runtime import leaves
 from ddpm_jax.training import loop
@@ -43,7 +50,7 @@ def replay(
     Raises:
       UserError: for a step out of range, or a workdir of another experiment.
     """
-    config = config_files.resolve(config)
+    config = beginning.resolved(config, Path(workdir))
     own = imported_parts(config)
     if config.train.replicas != 1:
         raise UserError(

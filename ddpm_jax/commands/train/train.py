@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.config import config_files
 from ddpm_jax.config.own_code import Own
-from ddpm_jax.experiment import build, group, imported_parts, running
+from ddpm_jax.experiment import beginning, build, group, imported_parts, running
 from ddpm_jax.runtime import files
 from ddpm_jax.runtime.peers import ALONE, Peers
 
@@ -55,6 +55,7 @@ def train(
             profile=profile,
             began=began,
         )
+    config = beginning.resolved(config, Path(workdir))
     return running.start(
         config,
         functools.partial(build, config, own=own),

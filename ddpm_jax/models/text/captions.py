@@ -135,6 +135,30 @@ def tower_of(module: Any, **fields: Any) -> Any:
     return make(module, **fields)
 
 
+class Reader(NamedTuple):
+    """What reads a network's captions, as it stands alone.
+
+    Attributes:
+      parts: the names of its parameters among the network's.
+      states: ({part: its parameters}, rows int [B, L]) -> the condition "text_states", [B, ...].
+      network: what computes them, whose `repr` says which function it is.
+    """
+
+    parts: tuple[str, ...]
+    states: Callable[[Any, jax.Array], jax.Array]
+    network: Any
+
+
+def reader_of(module: Any) -> Reader | None:
+    """What reads a network's captions alone: the network's own `reader`, or its tower; or None."""
+    if own := getattr(module, "reader", None):
+        return own
+    if not has_tower(module):
+        return None
+    tower = tower_of(module)
+    return Reader((TOWER,), lambda own, rows: tower.apply({"params": own[TOWER]}, rows).last, tower)
+
+
 def _of_glide(module: Any, rows: jax.Array, states: jax.Array | None) -> CaptionFeatures:
     if states is not None:
         raise ValueError("glide's tower has no states that are made outside of the network")
