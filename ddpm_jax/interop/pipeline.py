@@ -54,6 +54,7 @@ class Pipeline:
       scheduler: the noise, and the sampler that its class names.
       pools: the network reads a vector of the text, and sizes (SDXL).
       empty_is_zero: no negative prompt is zeros, and not what the text "" is (SDXL).
+      scored: the network reads how well an image is to look, and one size (SDXL's refiner).
       controlnet: the network and its parameters; None for none.
       size: (height, width) of an image by default.
       guidance_scale, num_steps: by default, as diffusers' pipelines have them.
@@ -70,6 +71,7 @@ class Pipeline:
     empty_is_zero: bool
     size: Size
     controlnet: tuple[ControlNet, Any] | None = None
+    scored: bool = False
     guidance_scale: float = 7.5
     num_steps: int = 50
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -86,6 +88,7 @@ class Pipeline:
             shift_factor,
             None if self.controlnet is None else self.controlnet[0],
             self.pools,
+            self.scored,
         )
 
     @property
@@ -116,6 +119,8 @@ class Pipeline:
         control: np.ndarray | None = None,
         control_scale: float = 1.0,
         guess_mode: bool = False,
+        aesthetic_score: float | None = None,
+        negative_aesthetic_score: float | None = None,
         clip_skip: int | None = None,
         size: Size | None = None,
         decode: bool = True,
@@ -147,6 +152,8 @@ class Pipeline:
           control_scale: of what it adds.
           guess_mode: it reads the prompts alone, and what it adds is scaled from a tenth at the
             first skip to the whole at the bottom: the image can stand without a prompt.
+          aesthetic_score: of SDXL's refiner, how well an image is to look, about 1 to 10; 6.
+          negative_aesthetic_score: what it is steered away from; 2.5.
           clip_skip: read a text's state so many blocks before the last; negative prompts are not
             concerned.
           size: (height, width), multiples of `factor`; None for that of init_image or control, or
@@ -182,6 +189,7 @@ class Pipeline:
             "scale": guidance.scale,
             "rescale": guidance.rescale,
             "control_scale": control_scale,
+            **pipeline_checks.scores(self.networks, aesthetic_score, negative_aesthetic_score),
         }
         arrays = {
             "rows": self._rows(texts, against),

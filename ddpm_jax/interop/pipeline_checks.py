@@ -99,6 +99,25 @@ def control(networks: Networks, given: Given, guess_mode: bool) -> None:
         raise ValueError("control: this pipeline has a ControlNet; give the image that it reads")
 
 
+def scores(networks: Networks, prompted: float | None, against: float | None) -> dict[str, float]:
+    """How well an image is to look, as SDXL's refiner reads it, and what is steered away from.
+
+    Raises:
+      ValueError: for scores that this network does not read, or no finite numbers.
+    """
+    made = {}
+    for name, value, default in (
+        ("aesthetic_score", prompted, 6.0),
+        ("negative_aesthetic_score", against, 2.5),
+    ):
+        if value is not None and not networks.scored:
+            raise ValueError(f"{name}={value}: only SDXL's refiner reads it; leave it out")
+        made[name] = default if value is None else float(value)
+        if not np.isfinite(made[name]):
+            raise ValueError(f"{name}={value}: need a finite number")
+    return made
+
+
 def size(networks: Networks, asked: Size | None, given: Given, default: Size) -> Size:
     """(height, width): what is asked for, that of a given image, or the default.
 

@@ -77,7 +77,7 @@ class Networks(NamedTuple):
       autoencoder: the network.
       scaling_factor, shift_factor: as of `ImportedAutoencoder`.
       controlnet: the network, or None.
-      pools: as of `pipeline.Pipeline`.
+      pools, scored: as of `pipeline.Pipeline`.
     """
 
     towers: tuple[tuple[str, TextTransformer], ...]
@@ -87,6 +87,7 @@ class Networks(NamedTuple):
     shift_factor: float
     controlnet: ControlNet | None
     pools: bool
+    scored: bool
 
     @property
     def factor(self) -> int:
@@ -214,6 +215,17 @@ def _told(networks: Networks, shape: Shape, params: Any, given: Any) -> tuple[Pr
     return against, of_prompts
 
 
+def _sizes(networks: Networks, shape: Shape, given: Any) -> jax.Array:
+    """What SDXL reads beside texts, of negative prompts and of prompts, [2, N].
+
+    The size before and the corner of a crop, then the size, or how well the image is to look.
+    """
+    height, width = (n * networks.factor for n in shape.latents)
+    of_both = [given["negative_aesthetic_score"], given["aesthetic_score"]]
+    last = [[one] if networks.scored else [height, width] for one in of_both]
+    return jnp.array([[height, width, 0, 0, *one] for one in last], jnp.float32)
+
+
 def _together(parts: list[jax.Array]) -> jax.Array:
     """Rows of several arrays [B, ...], those of one image beside each other, [count B, ...].
 
@@ -243,10 +255,9 @@ def _apply(
 
     whole = {"tokens": _together([one.states for one in told])}
     if networks.pools:
-        height, width = (n * networks.factor for n in shape.latents)
-        sizes = jnp.array([height, width, 0, 0, height, width], jnp.float32)
+        sizes = _sizes(networks, shape, given)[-count:]
         whole["pooled"] = _together([one.pooled for one in told if one.pooled is not None])
-        whole["time_ids"] = jnp.broadcast_to(sizes, (count * len(xt), 6))
+        whole["time_ids"] = jnp.tile(sizes, (len(xt), 1))
     seen, time = each(xt), each(jnp.broadcast_to(time, xt.shape[:1]))
     if networks.controlnet is not None:
         skipped = count - 1 if shape.guess_mode else 0  # of what is said of each image

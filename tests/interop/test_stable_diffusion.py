@@ -257,6 +257,35 @@ def test_an_image_is_begun_with(pipelines, monkeypatch, name, strength):
     _assert_close(found, wanted)
 
 
+def test_the_refiner_reads_how_well_an_image_is_to_look(pipelines, monkeypatch, tmp_path):
+    theirs, ours, _ = pipelines("refiner")
+    start, begun = noise(2, *SIZE), noise(1, *SIZE, seed=1)
+    scores = {"aesthetic_score": 7.0, "negative_aesthetic_score": 1.5}
+    module = __import__(type(theirs).__module__, fromlist=["randn_tensor"])
+    options = {"strength": 0.5, "guidance_scale": 5.0}
+    with _drawing(monkeypatch, module, start), torch.no_grad():
+        wanted = theirs(
+            prompt=PROMPTS,
+            image=to_torch(np.repeat(begun, 2, axis=0)),
+            num_inference_steps=6,
+            output_type="latent",
+            **options,
+            **scores,
+        ).images
+    options |= {"init_image": begun[0], "latents": start, "num_steps": 6, "decode": False}
+    _assert_close(ours.sample(PROMPTS, **options, **scores), to_numpy(wanted))
+    # Its folder has one text encoder, and is read back.
+    stable_diffusion.save(ours, tmp_path / "saved")
+    again = stable_diffusion.load(tmp_path / "saved")
+    found = dataclasses.replace(again, programs=ours.programs).sample(PROMPTS, **options, **scores)
+    np.testing.assert_array_equal(found, ours.sample(PROMPTS, **options, **scores))
+    assert type(theirs).from_pretrained(tmp_path / "saved").config.requires_aesthetics_score
+    other = ours.sample(PROMPTS, **options, aesthetic_score=2.0)
+    assert np.abs(other - found).max() > 1e-3
+    with pytest.raises(ValueError, match="aesthetic_score=nan: need a finite number"):
+        ours.sample(PROMPTS, **options, aesthetic_score=float("nan"))
+
+
 def _mask():
     mask = np.zeros((*PIXELS, 1), bool)
     mask[16:80, 8:50] = True

@@ -63,7 +63,7 @@ def to_files(
       negative_prompts: one for all, or cycled with the prompts.
       seed: image k depends on (seed, k) and its prompt alone.
       not_its: flags that were given and are of runs alone, which are refused.
-      options: of `pipeline_flags.OPTIONS` and `OF_CONTROL`, as text.
+      options: of `pipeline_flags.OPTIONS`, `OF_CONTROL` and `OF_REFINER`, as text.
       size: HEIGHTxWIDTH.
       control_image, init_image, inpaint: files.
       lora: files of adapters, each with :SCALE or without.
@@ -80,7 +80,9 @@ def to_files(
     if not texts:
         raise UserError("--prompt is missing: say what the pipeline is to draw, or name --prompts")
     settings = pipeline_flags.settings(
-        fields, options, (*pipeline_flags.OPTIONS, *pipeline_flags.OF_CONTROL)
+        fields,
+        options,
+        (*pipeline_flags.OPTIONS, *pipeline_flags.OF_CONTROL, *pipeline_flags.OF_REFINER),
     )
     settings |= {"size": pipeline_flags.size(size)}
     settings |= _images(init_image, inpaint, control_image)

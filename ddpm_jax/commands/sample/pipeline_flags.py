@@ -14,6 +14,8 @@ from ddpm_jax.interop.pipeline import Pipeline
 # What --options may hold, of any pipeline, and of one with a ControlNet.
 OPTIONS = ("guidance_rescale", "clip_skip")
 OF_CONTROL = ("control_scale", "guess_mode")
+# And of SDXL's refiner.
+OF_REFINER = ("aesthetic_score", "negative_aesthetic_score")
 
 
 def load(
