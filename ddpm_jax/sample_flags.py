@@ -87,6 +87,28 @@ def define_guides() -> None:
     text("prior_workdir", None, "of unCLIP: a prior that draws embeddings by the prompts")
 
 
+def define_pipeline() -> None:
+    """A pipeline of Stable Diffusion in the place of a run, and what is steered away from."""
+    text = flags.DEFINE_string
+    text(
+        "pipeline",
+        None,
+        "in its place a pipeline of Stable Diffusion: diffusers' folder, or a single safetensors "
+        "file",
+    )
+    text("pipeline_config", None, "of a single file: a pipeline's folder, for all but the weights")
+    text("size", None, "of a pipeline's images, HEIGHTxWIDTH")
+    flags.DEFINE_multi_string(
+        "lora",
+        [],
+        "adapters that are added to a pipeline's weights: a safetensors file or a folder with one, "
+        "also F.safetensors:SCALE",
+    )
+    flags.DEFINE_multi_string(
+        "negative_prompt", [], "what to steer away from, with a guidance_scale above 1"
+    )
+
+
 def define_images() -> None:
     """Composition, and images to begin with or to keep."""
     text = flags.DEFINE_string

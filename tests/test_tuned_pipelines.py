@@ -33,6 +33,7 @@ FIELDS = {
     "controlnet": ONE_LEVEL,
     "sd2": ONE_LEVEL | {"attention_head_dim": (2,)},
     "sdxl": ONE_LEVEL | {"attention_head_dim": (2,), "transformer_layers_per_block": (1,)},
+    "refiner": ONE_LEVEL | {"attention_head_dim": (2,), "transformer_layers_per_block": (1,)},
 }
 
 
@@ -298,6 +299,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line_before_anything_is_writte
         (config_of(weights.with_suffix(".bin"), images), "a file does not say"),
         (config_of(pipeline("inpaint")[1], images), "reads 9 channels, of which 4 are latents"),
         (config_of(pipeline("controlnet")[1], images), "has a ControlNet, which is not trained"),
+        (config_of(pipeline("refiner")[1], images), "one of XL's two text encoders"),
         (config_of(pickled, images), r"diffusion_pytorch_model\.bin"),
         (config_of(other, images), "reads 48 channels of a text, and its text encoders give 32"),
         (config_of(folder, images, data={"image_size": (16, 15)}), "take multiples of 2"),

@@ -14,6 +14,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -42,6 +43,11 @@ _UNET_XL = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 32 + 6 * 8,
+}
+_UNET_REFINER = {
+    **_UNET_XL,
+    "cross_attention_dim": 48,
+    "projection_class_embeddings_input_dim": 32 + 5 * 8,
 }
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -121,8 +127,8 @@ BRIEF = {
 def make(name, folder, vae=None, **unet):
     """A pipeline by name, saved in a folder.
 
-    sd1, sd2 (v-prediction), sdxl, inpaint (9 channels) or controlnet; with another autoencoder, and
-    other fields of the U-Net.
+    sd1, sd2 (v-prediction), sdxl, refiner, inpaint (9 channels) or controlnet; with another
+    autoencoder, and other fields of the U-Net.
     """
     torch.manual_seed(0)
     words = tokenizer(
@@ -131,19 +137,23 @@ def make(name, folder, vae=None, **unet):
     size = len(words)
     vae = vae or autoencoder()
     safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    if name == "sdxl":
-        pipeline = StableDiffusionXLPipeline(
-            vae,
-            text_encoder(size),
-            text_encoder(
-                size, projection=True, hidden_act="gelu", hidden_size=48, eos_token_id=size - 1
-            ),
-            words,
-            words,
-            perturbed(UNet2DConditionModel(**{**_UNET_XL, **unet}), 3),
-            EulerDiscreteScheduler(**_BETAS, timestep_spacing="leading", steps_offset=1),
-            add_watermarker=False,
+    if name in ("sdxl", "refiner"):
+        second = text_encoder(
+            size, projection=True, hidden_act="gelu", hidden_size=48, eos_token_id=size - 1
         )
+        scheduler = EulerDiscreteScheduler(**_BETAS, timestep_spacing="leading", steps_offset=1)
+        if name == "sdxl":
+            network = perturbed(UNet2DConditionModel(**{**_UNET_XL, **unet}), 3)
+            parts = [vae, text_encoder(size), second, words, words, network, scheduler]
+            pipeline = StableDiffusionXLPipeline(*parts, add_watermarker=False)
+        else:
+            network = perturbed(UNet2DConditionModel(**{**_UNET_REFINER, **unet}), 3)
+            pipeline = StableDiffusionXLImg2ImgPipeline(
+                *[vae, None, second, None, words, network, scheduler],
+                requires_aesthetics_score=True,
+                force_zeros_for_empty_prompt=False,
+                add_watermarker=False,
+            )
     else:
         fields = dict(_UNET)
         scheduler = PNDMScheduler(

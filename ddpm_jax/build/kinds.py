@@ -70,6 +70,8 @@ class Kind:
       from_noise: (config, network) -> the pass that makes an image of noise, for draws="one_pass".
       embeds: whether other runs can have its embeddings, as `config.data.clip`.
       has_clip: config -> whether it has those of another run.
+      trained_on_data: whether it was trained on the data of its config; a pipeline that is brought
+        along was not.
       reads_states: whether it reads what that CLIP's text tower makes of each token.
       fits_components: config -> whether the components of training embeddings are part of a run.
       embedded: (config, objective, the CLIP's network) -> the objective of batches that this CLIP
@@ -96,6 +98,7 @@ class Kind:
     from_noise: Callable[[ConfigDict, Any], FromNoise] | None = None
     embeds: bool = False
     has_clip: Callable[[ConfigDict], bool] = lambda config: False
+    trained_on_data: bool = True
     reads_states: bool = False
     fits_components: Callable[[ConfigDict], bool] = lambda config: False
     embedded: Callable[[ConfigDict, Any, Any], step.Objective] = image_embeddings.objective
@@ -131,6 +134,7 @@ KINDS: dict[str, Kind] = {
             "ATTRIBUTES",
             "CAPTIONS",
             "CAPTIONED",
+            "CLIP_SCORED",
             "VARIATIONS",
             "LIKELIHOOD",
             "DRAWING",

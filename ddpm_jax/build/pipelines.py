@@ -224,6 +224,11 @@ def _check(found: PipelineNetworks) -> None:
             f"a {found.described.name} has a ControlNet, which is not trained here; save the "
             "pipeline without it"
         )
+    if found.described.family.pools and len(found.texts) < 2:
+        raise ValueError(
+            "it has one of XL's two text encoders, as its refiner has, which is not trained here; "
+            "give a pipeline with both"
+        )
     if unet.in_channels != channels:
         raise ValueError(
             f"its U-Net reads {unet.in_channels} channels, of which {channels} are latents: it "

@@ -1,6 +1,7 @@
 """A pipeline of Stable Diffusion: prompts to images, with any of its schedulers' samplers."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,17 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.interop import pipeline_program, text_encoders
+from ddpm_jax.interop import (
+    pipeline_checks,
+    pipeline_devices,
+    pipeline_images,
+    pipeline_program,
+    text_encoders,
+)
 from ddpm_jax.interop.autoencoder import ImportedAutoencoder
-from ddpm_jax.interop.pipeline_images import images
+from ddpm_jax.interop.pipeline_images import Given, Size
 from ddpm_jax.interop.pipeline_program import Networks, Shape
 from ddpm_jax.interop.pipeline_tokenizers import PipelineTokenizer
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.models.controlnet import ControlNet
 from ddpm_jax.models.text import TextTransformer
 from ddpm_jax.models.unet_condition import UNet2DCondition
-
-Size = tuple[int, int]
+from ddpm_jax.runtime import digests
 
 
 class TextTower(NamedTuple):
@@ -48,6 +54,7 @@ class Pipeline:
       scheduler: the noise, and the sampler that its class names.
       pools: the network reads a vector of the text, and sizes (SDXL).
       empty_is_zero: no negative prompt is zeros, and not what the text "" is (SDXL).
+      scored: the network reads how well an image is to look, and one size (SDXL's refiner).
       controlnet: the network and its parameters; None for none.
       size: (height, width) of an image by default.
       guidance_scale, num_steps: by default, as diffusers' pipelines have them.
@@ -64,6 +71,7 @@ class Pipeline:
     empty_is_zero: bool
     size: Size
     controlnet: tuple[ControlNet, Any] | None = None
+    scored: bool = False
     guidance_scale: float = 7.5
     num_steps: int = 50
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -80,6 +88,7 @@ class Pipeline:
             shift_factor,
             None if self.controlnet is None else self.controlnet[0],
             self.pools,
+            self.scored,
         )
 
     @property
@@ -109,6 +118,9 @@ class Pipeline:
         mask: np.ndarray | None = None,
         control: np.ndarray | None = None,
         control_scale: float = 1.0,
+        guess_mode: bool = False,
+        aesthetic_score: float | None = None,
+        negative_aesthetic_score: float | None = None,
         clip_skip: int | None = None,
         size: Size | None = None,
         decode: bool = True,
@@ -116,7 +128,8 @@ class Pipeline:
         """An image for each prompt, uint8 [B, H, W, 3].
 
         Prompts, negative prompts, scales, seeds and images are arguments of one program; another
-        size, sampler, number of steps or of prompts is another program.
+        size, sampler, number of steps or of prompts is another program. Images are split over the
+        devices, and each is the same on any number of them, but for rounding.
 
         Args:
           prompts: what to draw; a longer one than the context is cut, which is reported.
@@ -137,6 +150,10 @@ class Pipeline:
           mask: bool [H, W, 1], where init_image is drawn anew.
           control: uint8 [H, W, 3], what a ControlNet reads.
           control_scale: of what it adds.
+          guess_mode: it reads the prompts alone, and what it adds is scaled from a tenth at the
+            first skip to the whole at the bottom: the image can stand without a prompt.
+          aesthetic_score: of SDXL's refiner, how well an image is to look, about 1 to 10; 6.
+          negative_aesthetic_score: what it is steered away from; 2.5.
           clip_skip: read a text's state so many blocks before the last; negative prompts are not
             concerned.
           size: (height, width), multiples of `factor`; None for that of init_image or control, or
@@ -146,74 +163,81 @@ class Pipeline:
         Raises:
           ValueError: for what does not fit, naming the argument, the value and the remedy.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError("prompts: need one text at least")
-        scale = self.guidance_scale if guidance_scale is None else float(guidance_scale)
-        steps = self.num_steps if num_steps is None else num_steps
-        if not np.isfinite(scale):
-            raise ValueError(f"guidance_scale={scale}: need a finite number")
-        if not 0 <= guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale={guidance_rescale}: need 0 to 1")
-        completes = self.networks.completes
-        if completes and (mask is None or init_image is None or init_image.dtype != np.uint8):
-            raise ValueError(
-                "this network completes images: give init_image, uint8, and a mask that is true "
-                "where it is to be drawn"
-            )
-        if mask is not None and init_image is None:
-            raise ValueError("mask: no image to complete; give init_image too")
-        if strength is not None and init_image is None:
-            raise ValueError(f"strength={strength}: no image to begin with; give init_image too")
-        if control is not None and self.controlnet is None:
-            raise ValueError("control: this pipeline has no ControlNet; leave it out")
-        if self.controlnet is not None and control is None:
-            raise ValueError(
-                "control: this pipeline has a ControlNet; give the image that it reads"
-            )
-        if strength is None:
-            strength = 1.0 if mask is not None else 0.8
-        scheduler = self.scheduler if sampler is None else self.scheduler.of_class(sampler)
-        size = self._size(size, init_image, control)
-        guided = scale != 1 or guidance_rescale > 0
-        if not guided and any(negative_prompts or ()):
-            raise ValueError(
-                "negative_prompts: without guidance (guidance_scale=1) nothing steers away from "
-                "them; set another guidance_scale, or leave them out"
-            )
-        text_encoders.check_skip(dict(self.networks.towers), clip_skip)
+        texts = pipeline_checks.texts(prompts)
+        against = pipeline_checks.against(negative_prompts, len(texts))
+        given = Given(init_image, mask, control, latents)
+        size = pipeline_checks.size(self.networks, size, given, self.size)
+        guidance = self._guidance(guidance_scale, guidance_rescale, against)
+        pipeline_checks.control(self.networks, given, guess_mode)
         shape = Shape(
             num=len(texts),
             latents=(size[0] // self.factor, size[1] // self.factor),
-            guided=guided,
-            rescaled=guidance_rescale > 0,
-            scheduler=scheduler,
-            num_steps=steps,
-            strength=float(strength) if init_image is not None else 1.0,
+            guided=guidance.guided,
+            rescaled=guidance.rescale > 0,
+            scheduler=self.scheduler_of(sampler),
+            num_steps=self.num_steps if num_steps is None else num_steps,
+            strength=pipeline_checks.beginning(self.networks, given, strength),
             begins_with_image=init_image is not None,
             encodes=init_image is not None and init_image.dtype == np.uint8,
             masked=mask is not None,
-            clip_skip=clip_skip or 0,
+            guess_mode=bool(guess_mode),
+            clip_skip=self._skip(clip_skip),
             drawn=latents is None,
             decodes=decode,
         )
-        arguments = {
-            "rows": self._rows(texts, negative_prompts),
-            "scale": np.float32(scale),
-            "rescale": np.float32(guidance_rescale),
-            "keys": jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(
-                jnp.arange(first, first + len(texts))
-            ),
-            **images(self.networks, len(texts), size, init_image, mask, control, latents),
+        numbers = {
+            "scale": guidance.scale,
+            "rescale": guidance.rescale,
+            "control_scale": control_scale,
+            **pipeline_checks.scores(self.networks, aesthetic_score, negative_aesthetic_score),
         }
-        if self.controlnet is not None:
-            arguments["control_scale"] = np.float32(control_scale)
-        key = (self.networks, shape.key)
-        program = self.programs.get(key)
-        if program is None:
-            program = self.programs[key] = pipeline_program.make(self.networks, shape)
-        made = np.asarray(program(self.params, arguments))
+        arrays = {
+            "rows": self._rows(texts, against),
+            "keys": _keys(seed, first, len(texts)),
+            **pipeline_images.arrays(self.networks, len(texts), size, given),
+        }
+        made = self._program(shape)(self.placed, numbers, arrays)
         return made if not decode else np.round(made).astype(np.uint8)
+
+    def check(
+        self,
+        negative_prompts: str | Sequence[str] | None = None,
+        *,
+        guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        num_steps: int | None = None,
+        sampler: str | None = None,
+        clip_skip: int | None = None,
+        size: Size | None = None,
+    ) -> None:
+        """Refuses at once what `sample` would refuse of these when it is asked for images of texts.
+
+        Raises:
+          ValueError: as `sample`.
+        """
+        given = Given()
+        pipeline_checks.size(self.networks, size, given, self.size)
+        pipeline_checks.beginning(self.networks, given, None)
+        pipeline_checks.control(self.networks, given, False)
+        self._guidance(
+            guidance_scale, guidance_rescale, pipeline_checks.against(negative_prompts, 1)
+        )
+        self._skip(clip_skip)
+        self.scheduler_of(sampler).steps(self.num_steps if num_steps is None else num_steps)
+
+    def scheduler_of(self, sampler: str | None) -> Scheduler:
+        """The scheduler of a sampler, as `sample` takes it. Raises ValueError as there."""
+        return self.scheduler if sampler is None else self.scheduler.of_class(sampler)
+
+    def _guidance(
+        self, scale: float | None, rescale: float, against: Sequence[str] | None
+    ) -> pipeline_checks.Guidance:
+        asked = self.guidance_scale if scale is None else float(scale)
+        return pipeline_checks.guidance(asked, rescale, against)
+
+    def _skip(self, clip_skip: int | None) -> int:
+        text_encoders.check_skip(dict(self.networks.towers), clip_skip)
+        return clip_skip or 0
 
     @property
     def params(self) -> dict[str, Any]:
@@ -225,41 +249,41 @@ class Pipeline:
         }
         return trees if self.controlnet is None else trees | {"controlnet": self.controlnet[1]}
 
-    def _rows(self, texts: Sequence[str], negative: str | Sequence[str] | None) -> dict[str, Any]:
+    @functools.cached_property
+    def placed(self) -> pipeline_devices.Placed:
+        """Its parameters on the devices that draw."""
+        return pipeline_devices.Placed(self.params)
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """What its images depend on beside how they are drawn, as JSON."""
+        return {
+            "class": self.name,
+            "parameters": digests.digest(self.params),
+            "networks": repr((self.unet, self.controlnet and self.controlnet[0])),
+            "scheduler": [self.scheduler.name, self.scheduler.config],
+            "tokenizers": [tower.tokenizer.tokenizer.digest for tower in self.towers],
+        }
+
+    def _program(self, shape: Shape) -> pipeline_devices.Program:
+        """The compiled program of a shape, kept or made."""
+        key = (self.networks, shape.key)
+        if key not in self.programs:
+            draw = pipeline_program.make(self.networks, shape)
+            self.programs[key] = pipeline_devices.Program(draw, shape.num)
+        return self.programs[key]
+
+    def _rows(self, texts: Sequence[str], against: Sequence[str] | None) -> dict[str, Any]:
         """Tokens of prompts and of negative prompts, of each tower, and which of those are none."""
-        num = len(texts)
-        if isinstance(negative, str):
-            negative = [negative]
-        given = negative is not None and len(negative) > 0
-        others = list(negative) if given and negative is not None else [""]
-        if len(others) not in (1, num):
-            raise ValueError(
-                f"negative_prompts: need one for all, or one for each of {num} prompts, got "
-                f"{len(others)}"
-            )
-        others = others * num if len(others) == 1 else others
+        others = [""] * len(texts) if against is None else against
         return {
             "prompts": {tower.name: tower.tokenizer(texts) for tower in self.towers},
             "negative": {tower.name: tower.tokenizer(others) for tower in self.towers},
             # Of SDXL none at all is another thing than the empty text.
-            "none": np.full((num,), self.empty_is_zero and not given),
+            "none": np.full(len(texts), self.empty_is_zero and against is None),
         }
 
-    def _size(
-        self, size: Size | None, init_image: np.ndarray | None, control: np.ndarray | None
-    ) -> Size:
-        factor = self.factor
-        if size is None:
-            for image in (init_image, control):
-                if image is not None:
-                    unit = 1 if image.dtype == np.uint8 else factor
-                    size = image.shape[-3] * unit, image.shape[-2] * unit
-                    break
-        size = size or self.size
-        if any(n < factor or n % factor for n in size):
-            lower = tuple(max(n // factor, 1) * factor for n in size)
-            raise ValueError(
-                f"size={size[0]}x{size[1]}: need multiples of {factor}, such as "
-                f"{lower[0]}x{lower[1]}"
-            )
-        return size
+
+def _keys(seed: int, first: int, num: int) -> jax.Array:
+    """A key for each image, of its number alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(num))

@@ -16,6 +16,7 @@ TEXT, TEXT_2, TOKENIZER, TOKENIZER_2 = (
     "tokenizer_2",
 )
 CONTROLNET = "controlnet"
+NOTHING = [None, None]  # of a part that a pipeline does without
 
 
 class Family(NamedTuple):
@@ -61,7 +62,7 @@ _OTHERS: dict[str, Known] = {
     "add_watermarker": Known(
         None, Field(lambda v: v in (None, True, False), "true, false or null")
     ),
-    "requires_aesthetics_score": Known(False, Field(lambda v: v is False, "false")),
+    "requires_aesthetics_score": Known(False, SWITCH),
     "vae_scale_factor": Known(None, COUNT_OR_NULL),
 }
 
@@ -74,12 +75,14 @@ class Index(NamedTuple):
       family: of the class.
       parts: the folders of what is read.
       empty_is_zero: of SDXL, no negative prompt is zeros, and not the text "".
+      scored: of its refiner, the U-Net reads how well an image is to look, in place of its size.
     """
 
     name: str
     family: Family
     parts: tuple[str, ...]
     empty_is_zero: bool
+    scored: bool
 
 
 def read(directory: Path) -> Index:
@@ -102,15 +105,17 @@ def read(directory: Path) -> Index:
     name = fields.get("_class_name")
     if name not in PIPELINES:
         raise refuse("_class_name", name, " or ".join(PIPELINES), CONFIG)
-    family = PIPELINES[name]
+    family = _without_missing(PIPELINES[name], fields)
     parts = [UNET, VAE, SCHEDULER, *(folder for pair in family.towers for folder in pair)]
     if CONTROLNET in fields:
         parts.append(CONTROLNET)
     for field, value in fields.items():
         if field.startswith("_") or field in LEFT_ALONE or field == SCHEDULER:
             continue
-        if field in parts or field in CLASSES:
+        if field in parts or (field in CLASSES and value != NOTHING):
             _check_part(field, value)
+            continue
+        if field in CLASSES:
             continue
         if field not in _OTHERS:
             raise refuse(field, value, f"the fields of {name}; not this one", CONFIG)
@@ -123,13 +128,18 @@ def read(directory: Path) -> Index:
             "folder is there"
         )
     empty = family.pools and fields.get("force_zeros_for_empty_prompt", True)
-    return Index(name, family, tuple(parts), empty)
+    scored = fields.get("requires_aesthetics_score", False)
+    if scored and not family.pools:
+        raise refuse("requires_aesthetics_score", True, f"false of a {name}", CONFIG)
+    return Index(name, family, tuple(parts), empty, scored)
 
 
 def of_pipeline(pipeline: Any) -> dict[str, Any]:
     """The model_index.json of a `pipeline.Pipeline`."""
     family = PIPELINES[pipeline.name]
-    parts = [UNET, VAE, *(folder for pair in family.towers for folder in pair)]
+    own = {tower.name for tower in pipeline.towers}
+    folders = [folder for pair in family.towers if pair[0] in own for folder in pair]
+    parts = [UNET, VAE, *folders]
     if pipeline.controlnet is not None:
         parts.append(CONTROLNET)
     libraries = dict.fromkeys((UNET, VAE, CONTROLNET), "diffusers")
@@ -138,10 +148,23 @@ def of_pipeline(pipeline: Any) -> dict[str, Any]:
         index[part] = [libraries.get(part, "transformers"), CLASSES[part][0]]
     index[SCHEDULER] = ["diffusers", pipeline.scheduler.name]
     if family.pools:
+        index |= {
+            folder: NOTHING for pair in family.towers for folder in pair if folder not in parts
+        }
         index["force_zeros_for_empty_prompt"] = pipeline.empty_is_zero
+        if pipeline.scored:
+            index["requires_aesthetics_score"] = True
         return index | {part: [None, None] for part in ("feature_extractor", "image_encoder")}
     index["requires_safety_checker"] = False
     return index | {part: [None, None] for part in LEFT_ALONE}
+
+
+def _without_missing(family: Family, fields: dict[str, Any]) -> Family:
+    """The family without a first text encoder that a file of SDXL says there is none of."""
+    if not family.pools:
+        return family
+    there = [pair for pair in family.towers if fields.get(pair[0]) != NOTHING or pair[0] == TEXT_2]
+    return family._replace(towers=tuple(there))
 
 
 def _check_part(field: str, value: Any) -> None:

@@ -9,12 +9,10 @@ import numpy as np
 from ddpm_jax.interop import compvis_names, lora, lora_files, unet_condition
 from ddpm_jax.interop.clip import text_adapters
 from ddpm_jax.interop.latent_trunk import shapes_of
-from ddpm_jax.interop.lora_files import TEXT, TEXT_2, UNET, LoraFile
+from ddpm_jax.interop.lora_files import UNET, LoraFile
 from ddpm_jax.interop.pipeline import Pipeline
 from ddpm_jax.models import adapters
 from ddpm_jax.models.unet_condition import UNet2DCondition
-
-_TEXT_PARTS = (TEXT, TEXT_2)
 
 
 def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1.0) -> Pipeline:
@@ -31,7 +29,7 @@ def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1
     if not np.isfinite(scale):
         raise ValueError(f"{scale=}: need a finite number")
     file = lora_files.read(path)
-    parts = {UNET, *(name for name, _ in zip(_TEXT_PARTS, pipeline.towers, strict=False))}
+    parts = {UNET, *(tower.name for tower in pipeline.towers)}
     if unknown := sorted(set(file.parts) - parts):
         raise ValueError(
             f"{file.source} has adapters of {', '.join(unknown)}, which a {pipeline.name} has not: "
@@ -42,13 +40,15 @@ def with_lora(pipeline: Pipeline, path: str | os.PathLike[str], scale: float = 1
         params = _merged(params, _of_unet(pipeline.unet, file), scale)
     towers = [
         tower
-        if part not in file.parts
+        if tower.name not in file.parts
         else tower._replace(
             params=_merged(
-                tower.params, text_adapters(tower.network, file.parts[part], file.source), scale
+                tower.params,
+                text_adapters(tower.network, file.parts[tower.name], file.source),
+                scale,
             )
         )
-        for part, tower in zip(_TEXT_PARTS, pipeline.towers, strict=False)
+        for tower in pipeline.towers
     ]
     return dataclasses.replace(pipeline, unet_params=params, towers=tuple(towers))
 

@@ -20,7 +20,6 @@ from ddpm_jax.models.controlnet import ControlNet
 from ddpm_jax.models.layers import resize_nearest
 from ddpm_jax.models.text import TextTransformer
 from ddpm_jax.models.unet_condition import UNet2DCondition
-from ddpm_jax.runtime import compiling
 from ddpm_jax.samplers import base
 
 # Of the key of an image, what each of its parts draws with.
@@ -39,6 +38,7 @@ class Shape(NamedTuple):
       begins_with_image: what is noised at first is an image.
       encodes: that image is one of pixels.
       masked: a part of it is kept.
+      guess_mode: the ControlNet adds nothing to what is said of the negative prompts.
       clip_skip: of prompts.
       drawn: the first noise is drawn.
       decodes: the result is an image.
@@ -54,6 +54,7 @@ class Shape(NamedTuple):
     begins_with_image: bool
     encodes: bool
     masked: bool
+    guess_mode: bool
     clip_skip: int
     drawn: bool
     decodes: bool
@@ -76,7 +77,7 @@ class Networks(NamedTuple):
       autoencoder: the network.
       scaling_factor, shift_factor: as of `ImportedAutoencoder`.
       controlnet: the network, or None.
-      pools: as of `pipeline.Pipeline`.
+      pools, scored: as of `pipeline.Pipeline`.
     """
 
     towers: tuple[tuple[str, TextTransformer], ...]
@@ -86,6 +87,7 @@ class Networks(NamedTuple):
     shift_factor: float
     controlnet: ControlNet | None
     pools: bool
+    scored: bool
 
     @property
     def factor(self) -> int:
@@ -103,8 +105,10 @@ class Networks(NamedTuple):
         return self.unet.in_channels != self.channels
 
 
-def make(networks: Networks, shape: Shape) -> Callable[[Any, Any], jax.Array]:
-    """The jitted (params, arguments) -> images as floats, 0 to 255, [B, H, W, 3].
+def make(networks: Networks, shape: Shape) -> Callable[[Any, Any, Any], jax.Array]:
+    """The (params, numbers, arrays [B, ...]) -> images as floats, 0 to 255, [B, H, W, 3].
+
+    B may be more than the shape's number of images: that tells programs apart, and no more.
 
     Args:
       networks: of the pipeline.
@@ -115,16 +119,16 @@ def make(networks: Networks, shape: Shape) -> Callable[[Any, Any], jax.Array]:
     """
     steps = shape.scheduler.steps(shape.num_steps, shape.strength)
 
-    def draw(params: Any, arguments: Any) -> jax.Array:
+    def draw(params: Any, numbers: Any, arrays: Any) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return _draw(networks, shape, steps, params, arguments)
+            return _draw(networks, shape, steps, params, {**numbers, **arrays})
 
-    return compiling.jit(draw)
+    return draw
 
 
 def _draw(networks: Networks, shape: Shape, steps: Steps, params: Any, given: Any) -> jax.Array:
     keys = jax.vmap(lambda key: jax.random.split(key, 4))(given["keys"])
-    like = jnp.zeros((shape.num, *shape.latents, networks.channels), jnp.float32)
+    like = jnp.zeros((len(keys), *shape.latents, networks.channels), jnp.float32)
     noise = base.normal(keys[:, NOISE], like) if shape.drawn else given["latents"]
     codec = _Codec(networks, params["vae"])
     start, beside, project = steps.start_std * noise, None, None
@@ -211,6 +215,25 @@ def _told(networks: Networks, shape: Shape, params: Any, given: Any) -> tuple[Pr
     return against, of_prompts
 
 
+def _sizes(networks: Networks, shape: Shape, given: Any) -> jax.Array:
+    """What SDXL reads beside texts, of negative prompts and of prompts, [2, N].
+
+    The size before and the corner of a crop, then the size, or how well the image is to look.
+    """
+    height, width = (n * networks.factor for n in shape.latents)
+    of_both = [given["negative_aesthetic_score"], given["aesthetic_score"]]
+    last = [[one] if networks.scored else [height, width] for one in of_both]
+    return jnp.array([[height, width, 0, 0, *one] for one in last], jnp.float32)
+
+
+def _together(parts: list[jax.Array]) -> jax.Array:
+    """Rows of several arrays [B, ...], those of one image beside each other, [count B, ...].
+
+    So a device that holds some of the images holds all that is said of them.
+    """
+    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
 def _apply(
     networks: Networks,
     shape: Shape,
@@ -228,30 +251,37 @@ def _apply(
     count = len(told)
 
     def each(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x] * count)
+        return jnp.repeat(x, count, axis=0)
 
-    whole = {"tokens": jnp.concatenate([one.states for one in told])}
+    whole = {"tokens": _together([one.states for one in told])}
     if networks.pools:
-        height, width = (n * networks.factor for n in shape.latents)
-        sizes = jnp.array([height, width, 0, 0, height, width], jnp.float32)
-        whole["pooled"] = jnp.concatenate([one.pooled for one in told if one.pooled is not None])
-        whole["time_ids"] = jnp.broadcast_to(sizes, (count * shape.num, 6))
+        sizes = _sizes(networks, shape, given)[-count:]
+        whole["pooled"] = _together([one.pooled for one in told if one.pooled is not None])
+        whole["time_ids"] = jnp.tile(sizes, (len(xt), 1))
     seen, time = each(xt), each(jnp.broadcast_to(time, xt.shape[:1]))
     if networks.controlnet is not None:
+        skipped = count - 1 if shape.guess_mode else 0  # of what is said of each image
+
+        def read(x: jax.Array) -> jax.Array:
+            return x.reshape(-1, count, *x.shape[1:])[:, skipped:].reshape(-1, *x.shape[1:])
+
         residuals: Any = networks.controlnet.apply(
             {"params": params["controlnet"]},
-            seen,
-            time,
-            {**whole, "control": each(given["control"])},
+            read(seen),
+            read(time),
+            {name: read(x) for name, x in {**whole, "control": each(given["control"])}.items()},
             given["control_scale"],
+            guess_mode=shape.guess_mode,
         )
+        if skipped:
+            residuals = jax.tree.map(lambda x: _together([jnp.zeros_like(x), x]), residuals)
         whole |= residuals._asdict()
     if beside is not None:
         seen = jnp.concatenate([seen, each(beside)], axis=-1)
     output: Any = networks.unet.apply({"params": params["unet"]}, seen, time, whole)
     if not shape.guided:
         return output
-    against, prompted = jnp.split(output, 2)
+    against, prompted = output[::2], output[1::2]
     mixed = against + given["scale"] * (prompted - against)
     if not shape.rescaled:
         return mixed

@@ -82,6 +82,7 @@ def load(
         pools=index.family.pools,
         empty_is_zero=index.empty_is_zero,
         controlnet=control,
+        scored=index.scored,
         size=_size(folder / UNET, factor),
         guidance_scale=_SCALE_XL if index.family.pools else _SCALE,
     )
@@ -145,8 +146,10 @@ def to_single_file(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
       path: F.safetensors; it is there whole or not at all.
 
     Raises:
-      ValueError: for a path of another ending.
+      ValueError: for a path of another ending, and SDXL's refiner.
     """
+    if pipeline.scored:
+        raise ValueError("single files of SDXL's refiner are not supported; save its folder")
     unet, imported = pipeline.unet, pipeline.autoencoder
     texts = [text_encoder_tensors(tower.network, tower.params) for tower in pipeline.towers]
     single_file.write(

@@ -16,6 +16,7 @@ from ddpm_jax.data.shapes import COLOURS, SHAPES
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import attributes
 from ddpm_jax.measures import images_of, results
+from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.drawing import Drawing
 from ddpm_jax.trained.loaded import Loaded
@@ -106,7 +107,7 @@ def check_pairs(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
     check_held_out(metric, loaded)
 
 
-def check_held_out(metric: str, loaded: Loaded) -> None:
+def check_held_out(metric: str, loaded: Drawer) -> None:
     """Raises UserError for a model that was trained on every pair."""
     if not held_out(loaded):
         raise UserError(
@@ -115,7 +116,7 @@ def check_held_out(metric: str, loaded: Loaded) -> None:
         )
 
 
-def held_out(loaded: Loaded) -> tuple[str, ...]:
+def held_out(loaded: Drawer) -> tuple[str, ...]:
     """The pairs of colour and shape that no image in training shows."""
     return tuple(loaded.experiment.config.data.options.get("held_out") or ())
 
@@ -161,7 +162,7 @@ def one_object_source(loaded: Loaded) -> Source | None:
     return datasets.source(c, "validation", own, max_objects=1)
 
 
-def held_out_source(loaded: Loaded) -> Source:
+def held_out_source(loaded: Drawer) -> Source:
     """Images of one object, of the pairs that no image in training shows."""
     c, own = loaded.experiment.config, loaded.experiment.own
     every = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]

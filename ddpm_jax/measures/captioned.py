@@ -12,12 +12,13 @@ from ddpm_jax.data.datasets import Dataset, Follows
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import results
 from ddpm_jax.measures.captions import CaptionPrompts
+from ddpm_jax.measures.drawer import Drawer, Judges
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.captioning import LoadedCaptioner
-from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.places import check_place
 
 WORKDIR = "captioner_workdir"  # the flag that names the judge
+JUDGE = "captioner"  # its entry in the protocol of a result
 
 
 class Captioned(NamedTuple):
@@ -29,19 +30,19 @@ class Captioned(NamedTuple):
     judge: LoadedCaptioner
 
 
-def of(row: Dataset, prompts: Any, images: np.ndarray, judge: Any) -> Captioned:
+def of(row: Dataset, prompts: Any, images: np.ndarray, judges: Judges) -> Captioned:
     """What `measure` takes."""
     assert row.follows is not None  # `check` refuses other data
-    return Captioned(row.follows, prompts, images, judge)
+    return Captioned(row.follows, prompts, images, judges[JUDGE])
 
 
-def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
+def check(metric: str, loaded: Drawer, flags: Mapping[str, Any]) -> None:
     """Whether a captioner can judge the samples of this model.
 
     Args:
       metric: the name of the one that is to be measured, for messages.
       loaded: the model.
-      flags: of the command, with the run that one of them names, loaded, as "captioner".
+      flags: of the command, with the run that one of them names, loaded, as JUDGE.
 
     Raises:
       UserError: for a model that reads no text, data whose captions nothing compares, and a judge
@@ -59,7 +60,7 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
             f"--metrics={metric}: nothing reads back what a caption of {c.data.name} tells, only "
             f"of {', '.join(compared)}"
         )
-    judge = flags.get("captioner")
+    judge = flags.get(JUDGE)
     if judge is None:
         raise UserError(f"--metrics={metric}: name a captioner's run with --{WORKDIR}")
     named = f"--{WORKDIR}={flags[WORKDIR]}"

@@ -1,6 +1,6 @@
 """How often samples show what their prompt tells, for `evaluate`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from ddpm_jax.data.captions import CAPTION
 from ddpm_jax.data.shape_captions import NONE
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import attributes, images_of, results
+from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.trained.drawing import Drawing
-from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 # Of drawn shapes: what an image of one object has as its second one's.
@@ -43,7 +43,7 @@ def applies(config: ConfigDict, own: Own) -> bool:
     return conditioning.reads_text(config) and dataset(config, own).agrees is not None
 
 
-def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
+def check(metric: str, loaded: Drawer, flags: Mapping[str, Any]) -> None:
     """Whether samples of this model follow captions that can be compared with them.
 
     Args:
@@ -70,30 +70,30 @@ def check(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
         )
 
 
-def check_held_out(metric: str, loaded: Loaded, flags: Mapping[str, Any]) -> None:
+def check_held_out(metric: str, loaded: Drawer, flags: Mapping[str, Any]) -> None:
     """As `check`, and whether some pairs were held out."""
     check(metric, loaded, flags)
     attributes.check_held_out(metric, loaded)
 
 
-def of_held_out_images(loaded: Loaded, num: int) -> CaptionPrompts:
+def of_held_out_images(loaded: Drawer, num: int) -> CaptionPrompts:
     """The captions of the validation split, cycled: of templates that were trained on."""
-    return _prompts(loaded.experiment.source("validation"), num)
+    return _cycled(loaded.experiment.source("validation"), num)
 
 
-def of_unseen_templates(loaded: Loaded, num: int) -> CaptionPrompts:
+def of_unseen_templates(loaded: Drawer, num: int) -> CaptionPrompts:
     """The same images, told by templates that no caption in training is of."""
     c, own = loaded.experiment.config, loaded.experiment.own
-    return _prompts(datasets.source(c, "validation", own, captions="unseen"), num)
+    return _cycled(datasets.source(c, "validation", own, captions="unseen"), num)
 
 
-def of_held_out_pairs(loaded: Loaded, num: int) -> CaptionPrompts:
+def of_held_out_pairs(loaded: Drawer, num: int) -> CaptionPrompts:
     """Captions of one object whose pair of shape and colour no image in training shows."""
-    return _prompts(attributes.held_out_source(loaded), num)
+    return _cycled(attributes.held_out_source(loaded), num)
 
 
 def drawing(
-    loaded: Loaded, prompts: CaptionPrompts, seed: int, *, task: Task, **options: Any
+    loaded: Drawer, prompts: CaptionPrompts, seed: int, *, task: Task, **options: Any
 ) -> Drawing:
     """Samples of the captions; options as of `Loaded.drawing`."""
     return loaded.drawing(
@@ -139,8 +139,13 @@ def _share(right: np.ndarray | None) -> Figure | None:
     return results.share(float(right.mean()), len(right))
 
 
-def _prompts(source: Source, num: int) -> CaptionPrompts:
-    examples = [source[k % len(source)] for k in range(num)]
+def _cycled(source: Source, num: int) -> CaptionPrompts:
+    return of_rows(source, [k % len(source) for k in range(num)])
+
+
+def of_rows(source: Source, rows: Sequence[int]) -> CaptionPrompts:
+    """The captions and images of these rows of a source."""
+    examples = [source[k] for k in rows]
     names = source.info.attributes.get(SECOND)
     single = None
     if names is not None:

@@ -25,6 +25,7 @@ class Needs(enum.StrEnum):
     CAPTIONS = "prompts"  # samples that show what their prompt tells
     DRAWING = "drawing"  # how samples are drawn, not what they show
     VARIATIONS = "variations"  # samples that show what the image shows that they vary
+    CLIP_SCORED = "prompts as a CLIP embeds them"  # samples beside their prompts, likewise
     CAPTIONED = "captioned prompts"  # the same, as a captioner tells what they show
     LIKELIHOOD = labels.LIKELIHOOD  # held-out images under the model
     CLASSIFIER = labels.CLASSIFIER  # held-out images as a classifier reads them
@@ -52,7 +53,13 @@ class Needs(enum.StrEnum):
     @property
     def prompted(self) -> bool:
         """Samples are drawn for it, by conditions that it says."""
-        return self in (Needs.ATTRIBUTES, Needs.CAPTIONS, Needs.CAPTIONED, Needs.VARIATIONS)
+        return self in (
+            Needs.ATTRIBUTES,
+            Needs.CAPTIONS,
+            Needs.CLIP_SCORED,
+            Needs.CAPTIONED,
+            Needs.VARIATIONS,
+        )
 
     @property
     def of_model(self) -> bool:
@@ -77,6 +84,7 @@ DEPENDS: dict[Needs, tuple[str, ...]] = {
     Needs.DRAWING: ("sampling", "guides", "timed"),
     Needs.VARIATIONS: (*_DRAWN, "real"),
     Needs.CAPTIONED: (*_DRAWN, "real", "captioner"),
+    Needs.CLIP_SCORED: (*_DRAWN, "real", "clip_judge"),
     Needs.LIKELIHOOD: ("likelihood",),
     Needs.CLASSIFIER: ("real",),
     Needs.TOKENS: ("exact_likelihood",),
@@ -171,6 +179,7 @@ class Metric:
         VARIATIONS: a `variations.VariationsAnswered`;
         DRAWING: a `drawing_cost.Drawn`;
         CAPTIONED: a `captioned.Captioned`;
+        CLIP_SCORED: a `clip_score.Scored`;
         the others: an `OfModel`, and gives `Details`.
       protocol: Sizes -> what its figures depend on beside what is measured, as JSON.
       figures: {name: label} of all that it gives, where that is not one figure of its own name.
@@ -183,7 +192,8 @@ class Metric:
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
       prompts: (loaded, num) -> the samples' conditions: of ATTRIBUTES, `attributes.Prompts`; of
-        CAPTIONS and CAPTIONED, `captions.CaptionPrompts`; of VARIATIONS, `variations.Varied`.
+        CAPTIONS, CAPTIONED and CLIP_SCORED, `captions.CaptionPrompts`; of VARIATIONS,
+        `variations.Varied`.
       picture: it also draws NAME_PICTURE.png beside the result, of the first set of samples.
       shows: {name: what is seen} of the pictures NAME_PICTURE.png that it leaves beside a result,
         for a report; "nearest" images have a place of their own there.

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ddpm_jax.build.kinds import Kind
 from ddpm_jax.config import own_code
 from ddpm_jax.errors import UserError
 from ddpm_jax.measures import (
@@ -14,6 +13,8 @@ from ddpm_jax.measures import (
     captioned,
     captions,
     classification,
+    clip_judge,
+    clip_score,
     distribution_metrics,
     drawing_cost,
     embeddings,
@@ -27,6 +28,7 @@ from ddpm_jax.measures import (
     translations,
     variations,
 )
+from ddpm_jax.measures.drawer import KindOfDrawer
 from ddpm_jax.measures.metric import HIGHER, LOWER, NEAR_ONE, Metric, Needs
 from ddpm_jax.reporting.report.labels import Label
 
@@ -139,8 +141,18 @@ _ROWS = (
         flags=(captioned.WORKDIR,),
     ),
     Metric(
+        "clip_score", "100 times the cosine of samples and prompts to a CLIP", HIGHER,
+        Needs.CLIP_SCORED, clip_score.measure,
+        figures={
+            "clip_score": "100 times the cosine of samples and prompts to a CLIP",
+            "clip_score_shuffled": "the same of another sample's prompt (chance)",
+        },
+        check=clip_score.check, prompts=clip_score.prompts, flags=(clip_judge.FLAG,),
+    ),
+    Metric(
         "memorisation", "distance to the training images over that of new data", NEAR_ONE,
-        Needs.PIXELS, pixel_metrics.memorisation, fits=pixel_metrics.has_held_out,
+        Needs.PIXELS, pixel_metrics.memorisation, check=pixel_metrics.check_trained_on,
+        fits=pixel_metrics.has_held_out,
         default=True, picture="nearest",
     ),
     Metric(
@@ -346,11 +358,16 @@ def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> l
     return [*selected.values()]
 
 
-def check_kind(metric: Metric, kind: Kind) -> None:
+def check_kind(metric: Metric, kind: KindOfDrawer) -> None:
     """Raises UserError for a metric of another kind of run."""
     if metric.needs.name not in kind.measures:
-        its = ", ".join(one.name for one in METRICS.values() if one.needs.name in kind.measures)
+        its = ", ".join(of_kind(kind))
         raise UserError(f"--metrics={metric.name}: this run is {kind.one}; it has {its}")
+
+
+def of_kind(kind: KindOfDrawer) -> list[str]:
+    """The names of the metrics of a kind."""
+    return [one.name for one in METRICS.values() if one.needs.name in kind.measures]
 
 
 def distances() -> list[Metric]:

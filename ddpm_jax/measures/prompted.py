@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpm_jax.data import Dataset
-from ddpm_jax.measures import attributes, captioned, captions, variations
+from ddpm_jax.measures import attributes, captioned, captions, clip_score, variations
+from ddpm_jax.measures.drawer import Judges
 from ddpm_jax.measures.metric import Needs
 from ddpm_jax.trained.drawing import Drawing
 
@@ -16,28 +17,28 @@ class Prompted(NamedTuple):
 
     Attributes:
       drawing: (loaded, prompts, seed, task=, **scales) -> the samples.
-      answered: (the data set, prompts, images, the captioner) -> what a metric's `measure` takes.
+      answered: (the data set, prompts, images, the judges) -> what a metric's `measure` takes.
     """
 
     drawing: Callable[..., Drawing]
-    answered: Callable[[Dataset, Any, np.ndarray, Any], Any]
+    answered: Callable[[Dataset, Any, np.ndarray, Judges], Any]
 
 
 def _of_attributes(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+    row: Dataset, prompts: Any, images: np.ndarray, judges: Judges
 ) -> attributes.Answered:
     assert row.describe is not None  # each metric's `check` refuses other data
     return attributes.Answered(row.describe, prompts, images)
 
 
 def _of_captions(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+    row: Dataset, prompts: Any, images: np.ndarray, judges: Judges
 ) -> captions.CaptionsAnswered:
     return captions.CaptionsAnswered(row.agrees, prompts, images)
 
 
 def _of_variations(
-    row: Dataset, prompts: Any, images: np.ndarray, captioner: Any
+    row: Dataset, prompts: Any, images: np.ndarray, judges: Judges
 ) -> variations.VariationsAnswered:
     return variations.VariationsAnswered(row.describe, prompts, images)
 
@@ -48,4 +49,5 @@ PROMPTED: dict[Needs, Prompted] = {
     Needs.CAPTIONS: Prompted(captions.drawing, _of_captions),
     Needs.VARIATIONS: Prompted(variations.drawing, _of_variations),
     Needs.CAPTIONED: Prompted(captions.drawing, captioned.of),
+    Needs.CLIP_SCORED: Prompted(captions.drawing, clip_score.of),
 }

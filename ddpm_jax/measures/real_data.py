@@ -4,17 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.codecs import Codec
 from ddpm_jax.data import Source, evenly_spaced, fingerprint
 from ddpm_jax.errors import EmptySplit, UserError
-from ddpm_jax.trained.loaded import Loaded
+from ddpm_jax.measures.drawer import Described, Drawer
 
 SPLITS = ("train", "validation")
 MOST_IMAGES = 100_000  # of the real data; drawn shapes have no end
 
 
-def split(experiment: Experiment, name: str) -> Source | None:
+def split(experiment: Described, name: str) -> Source | None:
     """A split of a run's data; None for held-out images where there are none."""
     try:
         return experiment.source(name)
@@ -24,7 +23,7 @@ def split(experiment: Experiment, name: str) -> Source | None:
         return None
 
 
-def source(loaded: Loaded, name: str) -> Source | None:
+def source(loaded: Drawer, name: str) -> Source | None:
     """As `split`, of a trained model.
 
     Raises:
@@ -40,19 +39,19 @@ def source(loaded: Loaded, name: str) -> Source | None:
         raise UserError(line) from error
 
 
-def train(loaded: Loaded) -> Source:
+def train(loaded: Drawer) -> Source:
     """The images that a model was trained on. Raises UserError as `source`."""
     images = source(loaded, "train")
     assert images is not None  # without images nothing was trained
     return images
 
 
-def sources(loaded: Loaded) -> dict[str, Source | None]:
+def sources(loaded: Drawer) -> dict[str, Source | None]:
     """Both splits, as `source` gives them."""
     return {name: source(loaded, name) for name in SPLITS}
 
 
-def held_out(loaded: Loaded, metric: str) -> Source:
+def held_out(loaded: Drawer, metric: str) -> Source:
     """The held-out images, which `metric` is of. Raises UserError where there are none."""
     images = source(loaded, "validation")
     if images is None:
@@ -63,7 +62,7 @@ def held_out(loaded: Loaded, metric: str) -> Source:
     return images
 
 
-def described(loaded: Loaded) -> dict[str, Any]:
+def described(loaded: Drawer) -> dict[str, Any]:
     """The real images that metrics of samples or classifiers look at, for the protocol."""
     return {
         name: {"num": min(len(one), MOST_IMAGES), "fingerprint": fingerprint(one)}

@@ -135,6 +135,11 @@ def write(path: Path, report: dict[str, Any], began: float) -> None:
     files.must_write_json(path, report)
 
 
+def step(number: int | None) -> dict[str, int]:
+    """What a result says of the checkpoint's step; nothing of what has none."""
+    return {} if number is None else {"checkpoint_step": number}
+
+
 def file_name(name: str) -> str:
     """The name of a result. Raises UserError for one that is not a plain file's."""
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ddpm_jax.measures import (
     reconstructions,
     results,
 )
+from ddpm_jax.measures.drawer import Drawer, Judges
 from ddpm_jax.measures.drawing_cost import Drawn
 from ddpm_jax.measures.feature_space import Space
 from ddpm_jax.measures.metric import HIGHER, Metric, Needs
@@ -34,7 +35,6 @@ from ddpm_jax.trained.loaded import Loaded
 from ddpm_jax.trained.tasks import Task
 
 Setting = dict[str, float]
-
 
 SCALES = ("guidance_scale", "classifier_scale", "clip_scale")
 JUDGES = {"classifier": "classifier", "clip": "CLIP"}  # what guides by a scale of its own
@@ -56,7 +56,7 @@ class Request:
       kid_subsets: as `distribution_metrics.measure` takes it.
       cache: the folder of samples and their features.
       pictures: the PNG that a metric draws beside the result, by its `picture`.
-      captioner: the run that judges samples by its captions; None for none.
+      judges: what judges samples by their prompts, by name.
     """
 
     metrics: Sequence[Metric]
@@ -68,7 +68,7 @@ class Request:
     kid_subsets: int | None
     cache: Path
     pictures: Callable[[str], Path]
-    captioner: Loaded | None = None
+    judges: Judges = dataclasses.field(default_factory=dict)
 
     def of(self, needs: Callable[[Needs], bool]) -> list[Metric]:
         """Those of its metrics whose needs are such."""
@@ -89,15 +89,17 @@ class Measured(NamedTuple):
     labels: dict[str, Label]
 
 
-def settings(scales: Mapping[str, Sequence[str]], own: float, task: Task) -> list[Setting]:
+def settings(
+    scales: Mapping[str, Sequence[str]], own: Sequence[float], task: Task
+) -> list[Setting]:
     """The scales to measure at: every guidance scale with every classifier's and every CLIP's.
 
-    Without guidance scales the run's own, and 1 beside it if that is not 1; with a classifier or a
-    CLIP 1 alone. Without theirs 1, where there is one.
+    Without guidance scales the model's own; with a classifier or a CLIP 1 alone. Without theirs 1,
+    where there is one.
 
     Args:
       scales: of `SCALES`, as text.
-      own: the run's own guidance scale.
+      own: the model's own guidance scales.
       task: what guides besides.
 
     Raises:
@@ -112,13 +114,13 @@ def settings(scales: Mapping[str, Sequence[str]], own: float, task: Task) -> lis
                 f"--{name}_workdir"
             )
     guided = {f"{name}_scale": judges[name] or [1.0] for name in JUDGES if name in task.guides}
-    default = [1.0] if guided or own == 1 else [own, 1.0]
+    default = [1.0] if guided else [*dict.fromkeys(own)]
     every = {"guidance_scale": _numbers("guidance_scale", scales["guidance_scale"]) or default}
     every |= guided
     return [dict(zip(every, one, strict=True)) for one in itertools.product(*every.values())]
 
 
-def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
+def measure(loaded: Drawer, request: Request, space: Space | None) -> Measured:
     """The figures of samples, a row for each setting, and those of the held-out data.
 
     Args:
@@ -181,7 +183,7 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
             of_samples = samples.features(space.extractor)
             for metric in of_space:
                 figures |= labelled(metric, _in_space(metric, space, of_samples, request))
-        drawn_as = Drawn(loaded, request.task, options, seed)
+        drawn_as = Drawn(cast(Loaded, loaded), request.task, options, seed)
         for metric in of_drawing:
             figures |= labelled(metric, metric.named(metric.measure(drawn_as)))
         for metric, prompt in prompts.items():
@@ -204,12 +206,12 @@ def measure(loaded: Loaded, request: Request, space: Space | None) -> Measured:
 
 
 def _reconstructed(
-    loaded: Loaded, metrics: Sequence[Metric], space: Space, request: Request
+    loaded: Drawer, metrics: Sequence[Metric], space: Space, request: Request
 ) -> dict[str, Figure]:
     """The figures of held-out images' reconstructions beside the images themselves."""
     source = real_data.held_out(loaded, metrics[0].name)
     images = images_of.eight_bit(source, evenly_spaced(source, request.num_samples))
-    labels = reconstructions.labels_of(loaded, source, request.num_samples)
+    labels = reconstructions.labels_of(cast(Loaded, loaded), source, request.num_samples)
     told = [] if labels is None else labels.tolist()
     made = loaded.reconstruct(images, told)  # type: ignore[attr-defined] # of a kind that has it
     before, after = (
@@ -219,7 +221,7 @@ def _reconstructed(
     return distribution_metrics.measure(metrics, before, after, seed=request.seed)
 
 
-def real(loaded: Loaded, metrics: Sequence[Metric]) -> dict[str, Any]:
+def real(loaded: Drawer, metrics: Sequence[Metric]) -> dict[str, Any]:
     """The real images that some metrics of samples or classifiers look at, for the protocol."""
     images = real_data.described(loaded)
     if any(metric.needs.prompted for metric in metrics):
@@ -252,12 +254,12 @@ def _in_space(
 
 
 def _answered(
-    metric: Metric, loaded: Loaded, prompts: Any, images: np.ndarray | None, request: Request
+    metric: Metric, loaded: Drawer, prompts: Any, images: np.ndarray | None, request: Request
 ) -> dict[str, Figure]:
     """The figures of images that were drawn by prompts; None for the real ones that show them."""
     judged = prompts.images if images is None else images
     row = dataset(loaded.experiment.config, loaded.experiment.own)
-    answered = PROMPTED[metric.needs].answered(row, prompts, judged, request.captioner)
+    answered = PROMPTED[metric.needs].answered(row, prompts, judged, request.judges)
     return metric.named(metric.measure(answered))
 
 

@@ -12,7 +12,7 @@ from ddpm_jax.measures import feature_space
 from ddpm_jax.runtime.shards import Arrays, Shards
 from ddpm_jax.trained.drawing import Drawing
 
-PART_IMAGES = 256  # at least, of a file
+PART_IMAGES = 256  # at least, of a file, but where the drawing says fewer
 IMAGES = "images"
 
 
@@ -30,7 +30,7 @@ class SampleSet:
         self._drawing = drawing
         self._title = title
         self._cache = cache
-        self._size = -(-PART_IMAGES // drawing.batch_size) * drawing.batch_size
+        self._size = -(-min(PART_IMAGES, drawing.part) // drawing.batch_size) * drawing.batch_size
         self._parts = self._shards({"samples": drawing.description})
 
     def images(self) -> np.ndarray:

@@ -34,6 +34,7 @@ class Drawing(NamedTuple):
         guidance_scale=0.
       batches: rows -> those images, uint8 [b, H, W, C] by batches; [b, frames, H, W, C] if the task
         keeps frames.
+      part: of so many images at least what is drawn is kept at once.
     """
 
     num: int
@@ -41,6 +42,7 @@ class Drawing(NamedTuple):
     description: dict[str, Any]
     labels: np.ndarray
     batches: Callable[[range], Iterator[np.ndarray]]
+    part: int = 256
 
 
 def make_program(

@@ -44,7 +44,7 @@ def test_prompts_become_files_and_the_images_are_the_pipelines_own(folder, tmp_p
 
 def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(by_pipeline.sample_files, "PART_IMAGES", 1)
-    sample = by_pipeline.Pipeline.sample
+    sample = by_pipeline.pipelines.Pipeline.sample
     drawn = []
 
     def counted(self, prompts, *args, **options):
@@ -53,12 +53,13 @@ def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, m
             raise KeyboardInterrupt
         return sample(self, prompts, *args, **options)
 
-    monkeypatch.setattr(by_pipeline.Pipeline, "sample", counted)
+    monkeypatch.setattr(by_pipeline.pipelines.Pipeline, "sample", counted)
     out = tmp_path / "drawn.npz"
+    asked = {"prompts": ["a cat"], "num_samples": 2, "batch_size": 1, **FIELDS}
     with pytest.raises(KeyboardInterrupt):
-        by_pipeline.to_files(folder, str(out), prompts=["a cat"], num_samples=2, **FIELDS)
+        by_pipeline.to_files(folder, str(out), **asked)
     assert not out.exists()
-    by_pipeline.to_files(folder, str(out), prompts=["a cat"], num_samples=2, **FIELDS)
+    by_pipeline.to_files(folder, str(out), **asked)
     assert drawn == [0, 1, 1]
     assert "1 of 2 samples are drawn" in capsys.readouterr().err
     with np.load(out) as held:
@@ -73,6 +74,7 @@ def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, m
         ({"size": "wide"}, "--size=wide: need HEIGHTxWIDTH"),
         ({"not_its": ["labels"]}, "--labels: applies only to a run"),
         ({"options": ["eta=1"]}, "--options=eta=1: of a pipeline, need guidance_rescale"),
+        ({"options": ["guess_mode=1"]}, "guess_mode: this pipeline has no ControlNet"),
         ({"options": ["clip_skip=9"]}, "need 0 <= clip_skip <= 2, got clip_skip=9"),
         ({"sampler": "lms"}, "lms"),
         ({"lora": ["nowhere.safetensors:0.5"]}, "--lora=nowhere.safetensors:0.5: "),

@@ -17,6 +17,7 @@ from tiny_pipelines import noise, to_numpy, to_torch  # noqa: E402
 
 from ddpm_jax.interop import (  # noqa: E402
     lora,
+    pipeline_devices,
     pipeline_lora,
     stable_diffusion,
     unet_condition,
@@ -256,6 +257,35 @@ def test_an_image_is_begun_with(pipelines, monkeypatch, name, strength):
     _assert_close(found, wanted)
 
 
+def test_the_refiner_reads_how_well_an_image_is_to_look(pipelines, monkeypatch, tmp_path):
+    theirs, ours, _ = pipelines("refiner")
+    start, begun = noise(2, *SIZE), noise(1, *SIZE, seed=1)
+    scores = {"aesthetic_score": 7.0, "negative_aesthetic_score": 1.5}
+    module = __import__(type(theirs).__module__, fromlist=["randn_tensor"])
+    options = {"strength": 0.5, "guidance_scale": 5.0}
+    with _drawing(monkeypatch, module, start), torch.no_grad():
+        wanted = theirs(
+            prompt=PROMPTS,
+            image=to_torch(np.repeat(begun, 2, axis=0)),
+            num_inference_steps=6,
+            output_type="latent",
+            **options,
+            **scores,
+        ).images
+    options |= {"init_image": begun[0], "latents": start, "num_steps": 6, "decode": False}
+    _assert_close(ours.sample(PROMPTS, **options, **scores), to_numpy(wanted))
+    # Its folder has one text encoder, and is read back.
+    stable_diffusion.save(ours, tmp_path / "saved")
+    again = stable_diffusion.load(tmp_path / "saved")
+    found = dataclasses.replace(again, programs=ours.programs).sample(PROMPTS, **options, **scores)
+    np.testing.assert_array_equal(found, ours.sample(PROMPTS, **options, **scores))
+    assert type(theirs).from_pretrained(tmp_path / "saved").config.requires_aesthetics_score
+    other = ours.sample(PROMPTS, **options, aesthetic_score=2.0)
+    assert np.abs(other - found).max() > 1e-3
+    with pytest.raises(ValueError, match="aesthetic_score=nan: need a finite number"):
+        ours.sample(PROMPTS, **options, aesthetic_score=float("nan"))
+
+
 def _mask():
     mask = np.zeros((*PIXELS, 1), bool)
     mask[16:80, 8:50] = True
@@ -317,9 +347,12 @@ def test_an_image_is_completed(tmp_path, monkeypatch, name, strength):
     _assert_close(found, wanted)
 
 
-@pytest.mark.wide(1)
-@pytest.mark.parametrize("scale", [1.0, 0.6])
-def test_a_controlnet_adds_what_it_reads(pipelines, scale):
+@pytest.mark.wide(2)
+@pytest.mark.parametrize(
+    ("scale", "guess_mode", "guidance_scale"),
+    [(0.6, False, 7.5), (0.8, True, 3.0), (1.0, False, 7.5), (1.0, True, 1.0)],
+)
+def test_a_controlnet_adds_what_it_reads(pipelines, scale, guess_mode, guidance_scale):
     theirs, ours, _ = pipelines("controlnet")
     start, image = noise(2, *SIZE), _image(3)
     wanted = _their_latents(
@@ -327,16 +360,18 @@ def test_a_controlnet_adds_what_it_reads(pipelines, scale):
         latents=to_torch(start),
         image=_their_image(image),
         num_inference_steps=5,
-        guidance_scale=7.5,
+        guidance_scale=guidance_scale,
         controlnet_conditioning_scale=scale,
+        guess_mode=guess_mode,
     )
     found = ours.sample(
         PROMPTS,
         latents=start,
         control=image,
         control_scale=scale,
+        guess_mode=guess_mode,
         num_steps=5,
-        guidance_scale=7.5,
+        guidance_scale=guidance_scale,
         decode=False,
     )
     _assert_close(found, wanted)
@@ -400,15 +435,32 @@ def test_single_files_are_exchanged(pipelines, tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
 
 
+def test_images_are_the_same_on_one_device_and_on_eight(pipelines, monkeypatch):
+    """Eleven prompts, which do not divide: each is of (seed, k), whichever device draws it."""
+    _, ours, _ = pipelines("controlnet")
+    prompts = ["a cat" + " red" * k for k in range(11)]
+    options = {"num_steps": 2, "sampler": "euler_ancestral", "guidance_scale": 3.0, "seed": 4}
+    options |= {"control": _image(3), "decode": False}
+    made = []
+    for devices in (8, 1):
+        monkeypatch.setattr(pipeline_devices.jax, "device_count", lambda devices=devices: devices)
+        pipeline = dataclasses.replace(ours, programs={})
+        made.append(pipeline.sample(prompts, ["on", *["blue"] * 10], **options))
+        (program,) = pipeline.programs.values()
+        assert program.mesh.size == devices
+    assert made[0].shape == (11, *SIZE, 4)
+    np.testing.assert_allclose(*made, atol=1e-5 * made[1].std(), rtol=0)
+
+
 def test_another_prompt_scale_seed_or_negative_compiles_nothing(pipelines):
     _, ours, _ = pipelines("sd1")
     options = {"num_steps": 2, "size": PIXELS}
     first = ours.sample(["a cat", "a red"], guidance_scale=3.0, **options)
     count = len(ours.programs)
-    (sizes,) = {program._cache_size() for program in [[*ours.programs.values()][-1]]}
+    sizes = [*ours.programs.values()][-1].compiled._cache_size()
     other = ours.sample(["on", "in a cat on"], "red", guidance_scale=5.0, seed=7, **options)
     assert len(ours.programs) == count
-    assert [*ours.programs.values()][-1]._cache_size() == sizes
+    assert [*ours.programs.values()][-1].compiled._cache_size() == sizes
     assert (first != other).any()
     # Another network is another program, though it shares what was compiled.
     other = dataclasses.replace(ours, unet=ours.unet.clone(freq_shift=1.0))

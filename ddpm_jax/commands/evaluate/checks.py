@@ -20,6 +20,7 @@ from ddpm_jax.measures import (
     real_data,
     reconstructions,
 )
+from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.metric import Metric, Needs
 from ddpm_jax.measures.metric_table import METRICS
 from ddpm_jax.trained import tasks
@@ -54,7 +55,7 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
-def check_kind(loaded: Loaded, metrics: Sequence[Metric]) -> None:
+def check_kind(loaded: Drawer, metrics: Sequence[Metric]) -> None:
     """Raises UserError for a metric of another kind of run."""
     for metric in metrics:
         metric_table.check_kind(metric, loaded.experiment.kind)
@@ -80,7 +81,7 @@ def check_classes(loaded: Loaded, workdir: str) -> None:
         )
 
 
-def check_labels(loaded: Loaded, metrics: Sequence[Metric], task: Task) -> None:
+def check_labels(loaded: Drawer, metrics: Sequence[Metric], task: Task) -> None:
     """Raises UserError for metrics of labels where samples have none."""
     if tasks.num_classes(loaded.experiment.config, task):
         return

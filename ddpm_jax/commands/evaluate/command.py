@@ -5,6 +5,8 @@
   python scripts/evaluate.py --workdir=runs/digits --metrics=fid,kid --num_steps=10 --name=ten
   python scripts/evaluate.py --workdir=runs/digits --metrics=my_package.metrics:sharpness
   python scripts/evaluate.py --workdir=runs/shapes_clip --metrics=retrieval,linear_probe
+  python scripts/evaluate.py --pipeline=stable-diffusion-v1-5 --dataset=captions \\
+    --data_dir=photos --metrics=clip_score,kid --clip_judge=clip-vit-base-patch32
   python scripts/evaluate.py metrics
   python scripts/evaluate.py compare A.json B.json
 
@@ -26,7 +28,10 @@ ACTIONS = {"": 0, "compare": 2, "metrics": 0}
 def define() -> None:
     """Define the command's flags."""
     text, number, many = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
-    text("workdir", None, "the run to evaluate")
+    text("workdir", None, "the run to evaluate; of a pipeline where its results are written")
+    sample_flags.define_pipeline()
+    text("dataset", None, "of a pipeline: captioned data, captions, shapes, emoji or your own")
+    many("data_options", [], "of these data: config.data.options, holdout=0.1,captions_file=c.csv")
     many("metrics", None, "what to measure; by default of pixels, as fits the run")
     number("num_samples", None, "images to draw at each guidance scale; 500")
     number("repeats", None, "sets of so many samples, of the next seeds; 1")
@@ -58,12 +63,13 @@ def define() -> None:
     text("step", None, "of the checkpoint, or best, with the smallest distance or loss; the latest")
     sample_flags.define_average()
     text("name", "", "of the file in DIR/eval; by default samples, or likelihood")
-    text("data_dir", None, "where the run's data lie now, if they were moved")
+    text("data_dir", None, "where the data lie; of a run if they were moved")
     number("num_terms", None, "bpd: steps of the discrete bound to draw; all by default")
     text("templates", None, "zero_shot: a file of prompts, a line each: 'a {colour} {shape}'")
     text("caption_style", None, "retrieval: of the pairs, the data's option captions, such as full")
     number("num_pairs", None, "retrieval: pairs of images and captions; 256")
     text("captioner_workdir", None, "captioned: the run of a captioner, who judges samples")
+    text("clip_judge", None, "clip_score: the CLIP that compares, a run's workdir or transformers'")
     many("allow", [], "compare: fields of the protocol that may differ, sampling.num_steps")
     sample_flags.define_sampler()
     sample_flags.define_guides()
@@ -77,8 +83,9 @@ def main(action: str, *result_files: str) -> None:
     if action:
         cli.use_code_path()
     else:
-        if not flags.FLAGS.sample_features and not flags.FLAGS.reference_features:
-            cli.require("workdir", "name the run to evaluate")
+        f = flags.FLAGS
+        if not f.sample_features and not f.reference_features and not f.pipeline:
+            cli.require("workdir", "name the run to evaluate, or a --pipeline")
         cli.start_jax()
     from ddpm_jax.commands.evaluate import compare, evaluate, listing
 

@@ -77,4 +77,5 @@ def _difference(a: Measured, b: Measured) -> FigureRecord | None:
 
 def _named(one: Result) -> str:
     run = one.evaluation.run
-    return f"{one.path}, step {run.get('checkpoint_step')}, state {str(run.get('checkpoint'))[:12]}"
+    step = f", step {run['checkpoint_step']}" if "checkpoint_step" in run else ""
+    return f"{one.path}{step}, state {str(run.get('checkpoint'))[:12]}"

@@ -1,24 +1,28 @@
 """Measures of a trained model: its samples, its likelihood; as a table and as a file."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ddpm_jax import cli, sample_flags
-from ddpm_jax.commands.evaluate import checks, exported_features, of_samples
+from ddpm_jax.commands.evaluate import checks, exported_features, of_samples, subjects
 from ddpm_jax.commands.evaluate.of_samples import SpaceFlags
-from ddpm_jax.commands.loading import load, own_parts
-from ddpm_jax.commands.sample import sampling_options, task_flags
+from ddpm_jax.commands.evaluate.subjects import PipelineFlags
+from ddpm_jax.commands.loading import load
 from ddpm_jax.errors import UserError
-from ddpm_jax.experiment import described
+from ddpm_jax.experiment import Loaded, described
 from ddpm_jax.measures import (
+    captioned,
     metric_table,
     model_metrics,
     results,
     sample_metrics,
 )
+from ddpm_jax.measures import clip_judge as judging
+from ddpm_jax.measures.drawer import Judges
 from ddpm_jax.reporting import plots
 
 NUM_SAMPLES = 500
@@ -51,12 +55,24 @@ OWN = (
     "caption_style",
     "num_pairs",
     "captioner_workdir",
+    "clip_judge",
     "data_dir",
     "code",
 )
 EXPORTED = ("sample_features", "reference_features")
 NO_SPACE = SpaceFlags()  # of what no flag says
-FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED)
+OF_PIPELINE = (*subjects.PIPELINE, *subjects.OF_DATA)
+FLAGS = (*OWN, *SAMPLING, *SCALES, *SPACE, *sample_flags.GUIDES, *EXPORTED, *OF_PIPELINE)
+# What is chosen among a run's checkpoints and samplers, or guides it: a pipeline has none of these.
+OF_RUN = (
+    "step",
+    "ema",
+    "raw_params",
+    "classifier_scale",
+    "clip_scale",
+    *sample_flags.GUIDES,
+    *(name for name in sample_flags.SAMPLER if name not in subjects.SAMPLING),
+)
 
 
 def evaluate(
@@ -83,15 +99,17 @@ def evaluate(
     caption_style: str | None = None,
     num_pairs: int | None = None,
     captioner_workdir: str | None = None,
+    clip_judge: str | None = None,
     data_dir: str | None = None,
     code: Sequence[str] = (),
+    pipeline: PipelineFlags | None = None,
 ) -> dict[str, Any]:
     """Measure samples at each guidance scale, or the model itself; write DIR/eval/NAME.json.
 
     Samples and their features lie in DIR/eval/cache, and are not drawn again.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; of a pipeline the folder of its results, None for its own.
       metrics: names in `metrics.METRICS`, or a user's own "package.module:name"; None for those of
         `checks.default_metrics`.
       num_samples: at each scale; None for 500.
@@ -110,8 +128,10 @@ def evaluate(
       caption_style: the data's option `captions` in place of the run's, of the pairs.
       num_pairs: of images and captions; None for 256.
       captioner_workdir: the captioner's run that judges samples by its captions.
+      clip_judge: the CLIP that judges samples by its embeddings, as of `clip_judge.read`.
       data_dir: where the run's data lie now; None for where they lay.
       code: modules that hold the runs' own parts, "package.module".
+      pipeline: what is measured in place of a run, and the data.
 
     Returns:
       What the file holds: the protocol, the figures by guidance scale, the held-out data's own, and
@@ -121,10 +141,13 @@ def evaluate(
       UserError: for anything that is missing or does not fit; no result is written then.
     """
     began = time.monotonic()
-    if not workdir:
-        raise UserError("--workdir is missing: name the run to evaluate")
-    own = own_parts(workdir, code)
-    names = checks.default_metrics(workdir, own) if metrics is None else metrics
+    of_judges = {"captioner_workdir": captioner_workdir, "clip_judge": clip_judge}
+    if pipeline is None:
+        chosen = {"step": step, "ema": ema, "raw_params": raw_params, "data_dir": data_dir}
+        subject = subjects.of_run(workdir, code, guides or {}, **chosen)
+    else:
+        subject = subjects.of_pipeline(pipeline, workdir, of_judges)
+    names = subject.default_metrics() if metrics is None else metrics
     selected = metric_table.named(names)
     of_model = [metric for metric in selected if metric.needs.of_model]
     drawn = [metric for metric in selected if not metric.needs.of_model]
@@ -150,27 +173,24 @@ def evaluate(
         "templates": templates,
         "caption_style": caption_style,
         "num_pairs": num_pairs,
-        "captioner_workdir": captioner_workdir,
+        **of_judges,
     }
     if num_pairs is not None and num_pairs < 4:
         raise UserError(f"--num_pairs={num_pairs}: need at least 4")
     checks.check_flags(selected, flags)
     if seed + (repeats or 1) > 2**32:
         raise UserError(f"--seed={seed}, --repeats={repeats}: the last seed must be below 2**32")
-    loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params, data_dir=data_dir)
-    fields = sampling_options.from_flags(sampling or {}, options)
-    loaded = loaded.sampling_with(**fields)
+    loaded = subject.load(sampling or {}, options)
     config = loaded.experiment.config
     checks.check_kind(loaded, selected)
-    task = task_flags.from_flags(loaded, workdir, **(guides or {}), code=code)
+    task = subject.task(loaded)
     checks.check_labels(loaded, selected, task)
     checks.check_clip(selected, task)
-    checks.check_classes(loaded, workdir)
-    captioner = load(captioner_workdir, code) if captioner_workdir else None
+    judges = _judges(code, **of_judges)
     for metric in selected:
         if metric.check is not None:
-            metric.check(metric.name, loaded, {**flags, **(guides or {}), "captioner": captioner})
-    folder = Path(workdir) / "eval"
+            metric.check(metric.name, loaded, {**flags, **(guides or {}), **judges})
+    folder = Path(subject.folder) / "eval"
     report: dict[str, Any] = {
         "format": results.FORMAT,
         "protocol": {
@@ -179,14 +199,14 @@ def evaluate(
             "data": config.data.name,
             **metric_table.sources(selected),
         },
-        "run": {"checkpoint_step": loaded.step, **described(loaded)},
+        "run": {**described(loaded), **results.step(loaded.step)},
         "samples": [],
         "held_out_data": {"metrics": {}},
         "figures": {},
     }
     scales: list[sample_metrics.Setting] = []
     if drawn:
-        scales = sample_metrics.settings(scales_of, config.sample.guidance_scale, task)
+        scales = sample_metrics.settings(scales_of, subject.scales(config), task)
         request = sample_metrics.Request(
             metrics=drawn,
             scales=scales,
@@ -197,7 +217,7 @@ def evaluate(
             kid_subsets=kid_subsets,
             cache=folder / CACHE,
             pictures=lambda picture: folder / f"{name}_{picture}.png",
-            captioner=captioner,
+            judges=judges,
         )
         of_samples.measure(loaded, request, space, report)
     if any(sample_metrics.REAL in metric.needs.depends for metric in selected):
@@ -208,7 +228,7 @@ def evaluate(
         return folder / f"{name}_{picture}.png"
 
     for metric in of_model:
-        model_metrics.add(report, loaded, metric, seed, flags, beside)
+        model_metrics.add(report, cast(Loaded, loaded), metric, seed, flags, beside)
     results.write(folder / f"{name}.json", report, began)
     if len(scales) > 2:
         varied = sample_metrics.varied(scales)
@@ -232,14 +252,32 @@ def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
             reference=flags["reference_features"],
             **{name: flags[name] for name in own},
         )
+    pipeline = None
+    if flags["pipeline"]:
+        cli.refuse(OF_RUN, "applies only to a run (--workdir), not to --pipeline")
+        asked = {name: flags[name] for name in (*OF_PIPELINE, "data_dir")}
+        pipeline = PipelineFlags(**asked)
+    else:
+        cli.refuse(OF_PIPELINE, "applies only to --pipeline")
     return evaluate(
         **{name: flags[name] for name in OWN},
+        pipeline=pipeline,
         **{argument: flags[flag] for flag, argument in SCALES.items()},
         guides={name: flags[name] for name in sample_flags.GUIDES},
         sampling={name: flags[name] for name in sample_flags.SAMPLER},
         options=flags["options"],
         space=SpaceFlags(**{name: flags[name] for name in SPACE}),
     )
+
+
+def _judges(code: Sequence[str], captioner_workdir: str | None, clip_judge: str | None) -> Judges:
+    """What judges samples by their prompts, by its entry in the protocol."""
+    judges: dict[str, Any] = {}
+    if captioner_workdir:
+        judges[captioned.JUDGE] = load(captioner_workdir, code)
+    if clip_judge:
+        judges[judging.FLAG] = judging.read(clip_judge, functools.partial(load, modules=code))
+    return judges
 
 
 def table(report: dict[str, Any]) -> str:

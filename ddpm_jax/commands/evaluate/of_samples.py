@@ -1,7 +1,7 @@
 """What evaluate.py measures of samples, and in which space it compares them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from ddpm_jax.build.datasets import dataset
 from ddpm_jax.build.sampling import flat
@@ -15,6 +15,7 @@ from ddpm_jax.measures import (
     results,
     sample_metrics,
 )
+from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.metric import Needs, Sizes
 from ddpm_jax.runtime.user_cache import cache_dir
 
@@ -41,7 +42,7 @@ class SpaceFlags:
 
 
 def measure(
-    loaded: Loaded, request: sample_metrics.Request, flags: SpaceFlags, report: dict[str, Any]
+    loaded: Drawer, request: sample_metrics.Request, flags: SpaceFlags, report: dict[str, Any]
 ) -> None:
     """Adds what is about samples to the report."""
     config = loaded.experiment.config
@@ -73,9 +74,8 @@ def measure(
         "guides": {name: described(one) for name, one in guides.items()},
     }
     if request.of(lambda needs: needs is Needs.DRAWING):
-        report["protocol"]["timed"] = drawing_cost.protocol(loaded)
-    if request.captioner is not None:
-        report["protocol"]["captioner"] = described(request.captioner)
+        report["protocol"]["timed"] = drawing_cost.protocol(cast(Loaded, loaded))
+    report["protocol"] |= {name: described(judge) for name, judge in request.judges.items()}
     num_reference = None if compared is None else compared.num_reference
     sizes = Sizes(request.num_samples, num_reference, request.kid_subsets)
     settings = distribution_metrics.protocol(request.metrics, sizes)

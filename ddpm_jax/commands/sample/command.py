@@ -28,24 +28,9 @@ PAIRS = sample_flags.PAIRS
 def define() -> None:
     """Define the command's flags."""
     flags.DEFINE_string("workdir", None, "the run to sample from")
-    flags.DEFINE_string(
-        "pipeline",
-        None,
-        "in its place a pipeline of Stable Diffusion: diffusers' folder, or a single safetensors "
-        "file",
-    )
-    flags.DEFINE_string(
-        "pipeline_config", None, "of a single file: a pipeline's folder, for all but the weights"
-    )
-    flags.DEFINE_string("size", None, "of a pipeline's images, HEIGHTxWIDTH")
+    sample_flags.define_pipeline()
     flags.DEFINE_string("controlnet", None, "of a pipeline: the folder of a ControlNet")
     flags.DEFINE_string("control_image", None, "what the ControlNet reads")
-    flags.DEFINE_multi_string(
-        "lora",
-        [],
-        "adapters that are added to a pipeline's weights: a safetensors file or a folder with one, "
-        "also F.safetensors:SCALE",
-    )
     flags.DEFINE_integer("num_samples", 100, "how many images")
     flags.DEFINE_string("out", None, "F.npz, F.png, or a folder for PNG files")
     flags.DEFINE_integer("seed", 0, "image k depends on (seed, k) alone", 0, 2**32 - 1)
@@ -63,9 +48,6 @@ def define() -> None:
     flags.DEFINE_string("prompts", None, "a file of prompts in UTF-8, one a line")
     flags.DEFINE_multi_string(
         "clip_prompt", [], "what the CLIP of --clip_workdir is told, if not --prompt; cycled"
-    )
-    flags.DEFINE_multi_string(
-        "negative_prompt", [], "what to steer away from, with a guidance_scale above 1"
     )
     flags.DEFINE_multi_string(
         "condition",
