@@ -18,7 +18,7 @@ from ddpm_jax.sweeps import grid, seeds, workdir_of
 
 def vae() -> ConfigDict:
     config = digits_vae.get_config()
-    config.model.update(channels=16, latent_channels=12, num_classes=10)
+    config.model.num_classes = 10
     config.sample.batch_size = 100
     return config
 

@@ -94,7 +94,7 @@ def autoencoder(denoiser: ConfigDict) -> ConfigDict:
     objective.adversary_layers = 3
 
     config.optim.update(learning_rate=4.5e-4, warmup_steps=200)
-    config.ema.decay = 0.999
+    config.ema.update(decay=0.999, warmup=True)
     config.sample.temperature = 1.0  # of a normal bottleneck: the deviation of its latents
     return config
 

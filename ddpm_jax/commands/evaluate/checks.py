@@ -30,8 +30,8 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
     """What is measured of a run if nothing else is asked for: of pixels, which takes seconds.
 
     Of a classifier how it reads; of samples that have classes whether they show them, of others
-    what they show of what they were told; and whether they copy the training set. `own` holds the
-    run's own parts.
+    what they show of what they were told; and whether they copy the training set. Of an
+    autoencoder that is no VAE nothing is drawn. `own` holds the run's own parts.
     """
     config = config_files.read(workdir)
     if config is None:  # `experiment.load` says what is missing
@@ -51,7 +51,8 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
         if Needs.TRUE_CAPTIONS in needs and not image_captions.agrees(config, own):
             needs -= {Needs.TRUE_CAPTIONS}
         if Needs.LATENT_BOUND in needs and not reconstructions.has_law(config, own):
-            needs -= {Needs.LATENT_BOUND}
+            # A codec: nothing holds its latents to the law that they would be drawn from.
+            needs = {one for one in needs if one.of_model} - {Needs.LATENT_BOUND}
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
