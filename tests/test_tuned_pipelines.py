@@ -109,7 +109,7 @@ def _their_texts(theirs, texts, dropped):
     return states, {"added_cond_kwargs": added}
 
 
-@pytest.mark.wide(1)
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_loss_and_gradient_are_those_of_diffusers_scripts(pipeline, name):
     theirs, folder = pipeline(name)
@@ -261,7 +261,7 @@ def _adapted(pipeline, images, tmp_path):
     )
 
 
-@pytest.mark.wide(1)
+@pytest.mark.wide(2)
 @pytest.mark.parametrize("tuned", [_whole, _adapted])
 def test_a_tuned_pipeline_is(tuned, pipeline, images, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -60,6 +60,7 @@ def _assert_close(found, wanted):
     assert np.abs(found - wanted).max() < TOLERANCE * wanted.std()
 
 
+@pytest.mark.wide(3)
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_texts_become_the_same_images(pipelines, name):
     theirs, ours, _ = pipelines(name)
@@ -134,7 +135,7 @@ def _fifty(theirs, start):
     return _their_latents(theirs, latents=to_torch(start), num_inference_steps=50), {}
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(
     ("name", "way"),
     [
@@ -172,7 +173,7 @@ def test_the_negative_prompt_of_none_is_no_empty_text_where_zeros_are(pipelines)
     np.testing.assert_array_equal(none, empty)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["sdxl", "sd1"])
 @pytest.mark.parametrize("skip", [1])
 def test_texts_are_read_some_blocks_earlier(pipelines, name, skip):
@@ -218,7 +219,7 @@ def test_texts_are_read_some_blocks_earlier(pipelines, name, skip):
     _assert_close(found, wanted)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_an_image_is_begun_with(pipelines, monkeypatch, name, strength):
@@ -301,7 +302,7 @@ def _certain(pipeline):
     return vae
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["inpaint", "sd1", "sdxl"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_an_image_is_completed(tmp_path, monkeypatch, name, strength):
@@ -347,7 +348,7 @@ def test_an_image_is_completed(tmp_path, monkeypatch, name, strength):
     _assert_close(found, wanted)
 
 
-@pytest.mark.wide(2)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize(
     ("scale", "guess_mode", "guidance_scale"),
     [(0.6, False, 7.5), (0.8, True, 3.0), (1.0, False, 7.5), (1.0, True, 1.0)],
@@ -377,7 +378,7 @@ def test_a_controlnet_adds_what_it_reads(pipelines, scale, guess_mode, guidance_
     _assert_close(found, wanted)
 
 
-@pytest.mark.wide(3)
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 @pytest.mark.parametrize(
     "scheduler",
@@ -416,6 +417,7 @@ def test_another_scheduler_takes_the_place_of_its_own(pipelines, name, scheduler
     _assert_close(found, wanted)
 
 
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_single_files_are_exchanged(pipelines, tmp_path, name):
     """Ours is theirs to the bit, and comes back."""
@@ -673,6 +675,7 @@ def test_a_single_file_needs_a_configuration_and_a_pipelines_names(pipelines, tm
         stable_diffusion.load(path, config=folder)
 
 
+@pytest.mark.wide(6)
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "inpaint", "controlnet"])
 def test_a_folder_of_ours_is_theirs(pipelines, tmp_path, name):
     """Every tensor to the bit, every field that says something, and the same tokens."""

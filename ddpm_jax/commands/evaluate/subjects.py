@@ -123,10 +123,10 @@ def of_pipeline(flags: PipelineFlags, workdir: str | None, judges: Mapping[str, 
             "--dataset is missing: name the captioned data that a pipeline draws by and is "
             f"compared with, {captioned} or your own"
         )
-    if not workdir and not Path(flags.pipeline).is_dir():
+    if not workdir and Path(flags.pipeline).is_file():
         raise UserError(
-            f"--workdir is missing: --pipeline={flags.pipeline} is no folder that results could "
-            "be written to; name one"
+            f"--workdir is missing: --pipeline={flags.pipeline} is a file, and results are "
+            "written to a folder; name one"
         )
     if len(flags.negative_prompt) > 1:
         raise UserError("--negative_prompt: one for all images, when they are measured")
