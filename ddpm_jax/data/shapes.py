@@ -11,7 +11,6 @@ from the pixels.
 # Over 300 lines: one data set, drawn and read back from its pixels by the same geometry.
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -281,17 +280,18 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 def palette(image: np.ndarray) -> np.ndarray:
     """The mean colours of PALETTE x PALETTE parts of an image, uint8 of its shape [S, S, C]."""
-    height, width, channels = image.shape
-    if height % PALETTE == width % PALETTE == 0:
-        parts = image.reshape(PALETTE, height // PALETTE, PALETTE, width // PALETTE, channels)
-        means = parts.mean(axis=(1, 3), keepdims=True).round().astype(np.uint8)
-        return np.broadcast_to(means, parts.shape).reshape(image.shape)
-    edges = [np.linspace(0, size, PALETTE + 1).round().astype(int) for size in (height, width)]
-    means = np.empty_like(image)
-    for top, bottom in itertools.pairwise(edges[0]):
-        for left, right in itertools.pairwise(edges[1]):
-            means[top:bottom, left:right] = image[top:bottom, left:right].mean(axis=(0, 1)).round()
-    return means
+    rows, columns = (_edges(size) for size in image.shape[:2])
+    sums = np.add.reduceat(image, rows[:-1], axis=0, dtype=np.int64)
+    sums = np.add.reduceat(sums, columns[:-1], axis=1)
+    heights, widths = np.diff(rows), np.diff(columns)
+    means = (sums / np.outer(heights, widths)[..., None]).round().astype(np.uint8)
+    return means.repeat(heights, axis=0).repeat(widths, axis=1)
+
+
+@functools.cache
+def _edges(size: int) -> np.ndarray:
+    """Where the parts of a palette begin along a side, and its end, [PALETTE + 1]."""
+    return np.linspace(0, size, PALETTE + 1).round().astype(int)
 
 
 def caption(attributes: Mapping[str, int], template: str = "full") -> str:

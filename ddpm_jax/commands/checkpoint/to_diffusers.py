@@ -1,7 +1,8 @@
 """A run's networks as the folders that diffusers' from_pretrained reads."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def export(
 
     Of a run of latents two folders, as a pipeline has them: out/unet, and out/vae, the autoencoder
     that it keeps with the scale of its latents; of a run that tuned a pipeline all of a pipeline.
-    Adapters are merged. Of an autoencoder's run the scale is that at which
-    the latents of its training images have unit variance. What judges in training is left out.
+    Adapters are merged. Of an autoencoder's run the scale is that at which the latents of its
+    training images have unit variance. What judges in training is left out.
 
     Raises:
       UserError: for no such run or checkpoint, a network that diffusers does not have, a folder
@@ -49,7 +50,7 @@ def export(
     loaded = load(workdir, code, step=step, ema=ema, raw_params=raw_params)
     built = loaded.experiment
     params = digests.on_host(loaded.params)
-    try:
+    with _named("diffusers", out):
         codec = built.latents
         if codec is None or type(plain(loaded.model)) in WHOLE:
             _write(built, loaded.model, params, out)
@@ -58,12 +59,19 @@ def export(
             _write(built, loaded.model, params, out / "unet")
             scaling = Scaling(**codec.tree[latents.SCALING])
             _autoencoder(codec.network, codec.tree[latents.PARAMS], scaling, out / "vae")
-    except ValueError as error:
-        raise UserError(f"--format=diffusers: {error}") from error
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot write it ({step_files.reason(error)})") from error
     print(f"step {loaded.step:,}: for diffusers' from_pretrained in {out}", file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def _named(form: str, out: Path) -> Iterator[None]:
+    """A context in which what cannot be written is said by the flag that asks for it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"--format={form}: {error}") from error
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot write it ({step_files.reason(error)})") from error
 
 
 def _write(built: Experiment, network: Any, params: Any, out: Path) -> None:
@@ -110,12 +118,8 @@ def export_adapters(
             f"--format=lora: this run's adapters of {', '.join(own)} are written into a whole "
             "pipeline alone; take --format=diffusers"
         )
-    try:
+    with _named("lora", out):
         lora.write(adapters, unet_condition.rows(network.unet), out, alpha=adapted.alpha)
-    except ValueError as error:
-        raise UserError(f"--format=lora: {error}") from error
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot write it ({step_files.reason(error)})") from error
     print(f"step {loaded.step:,}: adapters of rank {adapted.rank} in {out}", file=sys.stderr)
     return 0
 
