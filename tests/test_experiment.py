@@ -22,6 +22,8 @@ from ddpm_jax.runtime.digests import digest
 from ddpm_jax.trained import program
 
 CONFIGS = sorted(path.stem for path in (tiny_runs.ROOT / "configs").glob("*.py"))
+# What needs more to be built: data, or the pipeline that goes on training (test_tuned_pipelines).
+UNFINISHED = ("default", "stable_diffusion_finetune")
 # Ho et al. (2020), section 4: 35.7 and 114 million; the exact numbers are of their code.
 PUBLISHED = {"cifar10": 35_746_307, "celebahq256": 113_673_219, "lsun256": 113_673_219}
 # Radford et al. (2021), by transformers' and open_clip's models; RN50's norms have no statistics.
@@ -51,7 +53,7 @@ def get_config(name):
 
 
 @pytest.mark.wide(4)
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "default"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in UNFINISHED])
 def test_every_config_builds_and_has_the_size_that_was_published(name):
     config = get_config(name)
     config.mesh.data = 1
