@@ -239,13 +239,13 @@ def _stretch(
     """The steps after `start`; what is compiled is taken from `programs`, or added."""
     own = own_code.from_modules(code, config_files.own_names(config).values())
     experiment = kept.with_kept(build(config, own=own), run.workdir)
-    shape = config_files.sha256(
-        {
-            name: value
-            for name, value in config_files.fields(config).items()
-            if not name.startswith(OUTSIDE) or name in COUNTED
-        }
-    )
+    fields = {
+        name: value
+        for name, value in config_files.fields(config).items()
+        if not name.startswith(OUTSIDE) or name in COUNTED
+    }
+    # A step has the networks of others in it, which one path may name and not be the same.
+    shape = config_files.sha256([fields, parts_of(experiment)["frozen"]])
     if shape not in programs:
         programs[shape] = Programs(experiment)
     return Stretch(start, config, experiment, programs[shape])

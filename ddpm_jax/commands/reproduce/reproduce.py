@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import begun, clips, optimizers, texts
+from ddpm_jax.build import begun, kept, optimizers, texts
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, own_code
 from ddpm_jax.errors import UserError
@@ -56,7 +56,7 @@ def reproduce(
     target, expected = _target(attempts, path)
     lineage = _lineage(attempts, target, path)
     entry = attempts[target]
-    trees = [name for name in entry["frozen"] if name not in clips.TREES]
+    trees = [name for name in entry["frozen"] if name not in kept.TREES]
     if changed := [*entry["changed_in_python"], *trees]:
         raise UserError(
             f"{path}: {', '.join(changed)} of this run came from Python and not from its config: "
@@ -185,13 +185,26 @@ def _check_data(experiment: Experiment, entry: Entry, path: str | Path) -> None:
                 f"the data are not those of {path}: the fingerprint of {split} is "
                 f"{stored} there, {sha256} here; name the right ones with --data_dir"
             )
+    _check_begun(begun.with_made(experiment, train), entry, path)
+
+
+def _check_begun(experiment: Experiment, entry: Entry, path: str | Path) -> None:
+    """What the run begins with here, a tokenizer and networks of others, is what it began with."""
     stored = entry["data"].get("tokenizer")
-    made = texts.described(begun.with_made(experiment, train).tokenizer)
+    made = texts.described(experiment.tokenizer)
     if made.get("tokenizer") != stored:
         raise UserError(
             f"the tokenizer is not that of {path}: its sha256 is {stored} there, "
             f"{made.get('tokenizer')} here; name the same files or data"
         )
+    here = manifest.parts_of(experiment)["frozen"]
+    for name, field in kept.TREES.items():
+        if (stored := entry["frozen"].get(name)) not in (None, here.get(name)):
+            value = config_files.fields(experiment.config)[field]
+            raise UserError(
+                f"{path}: the run began with another {name} than config.{field}={value} gives here "
+                f"(sha256 {stored} there, {here.get(name)} here): put that back"
+            )
 
 
 def _around(entry: Entry, lineage: Sequence[Entry], mesh: Mesh) -> list[str]:
