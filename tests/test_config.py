@@ -88,5 +88,12 @@ def test_a_run_keeps_its_folders_absolute_and_its_size_as_two(tmp_path, monkeypa
     data = config_files.resolve(config).data
     assert data.data_dir == str(tmp_path / "images")
     assert data.image_size == (8, 8)
+    named = {"data": {"codec": "codec", "latent_shape": (4, 4, 2)}, "sample": {"clip_x0": False}}
+    latent = config_files.resolve(config_files.override(config, named))
+    assert latent.data.codec == str(tmp_path / "codec")
+    judged = {"objective": {"perceptual": "lpips.safetensors"}}
+    of_looks = config_files.override(default.get_config("autoencoder"), judged)
+    seen = config_files.resolve(of_looks).objective.perceptual
+    assert seen == str(tmp_path / "lpips.safetensors")
     once = config_files.resolve(config)
     assert config_files.differences(once, config_files.resolve(once)) == []

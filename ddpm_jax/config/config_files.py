@@ -58,12 +58,17 @@ LEARNED_TOKENIZERS = ("bytes", "words")
 PATHS = (
     "data.data_dir",
     "data.clip",
+    "data.codec",
     "data.options.captions_file",
     "data.options.labels_file",
     "data.tokenizer",
+    "objective.perceptual",
     "train.inception_weights",
     "train.init_from",
 )
+
+# Of those, the ones that a run keeps as absolute paths, whatever folder it is started from.
+ABSOLUTE = ("data.data_dir", "data.clip", "data.codec", "objective.perceptual", "train.init_from")
 
 # What a config.json that no run wrote raises where it is read.
 BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -83,7 +88,7 @@ def read(workdir: str | Path) -> ConfigDict | None:
     # Keys that are names of its methods are what ConfigDict raises KeyError and others for.
     except (*BROKEN, UserError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is not a config: {reason}; name another --workdir") from error
+        raise UserError(f"{path} is not a config: {reason}; name another workdir") from error
 
 
 def write(workdir: str | Path, config: ConfigDict) -> None:
@@ -129,8 +134,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
             cli.refuse_elsewhere(f"config.{name}", value)
     config = without_unread(config)
     groups: dict[str, dict[str, Any]] = {"data": {"image_size": image_shape(config)[:2]}}
-    for group, name in (("data", "data_dir"), ("data", "clip"), ("train", "init_from")):
-        if path := config[group].get(name):
+    for field in ABSOLUTE:
+        group, _, name = field.partition(".")
+        if path := config.get(group, {}).get(name):
             groups.setdefault(group, {})[name] = os.path.abspath(path)
     if (path := config.data.get("tokenizer")) and path not in LEARNED_TOKENIZERS:
         groups["data"]["tokenizer"] = os.path.abspath(os.path.expanduser(path))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import pipelines
+from ddpm_jax.build import kept, pipelines
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.starting_weights import StartingWeights
 from ddpm_jax.config import config_files
@@ -63,6 +63,7 @@ def state(
       UserError: as `Checkpoints.restore_newest` and `Experiment.starting_weights`.
     """
     if resumed := checkpoints.restore_newest(experiment.state_shapes(), say):
+        _tell_kept(checkpoints.directory.parent, experiment.config, say)
         return *resumed, {}
     weights = weights or experiment.starting_weights()
     return experiment.init_state(weights), 0, tell(weights, say)
@@ -79,6 +80,19 @@ def tell(weights: StartingWeights | None, say: Callable[[str], None]) -> dict[st
     for line in weights.lines if weights and processes.is_first() else ():
         say(line)
     return weights.record if weights else {}
+
+
+def _tell_kept(workdir: Path, config: ConfigDict, say: Callable[[str], None]) -> None:
+    """Say which network of others the config names now, where the run keeps one of before."""
+    saved = config_files.read(workdir)
+    if saved is None or not processes.is_first():
+        return
+    for name, stored, here in config_files.differences(saved, config):
+        if name in kept.TREES.values() and stored and here:
+            say(
+                f"config.{name}={here}: this run goes on with the copy that it keeps of {stored}; "
+                "to take another one, start elsewhere with --workdir=NEW"
+            )
 
 
 def make_writable(workdir: Path) -> None:

@@ -26,6 +26,7 @@ FREE_FIELDS = (
     "data.data_dir",
     "data.clip",  # the run keeps a copy, whose digest is among PARTS
     "data.codec",  # likewise
+    "objective.perceptual",
     "data.num_threads",
     "data.cache_text",
     "data.cache_latents",
