@@ -1,7 +1,9 @@
 """A diffusion of an autoencoder's latents: trained, resumed, drawn from and measured."""
 
+import io
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -9,8 +11,10 @@ import tiny_runs
 from ml_collections import ConfigDict
 
 from ddpm_jax import experiment
-from ddpm_jax.build import kept
+from ddpm_jax.build import kept, latents
 from ddpm_jax.commands.evaluate import evaluate
+from ddpm_jax.commands.reproduce import reproduce
+from ddpm_jax.commands.sweep.bisect import bisect
 from ddpm_jax.commands.train import train
 from ddpm_jax.config import config_files, defaults
 from ddpm_jax.errors import UserError
@@ -369,3 +373,78 @@ def test_a_copy_that_is_damaged_is_told(run, tmp_path):
     (copied / "codec.safetensors").unlink()
     with pytest.raises(UserError, match="the autoencoder that this run keeps cannot be read"):
         experiment.load(copied)
+
+
+def test_a_copy_that_another_one_replaced_is_told(run, tmp_path):
+    """Whole in itself, and not the one that the manifest says that the run was trained with."""
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    own = experiment.load(copied).experiment.latents
+    tree = jax.tree.map(lambda leaf: np.asarray(2 * leaf), own.tree)
+    content = {"network": latents.fields_of(own.network)}
+    latents.KEEPING.keep(copied, {latents.TREE: tree}, content)
+    with pytest.raises(UserError, match=r"codec\.safetensors is not the one that the run was tr"):
+        experiment.load(copied)
+    (copied / "manifest.json").unlink()  # and nothing is known any more
+    experiment.load(copied)
+
+
+def test_another_autoencoder_is_not_taken_on_the_way_and_that_is_told(
+    latent, run, tmp_path, capsys
+):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    config = latent(data={"codec": str(tmp_path / "other")}, train={"num_steps": 7})
+    assert train.train(config, copied) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "config.data.codec" in line]
+    (line,) = said
+    assert line.startswith(
+        f"config.data.codec={tmp_path / 'other'}: this run goes on with the copy"
+    )
+    before, after = (experiment.load(one).experiment.latents.digest for one in (run, copied))
+    assert before == after
+
+
+@pytest.mark.wide(3)
+def test_it_is_reproduced_and_bisected_with_the_autoencoder_that_it_had(latent, codec, tmp_path):
+    place = tmp_path / "codec"
+    shutil.copytree(codec, place)
+    config = latent(data={"codec": str(place)}, train={"num_steps": 2})
+    assert train.train(config, tmp_path / "a") == 0
+    manifest = tmp_path / "a" / "manifest.json"
+    result, code = reproduce.reproduce(manifest, tmp_path / "again")
+    assert (result["equal"], code) == (True, 0)
+
+    shutil.rmtree(place)
+    with pytest.raises(UserError, match=r"config\.data\.codec=.*: neither a workdir"):
+        reproduce.reproduce(manifest, tmp_path / "gone")
+    other = config_of(CODEC, "autoencoder", train={"num_steps": 1, "validate_every": 0})
+    assert train.train(other, place) == 0
+    with pytest.raises(UserError, match=r"began with another codec than config\.data\.codec="):
+        reproduce.reproduce(manifest, tmp_path / "retrained")
+    assert not (tmp_path / "gone").exists()
+    assert not (tmp_path / "retrained").exists()
+
+    # The same config, and other latents from the first step on.
+    assert train.train(config, tmp_path / "b") == 0
+    found = bisect(tmp_path / "a", tmp_path / "b", io.StringIO())
+    assert (found["verdict"], found["first"]["step"]) == ("differ", 1)
+    assert found["reproduced"] == {"a": True, "b": True}
+
+
+@pytest.mark.parametrize(
+    ("factor", "value", "message"),
+    [
+        (0.0, 1.0, "scaling_factor is 0.0; supported: a number above 0"),
+        (1.0, np.nan, r"config\.data\.codec=.*: \d+ of its tensors are not finite \(decoder/"),
+    ],
+)
+def test_a_folder_of_diffusers_without_numbers_is_no_codec(
+    codec, latent, tmp_path, factor, value, message
+):
+    saved = experiment.load(codec)
+    params = jax.tree.map(lambda leaf: value * leaf, {**saved.params})
+    autoencoder_to_diffusers(saved.model, params, tmp_path / "vae", factor)
+    with pytest.raises(UserError, match=message):
+        train.train(latent(data={"codec": str(tmp_path / "vae")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -106,6 +106,8 @@ def test_a_run_without_its_tokenizer_does_not_go_on(images, tmp_path):
         experiment.load(tmp_path / "run")
     other = tokenizers.word_level(["another", "one"])
     tokenizers.save(tmp_path / "run" / "tokenizer.json", other)
+    with pytest.raises(UserError, match=r"tokenizer\.json is not the one that the run was trained"):
+        experiment.load(tmp_path / "run")
     with pytest.raises(UserError, match=r"tokenizer\.json is not the one that the run began with"):
         train.train(c, tmp_path / "run", allow_drift=["data.fingerprint"])
     with pytest.raises(UserError, match=r"data\.context: 6 .int. there, 7"):

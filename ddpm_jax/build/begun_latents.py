@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import data
-from ddpm_jax.build import autoencoding, coding, frozen, latents
+from ddpm_jax.build import autoencoding, coding, frozen, latents, weights_fit
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.codecs import Codec
 from ddpm_jax.config import config_files
@@ -80,7 +80,9 @@ def made(experiment: Experiment, train: data.Source | None) -> latents.FrozenCod
       UserError: as `of_config`, and for sizes that do not fit.
     """
     network, params, scaling = of_config(experiment.config)
-    found = latents.of_network(experiment, network, digests.on_host(params), scaling or ONE)
+    host = digests.on_host(params)
+    weights_fit.check_finite(f"config.data.codec={experiment.config.data.codec}", host)
+    found = latents.of_network(experiment, network, host, scaling or ONE)
     if scaling is None and train is not None:
         try:
             one = unit_scaling(found, train, coding.scaled(experiment.config, experiment.own))

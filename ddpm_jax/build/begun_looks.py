@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import autoencoding, coding, frozen, perceptual
+from ddpm_jax.build import autoencoding, coding, frozen, perceptual, weights_fit
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.config import config_files
 from ddpm_jax.config.checks import image_shape
@@ -35,6 +35,9 @@ def with_made(experiment: Experiment) -> Experiment:
             tree: Any = of_run(c)
         else:
             tree = digests.on_host(perceptual_from_file(named))
+        weights_fit.check_finite(
+            f"config.objective.perceptual={named}", getattr(tree, "params", tree)
+        )
         images = jax.ShapeDtypeStruct((1, *image_shape(c)), jnp.float32)
         jax.eval_shape(distance, tree, images, images)
     except ValueError as error:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.build import contrasting, image_embeddings, prior, texts
+from ddpm_jax.build import contrasting, image_embeddings, prior, texts, weights_fit
 from ddpm_jax.build.experiment import Experiment
 from ddpm_jax.build.kept_trees import SUMS, Keeping, Trees
 from ddpm_jax.config import config_files
@@ -115,6 +115,7 @@ def of_run(experiment: Experiment, other: Experiment, params: Any) -> FrozenClip
             "trains one"
         )
     host = digests.on_host(params)
+    weights_fit.check_finite(f"config.data.clip={experiment.config.data.clip}", host)
     clip = FrozenClip(other.config, other.model, host, other.tokenizer, digests.digest(host))
     check_fits(experiment, clip)
     return clip

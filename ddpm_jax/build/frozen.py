@@ -73,7 +73,7 @@ def read(
     if config is None:
         raise UserError(
             f"no checkpoint in {workdir}: it has no config.json; train one there, or "
-            "name another --workdir"
+            "name another workdir"
         )
     try:
         experiment = assemble.build(_here(config, data_dir), own)
@@ -90,9 +90,10 @@ def read(
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"{workdir}/config.json describes nothing that can be built ({reason}): another "
-            "version wrote it, or it is damaged; name another --workdir"
+            "version wrote it, or it is damaged; name another workdir"
         ) from error
     experiment = kept.with_kept(experiment, workdir)
+    kept.check(experiment, workdir)
     with checkpoints.Checkpoints(workdir, read_only=True) as saved:
         one = averages.read(
             saved,

@@ -1,7 +1,12 @@
-"""How tensors of a file or of a run fit the parameters of their names."""
+"""How tensors of a file or of a run fit the parameters of their names, and whether any can."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import leaves
 
 MOST_NAMED = 3  # of a kind, in an error
 
@@ -66,3 +71,24 @@ def few(names: Sequence[str]) -> str:
 
 def _shape(kind: str) -> str:
     return kind.partition("[")[2]
+
+
+def check_finite(named: str, tree: Any) -> None:
+    """The weights of a network of others are finite.
+
+    Args:
+      named: the field that names it, with its value, for the message.
+      tree: on the host.
+
+    Raises:
+      UserError: with the first few tensors that are not.
+    """
+    bad = [
+        name
+        for name, leaf in leaves.named(tree).items()
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all()
+    ]
+    if bad:
+        raise UserError(
+            f"{named}: {len(bad)} of its tensors are not finite ({few(bad)}); name other weights"
+        )

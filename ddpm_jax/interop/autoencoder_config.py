@@ -7,7 +7,7 @@ from typing import Any
 from ddpm_jax.interop.config_fields import (
     COUNT,
     COUNT_OR_NULL,
-    NUMBER,
+    POSITIVE,
     SWITCH,
     Field,
     Known,
@@ -53,7 +53,7 @@ FIELDS: dict[str, dict[str, Known]] = {
     KL: {
         **_BOTH,
         "latent_channels": Known(4, COUNT),
-        "scaling_factor": Known(0.18215, NUMBER),
+        "scaling_factor": Known(0.18215, POSITIVE),
         "shift_factor": Known(None, Field(lambda v: v is None or is_number(v), "null or a number")),
         "latents_mean": Known(None, _LIST_OR_NULL),
         "latents_std": Known(None, _LIST_OR_NULL),
@@ -66,7 +66,7 @@ FIELDS: dict[str, dict[str, Known]] = {
         "num_vq_embeddings": Known(256, COUNT),
         "vq_embed_dim": Known(None, COUNT_OR_NULL),
         "norm_type": Known("group", one_of("group")),
-        "scaling_factor": Known(0.18215, NUMBER),
+        "scaling_factor": Known(0.18215, POSITIVE),
         "lookup_from_codebook": Known(False, SWITCH),
     },
 }
