@@ -126,8 +126,8 @@ def _one_line() -> Iterator[None]:
     except BrokenImage:
         raise
     except Exception as error:  # a decoder that is fed with arbitrary bytes raises anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BrokenImage(reason) from error
+        said = getattr(error, "strerror", None) or str(error)
+        raise BrokenImage(" ".join(said.split()) or type(error).__name__) from error
 
 
 def _content(file: Path | bytes) -> bytes:

@@ -304,7 +304,7 @@ class Checkpoints:
                 return self.verify(step).step
             except (Damaged, Unreadable) as error:
                 say(f"{error}; taking the one before it")
-        raise UserError(f"no checkpoint in {self.directory} is whole; name another --workdir")
+        raise UserError(f"no checkpoint in {self.directory} is whole; name another workdir")
 
     def _folder(self, step: int) -> Path:
         return self.directory / str(step)

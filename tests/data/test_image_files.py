@@ -360,5 +360,7 @@ def test_an_oversized_text_chunk_is_broken():
 
 
 def test_an_unreadable_path_is_broken(tmp_path):
-    with pytest.raises(BrokenImage):
+    with pytest.raises(BrokenImage, match=r"^No such file or directory$"):
         read_image(tmp_path / "absent.png", (4, 4), 3)
+    with pytest.raises(BrokenImage, match=r"^Is a directory$"):
+        read_image(tmp_path, (4, 4), 3)
