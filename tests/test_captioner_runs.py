@@ -269,7 +269,7 @@ def test_one_that_knows_all_finds_real_images_right():
     ("changes", "line"),
     [
         ({}, "^--metrics=captioned: name a captioner's run with --captioner_workdir$"),
-        ({"judge": "drawing"}, "that run is a diffusion model; name one of a captioner$"),
+        ({"judge": "drawing"}, "that run is a diffusion model; name the run of a captioner$"),
         (
             {"judge": "larger"},
             r"it sees images of \(32, 32, 3\), and this model draws \(16, 16, 3\)",

@@ -280,7 +280,7 @@ def test_what_cannot_be_is_refused_by_name(model, of_text, clips):
         ({"mean_gradient": True, "sampler": "ancestral"}, "no classifier or CLIP whose gradient"),
         (
             {"prompts": PROMPTS, "task": Task(clip=of_text)},
-            "clip: that run is a diffusion model; name one of a CLIP or noised CLIP",
+            "clip: that run is a diffusion model; name the run of a CLIP or noised CLIP",
         ),
         ({"task": Task(weaker=clips["clip"])}, "weaker: that run is a CLIP"),
     ):

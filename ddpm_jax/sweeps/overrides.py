@@ -29,7 +29,12 @@ def workdir_of(overrides: Mapping[str, Any]) -> WorkdirOf:
 
     Args:
       overrides: that cell's, which must be in the sweep; without "seed" of the cell's own seed.
+
+    Raises:
+      ValueError: for what are no overrides.
     """
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"workdir_of({overrides!r}): need that cell's overrides, {{field: value}}")
     return WorkdirOf(dict(overrides))
 
 

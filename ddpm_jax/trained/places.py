@@ -17,4 +17,4 @@ def check_place(place: str, experiment: Experiment, named: str) -> None:
     if kind.place != place:
         first, *others = [one for one in KINDS.values() if one.place == place]
         fit = " or ".join([first.one, *(one.noun for one in others)])
-        raise UserError(f"{named}: that run is {kind.one}; name one of {fit}")
+        raise UserError(f"{named}: that run is {kind.one}; name the run of {fit}")

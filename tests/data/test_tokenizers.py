@@ -95,6 +95,11 @@ def test_words_have_numbers_by_how_often_they_come(caplog):
     np.testing.assert_array_equal(rows, [[6, 2, 4, 1, 7, 0], [6, 3, 5, 7, 0, 0]])
     assert tokenizer.decode(rows[0]) == "the red <|unknown|>"
     assert caplog.messages == ["the text 'The RED dog' has unknown words: 'dog'"]
+    # A text that is cut off and has such words is told with both.
+    _, (line,) = tokenizer.rows(["a dog a circle"], 5)
+    assert line.endswith(
+        "has 4 tokens, and 3 fit: cut off is 'circle'; it has unknown words: 'dog'"
+    )
 
 
 @pytest.mark.parametrize("kind", ["byte_pair", "words"])

@@ -147,6 +147,7 @@ def test_every_setting_is_built_though_no_workdir_is_there(read, tmp_path):
     ("change", "message"),
     [
         (('{"config": name}', '{"config": name + "s"}'), r"in get_config\('gans'\) \(KeyError"),
+        (('workdir_of({"config": "codec"})', 'workdir_of("codec")'), "need that cell's overrides"),
         (('{"config": name}', '{"config": [name]}'), r"config=\['gan'\]: need the name"),
         (('{"config": name}', '{"config": "../gan"}'), "config='../gan': need the name"),
         (('    "gan": dict', '    "gam": dict'), "evaluate has no 'gam'; did you mean gan"),

@@ -78,15 +78,15 @@ class Tokenizer:
             tokens = [token for _, piece in pieces for token in piece]
             kept = tokens[: context - 2]
             row[: len(kept) + 2] = [self.bos, *kept, self.eos]
+            has = []
             if len(kept) < len(tokens):
                 cut = shown(" ".join(_lost(pieces, len(kept))))
-                notes.append(
-                    f"the text {shown(text)} has {len(tokens)} tokens, and {context - 2} fit: cut "
-                    f"off is {cut}"
-                )
-            elif self.unknown is not None and self.unknown in tokens:
+                has.append(f"{len(tokens)} tokens, and {context - 2} fit: cut off is {cut}")
+            if self.unknown is not None and self.unknown in tokens:
                 words = [word for word, piece in pieces if self.unknown in piece]
-                notes.append(f"the text {shown(text)} has unknown words: {shown(' '.join(words))}")
+                has.append(f"unknown words: {shown(' '.join(words))}")
+            if has:
+                notes.append(f"the text {shown(text)} has {'; it has '.join(has)}")
         return ids, notes
 
     def encode(self, text: str) -> list[int]:

@@ -30,7 +30,9 @@ def load(path: Path) -> Tokenizer:
         return of_content(read_json(path, LIMIT))
     except (OSError, ValueError, UserError, TypeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not a stored tokenizer ({reason})") from error
+        raise UserError(
+            f"{path} is not a stored tokenizer ({reason}): put back the one that its run wrote"
+        ) from error
 
 
 def of_content(content: Any) -> Tokenizer:
