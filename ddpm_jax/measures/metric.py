@@ -188,6 +188,7 @@ class Metric:
       fits: raises ValueError for a space of features (`Sets`) or real images (`Real`) that it
         cannot be measured in; called before anything is drawn.
       few: held-out data may be too few for figures of their own, which are then left out.
+      of_training: it compares with the images that the model was trained on.
       default: measured where no metrics are asked for, of a run that it can be measured of.
       distance: of a metric in a space of features: `Sets` -> its value alone, quickly, so that
         `config.train.evaluate_metric` can name it; the less, the better.
@@ -214,6 +215,7 @@ class Metric:
     check: Callable[[str, Any, Mapping[str, Any]], None] | None = None
     fits: Callable[[Any], object] | None = None
     few: bool = False
+    of_training: bool = False
     default: bool = False
     distance: Callable[[Any], float] | None = None
     prompts: Callable[[Any, int], Any] | None = None

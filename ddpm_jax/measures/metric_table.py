@@ -151,9 +151,8 @@ _ROWS = (
     ),
     Metric(
         "memorisation", "distance to the training images over that of new data", NEAR_ONE,
-        Needs.PIXELS, pixel_metrics.memorisation, check=pixel_metrics.check_trained_on,
-        fits=pixel_metrics.has_held_out,
-        default=True, picture="nearest",
+        Needs.PIXELS, pixel_metrics.memorisation, fits=pixel_metrics.has_held_out,
+        default=True, of_training=True, picture="nearest",
     ),
     Metric(
         "class_histogram", "how far the classes of samples are from the data's", LOWER,
@@ -332,24 +331,23 @@ _ROWS = (
 METRICS: dict[str, Metric] = {one.name: one for one in _ROWS}
 
 
-def named(names: Sequence[str], among: Iterable[Metric] = METRICS.values()) -> list[Metric]:
+def named(names: Sequence[str], listed: Iterable[str] = METRICS) -> list[Metric]:
     """The metrics of these names, each once; a user's own by "package.module:name".
 
     Args:
       names: as --metrics has them.
-      among: those that can be asked for here, own ones aside.
+      listed: those that can be asked for here, own ones aside, for messages.
 
     Raises:
       UserError: for no names, one that is unknown, or a part that is not a metric.
     """
-    by_name = {one.name: one for one in among}
-    choices = f"need some of {', '.join(by_name)}, or your own as package.module:name"
+    choices = f"need some of {', '.join(listed)}, or your own as package.module:name"
     if not names:
         raise UserError(f"--metrics is empty: {choices}")
     selected: dict[str, Metric] = {}
     for name in names:
-        if name in by_name:
-            selected[name] = by_name[name]
+        if name in METRICS:
+            selected[name] = METRICS[name]
         elif own_code.is_own(name):
             selected[name] = own_parts.metric(name)
         else:
@@ -363,11 +361,20 @@ def check_kind(metric: Metric, kind: KindOfDrawer) -> None:
     if metric.needs.name not in kind.measures:
         its = ", ".join(of_kind(kind))
         raise UserError(f"--metrics={metric.name}: this run is {kind.one}; it has {its}")
+    if metric.of_training and not kind.trained_on_data:
+        raise UserError(
+            f"--metrics={metric.name}: nothing says that {kind.one} was trained on these images; "
+            "measure the run that trained on them"
+        )
 
 
 def of_kind(kind: KindOfDrawer) -> list[str]:
-    """The names of the metrics of a kind."""
-    return [one.name for one in METRICS.values() if one.needs.name in kind.measures]
+    """The names of the metrics that a kind can be asked for."""
+    return [
+        one.name
+        for one in METRICS.values()
+        if one.needs.name in kind.measures and (kind.trained_on_data or not one.of_training)
+    ]
 
 
 def distances() -> list[Metric]:

@@ -1,9 +1,9 @@
 """Measures of samples as images, beside the real ones, for `evaluate`."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import fidelity, intervals, neighbours
 from ddpm_jax.evaluation.neighbours import Copies
 from ddpm_jax.measures import images_of, real_data, results
-from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.metric import Metric
 from ddpm_jax.measures.results import Figure
 from ddpm_jax.reporting import figures, plots
@@ -73,16 +72,6 @@ def class_histogram(judged: Judged) -> tuple[Figure, Figure]:
         plots.histogram(judged.picture, [str(one) for one in classes], drawn, real)
     apart, lost = np.abs(drawn - real).sum() / 2, (drawn < LOST * real).sum()
     return Figure(float(apart)), Figure(float(lost))
-
-
-def check_trained_on(metric: str, loaded: Drawer, flags: Mapping[str, Any]) -> None:
-    """Raises UserError for a model that was not trained on the images that it is compared with."""
-    kind = loaded.experiment.kind
-    if not kind.trained_on_data:
-        raise UserError(
-            f"--metrics={metric}: nothing says that {kind.one} was trained on these images; "
-            "measure the run that trained on them"
-        )
 
 
 def has_classes(real: Real) -> None:

@@ -294,6 +294,29 @@ def test_what_does_not_fit_ends_in_one_line_and_nothing_is_written(
     assert not [*tmp_path.iterdir()]
 
 
+OF_FEATURES = "fid, kid, sfid, is, prdc"
+READ_BACK = "caption_agreement, unseen_templates, held_out_captions, captioned"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "flags", "listed"),
+    [
+        (None, {}, f"{OF_FEATURES}, clip_score, class_histogram"),
+        (["help"], {}, f"{OF_FEATURES}, clip_score, class_histogram"),
+        (
+            ["help"],
+            {"dataset": "shapes", "data_dir": None, "data_options": []},
+            f"{OF_FEATURES}, {READ_BACK}, clip_score, class_histogram",
+        ),
+    ],
+)
+def test_metrics_are_listed_that_can_be_asked_for(folder, photos, metrics, flags, listed):
+    with pytest.raises(UserError) as error:
+        measure(folder, photos, None, metrics=metrics, flags=flags)
+    choices = str(error.value).partition("some of ")[2].partition(", or your own")[0]
+    assert choices == listed
+
+
 def test_pipelines_of_other_inputs_are_refused(photos, tmp_path):
     for name, message in (("inpaint", "completes images"), ("controlnet", "has a ControlNet")):
         tiny_pipelines.make(name, tmp_path / name)

@@ -56,6 +56,12 @@ def default_metrics(workdir: str, own: Own) -> list[str]:
     return [metric.name for metric in METRICS.values() if metric.default and metric.needs in needs]
 
 
+def metrics(workdir: str) -> list[str]:
+    """The names of the metrics that a run can be asked for; of a folder without a run all."""
+    config = config_files.read(workdir)
+    return [*METRICS] if config is None else metric_table.of_kind(KINDS[config.kind])
+
+
 def check_kind(loaded: Drawer, metrics: Sequence[Metric]) -> None:
     """Raises UserError for a metric of another kind of run."""
     for metric in metrics:

@@ -148,7 +148,7 @@ def evaluate(
     else:
         subject = subjects.of_pipeline(pipeline, workdir, of_judges)
     names = subject.default_metrics() if metrics is None else metrics
-    selected = metric_table.named(names)
+    selected = metric_table.named(names, subject.metrics())
     of_model = [metric for metric in selected if metric.needs.of_model]
     drawn = [metric for metric in selected if not metric.needs.of_model]
     name = results.file_name(name or (SAMPLES if drawn else of_model[0].section))

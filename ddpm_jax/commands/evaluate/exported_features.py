@@ -111,8 +111,8 @@ def _metrics(names: Sequence[str] | None) -> list[Metric]:
     """The metrics of these names, of features; None for the distances."""
     if names is None:
         return metric_table.distances()
-    selected = metric_table.named(names)
     of_space = [one.name for one in metric_table.METRICS.values() if one.needs.space]
+    selected = metric_table.named(names, of_space)
     if wrong := [one.name for one in selected if not one.needs.space]:
         raise UserError(
             f"--metrics={wrong[0]} is not of features; of exported ones: {', '.join(of_space)}"

@@ -20,7 +20,8 @@ from ddpm_jax.experiment import Task
 from ddpm_jax.measures import metric_table
 from ddpm_jax.measures.drawer import Drawer
 from ddpm_jax.measures.metric import Needs
-from ddpm_jax.measures.pipelines import LoadedPipeline, PipelineData, PipelineKind
+from ddpm_jax.measures.metric_table import METRICS
+from ddpm_jax.measures.pipelines import KIND, LoadedPipeline, PipelineData
 
 # Flags that only a pipeline takes; those of sample.py that it shares, and those of its data.
 PIPELINE = ("pipeline", "pipeline_config", "size", "lora", "negative_prompt")
@@ -42,6 +43,7 @@ class Subject(NamedTuple):
 
     Attributes:
       folder: where eval/NAME.json is written.
+      metrics: what can be asked for, their names.
       default_metrics: what is measured if nothing else is asked for, their names.
       load: (fields of config.sample, --options) -> what draws. Raises UserError for what is missing
         or does not fit.
@@ -50,6 +52,7 @@ class Subject(NamedTuple):
     """
 
     folder: str
+    metrics: Callable[[], Sequence[str]]
     default_metrics: Callable[[], Sequence[str]]
     load: Callable[[Mapping[str, Any], Sequence[str]], Drawer]
     task: Callable[[Any], Task]
@@ -97,6 +100,7 @@ def of_run(
 
     return Subject(
         workdir,
+        lambda: checks.metrics(workdir),
         lambda: checks.default_metrics(workdir, own),
         loaded,
         lambda run: task_flags.from_flags(run, workdir, **guides, code=code),
@@ -138,17 +142,20 @@ def of_pipeline(flags: PipelineFlags, workdir: str | None, judges: Mapping[str, 
     if not row.captions:
         raise UserError(f"--dataset={flags.dataset}: it has no captions to draw by")
 
+    # Whether samples show what their captions tell is known of data alone that say so.
+    read = {Needs.CAPTIONS: row.agrees, Needs.CAPTIONED: row.follows}
+    its = [n for n in metric_table.of_kind(KIND) if read.get(METRICS[n].needs, True)]
+
     def default_metrics() -> list[str]:
         agree = [Needs.CAPTIONS.name] if row.agrees else []
         names = [
             one.name
-            for one in metric_table.METRICS.values()
+            for one in METRICS.values()
             if (one.default and one.needs.name in agree)
             or any(judges.get(flag) is not None for flag in one.flags)
         ]
         if not names:
-            its = ", ".join(metric_table.of_kind(PipelineKind()))
-            raise UserError(f"--metrics is missing: name some of {its}")
+            raise UserError(f"--metrics is missing: name some of {', '.join(its)}")
         return names
 
     def loaded(fields: Mapping[str, Any], asked: Sequence[str]) -> Drawer:
@@ -182,6 +189,7 @@ def of_pipeline(flags: PipelineFlags, workdir: str | None, judges: Mapping[str, 
 
     return Subject(
         workdir or flags.pipeline,
+        lambda: its,
         default_metrics,
         loaded,
         lambda pipeline: Task(),
