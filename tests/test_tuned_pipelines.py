@@ -261,8 +261,24 @@ def _adapted(pipeline, images, tmp_path):
     )
 
 
-@pytest.mark.wide(2)
-@pytest.mark.parametrize("tuned", [_whole, _adapted])
+def _of_caches(pipeline, images, tmp_path):
+    """XL whose latents and texts are made once: stopped, it ends with the same bits."""
+    config = config_of(
+        pipeline("sdxl")[1],
+        images,
+        data={"cache_latents": True, "cache_text": True},
+        diffusion={"condition_dropout": (0.5,)},
+        train={"num_steps": 3, "checkpoint_every": 1},
+    )
+    assert train.train(config, tmp_path / "straight") == 0
+    assert train.train(config, tmp_path / "stopped", until=2) == 75
+    shutil.rmtree(tmp_path / "cache")  # what was made before is made again, and is the same
+    assert train.train(config, tmp_path / "stopped") == 0
+    assert tiny_runs.final(tmp_path / "stopped") == tiny_runs.final(tmp_path / "straight")
+
+
+@pytest.mark.wide(3)
+@pytest.mark.parametrize("tuned", [_whole, _adapted, _of_caches])
 def test_a_tuned_pipeline_is(tuned, pipeline, images, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tuned(pipeline, images, tmp_path)
