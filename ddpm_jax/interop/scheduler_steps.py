@@ -111,7 +111,7 @@ def _calls(
     end = np.where(end < 0, -1 if config["set_alpha_to_one"] else 0, end)
     # A last step from index 0 to itself changes nothing.
     moves = start != end
-    if not moves.any():
+    if not moves.any() or end[moves][-1] >= asked[0]:
         raise ValueError(
             f"{name} ends where it begins with {len(own) - skipped} of {len(own)} steps: take more"
         )

@@ -414,6 +414,8 @@ def test_a_folder_without_a_scheduler_is_refused(tmp_path):
         # Of these numbers diffusers' own list is one too long.
         (DDIM, {"timestep_spacing": "trailing"}, 61, 1.0, "at -1 to 999.*another number"),
         (DDIM, {"set_alpha_to_one": False}, 1, 1.0, "ends where it begins with 1 of 1"),
+        # Its list ends with the same index twice, and the second step there goes back to it.
+        (PNDM, {"steps_offset": 1}, 2, 0.8, "ends where it begins with 1 of 2"),
         (UNIPC, {"timestep_spacing": "linspace"}, 1000, 1.0, "two steps of one noise level"),
     ],
 )
