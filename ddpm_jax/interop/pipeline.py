@@ -168,7 +168,7 @@ class Pipeline:
         given = Given(init_image, mask, control, latents)
         size = pipeline_checks.size(self.networks, size, given, self.size)
         guidance = self._guidance(guidance_scale, guidance_rescale, against)
-        pipeline_checks.control(self.networks, given, guess_mode)
+        pipeline_checks.control(self.networks, given, control_scale, guess_mode)
         shape = Shape(
             num=len(texts),
             latents=(size[0] // self.factor, size[1] // self.factor),
@@ -218,7 +218,7 @@ class Pipeline:
         given = Given()
         pipeline_checks.size(self.networks, size, given, self.size)
         pipeline_checks.beginning(self.networks, given, None)
-        pipeline_checks.control(self.networks, given, False)
+        pipeline_checks.control(self.networks, given)
         self._guidance(
             guidance_scale, guidance_rescale, pipeline_checks.against(negative_prompts, 1)
         )

@@ -89,11 +89,17 @@ def beginning(networks: Networks, given: Given, strength: float | None) -> float
     return float(strength) if strength is not None else 0.8 if mask is None else 1.0
 
 
-def control(networks: Networks, given: Given, guess_mode: bool) -> None:
+def control(networks: Networks, given: Given, scale: float = 1.0, guess_mode: bool = False) -> None:
     """Raises ValueError for a ControlNet without its image, or what only a ControlNet reads."""
+    if not np.isfinite(scale):
+        raise ValueError(f"control_scale={scale}: need a finite number")
     if networks.controlnet is None:
-        for name, value in (("control", given.control), ("guess_mode", guess_mode or None)):
-            if value is not None:
+        for name, there in (
+            ("control", given.control is not None),
+            ("control_scale", scale != 1),
+            ("guess_mode", guess_mode),
+        ):
+            if there:
                 raise ValueError(f"{name}: this pipeline has no ControlNet; leave it out")
     elif given.control is None:
         raise ValueError("control: this pipeline has a ControlNet; give the image that it reads")
@@ -125,10 +131,12 @@ def size(networks: Networks, asked: Size | None, given: Given, default: Size) ->
       ValueError: for what the network's latents do not divide.
     """
     factor = networks.factor
-    height, width = asked or given.size(factor) or default
+    own = None if asked else given.size(factor)
+    height, width = asked or own or default
     if any(n < factor or n % factor for n in (height, width)):
         lower = tuple(max(n // factor, 1) * factor for n in (height, width))
+        whose = "size=" if own is None else "the image that is given has the size "
         raise ValueError(
-            f"size={height}x{width}: need multiples of {factor}, such as {lower[0]}x{lower[1]}"
+            f"{whose}{height}x{width}: need multiples of {factor}, such as {lower[0]}x{lower[1]}"
         )
     return height, width

@@ -42,6 +42,30 @@ def test_prompts_become_files_and_the_images_are_the_pipelines_own(folder, tmp_p
     assert np.abs(own[0].astype(int) - images[2]).max() <= 1
 
 
+def test_one_image_is_one_that_the_next_command_begins_with(folder, tmp_path, capsys):
+    first, asked = tmp_path / "one.png", {"prompts": ["a cat"], **FIELDS}
+    by_pipeline.to_files(folder, str(first), **asked)
+    assert f"1 sample in {first}\n" in capsys.readouterr().out
+    image = np.asarray(Image.open(first))
+    own = stable_diffusion.load(folder).sample(
+        ["a cat"], num_steps=2, size=(32, 48), guidance_scale=3.0
+    )
+    assert np.abs(own[0].astype(int) - image).max() <= 1
+    again = {**asked, "size": None, "init_image": [str(first)], "sampler": "ddim"}
+    by_pipeline.to_files(folder, str(tmp_path / "two.png"), **again)
+    assert Image.open(tmp_path / "two.png").size == (48, 32)
+
+
+def test_a_pipeline_that_reads_an_image_asks_for_it(tmp_path):
+    for name, flag in (("inpaint", "--inpaint"), ("controlnet", "--control_image")):
+        tiny_pipelines.make(name, tmp_path / name)
+        with pytest.raises(UserError, match=f"{flag} is missing: this pipeline"):
+            by_pipeline.to_files(
+                str(tmp_path / name), str(tmp_path / "out" / "drawn.npz"), prompts=["a cat"]
+            )
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(by_pipeline.sample_files, "PART_IMAGES", 1)
     sample = by_pipeline.pipelines.Pipeline.sample
@@ -72,13 +96,16 @@ def test_what_was_drawn_before_it_stopped_is_not_drawn_again(folder, tmp_path, m
         ({"prompts": []}, "--prompt is missing"),
         ({"size": "33x48"}, "size=33x48: need multiples of 8, such as 32x48"),
         ({"size": "wide"}, "--size=wide: need HEIGHTxWIDTH"),
+        ({"size": "0x48"}, "--size=0x48: need HEIGHTxWIDTH"),
+        ({"batch_size": -1}, "--batch_size=-1: need at least 1"),
+        ({"not_its": ["eta", "workdir"]}, "--workdir and --pipeline=.*: give one of the two"),
         ({"not_its": ["labels"]}, "--labels: applies only to a run"),
         ({"options": ["eta=1"]}, "--options=eta=1: of a pipeline, need guidance_rescale"),
         ({"options": ["guess_mode=1"]}, "guess_mode: this pipeline has no ControlNet"),
         ({"options": ["clip_skip=9"]}, "need 0 <= clip_skip <= 2, got clip_skip=9"),
         ({"sampler": "lms"}, "lms"),
         ({"lora": ["nowhere.safetensors:0.5"]}, "--lora=nowhere.safetensors:0.5: "),
-        ({"controlnet": "nowhere"}, "--pipeline=.*nowhere"),
+        ({"controlnet": "nowhere"}, "--pipeline=.*: controlnet=nowhere: "),
         ({"num_samples": 0}, "--num_samples=0: need at least 1"),
         ({"init_image": ["a.png", "b.png"]}, "--init_image: a pipeline begins with one image"),
         ({"inpaint": ["a.png"]}, "--inpaint=a.png: need an image and a mask"),

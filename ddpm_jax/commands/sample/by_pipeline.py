@@ -14,6 +14,7 @@ from ddpm_jax import sample_flags
 from ddpm_jax.commands.sample import pipeline_flags, sample_files, task_flags
 from ddpm_jax.commands.sample import prompts as prompts_of
 from ddpm_jax.errors import UserError
+from ddpm_jax.interop.pipeline import Pipeline
 from ddpm_jax.measures import pipelines
 from ddpm_jax.reporting import figures
 from ddpm_jax.runtime.shards import Shards
@@ -74,7 +75,12 @@ def to_files(
       UserError: for anything that is missing or does not fit; nothing is written then.
     """
     if not_its:
+        if "workdir" in not_its:
+            raise UserError(f"--workdir and --pipeline={path}: give one of the two")
         raise UserError(f"--{not_its[0]}: applies only to a run (--workdir), not to --pipeline")
+    for name, count in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise UserError(f"--{name}={count}: need at least 1")
     target = sample_files.target_of(out)
     texts = prompts_of.of_flags(prompts, prompts_file)
     if not texts:
@@ -89,9 +95,8 @@ def to_files(
     pipeline = pipeline_flags.load(
         path, pipeline_config=pipeline_config, controlnet=controlnet, lora=lora
     )
+    _check_images(pipeline, inpaint, control_image)
     num = len(texts) if num_samples is None else num_samples
-    if num < 1:
-        raise UserError(f"--num_samples={num}: need at least 1")
     listed = [*itertools.islice(itertools.cycle(texts), num)]
     drawing = pipelines.drawing(
         pipeline,
@@ -101,7 +106,7 @@ def to_files(
         seed=seed,
         **settings,
     )
-    part = sample_files.part_size(drawing.batch_size)
+    part = sample_files.part_size(drawing.batch_size, drawing.part)
     parts = Shards(sample_files.beside(target), drawing.description, num, part)
     sample_files.check_free(target, drawing.labels, parts.folder.exists())
     sample_files.make_writable(target)
@@ -124,6 +129,21 @@ def to_files(
     if len(texts) > 1 and columns and target.suffix in sample_files.FILES:
         print(prompts_of.legend(texts, columns))
     shutil.rmtree(sample_files.beside(target), ignore_errors=True)
+
+
+def _check_images(pipeline: Pipeline, inpaint: Sequence[str], control_image: str | None) -> None:
+    """Raises UserError for a pipeline without an image that it cannot do without."""
+    networks = pipeline.networks
+    if networks.completes and not inpaint:
+        raise UserError(
+            "--inpaint is missing: this pipeline completes images; give it IMAGE MASK, white where "
+            "it is to draw"
+        )
+    if networks.controlnet is not None and not control_image:
+        raise UserError(
+            "--control_image is missing: this pipeline has a ControlNet; name the image that it "
+            "reads"
+        )
 
 
 def _images(

@@ -11,8 +11,8 @@
   python scripts/sample.py --pipeline=stable-diffusion-v1-5 --prompt="a red fox" --out=fox.png
 
 --out=F.npz gets `samples` uint8 [N, H, W, C], `labels` int32 [N] (-1 without classes) and, of what
-is drawn by prompts, `prompts` [N], and a grid F.png beside it; --out=F.png only the grid; a folder
-one PNG an image. What is not given comes from the run's config.
+is drawn by prompts, `prompts` [N], and a grid F.png beside it; --out=F.png only the grid, of one
+image the image itself; a folder one PNG an image. What is not given comes from the run's config.
 """
 
 from collections.abc import Sequence

@@ -76,9 +76,10 @@ def size(text: str | None) -> tuple[int, int] | None:
     if not text:
         return None
     found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
+    height, width = map(int, found.groups()) if found else (0, 0)
+    if not height or not width:
         raise UserError(f"--size={text}: need HEIGHTxWIDTH, such as 512x768")
-    return int(found[1]), int(found[2])
+    return height, width
 
 
 def _with_lora(pipeline: Pipeline, text: str) -> Pipeline:

@@ -55,9 +55,14 @@ def beside(target: Path) -> Path:
     return target.with_name(f"{target.name}.parts")
 
 
-def part_size(batch_size: int) -> int:
-    """The images of a part of a sample set: whole batches, so that parts are drawn as the whole."""
-    return -(-PART_IMAGES // batch_size) * batch_size
+def part_size(batch_size: int, least: int | None = None) -> int:
+    """The images of a part of a sample set: whole batches, so that parts are drawn as the whole.
+
+    Args:
+      batch_size: images of a call.
+      least: so many at least, where that is fewer than PART_IMAGES.
+    """
+    return -(-min(PART_IMAGES, least or PART_IMAGES) // batch_size) * batch_size
 
 
 def names_of(labels: np.ndarray) -> list[str]:
@@ -105,6 +110,9 @@ def save(
             prompts_of.save(target, names_of(labels), prompts)
         return f"{len(labels)} samples in {target}"
     picture = target.with_suffix(".png")
+    if len(labels) == 1:  # as it is, without a border: other commands take it as an image
+        figures.save_png(picture, first[0][0])
+        return f"1 sample in {target}" + f", and as {picture}" * (picture != target)
     figures.save_png(picture, figures.grid(np.concatenate(first), columns))
     if target.suffix == ".npz":
         return f"{len(labels)} samples in {target}, a grid in {picture}"
