@@ -19,6 +19,7 @@ from ddpm_jax.interop.pipeline_tokenizers import PipelineTokenizer
 from ddpm_jax.interop.scheduler import Scheduler
 from ddpm_jax.interop.unet2d_config import CONFIG, read_json
 from ddpm_jax.models.autoencoder import Autoencoder
+from ddpm_jax.models.controlnet import ControlNet
 from ddpm_jax.models.text import TextTransformer
 from ddpm_jax.models.unet_condition import UNet2DCondition
 
@@ -118,6 +119,22 @@ def check_fit(
             f"{path}: a {name} has a U-Net that reads "
             f"{'the pooled text and sizes' if pools else 'tokens alone'}"
         )
+
+
+def check_control(controlnet: ControlNet, unet: UNet2DCondition) -> None:
+    """Raises ValueError for a ControlNet that was not made for such a U-Net."""
+    read = unet.tokens_projected_from or unet.tokens_channels
+    for what, own, needed in (
+        ("channels of a text", controlnet.tokens_channels, read),
+        ("channels of pooled texts and sizes", controlnet.vector_channels, unet.vector_channels),
+        ("channels of each level", controlnet.block_channels, unet.block_channels),
+        ("blocks of each level", controlnet.num_blocks, unet.num_blocks),
+    ):
+        if own != needed:
+            raise ValueError(
+                f"it is of another model: its {what} are {own}, and those of the pipeline's U-Net "
+                f"{needed}"
+            )
 
 
 def _text(folder: Path, name: str) -> TextTransformer:

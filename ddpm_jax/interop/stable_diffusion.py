@@ -34,6 +34,8 @@ from ddpm_jax.runtime import files
 
 # By default, as the pipelines of diffusers have them.
 _SCALE, _SCALE_XL = 7.5, 5.0
+# What may lie where a pipeline is to be: its parts, of a save that was stopped.
+_FOLDERS = {*pipeline_config.CLASSES, SCHEDULER}
 
 
 def load(
@@ -69,7 +71,12 @@ def load(
     unet, params = _unet(folder / UNET, file, dtype)
     control = None
     if controlnet is not None or CONTROLNET in index.parts:
-        network, own = controlnet_from_diffusers(controlnet or folder / CONTROLNET, dtype)
+        place = Path(controlnet or folder / CONTROLNET)
+        try:
+            network, own = controlnet_from_diffusers(place, dtype)
+            pipeline_networks.check_control(network, unet)
+        except ValueError as error:
+            raise ValueError(f"controlnet={place}: {error}") from error
         control = network.clone(dtype=dtype), own
     factor = 2 ** (len(imported.autoencoder.block_channels) - 1)
     pipeline = Pipeline(
@@ -110,6 +117,11 @@ def save(pipeline: Pipeline, directory: str | os.PathLike[str]) -> None:
     if index.exists() and read_json(index).get("_class_name") != pipeline.name:
         raise ValueError(f"{index} is of another pipeline; give another directory")
     directory.mkdir(parents=True, exist_ok=True)
+    others = sorted({one.name for one in directory.iterdir()} - _FOLDERS)
+    if others and not index.exists():
+        raise ValueError(
+            f"{directory} holds other files ({', '.join(others[:3])}); give another directory"
+        )
     height, width = (n // pipeline.factor for n in pipeline.size)
     unet_condition.unet_condition_to_diffusers(
         pipeline.unet,

@@ -604,6 +604,8 @@ def test_adapters_of_another_model_are_refused(pipelines, tmp_path):
         ({"clip_skip": 5}, "need 0 <= clip_skip <= 2, got clip_skip=5"),
         ({"sampler": "LMSDiscreteScheduler"}, "LMSDiscreteScheduler"),
         ({"control": True}, "control: this pipeline has no ControlNet"),
+        ({"control_scale": 0.5}, "control_scale: this pipeline has no ControlNet"),
+        ({"init_image": np.zeros((20, 16, 3), np.uint8), "size": None}, "has the size 20x16: need"),
         ({"num_steps": 2000}, "num_steps"),
         ({"negative_prompts": ["a", "b", "c"]}, "negative_prompts: need one for all, or one"),
         ({"latents": np.zeros((1, 2, 2, 4))}, "latents: need \\[2, 13, 9, 4\\]"),
@@ -619,6 +621,13 @@ def test_what_does_not_fit_is_refused_by_name(pipelines, options, message):
     }
     with pytest.raises(ValueError, match=message):
         ours.sample(PROMPTS, **{"size": PIXELS, **given})
+
+
+def test_a_controlnet_of_another_model_is_refused(pipelines):
+    control = pipelines("controlnet")[2] / "controlnet"
+    line = r"controlnet=.*of another model: its channels of a text are 32, .* 80"
+    with pytest.raises(ValueError, match=line):
+        stable_diffusion.load(pipelines("sdxl")[2], controlnet=control)
 
 
 def test_a_folder_that_is_no_pipeline_is_refused_by_what_is_missing(pipelines, tmp_path):
@@ -680,6 +689,13 @@ def test_a_single_file_needs_a_configuration_and_a_pipelines_names(pipelines, tm
 def test_a_folder_of_ours_is_theirs(pipelines, tmp_path, name):
     """Every tensor to the bit, every field that says something, and the same tokens."""
     theirs, ours, _ = pipelines(name)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "0.png").touch()
+    with pytest.raises(ValueError, match=r"photos holds other files \(0\.png\); give another"):
+        stable_diffusion.save(ours, photos)
+    assert [one.name for one in photos.iterdir()] == ["0.png"]
+    (tmp_path / "ours" / "unet").mkdir(parents=True)  # a save that was stopped is no other file
     stable_diffusion.save(ours, tmp_path / "ours")
     read = type(theirs).from_pretrained(tmp_path / "ours")
     assert type(read.scheduler) is type(theirs.scheduler)
