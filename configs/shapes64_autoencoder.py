@@ -16,7 +16,7 @@ from configs import shapes_autoencoder
 def get_config() -> ConfigDict:
     config = shapes_autoencoder.get_config()
     config.data.update(image_size=(64, 64), batch_size=64)
-    config.model.update(channels=128, num_blocks=2, num_groups=32)
+    config.model.update(channels=128, channel_multipliers=(1, 2, 2), num_blocks=2, num_groups=32)
     config.objective.update(adversary_weight=0.5, adversary_start=20_000)
     config.optim.update(learning_rate=2e-4, warmup_steps=1000)
     config.train.update(num_steps=60_000, checkpoint_every=5000, validate_every=5000)

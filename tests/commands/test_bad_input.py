@@ -133,7 +133,7 @@ def test_a_damaged_config_is_named(finished_run, tmp_path, content):
     shutil.copytree(finished_run.workdir, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(content)
     before = tiny_runs.snapshot(tmp_path)
-    with pytest.raises(UserError, match=r"config\.json is not a config.*--workdir"):
+    with pytest.raises(UserError, match=r"config\.json is not a config.*; name another workdir"):
         train.train(tiny_config(), tmp_path / "run")
     assert tiny_runs.snapshot(tmp_path) == before
 
